@@ -1,0 +1,257 @@
+"""The schema of every setting, as one tree of dataclasses.
+
+YAML files under ``conf/`` and the command line only give values; a key that is not here does not exist. Everything that
+is needed to rebuild a model or to repeat a run is in the tree, and the resolved tree is saved with each checkpoint.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING
+
+
+class Attention(str, Enum):
+    """Who may look at whom in the language tower."""
+
+    bidirectional = "bidirectional"
+    dialogue_causal = "dialogue_causal"
+    causal = "causal"
+
+
+class ImageMode(str, Enum):
+    """How a lone image of a sample becomes views: one squashed view, or tiles with a base view in front."""
+
+    square = "square"
+    tiled = "tiled"
+
+
+class Template(str, Enum):
+    """``plain`` is image, caption, line end; ``chat`` is the LLaDA conversation template."""
+
+    plain = "plain"
+    chat = "chat"
+
+
+class Supervise(str, Enum):
+    """Which tokens carry loss: answers and the template ids as released, or answers alone."""
+
+    template = "template"
+    answers = "answers"
+
+
+class Precision(str, Enum):
+    float32 = "float32"
+    bf16 = "bf16"
+
+
+class Part(str, Enum):
+    """The parts of the model that a stage can train and that have a learning rate each.
+
+    The newline vector belongs to ``language``, as in the released trainer.
+    """
+
+    language = "language"
+    projector = "projector"
+    vision = "vision"
+
+
+class SourceFormat(str, Enum):
+    """How the records of a data set lie on disk."""
+
+    json = "json"
+    jsonl = "jsonl"
+    parquet = "parquet"
+
+
+@dataclass
+class LanguageConfig:
+    vocab_size: int = 126464
+    width: int = 4096
+    mlp_width: int = 12288
+    layers: int = 32
+    heads: int = 32
+    kv_heads: int = 32
+    rope_theta: float = 500000.0
+    norm_eps: float = 1e-5
+    max_positions: int = 16384
+
+
+@dataclass
+class VisionConfig:
+    image_size: int = 384
+    patch_size: int = 14
+    width: int = 1152
+    mlp_width: int = 4304
+    layers: int = 27
+    """Layers of the published tower; only those up to ``feature_layer`` are built and run."""
+    heads: int = 16
+    feature_layer: int = -2
+    norm_eps: float = 1e-6
+
+
+@dataclass
+class TokenIds:
+    mask: int = 126336
+    bos: int = 126080
+    eos: int = 126081
+    start_header: int = 126346
+    end_header: int = 126347
+    eot: int = 126348
+
+
+@dataclass
+class ImagesConfig:
+    grid: int = 6
+    """A tiled image has at most ``grid`` x ``grid`` tiles."""
+    shrink_above_views: int = 4
+    """Merged features of more than about this many views are shrunk (``anyres_max_4``)."""
+    max_frames: int = 32
+    frames_per_second: float = 1.0
+    frame_side: int = 14
+    """A video frame's features are pooled to this many rows and columns."""
+    newline_per_frame_row: bool = True
+    """A newline after each row of a frame; false: a single one after the clip."""
+
+
+@dataclass
+class WeightsConfig:
+    """Folders (or files) in a released layout that the towers start from."""
+
+    language: str | None = None
+    vision: str | None = None
+    llada_v: str | None = None
+    """A whole LLaDA-V checkpoint; it replaces the other two."""
+
+
+@dataclass
+class ModelConfig:
+    name: str = MISSING
+    language: LanguageConfig = field(default_factory=LanguageConfig)
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    tokens: TokenIds = field(default_factory=TokenIds)
+    images: ImagesConfig = field(default_factory=ImagesConfig)
+    attention: Attention = Attention.bidirectional
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+    tokenizer: str = MISSING
+    """Folder with ``tokenizer.json``; the language weights' folder as a rule."""
+
+
+@dataclass
+class LearningRates:
+    language: float = 1e-5
+    projector: float = 1e-5
+    vision: float = 2e-6
+
+
+@dataclass
+class Suffix:
+    """Text appended to every human turn of a source's records, with a probability per record."""
+
+    text: str = MISSING
+    probability: float = 1.0
+
+
+@dataclass
+class StageConfig:
+    name: str = MISSING
+    starts_from: str | None = None
+    """The stage whose last checkpoint this one continues; none: the towers as published."""
+    trained: list[Part] = field(default_factory=lambda: [Part.language, Part.projector, Part.vision])
+    lr: LearningRates = field(default_factory=LearningRates)
+    global_batch: int = 256
+    max_length: int = 8192
+    epochs: int = 1
+    images: ImageMode = ImageMode.tiled
+    template: Template = Template.chat
+    sources: list[str] = field(default_factory=list)
+    suffixes: dict[str, Suffix] = field(default_factory=dict)
+    samples: int | None = None
+    """Size of the published data set; says what was meant, sets nothing."""
+
+
+@dataclass
+class ObjectiveConfig:
+    supervise: Supervise = Supervise.template
+    stratified: bool = False
+    """Spread the noise levels of a global batch evenly over [0, 1) instead of drawing them independently."""
+    eos_tail: int = 0
+    """Supervised EOS tokens after the last eot (the released data has none)."""
+    min_mask_ratio: float = 1e-3
+
+
+@dataclass
+class SourceConfig:
+    format: SourceFormat = MISSING
+    annotations: str = MISSING
+    """File or glob of the records."""
+    media: str | None = None
+    """Folder, tar or zip (or a glob of them) that image and video paths are looked up in; none: embedded in the records."""
+
+
+@dataclass
+class DataConfig:
+    name: str = MISSING
+    root: str = MISSING
+    """Relative paths of the sources start here."""
+    sources: dict[str, SourceConfig] = field(default_factory=dict)
+    rescale: dict[str, Any] = field(default_factory=dict)
+    """Per stage: the keys of ``stage`` that a data set of this size needs otherwise (batch, rates, lengths)."""
+    bad_sample_budget: float = 0.001
+    """Fraction of the records that may be quarantined before the run stops."""
+    tasks: int = 0
+    """Preprocessing tasks at a time for each worker; 0 lets Ray Data decide."""
+    prefetch: int = 4
+    """Micro-batches that are ready ahead of each worker."""
+
+
+@dataclass
+class ClusterConfig:
+    name: str = MISSING
+    address: str | None = None
+    """Ray address; none: the cluster that runs this job, or a local one."""
+    workers: int = 1
+    cpus_per_worker: float = 1.0
+    gpus_per_worker: float = 0.0
+    threads_per_worker: int = 0
+    """torch threads of a worker; 0: torch decides."""
+    max_failures: int = 3
+    """Worker-group restarts before the run gives up; each starts from the last committed checkpoint."""
+
+
+@dataclass
+class TrainConfig:
+    run: str | None = None
+    """Name of the run; none: made from stage, model and data."""
+    storage: str = "runs"
+    """Folder or URI (s3://, gs://) that holds every run."""
+    init: str | None = None
+    """Checkpoint to start from instead of the predecessor's last."""
+    seed: int = 42
+    max_steps: int | None = None
+    micro_batch: int = 1
+    """Samples per worker and forward."""
+    warmup_ratio: float = 0.03
+    weight_decay: float = 0.0
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+    clip: float = 1.0
+    precision: Precision = Precision.bf16
+    activation_checkpointing: bool = True
+    loss_chunk: int = 1024
+    """Masked rows that meet the vocabulary projection at a time."""
+    persistence_threshold: int = 100000
+    """Parameters below this many elements are not sharded by ZeRO-3."""
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+    log_every: int = 1
+
+
+@dataclass
+class Config:
+    stage: StageConfig = field(default_factory=StageConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
