@@ -41,6 +41,8 @@ class Supervise(str, Enum):
 
 
 class Precision(str, Enum):
+    """Number format of weights and activations; ``float32`` is the one for CPUs and exact comparisons."""
+
     float32 = "float32"
     bf16 = "bf16"
 
@@ -66,20 +68,27 @@ class SourceFormat(str, Enum):
 
 @dataclass
 class LanguageConfig:
+    """The language tower; the defaults are LLaDA-8B."""
+
     vocab_size: int = 126464
     width: int = 4096
     mlp_width: int = 12288
     layers: int = 32
     heads: int = 32
     kv_heads: int = 32
+    """Fewer than ``heads`` shares keys and values between heads."""
     rope_theta: float = 500000.0
     norm_eps: float = 1e-5
     max_positions: int = 16384
+    """Longest sequence in tokens, visual tokens included."""
 
 
 @dataclass
 class VisionConfig:
+    """The vision tower; the defaults are siglip2-so400m-patch14-384."""
+
     image_size: int = 384
+    """Side of a view (and of a tile) in pixels."""
     patch_size: int = 14
     width: int = 1152
     mlp_width: int = 4304
@@ -87,11 +96,14 @@ class VisionConfig:
     """Layers of the published tower; only those up to ``feature_layer`` are built and run."""
     heads: int = 16
     feature_layer: int = -2
+    """Hidden state that becomes the visual tokens; -1 is the output of the last layer, -2 of the one before."""
     norm_eps: float = 1e-6
 
 
 @dataclass
 class TokenIds:
+    """Ids of LLaDA's special tokens in the vocabulary."""
+
     mask: int = 126336
     bos: int = 126080
     eos: int = 126081
@@ -102,12 +114,16 @@ class TokenIds:
 
 @dataclass
 class ImagesConfig:
+    """Tiling of images and sampling of videos."""
+
     grid: int = 6
     """A tiled image has at most ``grid`` x ``grid`` tiles."""
     shrink_above_views: int = 4
     """Merged features of more than about this many views are shrunk (``anyres_max_4``)."""
     max_frames: int = 32
+    """Frames of a video at most; longer ones are sampled evenly."""
     frames_per_second: float = 1.0
+    """Rate at which a video is sampled."""
     frame_side: int = 14
     """A video frame's features are pooled to this many rows and columns."""
     newline_per_frame_row: bool = True
@@ -119,14 +135,19 @@ class WeightsConfig:
     """Folders (or files) in a released layout that the towers start from."""
 
     language: str | None = None
+    """LLaDA-8B-Instruct as published, or its renamed form."""
     vision: str | None = None
+    """SigLIP2 as published."""
     llada_v: str | None = None
     """A whole LLaDA-V checkpoint; it replaces the other two."""
 
 
 @dataclass
 class ModelConfig:
+    """Towers, projector and tokenizer."""
+
     name: str = MISSING
+    """What runs with this model are called after."""
     language: LanguageConfig = field(default_factory=LanguageConfig)
     vision: VisionConfig = field(default_factory=VisionConfig)
     tokens: TokenIds = field(default_factory=TokenIds)
@@ -139,6 +160,8 @@ class ModelConfig:
 
 @dataclass
 class LearningRates:
+    """Peak learning rate of each part; parts that are not trained ignore theirs."""
+
     language: float = 1e-5
     projector: float = 1e-5
     vision: float = 2e-6
@@ -154,34 +177,49 @@ class Suffix:
 
 @dataclass
 class StageConfig:
+    """A stage of the curriculum; the defaults are those most stages of the paper's Table 6 share."""
+
     name: str = MISSING
     starts_from: str | None = None
     """The stage whose last checkpoint this one continues; none: the towers as published."""
     trained: list[Part] = field(default_factory=lambda: [Part.language, Part.projector, Part.vision])
+    """Parts that learn; the others are frozen."""
     lr: LearningRates = field(default_factory=LearningRates)
     global_batch: int = 256
+    """Samples of one optimizer step, over all workers."""
     max_length: int = 8192
+    """Tokens a sample is cut to, visual tokens included."""
     epochs: int = 1
+    """Passes over the sources."""
     images: ImageMode = ImageMode.tiled
     template: Template = Template.chat
     sources: list[str] = field(default_factory=list)
+    """Names in ``data.sources`` that the stage trains on."""
     suffixes: dict[str, Suffix] = field(default_factory=dict)
+    """Per source: text appended to its human turns."""
     samples: int | None = None
     """Size of the published data set; says what was meant, sets nothing."""
+    ablation: bool = False
+    """A side branch of the paper: ``stage=all`` leaves it out."""
 
 
 @dataclass
 class ObjectiveConfig:
+    """The masked-diffusion loss; the defaults are as released."""
+
     supervise: Supervise = Supervise.template
     stratified: bool = False
     """Spread the noise levels of a global batch evenly over [0, 1) instead of drawing them independently."""
     eos_tail: int = 0
     """Supervised EOS tokens after the last eot (the released data has none)."""
     min_mask_ratio: float = 1e-3
+    """Mask ratio at noise level 0, so that no sample goes unmasked by rule."""
 
 
 @dataclass
 class SourceConfig:
+    """One data set on disk."""
+
     format: SourceFormat = MISSING
     annotations: str = MISSING
     """File or glob of the records."""
@@ -191,10 +229,14 @@ class SourceConfig:
 
 @dataclass
 class DataConfig:
+    """The data sets at hand and how they are read."""
+
     name: str = MISSING
+    """What runs on these data sets are called after."""
     root: str = MISSING
     """Relative paths of the sources start here."""
     sources: dict[str, SourceConfig] = field(default_factory=dict)
+    """Data sets by name."""
     rescale: dict[str, Any] = field(default_factory=dict)
     """Per stage: the keys of ``stage`` that a data set of this size needs otherwise (batch, rates, lengths)."""
     bad_sample_budget: float = 0.001
@@ -207,10 +249,13 @@ class DataConfig:
 
 @dataclass
 class ClusterConfig:
+    """Where a run happens and how much of it it takes."""
+
     name: str = MISSING
     address: str | None = None
     """Ray address; none: the cluster that runs this job, or a local one."""
     workers: int = 1
+    """Data-parallel training workers."""
     cpus_per_worker: float = 1.0
     gpus_per_worker: float = 0.0
     threads_per_worker: int = 0
@@ -221,34 +266,46 @@ class ClusterConfig:
 
 @dataclass
 class TrainConfig:
+    """Optimizer, numerics and bookkeeping; the defaults are the published recipe."""
+
     run: str | None = None
-    """Name of the run; none: made from stage, model and data."""
+    """Name of the run, a folder in ``storage``; none: made from stage, model and data."""
     storage: str = "runs"
     """Folder or URI (s3://, gs://) that holds every run."""
     init: str | None = None
     """Checkpoint to start from instead of the predecessor's last."""
     seed: int = 42
+    """Of the order of samples, the noise and new weights."""
     max_steps: int | None = None
+    """Optimizer steps in all; none: as many as ``stage.epochs`` takes."""
     micro_batch: int = 1
     """Samples per worker and forward."""
     warmup_ratio: float = 0.03
+    """Fraction of the steps over which the learning rates rise; then they fall to 0 by cosine."""
     weight_decay: float = 0.0
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
     clip: float = 1.0
+    """Largest global gradient norm."""
     precision: Precision = Precision.bf16
     activation_checkpointing: bool = True
+    """Recompute activations in the backward pass to save memory."""
     loss_chunk: int = 1024
     """Masked rows that meet the vocabulary projection at a time."""
     persistence_threshold: int = 100000
     """Parameters below this many elements are not sharded by ZeRO-3."""
     checkpoint_every: int = 500
+    """Steps between checkpoints."""
     keep_checkpoints: int = 2
+    """Newest checkpoints that are kept."""
     log_every: int = 1
+    """Steps between metrics."""
 
 
 @dataclass
 class Config:
+    """Every setting of a run."""
+
     stage: StageConfig = field(default_factory=StageConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

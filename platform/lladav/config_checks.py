@@ -1,0 +1,125 @@
+"""What no type can say: settings that must be in a range, or fit each other.
+
+Each rule yields whole one-line messages: the key, what is wrong with it, what to set.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from lladav.config_identity import flat, shown
+from lladav.config_keys import choose_from
+from lladav.errors import UserError
+from lladav.schema import Config
+
+POSITIVE = ["model.language.vocab_size", "model.language.width", "model.language.mlp_width", "model.language.layers", "model.language.heads", "model.language.kv_heads", "model.language.rope_theta", "model.language.norm_eps", "model.language.max_positions", "model.vision.image_size", "model.vision.patch_size", "model.vision.width", "model.vision.mlp_width", "model.vision.layers", "model.vision.heads", "model.vision.norm_eps", "model.images.grid", "model.images.shrink_above_views", "model.images.max_frames", "model.images.frames_per_second", "model.images.frame_side", "stage.lr.language", "stage.lr.projector", "stage.lr.vision", "stage.global_batch", "stage.max_length", "stage.epochs", "objective.min_mask_ratio", "data.prefetch", "cluster.workers", "train.max_steps", "train.micro_batch", "train.eps", "train.clip", "train.loss_chunk", "train.checkpoint_every", "train.keep_checkpoints", "train.log_every"]
+NOT_NEGATIVE = ["objective.eos_tail", "data.tasks", "cluster.cpus_per_worker", "cluster.gpus_per_worker", "cluster.threads_per_worker", "cluster.max_failures", "train.seed", "train.weight_decay", "train.persistence_threshold"]
+FRACTIONS = ("objective.min_mask_ratio", "data.bad_sample_budget", "train.warmup_ratio")
+RUN_NAME = re.compile(r"[\w][\w.+-]*")
+
+
+def check(config: Config) -> None:
+    """Raise ``UserError`` for the first setting that is out of range or does not fit the others."""
+    for rule in (_ranges, _stage, _sources, _batch, _language, _vision, _tokens, _train):
+        for message in rule(config):
+            raise UserError(message)
+
+
+def _ranges(config: Config) -> Iterator[str]:
+    values = flat(asdict(config))
+    for key in POSITIVE:
+        if values[key] is not None and not 0 < values[key] < math.inf:
+            yield f"{key}={shown(values[key])}: must be above 0"
+    for key in NOT_NEGATIVE:
+        if not 0 <= values[key] < math.inf:
+            yield f"{key}={shown(values[key])}: must be 0 or more"
+    for key in FRACTIONS:
+        if not 0 <= values[key] <= 1:
+            yield f"{key}={shown(values[key])}: must be a fraction from 0 to 1"
+
+
+def _stage(config: Config) -> Iterator[str]:
+    stage = config.stage
+    trained = [part.name for part in stage.trained]
+    if not trained:
+        yield "stage.trained=[]: nothing would learn; name some of language, projector, vision"
+    if len(set(trained)) < len(trained):
+        yield f"stage.trained={shown(trained)}: names a part twice; name each once"
+    longest = config.model.language.max_positions
+    if stage.max_length > longest:
+        yield f"stage.max_length={stage.max_length}: model {config.model.name} has positions for {longest}; set at most that"
+
+
+def _sources(config: Config) -> Iterator[str]:
+    stage, known = config.stage, config.data.sources
+    if not stage.sources:
+        yield f"stage.sources=[]: stage {stage.name} has no data; name some of {', '.join(known)}"
+    if len(set(stage.sources)) < len(stage.sources):
+        yield f"stage.sources={shown(stage.sources)}: names a source twice; name each once"
+    for name in stage.sources:
+        if name not in known:
+            yield f"stage.sources={shown(stage.sources)}: data {config.data.name} has no {name}{choose_from(name, known)}"
+    for name, suffix in stage.suffixes.items():
+        if name not in stage.sources:
+            yield f"stage.suffixes.{name}: not a source of stage {stage.name}; add it to stage.sources or remove it"
+        if not 0 <= suffix.probability <= 1:
+            yield f"stage.suffixes.{name}.probability={suffix.probability}: must be a fraction from 0 to 1"
+
+
+def _batch(config: Config) -> Iterator[str]:
+    batch, micro, workers = config.stage.global_batch, config.train.micro_batch, config.cluster.workers
+    if batch % (micro * workers) == 0:
+        return
+    if batch % workers == 0:
+        fitting = max(m for m in range(1, micro + 1) if batch % (m * workers) == 0)
+        fix = f"set train.micro_batch={fitting}"
+    else:
+        fix = f"set stage.global_batch={math.ceil(batch / (micro * workers)) * micro * workers} or other workers"
+    yield (
+        f"stage.global_batch={batch}: not a multiple of train.micro_batch={micro} x cluster.workers={workers}; {fix}"
+    )
+
+
+def _language(config: Config) -> Iterator[str]:
+    language = config.model.language
+    if language.width % (2 * language.heads):
+        yield (
+            f"model.language.width={language.width}: must be a multiple of 2 x model.language.heads={language.heads} "
+            "(rotary positions turn pairs)"
+        )
+    if language.heads % language.kv_heads:
+        yield f"model.language.kv_heads={language.kv_heads}: must divide model.language.heads={language.heads}"
+
+
+def _vision(config: Config) -> Iterator[str]:
+    vision, frame_side = config.model.vision, config.model.images.frame_side
+    side = vision.image_size // vision.patch_size
+    if vision.width % vision.heads:
+        yield f"model.vision.width={vision.width}: must be a multiple of model.vision.heads={vision.heads}"
+    if side < 1:
+        yield f"model.vision.patch_size={vision.patch_size}: above model.vision.image_size={vision.image_size}; set a divisor"
+    if not -vision.layers <= vision.feature_layer <= -1:
+        yield f"model.vision.feature_layer={vision.feature_layer}: must be from {-vision.layers} to -1"
+    if frame_side > side:
+        yield f"model.images.frame_side={frame_side}: a view has {side} x {side} patches; set at most {side}"
+
+
+def _tokens(config: Config) -> Iterator[str]:
+    ids, vocabulary = vars(config.model.tokens), config.model.language.vocab_size
+    for name, token in ids.items():
+        if not 0 <= token < vocabulary:
+            yield f"model.tokens.{name}={token}: outside the vocabulary of {vocabulary} (model.language.vocab_size)"
+        twin = next(other for other, id in ids.items() if id == token)
+        if twin != name:
+            yield f"model.tokens.{name}={token}: also the id of model.tokens.{twin}; each needs its own"
+
+
+def _train(config: Config) -> Iterator[str]:
+    train = config.train
+    if len(train.betas) != 2 or not all(0 <= beta < 1 for beta in train.betas):
+        yield f"train.betas={shown(train.betas)}: must be two numbers from 0 to below 1, as in [0.9,0.999]"
+    if train.run is not None and not RUN_NAME.fullmatch(train.run):
+        yield f"train.run={train.run}: a run is a folder's name; use letters, digits and . _ + -"
