@@ -1,7 +1,7 @@
 """What a sample is between the data pipeline (or an HTTP request) and the model.
 
-Plain numpy: these types cross process borders, so they hold no torch tensors. Tiles stay uint8 until they are on the
-model's device.
+Plain numpy: these types cross process borders, so they hold no torch tensors. Tiles stay uint8 until they are
+on the model's device.
 """
 
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from enum import IntEnum
 import numpy as np
 
 IMAGE_PLACEHOLDER = -200
-"""Stands once in ``input_ids`` for each image or video; the model replaces it by that item's visual tokens."""
+"""Stands once in ``input_ids`` for each image or video, where its visual tokens will go."""
 
 IGNORED = -100
 """Label of a position that carries no loss."""
@@ -31,7 +31,7 @@ class VisualKind(IntEnum):
 
 @dataclass(frozen=True)
 class Visual:
-    """One image or video: its views and the size (width, height) in pixels that the token count follows from."""
+    """One image or video: its views, and the size in pixels that the token count follows from."""
 
     kind: VisualKind
     width: int
@@ -44,8 +44,9 @@ class Visual:
 class Encoded:
     """The text side of a conversation: arrays of one length, an image being a single ``IMAGE_PLACEHOLDER``.
 
-    ``input_ids``, ``labels`` and ``turns`` are int32; ``turns`` counts user-assistant exchanges for dialogue-causal
-    attention. ``answer`` is True at the contents of assistant turns and their eot: what is not template.
+    ``input_ids``, ``labels`` and ``turns`` are int32; ``turns`` counts user-assistant exchanges for
+    dialogue-causal attention. ``answer`` is True at the contents of assistant turns and their eot: what is
+    not template.
     """
 
     input_ids: np.ndarray
