@@ -1,0 +1,95 @@
+"""The objective (Eq. 6) at the masked rows alone.
+
+The released trainer makes float32 logits for every position; only masked rows carry loss, so only they meet
+the vocabulary projection here, a chunk at a time. Gradients are made in the forward pass while a chunk's
+logits are at hand, so no logits outlive their chunk.
+
+Shapes: M masked rows, W width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
+
+
+@dataclass(frozen=True)
+class TargetRows:
+    """Target ids (M) and float32 weights (M) of masked rows, and how many rows to project at a time."""
+
+    targets_M: Tensor
+    weights_M: Tensor
+    chunk: int
+
+    def to(self, device: torch.device | str) -> TargetRows:
+        """The rows with their tensors on ``device``."""
+        return TargetRows(self.targets_M.to(device), self.weights_M.to(device), self.chunk)
+
+
+def fused_cross_entropy(hidden_MW: Tensor, head_VW: Tensor, rows: TargetRows) -> tuple[Tensor, Tensor]:
+    """Weighted sum of the rows' cross-entropies, and the float32 cross-entropy of each row (M, no gradient).
+
+    Cross-entropy is computed in float32 whatever the dtype of the projection.
+    """
+    if not torch.is_grad_enabled():
+        hidden_MW, head_VW = hidden_MW.detach(), head_VW.detach()
+    return _FusedCrossEntropy.apply(hidden_MW, head_VW, rows)  # pyright: ignore[reportReturnType]
+
+
+class _FusedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_MW: Tensor, head_VW: Tensor, rows: TargetRows) -> tuple[Tensor, Tensor]:
+        needs_hidden, needs_head = ctx.needs_input_grad[:2]
+        grad_hidden = torch.zeros_like(hidden_MW) if needs_hidden else None
+        grad_head = torch.zeros_like(head_VW) if needs_head else None
+        entropies = [
+            _chunk(hidden_MW, head_VW, rows, slice(start, start + rows.chunk), grad_hidden, grad_head)
+            for start in range(0, len(hidden_MW), rows.chunk)
+        ]
+        entropy_M = torch.cat(entropies) if entropies else hidden_MW.new_zeros(0, dtype=torch.float32)
+        ctx.gradients = grad_hidden, grad_head
+        ctx.mark_non_differentiable(entropy_M)
+        return (entropy_M * rows.weights_M).sum(), entropy_M
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        grad_hidden, grad_head = (
+            gradient * grad_loss.to(gradient.dtype) if gradient is not None else None
+            for gradient in ctx.gradients
+        )
+        return grad_hidden, grad_head, None
+
+
+def _chunk(
+    hidden_MW: Tensor,
+    head_VW: Tensor,
+    rows: TargetRows,
+    part: slice,
+    grad_hidden: Tensor | None,
+    grad_head: Tensor | None,
+) -> Tensor:
+    """Cross-entropy of some rows; adds their share to the gradients in place."""
+    hidden, targets = hidden_MW[part], rows.targets_M[part]
+    logits = linear(hidden, head_VW).float()
+    log_total = logits.logsumexp(-1, keepdim=True)
+    entropy = (log_total - logits.gather(-1, targets[:, None])).squeeze(-1)
+    if grad_hidden is not None or grad_head is not None:
+        slope = _slope(logits, log_total, targets, rows.weights_M[part]).to(hidden.dtype)
+        if grad_hidden is not None:
+            grad_hidden[part] = slope @ head_VW
+        if grad_head is not None:
+            grad_head.addmm_(slope.T, hidden)
+    return entropy
+
+
+def _slope(logits: Tensor, log_total: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Gradient of the weighted cross-entropies by the logits, made in the logits' own memory."""
+    probability = logits.sub_(log_total).exp_()
+    probability[torch.arange(len(targets), device=targets.device), targets] -= 1.0
+    return probability.mul_(weights[:, None])
