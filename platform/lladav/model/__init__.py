@@ -1,0 +1,1 @@
+"""The model: language tower, vision tower, projector, and their multimodal assembly."""

@@ -1,0 +1,81 @@
+"""Who attends to whom in a packed batch, and the attention itself.
+
+Positions never see another sample's. The language tower hands each layer's projected and rotated heads to an
+``Attend`` and knows nothing of masks or caches; a decoder with K/V memory brings an ``Attend`` of its own.
+
+Shapes: T packed positions, H heads, D head width, L positions of one sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
+from torch.nn.functional import scaled_dot_product_attention
+
+from lladav.schema import Attention
+
+
+class Attend(Protocol):
+    """Attention of one layer over packed positions: (T, H, D) queries, keys and values to (T, H, D)."""
+
+    def __call__(self, layer: int, query_THD: Tensor, key_THD: Tensor, value_THD: Tensor) -> Tensor: ...
+
+
+class PackedAttention:
+    """Attention within each sample of a packed batch, without a cache."""
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        pattern: Attention = Attention.bidirectional,
+        turns_T: Tensor | None = None,
+    ) -> None:
+        if pattern is Attention.dialogue_causal and turns_T is None:
+            raise ValueError("dialogue-causal attention needs the turn of each position")
+        self.lengths = list(lengths)
+        self.masks = [segment_mask(pattern, length, turns) for length, turns in self._segments(turns_T)]
+
+    def __call__(self, layer: int, query_THD: Tensor, key_THD: Tensor, value_THD: Tensor) -> Tensor:
+        heads = query_THD, key_THD, value_THD
+        if self._flash(query_THD):
+            return self._varlen(*heads)
+        parts = zip(*(x.split(self.lengths) for x in heads), self.masks, strict=True)
+        return torch.cat([attend_once(q, k, v, mask) for q, k, v, mask in parts])
+
+    def _segments(self, turns_T: Tensor | None) -> list[tuple[int, Tensor | None]]:
+        turns = turns_T.split(self.lengths) if turns_T is not None else [None] * len(self.lengths)
+        return list(zip(self.lengths, turns, strict=True))
+
+    def _flash(self, query_THD: Tensor) -> bool:
+        half = query_THD.dtype in (torch.bfloat16, torch.float16)
+        return query_THD.is_cuda and half and all(mask is None for mask in self.masks)
+
+    def _varlen(self, query_THD: Tensor, key_THD: Tensor, value_THD: Tensor) -> Tensor:
+        bounds = torch.tensor([0, *self.lengths], device=query_THD.device).cumsum(0, dtype=torch.int32)
+        longest = max(self.lengths)
+        grouped = query_THD.shape[1] != key_THD.shape[1]
+        out = varlen_attn(query_THD, key_THD, value_THD, bounds, bounds, longest, longest, enable_gqa=grouped)
+        return out if isinstance(out, Tensor) else out[0]
+
+
+def segment_mask(pattern: Attention, length: int, turns_L: Tensor | None) -> Tensor | None:
+    """Boolean (L, L) mask of one sample, True where row i may look at column j; None where all may."""
+    if pattern is Attention.causal:
+        device = turns_L.device if turns_L is not None else None
+        return torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    if pattern is Attention.dialogue_causal and turns_L is not None:
+        return turns_L[:, None] >= turns_L[None, :]
+    return None
+
+
+def attend_once(query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of one sample's queries over its keys; grouped key heads are shared out."""
+    query, key, value = (x.transpose(0, 1)[None] for x in (query_THD, key_THD, value_THD))
+    mask = mask.to(query.device) if mask is not None else None
+    grouped = query.shape[1] != key.shape[1]
+    out = scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=grouped)
+    return out[0].transpose(0, 1)

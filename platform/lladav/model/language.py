@@ -1,0 +1,150 @@
+"""The language tower: LLaDA's bidirectional transformer over packed embeddings.
+
+Reads top-down: tower, layer, attention, MLP, norm, rotary positions. The tower is given an ``Attend`` and
+never builds a mask. Modules carry the names of the released (renamed) checkpoint.
+
+Shapes: T packed positions, W width, H heads, D head width, V vocabulary, M rows given to the head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, silu
+from torch.utils.checkpoint import checkpoint
+
+from lladav.diffusion.loss import TargetRows, fused_cross_entropy
+from lladav.model.attention import Attend
+from lladav.schema import LanguageConfig
+
+
+class LanguageTower(nn.Module):
+    """Token embeddings, transformer layers, final norm and vocabulary head."""
+
+    def __init__(self, config: LanguageConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
+        self.layers = nn.ModuleList(Layer(config, index) for index in range(config.layers))
+        self.norm = RMSNorm(config.width, config.norm_eps)
+        self.lm_head = VocabularyHead(config)
+        self.activation_checkpointing = False
+
+    def forward(self, embeddings_TW: Tensor, rotary: Rotary, attend: Attend) -> Tensor:
+        """Hidden states (T, W) after the final norm; ``lm_head`` turns the rows that matter into logits."""
+        hidden = embeddings_TW
+        for layer in self.layers:
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                hidden = checkpoint(layer, hidden, rotary, attend, use_reentrant=False)
+            else:
+                hidden = layer(hidden, rotary, attend)
+        return self.norm(hidden)
+
+
+class Layer(nn.Module):
+    """Pre-norm residual block."""
+
+    def __init__(self, config: LanguageConfig, index: int) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.width, config.norm_eps)
+        self.self_attn = SelfAttention(config, index)
+        self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
+        self.mlp = SwiGLU(config)
+
+    def forward(self, hidden_TW: Tensor, rotary: Rotary, attend: Attend) -> Tensor:
+        hidden_TW = hidden_TW + self.self_attn(self.input_layernorm(hidden_TW), rotary, attend)
+        return hidden_TW + self.mlp(self.post_attention_layernorm(hidden_TW))
+
+
+class SelfAttention(nn.Module):
+    """Projections around an ``Attend``; no biases."""
+
+    def __init__(self, config: LanguageConfig, index: int) -> None:
+        super().__init__()
+        self.index = index
+        self.head_width = config.width // config.heads
+        key_width = config.kv_heads * self.head_width
+        self.q_proj = nn.Linear(config.width, config.width, bias=False)
+        self.k_proj = nn.Linear(config.width, key_width, bias=False)
+        self.v_proj = nn.Linear(config.width, key_width, bias=False)
+        self.o_proj = nn.Linear(config.width, config.width, bias=False)
+
+    def forward(self, hidden_TW: Tensor, rotary: Rotary, attend: Attend) -> Tensor:
+        query, key, value = (
+            proj(hidden_TW).unflatten(-1, (-1, self.head_width))
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        mixed = attend(self.index, rotate(query, rotary), rotate(key, rotary), value)
+        return self.o_proj(mixed.flatten(-2))
+
+
+class SwiGLU(nn.Module):
+    """Gated MLP; no biases."""
+
+    def __init__(self, config: LanguageConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.width, config.mlp_width, bias=False)
+        self.up_proj = nn.Linear(config.width, config.mlp_width, bias=False)
+        self.down_proj = nn.Linear(config.mlp_width, config.width, bias=False)
+
+    def forward(self, hidden_TW: Tensor) -> Tensor:
+        return self.down_proj(silu(self.gate_proj(hidden_TW)) * self.up_proj(hidden_TW))
+
+
+class VocabularyHead(nn.Module):
+    """The untied projection to the vocabulary, for the rows that need it.
+
+    The loss of all masked rows is one call, however many chunks it takes, so that a sharded weight is
+    gathered once and by every rank alike.
+    """
+
+    def __init__(self, config: LanguageConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(config.vocab_size, config.width))
+
+    def forward(self, hidden_MW: Tensor, rows: TargetRows | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits (M, V); with ``rows`` instead the weighted loss and each row's cross-entropy (M)."""
+        if rows is None:
+            return linear(hidden_MW, self.weight)
+        return fused_cross_entropy(hidden_MW, self.weight, rows)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm, computed in float32."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, hidden_TW: Tensor) -> Tensor:
+        exact = hidden_TW.float()
+        scale = torch.rsqrt(exact.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * (exact * scale).to(hidden_TW.dtype)
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Cosines and sines (T, 1, D) in float32, the half-rotation layout."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+def rotary_factors(positions_T: Tensor, config: LanguageConfig) -> Rotary:
+    """Rotary factors of integer positions."""
+    width = config.width // config.heads
+    steps = torch.arange(0, width, 2, dtype=torch.float32, device=positions_T.device)
+    frequencies = 1.0 / config.rope_theta ** (steps / width)
+    angles_TD = (positions_T[:, None].float() * frequencies).repeat(1, 2)
+    return Rotary(angles_TD.cos()[:, None], angles_TD.sin()[:, None])
+
+
+def rotate(heads_THD: Tensor, rotary: Rotary) -> Tensor:
+    """Queries or keys turned by their position, in float32 as LLaDA does (``rope_full_precision``)."""
+    exact = heads_THD.float()
+    first, second = exact.chunk(2, dim=-1)
+    turned = exact * rotary.cos + torch.cat((-second, first), dim=-1) * rotary.sin
+    return turned.to(heads_THD.dtype)

@@ -1,0 +1,81 @@
+"""LLaDA-V: views through the vision tower and projector into the language tower's sequence, and its training
+loss.
+
+Every forward runs the same modules in the same order whatever the batch holds: ranks that share a sharded
+model would wait for each other forever otherwise.
+
+Shapes: T packed positions, W language width, N views, M masked rows, V visual tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lladav.diffusion.noise import NoisyBatch
+from lladav.images import ViewGeometry
+from lladav.model.attention import Attend, PackedAttention
+from lladav.model.language import LanguageTower, rotary_factors
+from lladav.model.projector import Projector
+from lladav.model.vision import VisionTower, merge_views
+from lladav.packing import PackedBatch
+from lladav.schema import ModelConfig, Part
+
+
+class LLaDAV(nn.Module):
+    """Vision tower, projector, newline and language tower as one module."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.geometry = ViewGeometry.of(config)
+        self.vision = VisionTower(config.vision)
+        self.projector = Projector(config.vision.width, config.language.width)
+        self.newline = nn.Parameter(torch.empty(config.language.width))
+        self.language = LanguageTower(config.language)
+
+    def forward(self, batch: NoisyBatch) -> tuple[Tensor, Tensor]:
+        """The diffusion loss of a noisy batch, and each masked row's cross-entropy (M, no gradient)."""
+        hidden_TW = self.hidden(batch.packed)
+        return self.language.lm_head(hidden_TW[batch.masked_M], batch.rows)
+
+    def hidden(self, packed: PackedBatch, attend: Attend | None = None) -> Tensor:
+        """Final hidden states (T, W) of a packed batch; without ``attend``, the configured attention."""
+        attend = attend or PackedAttention(packed.lengths, self.config.attention, packed.turns_T)
+        rotary = rotary_factors(packed_positions(packed), self.config.language)
+        return self.language(self.embed(packed), rotary, attend)
+
+    def embed(self, packed: PackedBatch) -> Tensor:
+        """Input embeddings (T, W): token embeddings with the visual tokens in their places."""
+        embeddings_TW = self.language.embed_tokens(packed.token_ids_T)
+        visual_VW = self.visual_tokens(packed)
+        return embeddings_TW.index_put((packed.visual_positions_V,), visual_VW)
+
+    def visual_tokens(self, packed: PackedBatch) -> Tensor:
+        """Visual tokens (V, W) of all items of the batch, newlines included."""
+        features_NPW = self.projector(self._features(packed.views_NCHW))
+        return merge_views(features_NPW, packed.items, self.newline, self.geometry)
+
+    def part(self, part: Part) -> list[nn.Parameter]:
+        """The parameters of one part; the newline is the language tower's, as in the released trainer."""
+        if part is Part.vision:
+            return [p for n, p in self.vision.named_parameters() if "post_layernorm" not in n]
+        if part is Part.projector:
+            return list(self.projector.parameters())
+        return [self.newline, *self.language.parameters()]
+
+    def checkpoint_activations(self, enabled: bool) -> None:
+        """Recompute each layer in the backward pass instead of keeping its activations."""
+        self.vision.checkpoint_activations(enabled)
+        self.language.activation_checkpointing = enabled
+
+    def _features(self, views_NCHW: Tensor) -> Tensor:
+        frozen = not any(p.requires_grad for p in self.vision.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            return self.vision(views_NCHW)
+
+
+def packed_positions(packed: PackedBatch) -> Tensor:
+    """Position of each packed token within its own sample (T)."""
+    device = packed.token_ids_T.device
+    return torch.cat([torch.arange(length, device=device) for length in packed.lengths])

@@ -1,0 +1,123 @@
+"""The vision tower: SigLIP up to its feature layer, and the merging of view features into visual tokens.
+
+Every call runs all views of a batch at once: under a sharded model each rank must gather the same weights
+equally often.
+
+Shapes: N views, C channels, P patches of a view (side x side), S side, E vision width, W language width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+from transformers import SiglipVisionConfig, SiglipVisionModel
+from transformers.initialization import no_init_weights
+
+from lladav.images import Merge, ViewGeometry, merge_geometry
+from lladav.packing import Item
+from lladav.samples import VisualKind
+from lladav.schema import VisionConfig
+
+
+class VisionTower(nn.Module):
+    """SigLIP without its last layers, pooling head and (at run time) final norm.
+
+    The final norm is kept, frozen, because released checkpoints carry it.
+    """
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        with no_init_weights():
+            self.vision_model = SiglipVisionModel(siglip_config(config))
+        self.vision_model.post_layernorm.requires_grad_(False)
+
+    def forward(self, views_NCHW: Tensor) -> Tensor:
+        """Features (N, P, E) of uint8 views."""
+        dtype = self.vision_model.embeddings.patch_embedding.weight.dtype
+        pixels = views_NCHW.to(dtype).div_(127.5).sub_(1.0)
+        patches = self.vision_model.embeddings(pixels)
+        return self.vision_model.encoder(inputs_embeds=patches).last_hidden_state
+
+    def checkpoint_activations(self, enabled: bool) -> None:
+        """Keep only each layer's input for the backward pass."""
+        if enabled:
+            self.vision_model.gradient_checkpointing_enable({"use_reentrant": False})
+        else:
+            self.vision_model.gradient_checkpointing_disable()
+
+
+def siglip_config(config: VisionConfig) -> SiglipVisionConfig:
+    """transformers' configuration of the layers that are run."""
+    return SiglipVisionConfig(
+        hidden_size=config.width,
+        intermediate_size=config.mlp_width,
+        num_hidden_layers=built_layers(config),
+        num_attention_heads=config.heads,
+        image_size=config.image_size,
+        patch_size=config.patch_size,
+        layer_norm_eps=config.norm_eps,
+        hidden_act="gelu_pytorch_tanh",
+        vision_use_head=False,
+        attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]
+    )
+
+
+def built_layers(config: VisionConfig) -> int:
+    """Layers up to the feature layer: -2 leaves the last one out, -1 keeps all."""
+    return config.layers + 1 + config.feature_layer
+
+
+def merge_views(
+    features_NPW: Tensor, items: Sequence[Item], newline_W: Tensor, geometry: ViewGeometry
+) -> Tensor:
+    """Visual tokens (V, W) of all items, in order, newlines included, from the projected features of their
+    views.
+
+    Features and newline stay in the graph even where no item uses them: a gradient must exist on every rank.
+    """
+    used = sum(item.views for item in items)
+    parts = features_NPW[:used].split([item.views for item in items])
+    tokens = [_merge(part, item, newline_W, geometry) for part, item in zip(parts, items, strict=True)]
+    no_tokens_0W = features_NPW.flatten(0, 1)[:0] + newline_W
+    return torch.cat((*tokens, no_tokens_0W))
+
+
+def _merge(features_NPW: Tensor, item: Item, newline_W: Tensor, geometry: ViewGeometry) -> Tensor:
+    if item.kind is VisualKind.tiled:
+        return _merge_tiles(
+            features_NPW, merge_geometry(item.width, item.height, geometry), newline_W, geometry.side
+        )
+    if item.kind is VisualKind.video:
+        return _merge_frames(features_NPW, newline_W, geometry)
+    tokens = features_NPW.flatten(0, 1)
+    return torch.cat((tokens, newline_W[None])) if item.kind is VisualKind.padded else tokens
+
+
+def _merge_tiles(features_NPW: Tensor, merge: Merge, newline_W: Tensor, side: int) -> Tensor:
+    base, tiles = features_NPW[0], features_NPW[1:]
+    grid = tiles.unflatten(0, (merge.rows, merge.columns)).unflatten(2, (side, side))
+    stitched_WSS = grid.permute(4, 0, 2, 1, 3).flatten(3, 4).flatten(1, 2)
+    kept = stitched_WSS[:, merge.top : stitched_WSS.shape[1] - merge.top]
+    kept = kept[:, :, merge.left : stitched_WSS.shape[2] - merge.left]
+    if kept.shape[1:] != (merge.height, merge.width):
+        kept = interpolate(kept[None], (merge.height, merge.width), mode="bilinear")[0]
+    return torch.cat((base, _with_newlines(kept.permute(1, 2, 0), newline_W)))
+
+
+def _merge_frames(features_NPW: Tensor, newline_W: Tensor, geometry: ViewGeometry) -> Tensor:
+    maps_NWSS = features_NPW.unflatten(1, (geometry.side, geometry.side)).permute(0, 3, 1, 2)
+    pooled = interpolate(maps_NWSS, (geometry.frame_side, geometry.frame_side), mode="bilinear").permute(
+        0, 2, 3, 1
+    )
+    if geometry.newline_per_frame_row:
+        return _with_newlines(pooled.flatten(0, 1), newline_W)
+    return torch.cat((pooled.flatten(0, 2), newline_W[None]))
+
+
+def _with_newlines(map_HSW: Tensor, newline_W: Tensor) -> Tensor:
+    """Rows of a feature map one after another, a newline behind each."""
+    newlines = newline_W.expand(map_HSW.shape[0], 1, -1)
+    return torch.cat((map_HSW, newlines), dim=1).flatten(0, 1)
