@@ -1,7 +1,7 @@
 """Loading, saving and comparing settings.
 
-``conf/base.yaml`` <- group files (``stage= model= data= cluster=``) <- ``data.rescale`` of the stage <- dotted overrides.
-Imports neither torch nor ray: entry points answer a mistake at once.
+``conf/base.yaml`` <- group files (``stage= model= data= cluster=``) <- ``data.rescale`` of the stage <-
+dotted overrides. Imports neither torch nor ray: entry points answer a mistake at once.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException, ValidationError
 
 from lladav.config_checks import check
 from lladav.config_identity import differences, flat, identity, refuse_change, shown
@@ -49,17 +49,22 @@ CONF = _packaged if _packaged.is_dir() else Path(__file__).resolve().parents[2] 
 """Folder of the YAML files: beside the package when installed, else in the source tree."""
 
 
+class Layer(NamedTuple):
+    """A part of the tree and where it is from, as the beginning of a message about it."""
+
+    where: str
+    values: dict[str, Any]
+
+
 def load(overrides: Sequence[str] = (), conf: Path = CONF) -> Config:
     """The checked settings that ``group=choice`` and ``section.key=value`` arguments give.
 
     Raises ``UserError`` for whatever is unknown, of the wrong type or does not fit together.
     """
     chosen, dotted = _split(overrides)
-    tree = OmegaConf.structured(Config)
-    for file in _group_files(chosen, conf):
-        tree = _merged(tree, _read_yaml(file), f"{file.relative_to(conf.parent)}: ")
-    rescaled = _rescaled(_overridden(tree, dotted))
-    return _finished(_overridden(rescaled, dotted))
+    files = [_layer_of(file, conf) for file in _group_files(chosen, conf)]
+    typed = [Layer("", _nested(key, text)) for key, text in dotted.items()]
+    return _resolved([*files, *_rescale(files + typed), *typed])
 
 
 def save(config: Config, path: Path) -> None:
@@ -69,7 +74,7 @@ def save(config: Config, path: Path) -> None:
 
 def read(path: Path) -> Config:
     """Read what ``save`` wrote."""
-    return _finished(_merged(OmegaConf.structured(Config), _read_yaml(path), f"{path}: "))
+    return _resolved([Layer(f"{path}: ", read_yaml(path))])
 
 
 def to_yaml(config: Config) -> str:
@@ -79,19 +84,14 @@ def to_yaml(config: Config) -> str:
 
 def chain(conf: Path = CONF) -> list[str]:
     """Stages of the curriculum, each after the one it starts from; ablations left out."""
-    stages = {
-        name: _read_yaml(_group_file("stage", name, conf))["stage"] for name in group_choices("stage", conf)
-    }
-    waiting = {name: stage.get("starts_from") for name, stage in stages.items() if not stage.get("ablation")}
+    stages = [read_yaml(conf / "stage" / f"{name}.yaml")["stage"] for name in group_choices("stage", conf)]
+    waiting = {stage["name"]: stage.get("starts_from") for stage in stages if not stage.get("ablation")}
     order: list[str] = []
-    while waiting:
-        ready = [name for name, before in waiting.items() if before is None or before in order]
-        if not ready:
-            raise UserError(
-                f"conf/stage: {', '.join(waiting)} start from stages that never come; mend starts_from"
-            )
+    while ready := [name for name, before in waiting.items() if before is None or before in order]:
         order += ready
         waiting = {name: before for name, before in waiting.items() if name not in ready}
+    if waiting:
+        raise UserError(f"conf/stage: what {', '.join(waiting)} start from never comes; mend starts_from")
     return order
 
 
@@ -101,14 +101,12 @@ def expand(overrides: Sequence[str], conf: Path = CONF) -> list[list[str]]:
     if len(rest) == len(overrides):
         return [rest]
     if any(o.startswith("train.run=") for o in rest):
-        raise UserError(
-            "train.run names a single run; leave it out with stage=all, or choose a train.storage"
-        )
+        raise UserError("train.run: names a single run; with stage=all leave it out or set train.storage")
     return [[f"stage={name}", *rest] for name in chain(conf)]
 
 
 def run_name(config: Config, stage: str | None = None) -> str:
-    """Folder in ``train.storage`` of this run, or of the default run of another stage on the same model and data."""
+    """Folder of this run in ``train.storage``; or of another stage's default run on this model and data."""
     default = f"{stage or config.stage.name}-{config.model.name}-{config.data.name}"
     return default if stage else config.train.run or default
 
@@ -165,7 +163,7 @@ def _split(overrides: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _group_files(chosen: Mapping[str, str], conf: Path) -> list[Path]:
-    defaults = _read_yaml(conf / "base.yaml").get("groups", {})
+    defaults = read_yaml(conf / "base.yaml").get("groups", {})
     return [_group_file(group, {**defaults, **chosen}[group], conf) for group in GROUPS]
 
 
@@ -177,7 +175,8 @@ def _group_file(group: str, name: str, conf: Path) -> Path:
     return conf / group / f"{name}.yaml"
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
+def read_yaml(file: Path) -> dict[str, Any]:
+    """A file of settings as it stands; ``UserError`` where there is none or it is not a mapping."""
     try:
         tree = OmegaConf.to_container(OmegaConf.load(file))
     except OSError as error:
@@ -189,63 +188,68 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return {str(key): value for key, value in tree.items()}
 
 
-def _overridden(tree: DictConfig, dotted: Mapping[str, str]) -> DictConfig:
-    for key, text in dotted.items():
-        fragment = OmegaConf.create()
-        try:
-            fragment.merge_with_dotlist([f"{key}={text}"])
-        except (yaml.YAMLError, OmegaConfBaseException):
-            raise UserError(f"{key}={text}: not a YAML value; quote it") from None
-        tree = _merged(tree, _plain(fragment), "")
-    return tree
+def _layer_of(file: Path, conf: Path) -> Layer:
+    return Layer(f"{file.relative_to(conf.parent)}: ", read_yaml(file))
 
 
-def _rescaled(tree: DictConfig) -> DictConfig:
-    """The stage with the keys that the data set asks for in its place."""
-    for stage, values in _plain(tree.data.rescale).items():
-        where = f"data.rescale.{stage}: "
-        refuse_unknown({"stage": values}, where)
-        if stage == tree.stage.name:
-            tree = _merged(tree, {"stage": values}, where)
-    return tree
-
-
-def _merged(tree: DictConfig, values: Mapping[str, Any], where: str) -> DictConfig:
-    refuse_unknown(values, where)
+def _nested(key: str, text: str) -> dict[str, Any]:
+    """The tree that holds one dotted override."""
+    fragment = OmegaConf.create()
     try:
-        merged = OmegaConf.merge(tree, values)
-    except OmegaConfBaseException as error:
-        raise UserError(where + _value_message(error, values)) from None
-    assert isinstance(merged, DictConfig)
-    return merged
+        fragment.merge_with_dotlist([f"{key}={text}"])
+    except (yaml.YAMLError, OmegaConfBaseException):
+        raise UserError(f"{key}={text}: not a YAML value; quote it") from None
+    return _plain(fragment)
 
 
-def _value_message(error: OmegaConfBaseException, values: Mapping[str, Any]) -> str:
-    path, value = _culprit(error, values)
-    return f"{path}={shown(value)}: {why_refused(path, value)}"
+def _rescale(layers: Sequence[Layer]) -> Iterator[Layer]:
+    """The keys of the stage that the data set asks for in place of the stage's own."""
+    values = _stacked(layers)
+    for stage, rescaled in values["data"].get("rescale", {}).items():
+        layer = Layer(f"data.rescale.{stage}: ", {"stage": rescaled})
+        refuse_unknown(layer.values, layer.where)
+        if stage == values["stage"]["name"]:
+            yield layer
 
 
-def _culprit(error: OmegaConfBaseException, values: Mapping[str, Any]) -> tuple[str, Any]:
-    """Path and value of what OmegaConf refused; where it does not say, the only leaf there is."""
-    full_key = str(error.full_key or "") or next(iter(flat(values)))
-    path, _, index = full_key.rstrip("]").partition("[")
-    value: Any = values
-    for part in path.split("."):
-        value = value[part]
-    return path, value[int(index)] if index else value
+def _stacked(layers: Sequence[Layer]) -> dict[str, Any]:
+    """The layers as one tree, later ones on top."""
+    for where, values in layers:
+        refuse_unknown(values, where)
+    stacked: dict[str, Any] = {}
+    for _, values in layers:
+        stacked = _on_top(stacked, values)
+    return stacked
 
 
-def _finished(tree: DictConfig) -> Config:
+def _on_top(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    both = [k for k in above if isinstance(below.get(k), Mapping) and isinstance(above[k], Mapping)]
+    return {**below, **above, **{k: _on_top(below[k], above[k]) for k in both}}
+
+
+def _resolved(layers: Sequence[Layer]) -> Config:
     try:
+        tree = OmegaConf.merge(OmegaConf.structured(Config), _stacked(layers))
         missing = sorted(OmegaConf.missing_keys(tree))
         config = None if missing else OmegaConf.to_object(tree)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+    except (ValidationError, InterpolationResolutionError) as error:
+        raise UserError(_value_message(error, layers)) from None
     if missing:
         raise UserError(f"{missing[0]}: needs a value; add {missing[0]}=... or put it in the group's file")
     assert isinstance(config, Config)
     check(config)
     return config
+
+
+def _value_message(error: OmegaConfBaseException, layers: Sequence[Layer]) -> str:
+    """Where the refused value is from, what it is, and what its key accepts."""
+    path, _, index = str(error.full_key).rstrip("]").partition("[")
+    holding = [layer for layer in layers if path in flat(layer.values)]
+    where, value = holding[-1].where, flat(holding[-1].values)[path]
+    refused = value[int(index)] if index else value
+    if isinstance(error, InterpolationResolutionError):
+        return f"{where}{path}={refused}: refers to no key; write the value, or the path of another key"
+    return f"{where}{path}={shown(refused)}: {why_refused(path, refused)}"
 
 
 def _plain(tree: DictConfig) -> dict[str, Any]:

@@ -15,8 +15,21 @@ from lladav.config_keys import choose_from
 from lladav.errors import UserError
 from lladav.schema import Config
 
-POSITIVE = ["model.language.vocab_size", "model.language.width", "model.language.mlp_width", "model.language.layers", "model.language.heads", "model.language.kv_heads", "model.language.rope_theta", "model.language.norm_eps", "model.language.max_positions", "model.vision.image_size", "model.vision.patch_size", "model.vision.width", "model.vision.mlp_width", "model.vision.layers", "model.vision.heads", "model.vision.norm_eps", "model.images.grid", "model.images.shrink_above_views", "model.images.max_frames", "model.images.frames_per_second", "model.images.frame_side", "stage.lr.language", "stage.lr.projector", "stage.lr.vision", "stage.global_batch", "stage.max_length", "stage.epochs", "objective.min_mask_ratio", "data.prefetch", "cluster.workers", "train.max_steps", "train.micro_batch", "train.eps", "train.clip", "train.loss_chunk", "train.checkpoint_every", "train.keep_checkpoints", "train.log_every"]
-NOT_NEGATIVE = ["objective.eos_tail", "data.tasks", "cluster.cpus_per_worker", "cluster.gpus_per_worker", "cluster.threads_per_worker", "cluster.max_failures", "train.seed", "train.weight_decay", "train.persistence_threshold"]
+POSITIVE = """
+    model.language.vocab_size model.language.width model.language.mlp_width model.language.layers
+    model.language.heads model.language.kv_heads model.language.rope_theta model.language.norm_eps
+    model.language.max_positions model.vision.image_size model.vision.patch_size model.vision.width
+    model.vision.mlp_width model.vision.layers model.vision.heads model.vision.norm_eps
+    model.images.grid model.images.shrink_above_views model.images.max_frames model.images.frames_per_second
+    model.images.frame_side stage.lr.language stage.lr.projector stage.lr.vision stage.global_batch
+    stage.max_length stage.epochs objective.min_mask_ratio data.prefetch cluster.workers train.max_steps
+    train.micro_batch train.eps train.clip train.loss_chunk train.checkpoint_every train.keep_checkpoints
+    train.log_every
+""".split()
+NOT_NEGATIVE = """
+    objective.eos_tail data.tasks cluster.cpus_per_worker cluster.gpus_per_worker cluster.threads_per_worker
+    cluster.max_failures train.seed train.weight_decay train.persistence_threshold
+""".split()
 FRACTIONS = ("objective.min_mask_ratio", "data.bad_sample_budget", "train.warmup_ratio")
 RUN_NAME = re.compile(r"[\w][\w.+-]*")
 
@@ -50,7 +63,7 @@ def _stage(config: Config) -> Iterator[str]:
         yield f"stage.trained={shown(trained)}: names a part twice; name each once"
     longest = config.model.language.max_positions
     if stage.max_length > longest:
-        yield f"stage.max_length={stage.max_length}: model {config.model.name} has positions for {longest}; set at most that"
+        yield f"stage.max_length={stage.max_length}: must not be above model.language.max_positions={longest}"
 
 
 def _sources(config: Config) -> Iterator[str]:
@@ -61,10 +74,11 @@ def _sources(config: Config) -> Iterator[str]:
         yield f"stage.sources={shown(stage.sources)}: names a source twice; name each once"
     for name in stage.sources:
         if name not in known:
-            yield f"stage.sources={shown(stage.sources)}: data {config.data.name} has no {name}{choose_from(name, known)}"
+            lacks = f"data {config.data.name} has no {name}{choose_from(name, known)}"
+            yield f"stage.sources={shown(stage.sources)}: {lacks}"
     for name, suffix in stage.suffixes.items():
         if name not in stage.sources:
-            yield f"stage.suffixes.{name}: not a source of stage {stage.name}; add it to stage.sources or remove it"
+            yield f"stage.suffixes.{name}: not a source of this stage; add it to stage.sources or remove it"
         if not 0 <= suffix.probability <= 1:
             yield f"stage.suffixes.{name}.probability={suffix.probability}: must be a fraction from 0 to 1"
 
@@ -77,30 +91,29 @@ def _batch(config: Config) -> Iterator[str]:
         fitting = max(m for m in range(1, micro + 1) if batch % (m * workers) == 0)
         fix = f"set train.micro_batch={fitting}"
     else:
-        fix = f"set stage.global_batch={math.ceil(batch / (micro * workers)) * micro * workers} or other workers"
-    yield (
-        f"stage.global_batch={batch}: not a multiple of train.micro_batch={micro} x cluster.workers={workers}; {fix}"
-    )
+        above = math.ceil(batch / (micro * workers)) * micro * workers
+        fix = f"set stage.global_batch={above} or other workers"
+    product = f"train.micro_batch={micro} x cluster.workers={workers}"
+    yield f"stage.global_batch={batch}: not a multiple of {product}; {fix}"
 
 
 def _language(config: Config) -> Iterator[str]:
     language = config.model.language
-    if language.width % (2 * language.heads):
-        yield (
-            f"model.language.width={language.width}: must be a multiple of 2 x model.language.heads={language.heads} "
-            "(rotary positions turn pairs)"
-        )
-    if language.heads % language.kv_heads:
-        yield f"model.language.kv_heads={language.kv_heads}: must divide model.language.heads={language.heads}"
+    width, heads, kv_heads = language.width, language.heads, language.kv_heads
+    if width % (2 * heads):
+        yield f"model.language.width={width}: must be an even number for each of model.language.heads={heads}"
+    if heads % kv_heads:
+        yield f"model.language.kv_heads={kv_heads}: must divide model.language.heads={heads}"
 
 
 def _vision(config: Config) -> Iterator[str]:
     vision, frame_side = config.model.vision, config.model.images.frame_side
-    side = vision.image_size // vision.patch_size
+    size, patch = vision.image_size, vision.patch_size
+    side = size // patch
     if vision.width % vision.heads:
         yield f"model.vision.width={vision.width}: must be a multiple of model.vision.heads={vision.heads}"
     if side < 1:
-        yield f"model.vision.patch_size={vision.patch_size}: above model.vision.image_size={vision.image_size}; set a divisor"
+        yield f"model.vision.patch_size={patch}: must not be above model.vision.image_size={size}"
     if not -vision.layers <= vision.feature_layer <= -1:
         yield f"model.vision.feature_layer={vision.feature_layer}: must be from {-vision.layers} to -1"
     if frame_side > side:
@@ -111,8 +124,8 @@ def _tokens(config: Config) -> Iterator[str]:
     ids, vocabulary = vars(config.model.tokens), config.model.language.vocab_size
     for name, token in ids.items():
         if not 0 <= token < vocabulary:
-            yield f"model.tokens.{name}={token}: outside the vocabulary of {vocabulary} (model.language.vocab_size)"
-        twin = next(other for other, id in ids.items() if id == token)
+            yield f"model.tokens.{name}={token}: must be below model.language.vocab_size={vocabulary}"
+        twin = next(other for other, value in ids.items() if value == token)
         if twin != name:
             yield f"model.tokens.{name}={token}: also the id of model.tokens.{twin}; each needs its own"
 

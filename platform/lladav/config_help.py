@@ -1,9 +1,8 @@
-"""The text of ``--help``: groups and their choices, then every key with its value, its type and what it is for."""
+"""The text of ``--help``: groups and their choices, then every key with its value, type and purpose."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
 import textwrap
@@ -65,10 +64,9 @@ def _groups(config: Config, style: Style, width: int) -> Iterator[str]:
         for n, name in enumerate(settings.group_choices(group)):
             mark = "*" if name == chosen else " "
             label = f"{group + '=' if n == 0 else '':>11}{name:<13}{mark} "
-            about = textwrap.shorten(
-                _first_comment(settings.CONF / group / f"{name}.yaml"), width - len(label), placeholder=" ..."
-            )
-            yield style.key(label) + style.quiet(about)
+            about = _first_comment(settings.CONF / group / f"{name}.yaml")
+            shortened = textwrap.shorten(about, width - len(label), placeholder=" ...")
+            yield style.key(label) + style.quiet(shortened)
 
 
 def _first_comment(file: Path) -> str:
@@ -77,25 +75,22 @@ def _first_comment(file: Path) -> str:
 
 
 def _keys(config: Config, style: Style, width: int) -> Iterator[str]:
-    values = {
-        re.sub(r"(sources|suffixes)\.[^.]+", r"\1.<name>", k): v for k, v in flat(asdict(config)).items()
-    }
+    values = flat(asdict(config))
     for key in all_keys():
         if key.is_section:
-            yield f"\n{style.title(key.path)}" if "." not in key.path else f"  {style.title(key.path)}"
-            yield from _paragraph(key.doc, "  " if "." not in key.path else "    ", style, width)
+            yield from _section(key, style, width)
         else:
-            yield from _key(
-                key,
-                shown(values[key.path]) if key.path in values and "<" not in key.path else "",
-                style,
-                width,
-            )
+            yield from _key(key, shown(values[key.path]) if key.path in values else "", style, width)
+
+
+def _section(key: Key, style: Style, width: int) -> Iterator[str]:
+    indent = "  " if "." in key.path else ""
+    yield ("" if indent else "\n") + indent + style.title(key.path)
+    yield from _paragraph(key.doc, indent + "  ", style, width)
 
 
 def _key(key: Key, value: str, style: Style, width: int) -> Iterator[str]:
-    left = f"{key.path}={value}"
-    gap = " " * max(2, VALUE_COLUMN - len(left))
+    gap = " " * max(2, VALUE_COLUMN - len(f"{key.path}={value}"))
     yield f"  {style.key(key.path)}={value}{gap}{style.quiet(kind_text(key.kind))}"
     yield from _paragraph(key.doc, "      ", style, width)
 

@@ -1,6 +1,6 @@
-"""What makes two runs the same run: a hash over the settings that change meaning, and what differs between two configs.
+"""What makes two runs the same: a hash over the settings that change meaning, and what differs between two.
 
-A key counts unless it is listed as immaterial, so that a new key is never silently ignored by a run that goes on.
+A key counts unless it is listed as immaterial, so that a run that goes on never silently ignores a new key.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ IMMATERIAL = {
     "train.keep_checkpoints": "bookkeeping",
     "train.log_every": "bookkeeping",
 }
-"""Keys (or whole sections) that may change while a run goes on, and why. Every other key is part of its identity."""
+"""Keys (or whole sections) that may change while a run goes on, and why. All others are its identity."""
 
 
 class Difference(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import itertools
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -39,7 +40,7 @@ def all_keys() -> tuple[Key, ...]:
 
 
 def _keys_below(section: Any, prefix: str) -> Iterator[Key]:
-    hints, docs = get_type_hints(section), _field_docs().get(section.__name__, {})
+    hints, docs = _hints(section), _field_docs().get(section.__name__, {})
     for entry in fields(section):
         path, kind = prefix + entry.name, hints[entry.name]
         named = _element(kind) if get_origin(kind) is dict else None
@@ -51,13 +52,18 @@ def _keys_below(section: Any, prefix: str) -> Iterator[Key]:
 
 
 @cache
+def _hints(section: Any) -> dict[str, Any]:
+    return get_type_hints(section)
+
+
+@cache
 def _field_docs() -> dict[str, dict[str, str]]:
     classes = [n for n in ast.parse(inspect.getsource(schema)).body if isinstance(n, ast.ClassDef)]
     return {c.name: dict(_docs_of(c.body)) for c in classes}
 
 
 def _docs_of(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
-    for statement, following in zip(body, body[1:], strict=False):
+    for statement, following in itertools.pairwise(body):
         if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
             name, text = statement.target, following.value
             if isinstance(name, ast.Name) and isinstance(text, ast.Constant):
@@ -115,11 +121,11 @@ def _element(kind: Any) -> Any:
 
 
 def kind_of(path: str) -> Any:
-    """The type of the key at ``path``, real names in place of ``<name>``; none for a key that does not exist."""
+    """The type of the key at ``path``, real names in place of ``<name>``; none where no such key exists."""
     kind: Any = schema.Config
     for part in path.split("."):
         if is_dataclass(kind):
-            kind = get_type_hints(kind).get(part)
+            kind = _hints(kind).get(part)
         elif get_origin(kind) is dict:
             kind = _element(kind)
         elif kind is not Any:
@@ -128,13 +134,17 @@ def kind_of(path: str) -> Any:
 
 
 def refuse_unknown(tree: Mapping[str, Any], where: str = "", prefix: str = "") -> None:
-    """Raise ``UserError`` for the first key of a nested mapping that the schema lacks, with the nearest that it has."""
+    """Raise ``UserError`` for the first key that the schema lacks, or that must hold keys and does not."""
     for name, value in tree.items():
         path = f"{prefix}{name}"
-        if kind_of(path) is None:
+        kind = kind_of(path)
+        if kind is None:
             raise UserError(f"{where}{path}: unknown key{did_you_mean(path, nearest_key(path))}")
         if isinstance(value, Mapping):
             refuse_unknown(value, where, f"{path}.")
+        elif is_dataclass(kind) or get_origin(kind) is dict:
+            shown = "null" if value is None else value
+            raise UserError(f"{where}{path}={shown}: {why_refused(path, value)}")
 
 
 def nearest_key(path: str) -> str | None:

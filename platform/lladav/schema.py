@@ -1,17 +1,18 @@
 """The schema of every setting, as one tree of dataclasses.
 
-YAML files under ``conf/`` and the command line only give values; a key that is not here does not exist. Everything that
-is needed to rebuild a model or to repeat a run is in the tree, and the resolved tree is saved with each checkpoint.
+YAML files under ``conf/`` and the command line only give values; a key that is not here does not exist. All
+that is needed to rebuild a model or to repeat a run is in the tree, and the resolved tree is saved with each
+checkpoint.
 """
 
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from omegaconf import MISSING
 
 
-class Attention(str, Enum):
+class Attention(StrEnum):
     """Who may look at whom in the language tower."""
 
     bidirectional = "bidirectional"
@@ -19,35 +20,35 @@ class Attention(str, Enum):
     causal = "causal"
 
 
-class ImageMode(str, Enum):
+class ImageMode(StrEnum):
     """How a lone image of a sample becomes views: one squashed view, or tiles with a base view in front."""
 
     square = "square"
     tiled = "tiled"
 
 
-class Template(str, Enum):
+class Template(StrEnum):
     """``plain`` is image, caption, line end; ``chat`` is the LLaDA conversation template."""
 
     plain = "plain"
     chat = "chat"
 
 
-class Supervise(str, Enum):
+class Supervise(StrEnum):
     """Which tokens carry loss: answers and the template ids as released, or answers alone."""
 
     template = "template"
     answers = "answers"
 
 
-class Precision(str, Enum):
+class Precision(StrEnum):
     """Number format of weights and activations; ``float32`` is the one for CPUs and exact comparisons."""
 
     float32 = "float32"
     bf16 = "bf16"
 
 
-class Part(str, Enum):
+class Part(StrEnum):
     """The parts of the model that a stage can train and that have a learning rate each.
 
     The newline vector belongs to ``language``, as in the released trainer.
@@ -58,7 +59,7 @@ class Part(str, Enum):
     vision = "vision"
 
 
-class SourceFormat(str, Enum):
+class SourceFormat(StrEnum):
     """How the records of a data set lie on disk."""
 
     json = "json"
@@ -96,7 +97,7 @@ class VisionConfig:
     """Layers of the published tower; only those up to ``feature_layer`` are built and run."""
     heads: int = 16
     feature_layer: int = -2
-    """Hidden state that becomes the visual tokens; -1 is the output of the last layer, -2 of the one before."""
+    """Hidden state that becomes the visual tokens; -1 is the last layer's output, -2 the one's before."""
     norm_eps: float = 1e-6
 
 
@@ -224,7 +225,7 @@ class SourceConfig:
     annotations: str = MISSING
     """File or glob of the records."""
     media: str | None = None
-    """Folder, tar or zip (or a glob of them) that image and video paths are looked up in; none: embedded in the records."""
+    """Folder, tar or zip (or a glob of them) with the images and videos; none: embedded in the records."""
 
 
 @dataclass
@@ -238,7 +239,7 @@ class DataConfig:
     sources: dict[str, SourceConfig] = field(default_factory=dict)
     """Data sets by name."""
     rescale: dict[str, Any] = field(default_factory=dict)
-    """Per stage: the keys of ``stage`` that a data set of this size needs otherwise (batch, rates, lengths)."""
+    """Per stage: keys of ``stage`` that a data set of this size needs otherwise (batch, rates, lengths)."""
     bad_sample_budget: float = 0.001
     """Fraction of the records that may be quarantined before the run stops."""
     tasks: int = 0

@@ -1,0 +1,84 @@
+"""Fixtures for every test: the golden vectors and few threads.
+
+Golden tests work on any folder of the golden format; ``LLADAV_GOLDEN`` names another than ``tests/golden``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+
+class Golden:
+    """Recorded inputs and outputs of the released code, read when first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def _recorded(self) -> dict[str, Any]:
+        return json.loads((self.folder / "cases.json").read_text(encoding="utf-8"))
+
+    @property
+    def cases(self) -> dict[str, Any]:
+        """Expected values by case."""
+        return self._recorded["cases"]
+
+    @property
+    def special_ids(self) -> dict[str, Any]:
+        """Ids that play the roles of LLaDA's special tokens, and the vocabulary's size."""
+        return self._recorded["special_ids"]
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """All recorded tensors by name."""
+        from safetensors.torch import load_file
+
+        return load_file(self.folder / "tensors.safetensors")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Golden:
+    """The golden vectors."""
+    return Golden(Path(os.environ.get("LLADAV_GOLDEN", Path(__file__).parent / "golden")))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_threads() -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The project's folder."""
+    return Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need a GPU are skipped where there is none."""
+    if not any(item.get_closest_marker("gpu") for item in items):
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no GPU here"))
