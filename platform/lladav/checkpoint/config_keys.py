@@ -1,0 +1,90 @@
+"""Keys of the released ``config.json`` files, as tables.
+
+A table maps our field to the released keys that may hold it: the first that is present is read, the first is
+written. What no released key says goes into one section of our own, which other programs ignore.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Keys = Mapping[str, tuple[str, ...]]
+
+CONFIG = "config.json"
+OURS = "lladav"
+"""Our section; it holds these fields of ``ModelConfig``."""
+OUR_FIELDS = ("name", "tokens", "images", "attention")
+
+PUBLISHED_LANGUAGE: Keys = {
+    "vocab_size": ("embedding_size", "vocab_size"),
+    "width": ("d_model",),
+    "mlp_width": ("mlp_hidden_size",),
+    "layers": ("n_layers",),
+    "heads": ("n_heads",),
+    "kv_heads": ("n_kv_heads", "n_heads"),
+    "rope_theta": ("rope_theta",),
+    "norm_eps": ("rms_norm_eps",),
+    "max_positions": ("max_sequence_length",),
+}
+RENAMED_LANGUAGE: Keys = {
+    "vocab_size": ("vocab_size",),
+    "width": ("hidden_size",),
+    "mlp_width": ("intermediate_size",),
+    "layers": ("num_hidden_layers",),
+    "heads": ("num_attention_heads",),
+    "kv_heads": ("num_key_value_heads", "num_attention_heads"),
+    "rope_theta": ("rope_theta",),
+    "norm_eps": ("rms_norm_eps",),
+    "max_positions": ("max_position_embeddings",),
+}
+VISION: Keys = {
+    "image_size": ("image_size",),
+    "patch_size": ("patch_size",),
+    "width": ("hidden_size",),
+    "mlp_width": ("intermediate_size",),
+    "layers": ("num_hidden_layers",),
+    "heads": ("num_attention_heads",),
+    "norm_eps": ("layer_norm_eps",),
+}
+FEATURE_LAYER = "mm_vision_select_layer"
+STRIDE = "mm_spatial_pool_stride"
+TOKENS: Keys = {"mask": ("mask_token_id",), "bos": ("bos_token_id",), "eos": ("eos_token_id",)}
+
+PUBLISHED_CONSTANTS: Mapping[str, Any] = {
+    "architectures": ["LLaDAModelLM"],
+    "model_type": "llada",
+    "activation_type": "silu",
+    "block_type": "llama",
+    "layer_norm_type": "rms",
+    "rope": True,
+    "rope_full_precision": True,
+    "alibi": False,
+    "include_bias": False,
+    "include_qkv_bias": False,
+    "bias_for_layer_norm": False,
+    "weight_tying": False,
+}
+RENAMED_CONSTANTS: Mapping[str, Any] = {
+    "architectures": ["LLaDAModelLM"],
+    "model_type": "llada",
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "tie_word_embeddings": False,
+}
+LLADA_V_CONSTANTS: Mapping[str, Any] = {
+    **RENAMED_CONSTANTS,
+    "architectures": ["LlavaLLaDAModelLM"],
+    "model_type": "llava_llada",
+    "mm_projector_type": "mlp2x_gelu",
+    "mm_patch_merge_type": "spatial_unpad",
+    "mm_spatial_pool_mode": "bilinear",
+    "mm_vision_select_feature": "patch",
+    "mm_vision_tower": "google/siglip2-so400m-patch14-384",
+}
+TOWER_CONSTANTS: Mapping[str, Any] = {
+    "model_type": "siglip_vision_model",
+    "hidden_act": "gelu_pytorch_tanh",
+    "num_channels": 3,
+}
+SIGLIP2_CONSTANTS: Mapping[str, Any] = {"architectures": ["SiglipVisionModel"], "vision_use_head": False}

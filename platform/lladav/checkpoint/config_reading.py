@@ -1,0 +1,152 @@
+"""Our ``ModelConfig`` from the ``config.json`` of any released layout.
+
+Special ids come from our own section, else from the folder's tokenizer, else from released keys that fit the
+vocabulary: a released config is known to carry ids of another tokenizer.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from transformers import SiglipVisionConfig
+
+from lladav.checkpoint.config_keys import (
+    CONFIG,
+    FEATURE_LAYER,
+    OURS,
+    PUBLISHED_LANGUAGE,
+    RENAMED_LANGUAGE,
+    STRIDE,
+    TOKENS,
+    VISION,
+    Keys,
+)
+from lladav.checkpoint.folder import read_json
+from lladav.errors import UserError
+from lladav.schema import ImagesConfig, LanguageConfig, ModelConfig, TokenIds, VisionConfig, WeightsConfig
+from lladav.text import ChatTokenizer
+
+Json = dict[str, Any]
+Section = TypeVar("Section", LanguageConfig, VisionConfig)
+
+
+def model_config_of(place: str | Path) -> ModelConfig:
+    """The model in a folder (or in a file of one) of any released layout, its weights and tokenizer set to
+    that place.
+
+    A tower that the layout lacks gets the defaults. Raises ``UserError`` naming file, key and what was
+    expected.
+    """
+    place = Path(place)
+    folder = place.parent if place.is_file() else place
+    raw = read_json(folder / CONFIG)
+    config = _reader(raw)(raw, folder / CONFIG, str(place))
+    config.name, config.tokenizer = folder.resolve().name, str(folder)
+    config.tokens = _token_ids(raw, config.language.vocab_size, folder)
+    return _with_our_section(config, raw, folder / CONFIG)
+
+
+def _reader(raw: Json) -> Callable[[Json, Path, str], ModelConfig]:
+    if "d_model" in raw:
+        return _published
+    if "mm_hidden_size" in raw:
+        return _llada_v
+    is_tower = "vision_config" in raw or str(raw.get("model_type")).startswith("siglip")
+    return _tower if is_tower else _renamed
+
+
+def _published(raw: Json, file: Path, place: str) -> ModelConfig:
+    language = _section(LanguageConfig(), raw, PUBLISHED_LANGUAGE, file)
+    return ModelConfig(language=language, weights=WeightsConfig(language=place))
+
+
+def _renamed(raw: Json, file: Path, place: str) -> ModelConfig:
+    language = _section(LanguageConfig(), raw, RENAMED_LANGUAGE, file)
+    return ModelConfig(language=language, weights=WeightsConfig(language=place))
+
+
+def _tower(raw: Json, file: Path, place: str) -> ModelConfig:
+    published = {**SiglipVisionConfig().to_dict(), **raw.get("vision_config", raw)}
+    vision = _section(VisionConfig(), published, VISION, file)
+    vision.feature_layer = raw.get(FEATURE_LAYER, vision.feature_layer)
+    return ModelConfig(vision=vision, weights=WeightsConfig(vision=place))
+
+
+def _llada_v(raw: Json, file: Path, place: str) -> ModelConfig:
+    config = replace(_renamed(raw, file, place), weights=WeightsConfig(llada_v=place))
+    if "vision_config" in raw:
+        config.vision = _tower(raw, file, place).vision
+    if raw["mm_hidden_size"] != config.vision.width:
+        raise UserError(
+            f"{file}: mm_hidden_size is {raw['mm_hidden_size']}; "
+            f"expected the vision tower's width {config.vision.width}"
+        )
+    config.images = _images(raw, config.vision, file)
+    return config
+
+
+def _images(raw: Json, vision: VisionConfig, file: Path) -> ImagesConfig:
+    """Tiling and pooling; keys that are absent leave the published values."""
+    images = ImagesConfig()
+    if "image_grid_pinpoints" in raw:
+        images.grid = _grid(raw["image_grid_pinpoints"], vision.image_size, file)
+    if views := re.fullmatch(r"anyres_max_(\d+)", str(raw.get("image_aspect_ratio"))):
+        images.shrink_above_views = int(views[1])
+    images.newline_per_frame_row = raw.get("mm_newline_position", "grid") == "grid"
+    side = vision.image_size // vision.patch_size
+    images.frame_side = math.ceil(side / _number({STRIDE: 2, **raw}, (STRIDE,), 2, file))
+    return images
+
+
+def _grid(pinpoints: Any, tile: int, file: Path) -> int:
+    """Tiles along a side: of a list of sizes in pixels, or of text such as ``(1x1),...,(6x6)``."""
+    if isinstance(pinpoints, str):
+        return max(map(int, re.findall(r"\d+", pinpoints)), default=1)
+    cells = sorted((width // tile, height // tile) for width, height in pinpoints)
+    largest = max(cells)[0]
+    if cells != [(column, row) for column in range(1, largest + 1) for row in range(1, largest + 1)]:
+        raise UserError(
+            f"{file}: image_grid_pinpoints is not every grid up to a square one; only those can be used"
+        )
+    return largest
+
+
+def _section(defaults: Section, raw: Mapping[str, Any], keys: Keys, file: Path) -> Section:
+    values = {ours: _number(raw, released, getattr(defaults, ours), file) for ours, released in keys.items()}
+    return replace(defaults, **values)
+
+
+def _number(raw: Mapping[str, Any], keys: tuple[str, ...], like: float, file: Path) -> float:
+    found = next(((key, raw[key]) for key in keys if raw.get(key) is not None), None)
+    if found is None:
+        raise UserError(f"{file}: lacks {keys[0]}; expected a number such as {like}")
+    key, value = found
+    kinds = (int,) if isinstance(like, int) else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or value <= 0:
+        raise UserError(f"{file}: {key} is {value!r}; expected a number such as {like}")
+    return type(like)(value)
+
+
+def _token_ids(raw: Json, vocab_size: int, folder: Path) -> TokenIds:
+    if (folder / "tokenizer.json").is_file():
+        return ChatTokenizer.load(folder).ids
+    given = {ours: raw.get(key) for ours, (key,) in TOKENS.items()}
+    return replace(
+        TokenIds(), **{k: v for k, v in given.items() if isinstance(v, int) and 0 <= v < vocab_size}
+    )
+
+
+def _with_our_section(config: ModelConfig, raw: Json, file: Path) -> ModelConfig:
+    try:
+        merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config), raw.get(OURS, {})))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{file}: {OURS}: {str(error).splitlines()[0]}") from None
+    assert isinstance(merged, ModelConfig)
+    return merged

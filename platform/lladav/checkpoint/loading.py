@@ -1,0 +1,130 @@
+"""Released weights into a model, tensor by tensor.
+
+Every name, shape and number format is checked against the headers before the first value is changed. Sharded
+models: all ranks see the files, call this alike, and walk the parameters in the model's order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from transformers.initialization import no_init_weights
+
+from lladav.checkpoint.config_reading import model_config_of
+from lladav.checkpoint.folder import stored_tensors
+from lladav.checkpoint.layouts import Layout, detect, layout_named
+from lladav.checkpoint.tensors import DTYPES, StoredTensor
+from lladav.config_keys import nearest
+from lladav.errors import UserError
+from lladav.model.gathering import Gather, at_hand, whole_shape
+from lladav.model.llada_v import LLaDAV
+from lladav.model.vision import built_layers
+from lladav.schema import Part, VisionConfig
+
+
+def load(
+    model: LLaDAV,
+    place: str | Path,
+    *,
+    layout: str | None = None,
+    parts: Collection[Part] | None = None,
+    gathered: Gather = at_hand,
+    reads: bool = True,
+) -> set[str]:
+    """Copy a released checkpoint (file or folder) into the model; the names of the parameters that it set.
+
+    The layout is recognised by its names unless given; ``parts`` leaves the others of a checkpoint alone. The
+    model keeps its number format. Sharded: ``gathered`` sends on what the rank that ``reads`` has copied.
+
+    Raises ``UserError``, before anything is changed, naming file, tensor and what was expected.
+    """
+    stored = matching_tensors(model, Path(place), layout, parts)
+    for name, parameter in model.named_parameters():
+        if name in stored:
+            with gathered([parameter]), torch.no_grad():
+                if reads:
+                    parameter.copy_(stored[name].read())
+    return set(stored)
+
+
+def open_model(folder: str | Path, dtype: torch.dtype, device: str | torch.device = "cpu") -> LLaDAV:
+    """A whole LLaDA-V checkpoint as a model for inference, built in the number format it will have."""
+    config = model_config_of(folder)
+    if config.weights.llada_v is None:
+        raise UserError(f"{folder}: holds one tower only; expected a whole LLaDA-V checkpoint")
+    with _building(dtype, torch.device(device)):
+        model = LLaDAV(config)
+    load(model, folder, layout="llada_v")
+    return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def _building(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
+    """New modules are made in that format on that device, their values left open."""
+    previous = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with device, no_init_weights():
+            yield
+    finally:
+        torch.set_default_dtype(previous)
+
+
+def matching_tensors(
+    model: LLaDAV, place: Path, layout: str | None = None, parts: Collection[Part] | None = None
+) -> dict[str, StoredTensor]:
+    """The stored tensor of each of the model's parameters that the layout holds, by our name, all checked."""
+    tensors = stored_tensors(place)
+    known = layout_named(layout) if layout else detect(tensors, str(place))
+    shapes = {name: whole_shape(parameter) for name, parameter in model.named_parameters()}
+    names = {ours: released for ours in shapes if (released := known.released(ours))}
+    _refuse_unexpected(tensors, names, known, model.config.vision)
+    wanted = {ours: released for ours, released in names.items() if parts is None or part_of(ours) in parts}
+    for part in parts or ():
+        if part not in map(part_of, wanted):
+            raise UserError(
+                f"{place}: the layout {known.name} holds no {part.value} weights; expected another folder"
+            )
+    return {ours: _checked(tensors, name, shapes[ours], place) for ours, name in wanted.items()}
+
+
+def part_of(name: str) -> Part:
+    """The part that a parameter belongs to; the newline goes with the language tower."""
+    section = name.partition(".")[0]
+    return Part.language if section == "newline" else Part(section)
+
+
+def unused_layers(vision: VisionConfig) -> range:
+    """Layers of the published vision tower past the feature layer."""
+    return range(built_layers(vision), vision.layers)
+
+
+def _refuse_unexpected(
+    tensors: Mapping[str, StoredTensor], names: Mapping[str, str], layout: Layout, vision: VisionConfig
+) -> None:
+    expected = set(names.values())
+    unused = unused_layers(vision)
+    strange = [name for name in tensors if name not in expected and not layout.ignores(name, unused)]
+    if strange:
+        absent = [name for name in names.values() if name not in tensors]
+        guess = nearest(strange[0], absent) or nearest(strange[0], expected)
+        meant = (
+            f"; expected {guess}" if guess else f"; the model has no such part in the layout {layout.name}"
+        )
+        raise UserError(f"{tensors[strange[0]].file}: unexpected tensor {strange[0]}{meant}")
+
+
+def _checked(
+    tensors: Mapping[str, StoredTensor], name: str, shape: tuple[int, ...], place: Path
+) -> StoredTensor:
+    tensor = tensors.get(name)
+    if tensor is None:
+        raise UserError(f"{place}: lacks tensor {name}; expected one of shape {list(shape)}")
+    if tensor.shape != shape:
+        raise UserError(f"{tensor.file}: {name} has shape {list(tensor.shape)}; expected {list(shape)}")
+    if tensor.dtype not in DTYPES:
+        raise UserError(f"{tensor.file}: {name} is {tensor.dtype}; expected one of {', '.join(DTYPES)}")
+    return tensor

@@ -1,0 +1,166 @@
+"""The safetensors format, one tensor at a time.
+
+A file is the header's length (8 bytes, little endian), a JSON header of dtypes, shapes and byte ranges, then
+the values. The format's own library maps or builds whole files; here nothing but the tensor in hand is ever
+in memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lladav.errors import UserError
+
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""Number formats of weights, by their name in the format."""
+_LONGEST_HEADER = 100_000_000
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies: bytes ``start`` to ``end`` of ``file``."""
+
+    file: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+    def read(self) -> Tensor:
+        """The values, on the CPU; raises ``UserError`` where they cannot be read."""
+        values = torch.empty(self.end - self.start, dtype=torch.uint8)
+        try:
+            with self.file.open("rb") as stream:
+                stream.seek(self.start)
+                read = stream.readinto(values.numpy().data)
+        except OSError as error:
+            raise UserError(f"{self.file}: {self.name} cannot be read ({error.strerror})") from None
+        if read != len(values):
+            raise UserError(f"{self.file}: ends within {self.name}; was it changed while it was read?")
+        return values.view(DTYPES[self.dtype]).view(self.shape)
+
+
+def read_header(file: Path) -> dict[str, StoredTensor]:
+    """Every tensor of a file by name, without values.
+
+    Raises ``UserError`` where the file is no safetensors file or is shorter than its header says.
+    """
+    size, begin, header = _header(file)
+    try:
+        tensors = {
+            name: _stored(file, begin, name, entry)
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{file}: its safetensors header is damaged; copy it again") from None
+    for tensor in tensors.values():
+        _check_extent(tensor, size)
+    return tensors
+
+
+def _header(file: Path) -> tuple[int, int, dict[str, Any]]:
+    """File size, position of the first value, and the parsed header."""
+    try:
+        with file.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            length = int.from_bytes(stream.read(8), "little")
+            header = (
+                json.loads(stream.read(length)) if length <= _LONGEST_HEADER and 8 + length <= size else None
+            )
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    except ValueError:
+        header = None
+    if not isinstance(header, dict):
+        raise UserError(
+            f"{file}: {size} bytes without a safetensors header; copy it again, after git clone with git lfs"
+        )
+    return size, 8 + length, header
+
+
+def _stored(file: Path, begin: int, name: str, entry: dict[str, Any]) -> StoredTensor:
+    start, end = entry["data_offsets"]
+    return StoredTensor(file, name, entry["dtype"], tuple(entry["shape"]), begin + start, begin + end)
+
+
+def _check_extent(tensor: StoredTensor, file_size: int) -> None:
+    if tensor.end > file_size:
+        raise UserError(
+            f"{tensor.file}: truncated: {tensor.name} ends at byte {tensor.end}, the file at {file_size}; "
+            "copy it again"
+        )
+    item = DTYPES[tensor.dtype].itemsize if tensor.dtype in DTYPES else None
+    expected = torch.Size(tensor.shape).numel() * item if item else tensor.end - tensor.start
+    if tensor.end - tensor.start != expected:
+        raise UserError(
+            f"{tensor.file}: {tensor.name} has {tensor.end - tensor.start} bytes; "
+            f"{list(tensor.shape)} of {tensor.dtype} takes {expected}; copy it again"
+        )
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, number format and shape of a tensor that is going to be written."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of its values."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+class TensorWriter:
+    """Writes a safetensors file: the header at once, then ``add`` for each tensor in the order of ``specs``.
+
+    Wider number formats must come first, so that every tensor lies aligned. Leaving the context puts the file
+    on disk.
+    """
+
+    def __init__(self, file: Path, specs: Sequence[TensorSpec]) -> None:
+        self._expected = iter(specs)
+        self._stream = file.open("xb")
+        header = json.dumps(_header_of(specs), separators=(",", ":")).encode()
+        header += b" " * (-len(header) % 8)
+        self._stream.write(len(header).to_bytes(8, "little") + header)
+
+    def __enter__(self) -> TensorWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: TracebackType | None) -> None:
+        with self._stream:
+            if kind is None:
+                assert next(self._expected, None) is None, "a tensor of the header was never written"
+                self._stream.flush()
+                os.fsync(self._stream.fileno())
+
+    def add(self, values: Tensor) -> None:
+        """Append the next tensor's values."""
+        spec = next(self._expected)
+        assert (values.dtype, tuple(values.shape)) == (spec.dtype, spec.shape), f"{spec} does not fit"
+        plain = values.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        self._stream.write(plain.numpy().data)
+
+
+def _header_of(specs: Sequence[TensorSpec]) -> dict[str, Any]:
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for spec in specs:
+        offsets = [start, start + spec.size]
+        header[spec.name] = {"dtype": names[spec.dtype], "shape": list(spec.shape), "data_offsets": offsets}
+        start += spec.size
+    return header
