@@ -1,0 +1,1 @@
+"""The embedded data set: real handwritten digits in the on-disk formats of the five data sets."""

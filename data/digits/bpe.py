@@ -1,0 +1,87 @@
+"""A small byte-level BPE with LLaDA's special tokens and chat template.
+
+It is trained on text that holds the system prompt, so that the prompt present in every sample costs a token a
+word. Digits and punctuation marks are always tokens of their own: numbers of any length are read digit by
+digit. Line ends never share a token with the text behind them, so that a turn's header is encoded alike with
+and without its content.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from lladav.schema import TokenIds
+from lladav.text import SPECIAL_TOKENS
+
+SPECIAL_ORDER = ("bos", "eos", "mask", "start_header", "end_header", "eot")
+MAX_VOCABULARY = 512
+
+CHAT_TEMPLATE = (
+    "{% set loop_messages = messages %}{% for message in loop_messages %}"
+    "{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'"
+    "+ message['content'] | trim + '<|eot_id|>' %}"
+    "{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}"
+    "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"
+)
+
+
+def special_ids() -> TokenIds:
+    """The ids that the special tokens get: the first ones, in the order of ``SPECIAL_ORDER``."""
+    return TokenIds(**{role: index for index, role in enumerate(SPECIAL_ORDER)})
+
+
+def train(texts: Iterable[str], max_vocabulary: int = MAX_VOCABULARY) -> Tokenizer:
+    """A tokenizer whose merges come from ``texts``; deterministic."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex("\n+"), "isolated"),
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.Punctuation("isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=max_vocabulary,
+        show_progress=False,
+        special_tokens=[SPECIAL_TOKENS[role] for role in SPECIAL_ORDER],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def save(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write ``tokenizer.json`` and the two files that transformers wants beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    named = {
+        "bos_token": SPECIAL_TOKENS["bos"],
+        "eos_token": SPECIAL_TOKENS["eos"],
+        "pad_token": SPECIAL_TOKENS["eos"],
+        "additional_special_tokens": [SPECIAL_TOKENS[role] for role in SPECIAL_ORDER[2:]],
+    }
+    _write_json(folder / "special_tokens_map.json", named)
+    _write_json(folder / "tokenizer_config.json", named | _configuration())
+
+
+def _configuration() -> dict:
+    flags = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word"), False) | {"special": True}
+    return {
+        "added_tokens_decoder": {
+            str(index): {"content": SPECIAL_TOKENS[role], **flags} for index, role in enumerate(SPECIAL_ORDER)
+        },
+        "mask_token": SPECIAL_TOKENS["mask"],
+        "chat_template": CHAT_TEMPLATE,
+        "clean_up_tokenization_spaces": False,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
+
+
+def _write_json(file: Path, value: dict) -> None:
+    file.write_text(json.dumps(value, indent=2) + "\n")

@@ -1,0 +1,174 @@
+"""What is asked about digits, and the right answers: pure functions of the digits and a random generator.
+
+An answer is as short as it can be, save for step-by-step arithmetic, which writes its steps and ends in
+"Answer: N".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+Pair = tuple[str, str]
+Ask = Callable[[Sequence[int], np.random.Generator], Pair]
+
+ORDINALS = ("first", "second", "third", "fourth")
+SUFFIXES = (" /no_think", " /think")
+
+CAPTIONS = (
+    "The digits {}.",
+    "A picture of the digits {}.",
+    "An image that shows {}.",
+    "Handwritten digits: {}.",
+)
+READ = (
+    "Read the digits from left to right.",
+    "What digits does the image show?",
+    "Which digits are in the picture?",
+)
+COUNT = (
+    "How many digits are there?",
+    "How many digits does the image show?",
+    "Count the digits in the picture.",
+)
+WATCH = ("Which digits does the video show, in order?", "Read the digits in the order they appear.")
+
+
+def choose(options: Sequence, rng: np.random.Generator):
+    """One of the options, each as likely."""
+    return options[int(rng.integers(len(options)))]
+
+
+def joined(digits: Sequence[int]) -> str:
+    """The digits as they are read: 3, 8 and 1 give "381"."""
+    return "".join(map(str, digits))
+
+
+def caption(digits: Sequence[int], rng: np.random.Generator) -> str:
+    return choose(CAPTIONS, rng).format(joined(digits))
+
+
+def read(digits: Sequence[int], rng: np.random.Generator) -> Pair:
+    return choose(READ, rng), joined(digits)
+
+
+def count(digits: Sequence[int], rng: np.random.Generator) -> Pair:
+    return choose(COUNT, rng), str(len(digits))
+
+
+def locate(digits: Sequence[int], rng: np.random.Generator) -> Pair:
+    name, digit = _any_place(digits, rng)
+    return f"What is the {name} digit?", str(digit)
+
+
+def parity(digits: Sequence[int], rng: np.random.Generator) -> Pair:
+    name, digit = _any_place(digits, rng)
+    return f"Is the {name} digit even or odd?", _parity(digit)
+
+
+def compare(digits: Sequence[int], rng: np.random.Generator) -> Pair:
+    """The extreme digit of all, or which of the two ends is the larger."""
+    kind = int(rng.integers(3))
+    if kind == 2:
+        return "Which is larger, the first digit or the last digit?", _larger_end(digits)
+    return (
+        ("What is the largest digit?", str(max(digits)))
+        if kind
+        else ("What is the smallest digit?", str(min(digits)))
+    )
+
+
+def arithmetic(digits: Sequence[int], rng: np.random.Generator) -> Pair:
+    """Two or more digits added or subtracted, every step written out."""
+    ask = choose((_total, _ends, _spread), rng)
+    question, steps, result = ask(digits)
+    return f"{question} Think step by step.", f"{', '.join(steps)}. Answer: {result}"
+
+
+def text_only(rng: np.random.Generator) -> Pair:
+    """A question that needs no image."""
+    a, b = rng.integers(0, 10, 2).tolist()
+    options = (
+        (f"What is {a} + {b}?", str(a + b)),
+        (f"What is {max(a, b)} - {min(a, b)}?", str(abs(a - b))),
+        (f"Which is larger, {a} or {b}?", str(max(a, b))),
+        (f"Is {a} even or odd?", _parity(a)),
+    )
+    return choose(options, rng)
+
+
+def multi_image(images: Sequence[Sequence[int]], rng: np.random.Generator) -> Pair:
+    """A question about several images together or one of them."""
+    which = int(rng.integers(len(images)))
+    options = (
+        ("Read the digits of each image.", ", ".join(map(joined, images))),
+        (f"How many digits are in the {ORDINALS[which]} image?", str(len(images[which]))),
+        (f"Read the digits of the {ORDINALS[which]} image.", joined(images[which])),
+        ("How many digits are there in all images?", str(sum(map(len, images)))),
+    )
+    return choose(options, rng)
+
+
+def video(digits: Sequence[int], rng: np.random.Generator) -> Pair:
+    """A question about a clip that shows one digit after the other."""
+    return choose(((choose(WATCH, rng), joined(digits)), locate(digits, rng)), rng)
+
+
+SINGLE: dict[str, Ask] = {
+    "read": read,
+    "count": count,
+    "locate": locate,
+    "compare": compare,
+    "parity": parity,
+}
+"""Question types about one image with a short answer."""
+
+
+def is_correct(kind: str, answer: str, expected: str) -> bool:
+    """Whether a model's answer to a question of this type is right.
+
+    Every type wants the exact text, save ``arithmetic``: there the last number of both texts must agree.
+    """
+    if kind == "arithmetic":
+        return _last_number(answer) is not None and _last_number(answer) == _last_number(expected)
+    return answer.strip() == expected.strip()
+
+
+def _last_number(text: str) -> int | None:
+    numbers = re.findall(r"\d+", text)
+    return int(numbers[-1]) if numbers else None
+
+
+def _any_place(digits: Sequence[int], rng: np.random.Generator) -> tuple[str, int]:
+    return choose([*zip(ORDINALS, digits, strict=False), ("last", digits[-1])], rng)
+
+
+def _parity(digit: int) -> str:
+    return "odd" if digit % 2 else "even"
+
+
+def _larger_end(digits: Sequence[int]) -> str:
+    first, last = digits[0], digits[-1]
+    return "equal" if first == last else "first" if first > last else "last"
+
+
+def _total(digits: Sequence[int]) -> tuple[str, list[str], int]:
+    sums = np.cumsum(digits).tolist()
+    steps = [
+        f"{before}+{digit}={after}"
+        for before, digit, after in zip(sums[:-1], digits[1:], sums[1:], strict=True)
+    ]
+    return "Add all digits.", steps, sums[-1]
+
+
+def _ends(digits: Sequence[int]) -> tuple[str, list[str], int]:
+    result = digits[0] + digits[-1]
+    return "Add the first and the last digit.", [f"{digits[0]}+{digits[-1]}={result}"], result
+
+
+def _spread(digits: Sequence[int]) -> tuple[str, list[str], int]:
+    large, small = max(digits), min(digits)
+    steps = [f"largest {large}", f"smallest {small}", f"{large}-{small}={large - small}"]
+    return "Subtract the smallest digit from the largest.", steps, large - small

@@ -1,0 +1,185 @@
+"""Records of the five data sets and of the held-out questions, before they are written.
+
+A record names its pictures by ``Picture``; writers decide where the bytes go. Record number i of a set
+follows from the seed, the set's name and i alone, so that sets can be made longer without changing what they
+held.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from data.digits import questions
+from data.digits.glyphs import Pool
+from data.digits.scenes import Scene, compose, pick
+
+MARK = "<image>"
+TURNS = (0.3, 0.4, 0.3)
+"""How often a conversation about one image has 1, 2, 3 exchanges."""
+
+FRAMES = (2, 3, 4)
+HELD_OUT_WARP = 0.3
+"""Distortion of held-out glyphs next to 1 in training, where it stands in for more handwriting."""
+
+HELD_OUT = {
+    "read": 120,
+    "count": 60,
+    "locate": 60,
+    "compare": 80,
+    "parity": 60,
+    "multi-image": 80,
+    "video": 30,
+    "text": 40,
+    "arithmetic": 130,
+}
+"""Held-out questions by type."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image, or a clip where it has several scenes, a second each."""
+
+    scenes: tuple[Scene, ...]
+
+    @property
+    def is_video(self) -> bool:
+        return len(self.scenes) > 1
+
+    @property
+    def glyphs(self) -> list[int]:
+        """Every glyph it shows, ascending."""
+        return sorted({glyph for scene in self.scenes for glyph in scene.glyphs})
+
+
+@dataclass(frozen=True)
+class Record:
+    """A conversation, as pairs of question and answer, and its pictures; ``kind`` is the type of its first
+    question.
+    """
+
+    id: str
+    kind: str
+    pairs: list[questions.Pair]
+    pictures: list[Picture] = field(default_factory=list)
+
+    def conversations(self) -> list[dict[str, str]]:
+        """The turns in LLaVA's form, one ``<image>`` mark per picture in front of the first question."""
+        marks = f"{MARK}\n" * len(self.pictures)
+        (question, answer), *rest = self.pairs
+        return [
+            turn
+            for q, a in [(marks + question, answer), *rest]
+            for turn in ({"from": "human", "value": q}, {"from": "gpt", "value": a})
+        ]
+
+
+Make = Callable[[str, np.random.Generator, Pool], Record]
+
+
+def captioned(name: str, rng: np.random.Generator, pool: Pool) -> Record:
+    """An image and its caption."""
+    scene = compose(rng, pool)
+    ask = "Describe the image." if rng.random() < 0.5 else "What is this?"
+    return Record(name, "caption", [(ask, questions.caption(scene.digits, rng))], [Picture((scene,))])
+
+
+def single_image(name: str, rng: np.random.Generator, pool: Pool) -> Record:
+    """One image and one to three questions of different types."""
+    scene = compose(rng, pool)
+    kinds = rng.permutation(list(questions.SINGLE))[: pick(rng, TURNS) + 1].tolist()
+    pairs = [questions.SINGLE[kind](scene.digits, rng) for kind in kinds]
+    return Record(name, kinds[0], pairs, [Picture((scene,))])
+
+
+def one_vision(name: str, rng: np.random.Generator, pool: Pool) -> Record:
+    """Several images, text alone, a clip, or one image."""
+    make = (several_images, text_alone, clip, single_image)[pick(rng, (0.4, 0.2, 0.1, 0.3))]
+    return make(name, rng, pool)
+
+
+def several_images(name: str, rng: np.random.Generator, pool: Pool, warp: float = 1.0) -> Record:
+    """Two images, sometimes three, of one to three digits, and a question or two."""
+    scenes = [compose(rng, pool, int(rng.integers(1, 4)), warp) for _ in range(2 + (rng.random() < 0.25))]
+    digits = [scene.digits for scene in scenes]
+    pairs = [questions.multi_image(digits, rng) for _ in range(1 + (rng.random() < 0.4))]
+    return Record(name, "multi-image", pairs, [Picture((scene,)) for scene in scenes])
+
+
+def text_alone(name: str, rng: np.random.Generator, pool: Pool) -> Record:
+    """One to three questions without an image."""
+    del pool
+    return Record(name, "text", [questions.text_only(rng) for _ in range(pick(rng, TURNS) + 1)])
+
+
+def clip(name: str, rng: np.random.Generator, pool: Pool, warp: float = 1.0) -> Record:
+    """A clip of two to four frames of one digit each; all frames have the size of the first."""
+    first = compose(rng, pool, 1, warp)
+    size = first.width, first.height
+    rest = [compose(rng, pool, 1, warp, size) for _ in range(questions.choose(FRAMES, rng) - 1)]
+    scenes = (first, *rest)
+    digits = [scene.digits[0] for scene in scenes]
+    return Record(name, "video", [questions.video(digits, rng)], [Picture(scenes)])
+
+
+def step_by_step(name: str, rng: np.random.Generator, pool: Pool) -> Record:
+    """One image of two or more digits and one or two sums with every step written out."""
+    scene = compose(rng, pool, 2 + pick(rng, (0.4, 0.35, 0.25)))
+    pairs = [questions.arithmetic(scene.digits, rng) for _ in range(1 + (rng.random() < 0.5))]
+    return Record(name, "arithmetic", pairs, [Picture((scene,))])
+
+
+def records(make: Make, name: str, total: int, seed: int, pool: Pool) -> Iterator[Record]:
+    """Records 0 to ``total`` - 1 of the set ``name``."""
+    for index in range(total):
+        rng = np.random.default_rng([seed, zlib.crc32(name.encode()), index])
+        yield make(f"{name}-{index:06d}", rng, pool)
+
+
+def held_out(pool: Pool, seed: int, totals: dict[str, int] = HELD_OUT) -> Iterator[Record]:
+    """Questions of one exchange each on glyphs of ``pool``, type by type."""
+    for kind, total in totals.items():
+        yield from records(_examiner(kind), f"held-out-{kind}", total, seed, pool)
+
+
+def _examiner(kind: str) -> Make:
+    if kind == "multi-image":
+        return lambda name, rng, pool: _first_only(several_images(name, rng, pool, HELD_OUT_WARP))
+    if kind == "video":
+        return lambda name, rng, pool: clip(name, rng, pool, HELD_OUT_WARP)
+    if kind == "text":
+        return lambda name, rng, pool: _first_only(text_alone(name, rng, pool))
+    return lambda name, rng, pool: _single_question(kind, name, rng, pool)
+
+
+def _single_question(kind: str, name: str, rng: np.random.Generator, pool: Pool) -> Record:
+    steps = kind == "arithmetic"
+    count = 2 + pick(rng, (0.4, 0.35, 0.25)) if steps else None
+    scene = compose(rng, pool, count, HELD_OUT_WARP)
+    ask = questions.arithmetic if steps else questions.SINGLE[kind]
+    return Record(name, kind, [ask(scene.digits, rng)], [Picture((scene,))])
+
+
+def _first_only(record: Record) -> Record:
+    return Record(record.id, record.kind, record.pairs[:1], record.pictures)
+
+
+SETS: dict[str, tuple[Make, int]] = {
+    "llava_pretrain": (captioned, 3000),
+    "mammoth_si": (single_image, 6000),
+    "mammoth_ov": (one_vision, 2500),
+    "visualwebinstruct": (step_by_step, 3000),
+    "llava_next": (single_image, 500),
+}
+"""What each training set is made of, and how many records it has."""
+
+
+def all_training(seed: int, pool: Pool, scale: float = 1.0) -> dict[str, Sequence[Record]]:
+    """Every training set; ``scale`` shortens them for tests."""
+    return {
+        name: list(records(make, name, max(1, round(total * scale)), seed, pool))
+        for name, (make, total) in SETS.items()
+    }

@@ -1,0 +1,196 @@
+"""Pictures of one to four digits in a row: what is where, and how it is painted.
+
+A scene is composed first, as plain numbers, and painted second, so that the places of the digits are known
+without looking at pixels. The reading order is from left to right: digits never overlap in x.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+from PIL import Image
+
+from data.digits import glyphs
+
+UNIT = 40
+"""Pixels of a canvas cell; canvases of one to four cells differ in how many tiles they fill."""
+
+CANVASES = {(1, 1): 0.42, (2, 1): 0.25, (1, 2): 0.1, (3, 1): 0.1, (2, 2): 0.13}
+"""(columns, rows) in cells, and how often."""
+
+NARROWEST_CELL = 0.75
+"""Cells are drawn between this and 1 of ``UNIT`` in each direction."""
+
+COUNTS = {1: (0.5, 0.5, 0, 0), 2: (0.1, 0.45, 0.15, 0.3), 3: (0, 0.15, 0.7, 0.15)}
+"""How often a canvas of so many columns shows 1, 2, 3, 4 digits."""
+
+CANVAS_SHAPES = tuple(CANVASES)
+MIN_CONTRAST = 90
+MAX_GRAIN = 8
+MESH_CELLS = 2
+NET = np.stack(np.meshgrid(*[np.linspace(-0.5, 0.5, MESH_CELLS + 1)] * 2), axis=-1)
+"""The net's points (3, 3, xy), in fractions of the glyph from its middle."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A glyph and its box on the canvas, in pixels; ``warp`` moves a 3x3 net of points, in fractions of the
+    box.
+    """
+
+    glyph: int
+    digit: int
+    left: int
+    top: int
+    width: int
+    height: int
+    warp: np.ndarray
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        return self.left + self.width / 2, self.top + self.height / 2
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A canvas of ``width`` x ``height`` pixels, two RGB colours, a grain (0-255) and its digits from left to
+    right.
+    """
+
+    width: int
+    height: int
+    paper: tuple[int, int, int]
+    ink: tuple[int, int, int]
+    grain: float
+    grain_seed: int
+    placed: tuple[Placed, ...]
+
+    @property
+    def digits(self) -> list[int]:
+        """The digits in reading order."""
+        return [item.digit for item in self.placed]
+
+    @property
+    def glyphs(self) -> list[int]:
+        """Which glyphs it shows, in reading order."""
+        return [item.glyph for item in self.placed]
+
+
+def compose(
+    rng: np.random.Generator,
+    pool: glyphs.Pool,
+    count: int | None = None,
+    warp: float = 1.0,
+    size: tuple[int, int] | None = None,
+) -> Scene:
+    """A random scene; ``count`` of digits and ``size`` (width, height) are drawn when not given.
+
+    ``warp`` scales the distortion of the glyphs.
+    """
+    shape = CANVAS_SHAPES[pick(rng, _canvas_weights(count))]
+    width, height = size or _canvas(rng, shape)
+    count = count or pick(rng, COUNTS[shape[0]]) + 1
+    paper, ink = _colours(rng)
+    digits = rng.integers(0, 10, count)
+    boxes = _row_of_boxes(rng, count, width, height)
+    placed = [
+        Placed(pool.draw(digit, rng), int(digit), *box, _net(rng, warp))
+        for digit, box in zip(digits, boxes, strict=True)
+    ]
+    return Scene(
+        width, height, paper, ink, rng.uniform(0, MAX_GRAIN), int(rng.integers(1 << 31)), tuple(placed)
+    )
+
+
+def paint(scene: Scene) -> Image.Image:
+    """The scene as an RGB image."""
+    cover = Image.new("L", (scene.width, scene.height))
+    for item in scene.placed:
+        cover.paste(_warped(item), (item.left, item.top))
+    share = np.asarray(cover, dtype=np.float32)[..., None] / 255
+    pixels = (1 - share) * np.array(scene.paper, np.float32) + share * np.array(scene.ink, np.float32)
+    grain = np.random.default_rng(scene.grain_seed).standard_normal(pixels.shape[:2], dtype=np.float32)
+    return Image.fromarray((pixels + scene.grain * grain[..., None]).clip(0, 255).astype(np.uint8))
+
+
+def pick(rng: np.random.Generator, weights: Iterable[float]) -> int:
+    """An index drawn with the given weights (a hundred times quicker than ``Generator.choice``)."""
+    reach = list(accumulate(weights))
+    return bisect(reach, rng.random() * reach[-1], hi=len(reach) - 1)
+
+
+def _canvas_weights(count: int | None) -> list[float]:
+    """How often each canvas is used, given the number of digits if that is fixed."""
+    return [
+        weight * (COUNTS[columns][count - 1] if count else 1) for (columns, _), weight in CANVASES.items()
+    ]
+
+
+def _canvas(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[int, int]:
+    width, height = rng.uniform(NARROWEST_CELL, 1.0, 2) * UNIT * shape
+    return round(width), round(height)
+
+
+def _colours(rng: np.random.Generator) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Paper and ink whose brightness differs enough, dark on light as often as light on dark."""
+    dark = rng.uniform(0, 255 - MIN_CONTRAST)
+    light = rng.uniform(dark + MIN_CONTRAST, 255)
+    grey = [dark, light] if rng.random() < 0.5 else [light, dark]
+    tinted = [(value + rng.uniform(-25, 25, 3)).clip(0, 255).astype(int).tolist() for value in grey]
+    return tuple(tinted[0]), tuple(tinted[1])
+
+
+def _row_of_boxes(
+    rng: np.random.Generator, count: int, width: int, height: int
+) -> list[tuple[int, int, int, int]]:
+    """Boxes (left, top, width, height), one in each of ``count`` equal columns, on a line that is nearly
+    straight.
+    """
+    column = width / count
+    tallest = min(height, UNIT, column * 1.6)
+    size = rng.uniform(0.65, 1.0) * tallest
+    line = rng.uniform(size / 2, height - size / 2)
+    return [_box(rng, index * column, column, size, line, height) for index in range(count)]
+
+
+def _box(
+    rng: np.random.Generator, start: float, column: float, size: float, line: float, canvas_height: int
+) -> tuple[int, int, int, int]:
+    high = size * rng.uniform(0.88, 1.0)
+    wide = min(high * rng.uniform(0.7, 1.0), column * rng.uniform(0.88, 1.0))
+    left = start + rng.uniform(0.2, 0.8) * (column - wide)
+    top = np.clip(line - high / 2 + rng.uniform(-0.1, 0.1) * size, 0, canvas_height - high)
+    return int(left), int(top), max(1, int(wide)), max(1, int(high))
+
+
+def _net(rng: np.random.Generator, strength: float) -> np.ndarray:
+    """Displacements (3, 3, 2) of a net over the glyph: a turn, a slant, a stretch and independent jitter."""
+    y, x = NET[..., 1], NET[..., 0]
+    turn, slant = rng.normal(0, [0.12, 0.15]) * strength
+    stretch = rng.normal(0, 0.06, 2) * strength
+    jitter = rng.normal(0, 0.025, (*x.shape, 2)) * strength
+    return np.stack([stretch[0] * x - (turn + slant) * y, stretch[1] * y + turn * x], axis=-1) + jitter
+
+
+def _warped(item: Placed) -> Image.Image:
+    """The glyph, bent and resized to its box, as coverage (0-255)."""
+    side, cell = glyphs.SMOOTH_SIDE, glyphs.SMOOTH_SIDE // MESH_CELLS
+    net = ((NET + 0.5 + item.warp) * side).tolist()
+    mesh = [
+        ((x * cell, y * cell, (x + 1) * cell, (y + 1) * cell), _corners(net, x, y))
+        for y in range(MESH_CELLS)
+        for x in range(MESH_CELLS)
+    ]
+    bent = glyphs.smooth(item.glyph).transform(
+        (side, side), Image.Transform.MESH, mesh, Image.Resampling.BILINEAR
+    )
+    return bent.resize((item.width, item.height), Image.Resampling.BICUBIC)
+
+
+def _corners(net: list[list[list[float]]], x: int, y: int) -> tuple[float, ...]:
+    """Source corners in the order Pillow wants: upper left, lower left, lower right, upper right."""
+    return (*net[y][x], *net[y + 1][x], *net[y + 1][x + 1], *net[y][x + 1])

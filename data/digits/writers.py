@@ -1,0 +1,166 @@
+"""Writers of the data sets' own on-disk formats (JSON list + folder, JSON list + tars, JSON lines + zip,
+parquet).
+
+Archives carry fixed dates and owners: the same seed gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.digits.records import Picture, Record
+from data.digits.scenes import paint
+
+FRAME_MILLISECONDS = 1000
+JPEG_QUALITY = 92
+PER_ARCHIVE = 2000
+"""Pictures per tar or folder."""
+
+EPOCH_OF_ZIP = (1980, 1, 1, 0, 0, 0)
+
+Provenance = dict[str, list[int]]
+"""The glyphs that each picture shows, by the picture's path under the root (``archive!member`` inside an
+archive).
+"""
+
+
+def write_json_folder(records: Sequence[Record], folder: Path, suffix: str = "jpg") -> Provenance:
+    """LLaVA-Pretrain: ``annotations.json`` beside ``images/00000/ID.jpg``."""
+    shown = {}
+    for number, (name_of_file, picture) in enumerate(_named(records, suffix)):
+        path = f"{number // PER_ARCHIVE:05d}/{name_of_file}"
+        file = folder / "images" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(encoded(picture, suffix))
+        shown[f"images/{path}"] = picture.glyphs
+    paths = [path.removeprefix("images/") for path in shown]
+    _write_list(folder / "annotations.json", _as_dicts(records, paths))
+    return shown
+
+
+def write_json_tars(records: Sequence[Record], folder: Path) -> Provenance:
+    """MAmmoTH-VL: ``annotations.json`` beside ``images_00.tar``, ``images_01.tar``, ..."""
+    folder.mkdir(parents=True, exist_ok=True)
+    named = [(f"images/{path}", picture) for path, picture in _named(records, "png")]
+    shown = {}
+    for number, start in enumerate(range(0, len(named), PER_ARCHIVE)):
+        archive = f"images_{number:02d}.tar"
+        part = named[start : start + PER_ARCHIVE]
+        with tarfile.open(folder / archive, "w") as tar:
+            for path, picture in part:
+                _add_to_tar(tar, path, encoded(picture, "png"))
+        shown |= {f"{archive}!{path}": picture.glyphs for path, picture in part}
+    _write_list(folder / "annotations.json", _as_dicts(records, [path for path, _ in named]))
+    return shown
+
+
+def write_jsonl_zip(records: Sequence[Record], folder: Path) -> Provenance:
+    """VisualWebInstruct: ``annotations.jsonl`` beside ``images.zip``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    named = [(f"images/{path}", picture) for path, picture in _named(records, "png")]
+    with zipfile.ZipFile(folder / "images.zip", "w") as archive:
+        for path, picture in named:
+            archive.writestr(zipfile.ZipInfo(path, EPOCH_OF_ZIP), encoded(picture, "png"))
+    _write_lines(folder / "annotations.jsonl", _as_dicts(records, [path for path, _ in named]))
+    return {f"images.zip!{path}": picture.glyphs for path, picture in named}
+
+
+def write_parquet(records: Sequence[Record], folder: Path) -> Provenance:
+    """LLaVA-NeXT: ``train-00000-of-00001.parquet`` with columns id, image {bytes, path} and conversations."""
+    folder.mkdir(parents=True, exist_ok=True)
+    named = list(_named(records, "png"))
+    rows = [
+        {
+            "id": record.id,
+            "image": {"bytes": encoded(picture, "png"), "path": path},
+            "conversations": record.conversations(),
+        }
+        for record, (path, picture) in zip(records, named, strict=True)
+    ]
+    file = "train-00000-of-00001.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), folder / file)
+    return {f"{file}!{path}": picture.glyphs for path, picture in named}
+
+
+def write_questions(records: Sequence[Record], folder: Path) -> Provenance:
+    """Held-out questions: ``questions.jsonl`` (id, type, images or video, question, answer) beside
+    ``images/``.
+    """
+    shown = write_json_folder(records, folder, "png")
+    (folder / "annotations.json").unlink()
+    paths = iter(shown)
+    _write_lines(folder / "questions.jsonl", [_question(record, paths) for record in records])
+    return shown
+
+
+def encoded(picture: Picture, suffix: str) -> bytes:
+    """The bytes of an image file, or of an animated GIF of one frame a second."""
+    first, *rest = [paint(scene) for scene in picture.scenes]
+    stream = io.BytesIO()
+    if rest:
+        first.save(
+            stream, "GIF", save_all=True, append_images=rest, duration=FRAME_MILLISECONDS, optimize=False
+        )
+    elif suffix == "jpg":
+        first.save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    else:
+        first.save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
+
+
+def _named(records: Sequence[Record], suffix: str) -> Iterator[tuple[str, Picture]]:
+    """Every picture of the records, in order, and its file name."""
+    for record in records:
+        for number, picture in enumerate(record.pictures):
+            place = f"-{number}" if len(record.pictures) > 1 else ""
+            yield f"{record.id}{place}.{'gif' if picture.is_video else suffix}", picture
+
+
+def _as_dicts(records: Sequence[Record], paths: Sequence[str]) -> list[dict]:
+    remaining = iter(paths)
+    return [
+        {"id": record.id, **_media(record, remaining), "conversations": record.conversations()}
+        for record in records
+    ]
+
+
+def _media(record: Record, paths: Iterator[str]) -> dict[str, str | list[str]]:
+    """The ``image`` or ``video`` key of a record; a lone path is not put into a list."""
+    own = [next(paths) for _ in record.pictures]
+    if not own:
+        return {}
+    key = "video" if record.pictures[0].is_video else "image"
+    return {key: own[0] if len(own) == 1 else own}
+
+
+def _question(record: Record, paths: Iterator[str]) -> dict:
+    ((question, answer),) = record.pairs
+    return {
+        "id": record.id,
+        "type": record.kind,
+        **_media(record, paths),
+        "question": question,
+        "answer": answer,
+    }
+
+
+def _add_to_tar(tar: tarfile.TarFile, path: str, content: bytes) -> None:
+    member = tarfile.TarInfo(path)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def _write_list(file: Path, values: Sequence[dict]) -> None:
+    file.write_text("[\n" + ",\n".join(map(json.dumps, values)) + "\n]\n")
+
+
+def _write_lines(file: Path, values: Sequence[dict]) -> None:
+    file.write_text("".join(f"{json.dumps(value)}\n" for value in values))

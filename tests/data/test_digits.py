@@ -1,0 +1,264 @@
+"""The embedded data set: formats as published, held-out digits unseen in training, answers that are right."""
+
+import io
+import json
+import tarfile
+import zipfile
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from data.digits import bpe, corpus, glyphs, maps, preparation, questions, records, scenes
+from lladav.errors import UserError
+from lladav.images import ViewGeometry, token_count, view_count
+from lladav.samples import VisualKind
+from lladav.text import SYSTEM_PROMPT, ChatTokenizer, messages_of
+
+SCALE = 0.01
+GEOMETRY = ViewGeometry(
+    tile=40, side=5, grid=6, shrink_above_views=4, frame_side=3, newline_per_frame_row=True
+)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("embedded") / "digits"
+    preparation.prepare(folder, scale=SCALE)
+    return folder
+
+
+def some_scenes(total: int = 200) -> list[scenes.Scene]:
+    rng = np.random.default_rng(5)
+    return [scenes.compose(rng, glyphs.training_pool()) for _ in range(total)]
+
+
+def test_a_stratified_fifth_is_held_out():
+    held_out, training = glyphs.held_out_pool(), glyphs.training_pool()
+    assert not set(held_out.indices) & set(training.indices)
+    assert len(held_out.indices) + len(training.indices) == 1797
+    for digit in range(10):
+        share = len(held_out.by_digit[digit]) / np.sum(glyphs.labels() == digit)
+        assert share == pytest.approx(0.2, abs=0.01)
+
+
+def test_no_training_picture_shows_a_held_out_digit(root: Path):
+    recorded = json.loads((root / "glyphs.json").read_text())
+    held_out = set(recorded["held_out"])
+    assert held_out == set(glyphs.held_out_pool().indices.tolist())
+    examined = {
+        path: set(shown) for path, shown in recorded["pictures"].items() if path.startswith("held_out/")
+    }
+    trained = {path: set(shown) for path, shown in recorded["pictures"].items() if path not in examined}
+    assert all(shown and not shown & held_out for shown in trained.values())
+    assert all(shown and shown <= held_out for shown in examined.values())
+
+
+def test_every_picture_on_disk_is_accounted_for(root: Path):
+    recorded = json.loads((root / "glyphs.json").read_text())["pictures"]
+    assert set(recorded) == set(_pictures_on_disk(root))
+
+
+def test_full_size_sets_draw_from_the_training_glyphs_only():
+    allowed = set(glyphs.training_pool().indices.tolist())
+    for make, _ in records.SETS.values():
+        for record in records.records(make, "any", 50, 1, glyphs.training_pool()):
+            assert all(set(picture.glyphs) <= allowed for picture in record.pictures)
+
+
+def test_same_seed_same_bytes_other_seed_other_bytes(root: Path, tmp_path: Path):
+    preparation.prepare(tmp_path / "again", scale=SCALE)
+    preparation.prepare(tmp_path / "other", seed=7, scale=SCALE)
+    for file in (path for path in root.rglob("*") if path.is_file()):
+        assert file.read_bytes() == (tmp_path / "again" / file.relative_to(root)).read_bytes(), file
+    tar = Path("mammoth_si/images_00.tar")
+    assert (root / tar).read_bytes() != (tmp_path / "other" / tar).read_bytes()
+
+
+def test_preparing_again_changes_nothing(root: Path):
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    preparation.prepare(root, scale=SCALE)
+    assert before == {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match="not an embedded data set"):
+        preparation.prepare(tmp_path, scale=SCALE)
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_llava_pretrain_layout(root: Path):
+    listed = json.loads((root / "llava_pretrain/annotations.json").read_text())
+    for record in listed:
+        assert Image.open(root / "llava_pretrain/images" / record["image"]).format == "JPEG"
+    _check_conversations(listed, images=1)
+
+
+@pytest.mark.parametrize("name", ["mammoth_si", "mammoth_ov"])
+def test_mammoth_vl_layout(root: Path, name: str):
+    listed = json.loads((root / f"{name}/annotations.json").read_text())
+    members: dict[str, bytes] = {}
+    for archive in (root / name).glob("*.tar"):
+        with tarfile.open(archive) as tar:
+            members |= {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+    assert {path for record in listed for path in _paths(record)} == set(members)
+    for record in listed:
+        _check_conversations([record], images=len(_paths(record)))
+        for path in _paths(record):
+            frames = getattr(Image.open(io.BytesIO(members[path])), "n_frames", 1)
+            assert (frames > 1) == ("video" in record)
+
+
+def test_one_vision_mixes_all_kinds_of_sample(root: Path):
+    listed = json.loads((root / "mammoth_ov/annotations.json").read_text())
+    assert any("video" in record for record in listed)
+    assert any(isinstance(record.get("image"), list) for record in listed)
+    assert any(isinstance(record.get("image"), str) for record in listed)
+    assert any("image" not in record and "video" not in record for record in listed)
+
+
+def test_visual_web_instruct_layout(root: Path):
+    lines = (root / "visualwebinstruct/annotations.jsonl").read_text().splitlines()
+    listed = [json.loads(line) for line in lines]
+    with zipfile.ZipFile(root / "visualwebinstruct/images.zip") as archive:
+        assert {record["image"] for record in listed} == set(archive.namelist())
+    _check_conversations(listed, images=1)
+    assert all("Answer: " in turn["value"] for record in listed for turn in record["conversations"][1::2])
+
+
+def test_llava_next_layout(root: Path):
+    (file,) = (root / "llava_next").glob("*.parquet")
+    listed = pq.read_table(file).to_pylist()
+    _check_conversations(listed, images=1)
+    for record in listed:
+        assert Image.open(io.BytesIO(record["image"]["bytes"])).format == "PNG"
+
+
+def test_at_least_five_hundred_held_out_questions_of_every_type(root: Path):
+    asked = [json.loads(line) for line in (root / "held_out/questions.jsonl").read_text().splitlines()]
+    assert len(asked) >= 500
+    totals = {kind: len(list(group)) for kind, group in groupby(asked, key=lambda item: item["type"])}
+    assert totals == records.HELD_OUT
+    for item in asked:
+        assert all((root / "held_out" / path).is_file() for path in _paths(item))
+        assert questions.is_correct(item["type"], item["answer"], item["answer"])
+        assert item["question"].count("<image>") == 0
+
+
+def test_canvases_need_different_tile_grids():
+    grids = {view_count(VisualKind.tiled, s.width, s.height, GEOMETRY) for s in some_scenes()}
+    assert grids >= {2, 3, 4, 5}
+
+
+def test_reading_order_is_from_left_to_right():
+    for scene in some_scenes():
+        for before, after in zip(scene.placed, scene.placed[1:], strict=False):
+            assert before.left + before.width <= after.left + 1
+
+
+def test_digits_are_dark_on_light_and_light_on_dark():
+    darker = [sum(scene.ink) < sum(scene.paper) for scene in some_scenes()]
+    assert 0.3 < np.mean(darker) < 0.7
+    assert all(abs(sum(scene.ink) - sum(scene.paper)) > 60 for scene in some_scenes())
+
+
+def test_ink_is_where_the_scene_says():
+    for scene in some_scenes(30):
+        far = np.abs(np.asarray(scenes.paint(scene), dtype=float) - scene.paper).mean(-1)
+        inside = np.zeros(far.shape, dtype=bool)
+        for item in scene.placed:
+            inside[item.top : item.top + item.height, item.left : item.left + item.width] = True
+        assert far[inside].mean() > far[~inside].mean() + 10
+
+
+def test_maps_have_one_label_per_visual_token():
+    for scene in some_scenes(50):
+        merged = maps.merged_map(scene, GEOMETRY)
+        size = scene.width, scene.height
+        tokens = token_count(VisualKind.tiled, *size, 1, GEOMETRY)
+        assert GEOMETRY.side**2 + merged.shape[0] * (merged.shape[1] + 1) == tokens
+        assert len(maps.view_maps(scene, GEOMETRY)) == view_count(VisualKind.tiled, *size, GEOMETRY)
+        text = corpus.picture_characters(records.Picture((scene,)), VisualKind.tiled, GEOMETRY)
+        assert len(text) == tokens
+
+
+def test_the_base_map_holds_the_digits_from_left_to_right():
+    seen = [maps.base_map(scene, GEOMETRY).T for scene in some_scenes(100)]
+    read = [labels[labels < maps.EMPTY].tolist() for labels in seen]
+    exact = [labels == scene.digits for labels, scene in zip(read, some_scenes(100), strict=True)]
+    assert np.mean(exact) > 0.9  # two digits rarely share a patch
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "expected", "right"),
+    [
+        ("read", "381", "381", True),
+        ("read", " 381\n", "381", True),
+        ("read", "38", "381", False),
+        ("read", "", "381", False),
+        ("parity", "odd", "even", False),
+        ("arithmetic", "3+8=11, 11+1=12. Answer: 12", "3+8=11, 11+1=12. Answer: 12", True),
+        ("arithmetic", "12", "3+8=11, 11+1=12. Answer: 12", True),
+        ("arithmetic", "3+8=12, 12+1=13. Answer: 13", "3+8=11, 11+1=12. Answer: 12", False),
+        ("arithmetic", "I do not know", "3+8=11. Answer: 11", False),
+    ],
+)
+def test_scoring(kind: str, answer: str, expected: str, right: bool):
+    assert questions.is_correct(kind, answer, expected) is right
+
+
+def test_answers_follow_from_the_digits():
+    rng = np.random.default_rng(0)
+    digits = [3, 8, 1]
+    for _ in range(50):
+        assert questions.read(digits, rng)[1] == "381"
+        assert questions.count(digits, rng)[1] == "3"
+        question, answer = questions.arithmetic(digits, rng)
+        wanted = {"Add all": "12", "Add the first": "4", "Subtract": "7"}
+        assert answer.endswith(
+            next(f"Answer: {n}" for start, n in wanted.items() if question.startswith(start))
+        )
+        for step in answer.replace("=", "==").split(". ")[0].split(", "):
+            assert "=" not in step or eval(step)
+        question, answer = questions.parity(digits, rng)
+        assert answer == ("even" if "second" in question else "odd")
+
+
+def test_tokenizer_splits_digits_and_knows_the_system_prompt(root: Path):
+    tokenizer = ChatTokenizer.load(root / "tokenizer")
+    assert len(tokenizer.encode(SYSTEM_PROMPT)) == len(SYSTEM_PROMPT.split()) + SYSTEM_PROMPT.count(".") + 1
+    assert len(tokenizer.encode("3817")) == 4
+    assert tokenizer.decode(tokenizer.encode("3+8=11, naïve <|eot_id|>")) == "3+8=11, naïve <|eot_id|>"
+    assert tokenizer.ids == bpe.special_ids()
+    assert tokenizer.encode("\n\nfirst")[:1] == tokenizer.encode("\n\n")
+
+
+def _paths(record: dict) -> list[str]:
+    media = record.get("image", record.get("video", []))
+    return [media] if isinstance(media, str) else media
+
+
+def _check_conversations(listed: list[dict], images: int) -> None:
+    for record in listed:
+        messages = messages_of(record["conversations"])
+        assert sum(message.content.count("<image>") for message in messages) == images
+        assert [m.role for m in messages[1:]] == ["user", "assistant"] * (len(messages) // 2)
+
+
+def _pictures_on_disk(root: Path) -> list[str]:
+    loose = [path for path in root.rglob("*") if path.suffix in {".jpg", ".png", ".gif"}]
+    found = [path.relative_to(root).as_posix() for path in loose]
+    for archive in root.rglob("*.tar"):
+        with tarfile.open(archive) as tar:
+            found += [f"{archive.relative_to(root).as_posix()}!{name}" for name in tar.getnames()]
+    for archive in root.rglob("*.zip"):
+        with zipfile.ZipFile(archive) as opened:
+            found += [f"{archive.relative_to(root).as_posix()}!{name}" for name in opened.namelist()]
+    for table in root.rglob("*.parquet"):
+        paths = [image["path"] for image in pq.read_table(table)["image"].to_pylist()]
+        found += [f"{table.relative_to(root).as_posix()}!{path}" for path in paths]
+    return found
