@@ -1,0 +1,138 @@
+"""The text side of a record: template, suffix, and the cut at the longest length.
+
+Everything here is decided from sizes; no picture is decoded. A cut never goes through the tokens of an image:
+it falls before it, and the image is dropped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from data.preparation import Preparation
+from data.records import BadSample, Reason, Record
+from lladav.errors import UserError
+from lladav.images import token_count
+from lladav.samples import IGNORED, IMAGE_PLACEHOLDER, Encoded, VisualKind
+from lladav.schema import ImageMode, Suffix, Template
+from lladav.text import (
+    IMAGE_MARK,
+    ChatTokenizer,
+    Message,
+    encode_chat,
+    encode_plain,
+    image_marks,
+    messages_of,
+)
+
+VIDEO_MARK = "<video>"
+
+
+@dataclass(frozen=True)
+class VisualSize:
+    """What the number of tokens of an image or clip follows from."""
+
+    kind: VisualKind
+    width: int
+    height: int
+    views: int
+
+
+@dataclass(frozen=True)
+class EncodedRecord:
+    """The text as far as it is kept, how many of the visuals are, and whether anything was cut off."""
+
+    text: Encoded
+    visuals: int
+    visual_tokens: int
+    was_cut: bool
+
+    @property
+    def length(self) -> int:
+        """Tokens in all."""
+        return len(self.text.input_ids) - self.visuals + self.visual_tokens
+
+
+class Encoder:
+    """Turns records into token ids as the stage wants them."""
+
+    def __init__(self, preparation: Preparation) -> None:
+        self._preparation = preparation
+        self._tokenizer = ChatTokenizer.load(preparation.tokenizer)
+
+    def kind_of(self, record: Record) -> VisualKind:
+        """How each of the record's pictures becomes tokens."""
+        if record.is_video:
+            return VisualKind.video
+        if len(record.media) > 1:
+            return VisualKind.padded
+        return VisualKind.square if self._preparation.images is ImageMode.square else VisualKind.tiled
+
+    def draws_suffix(self, source: int, sample_id: str) -> bool:
+        """Whether the record's human turns get the suffix of its source; follows from seed and id alone."""
+        suffix = self._suffix(source)
+        return suffix is not None and unit_hash(self._preparation.seed, sample_id) < suffix.probability
+
+    def encode(
+        self, record: Record, source: int, suffixed: bool, sizes: Sequence[VisualSize]
+    ) -> EncodedRecord:
+        """Token ids of a record of the source with this number.
+
+        Raises ``BadSample`` for marks that do not match the pictures and for an answer that is cut off whole.
+        """
+        suffix = self._suffix(source) if suffixed else None
+        messages = self._messages(record, suffix.text if suffix else "")
+        marks = image_marks(messages)
+        if marks != len(sizes):
+            raise BadSample(
+                Reason.image_count, f"{marks} {IMAGE_MARK} marks for {len(sizes)} images or videos"
+            )
+        geometry = self._preparation.geometry
+        tokens = [token_count(s.kind, s.width, s.height, s.views, geometry) for s in sizes]
+        encoded = cut(self._encode(messages), tokens, self._preparation.max_length)
+        if not np.any(encoded.text.answer & (encoded.text.labels != IGNORED)):
+            raise BadSample(
+                Reason.answer_cut, f"no token of an answer lies within {self._preparation.max_length} tokens"
+            )
+        return encoded
+
+    def _suffix(self, source: int) -> Suffix | None:
+        return self._preparation.suffixes.get(self._preparation.sources[source].name)
+
+    def _messages(self, record: Record, suffix: str) -> list[Message]:
+        try:
+            messages = messages_of(record.conversations)
+        except UserError as error:
+            raise BadSample(Reason.bad_record, str(error)) from None
+        return [_dressed(message, suffix, record.is_video) for message in messages]
+
+    def _encode(self, messages: Sequence[Message]) -> Encoded:
+        if self._preparation.template is Template.plain:
+            return encode_plain(messages, self._tokenizer)
+        return encode_chat(messages, self._tokenizer, self._preparation.supervise, self._preparation.eos_tail)
+
+
+def cut(text: Encoded, visual_tokens: Sequence[int], max_length: int) -> EncodedRecord:
+    """The longest beginning of a conversation within ``max_length`` tokens, visual ones included."""
+    weights = np.ones(len(text.input_ids), np.int64)
+    weights[text.input_ids == IMAGE_PLACEHOLDER] = visual_tokens
+    kept = int(np.searchsorted(np.cumsum(weights), max_length, side="right"))
+    if kept < len(weights):
+        text = Encoded(*(getattr(text, field.name)[:kept] for field in fields(Encoded)))
+    visuals = int(np.count_nonzero(text.input_ids == IMAGE_PLACEHOLDER))
+    return EncodedRecord(text, visuals, sum(visual_tokens[:visuals]), kept < len(weights))
+
+
+def unit_hash(seed: int, sample_id: str) -> float:
+    """A number in [0, 1) that follows from seed and id alone."""
+    digest = hashlib.blake2b(f"{seed}:{sample_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") / 2**64
+
+
+def _dressed(message: Message, suffix: str, is_video: bool) -> Message:
+    """A video may be marked as such; the suffix goes to the user's turns."""
+    content = message.content.replace(VIDEO_MARK, IMAGE_MARK) if is_video else message.content
+    return Message(message.role, content + suffix if message.role == "user" else content)

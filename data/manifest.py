@@ -1,0 +1,186 @@
+"""The manifest: one row for each usable sample of a stage, made once and kept on disk.
+
+It is keyed by everything that its samples follow from, so a folder that exists is right as it is: it appears
+whole or not at all, and is never changed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, lru_cache
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from data.preparation import Preparation
+from data.quarantine import check_budget
+from data.scanning import SCHEMA, Scan, read_preparation, scan_chunk, write_orders
+from data.sources.annotations import chunks
+from data.sources.archives import index_name, write_index
+from lladav.errors import UserError
+from lladav.schema import Config
+
+FOLDER = ".manifests"
+TABLE, SUMMARY, QUARANTINE = "samples.arrow", "summary.json", "quarantine.jsonl"
+
+Mapper = Callable[..., Iterable[Any]]
+"""Like ``map``: applies a function to elements of iterables, in order; may work ahead in other processes."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Counts over all sources: records, usable samples, those cut at the end, views, rejects by reason."""
+
+    records: int
+    samples: int
+    cut: int
+    views: int
+    reasons: dict[str, int] = field(default_factory=dict)
+
+
+class Manifest:
+    """The samples of a stage. Rows are mapped from disk, so that opening costs nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.summary = Summary(**json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
+        self.preparation: Preparation = read_preparation(folder)
+        table = pa.ipc.open_file(pa.memory_map(str(folder / TABLE))).read_all()
+        self._lengths = table["length"]
+        self._batches = [batch for batch in table.to_batches() if batch.num_rows]
+        self._ends = np.cumsum([batch.num_rows for batch in self._batches], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return self.summary.samples
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each sample, visual ones included (int32)."""
+        return self._lengths.to_numpy()
+
+    @property
+    def quarantine(self) -> Path:
+        """The file of the records that were left out."""
+        return self.folder / QUARANTINE
+
+    @property
+    def mean_sample_bytes(self) -> float:
+        """Bytes of pixels that a sample has on average."""
+        return self.summary.views / max(1, len(self)) * 3 * self.preparation.geometry.tile**2
+
+    def row(self, index: int) -> dict[str, Any]:
+        """The columns of one sample."""
+        batch = int(np.searchsorted(self._ends, index, side="right"))
+        start = int(self._ends[batch - 1]) if batch else 0
+        return self._batches[batch].slice(index - start, 1).to_pylist()[0]
+
+
+@lru_cache(4)
+def open_manifest(folder: str) -> Manifest:
+    """The manifest in a folder, opened once in each process."""
+    return Manifest(Path(folder))
+
+
+def manifest_for(config: Config, cache: Path | None = None, mapper: Mapper = map) -> Manifest:
+    """The manifest of the configured stage, made now unless it is in ``cache``.
+
+    ``cache`` is by default a folder in ``data.root``, which every process that reads samples must see. Raises
+    ``UserError`` where a source is missing or damaged as a whole, where more records than
+    ``data.bad_sample_budget`` allows cannot be used, and where none can.
+    """
+    preparation = Preparation.of(config)
+    cache = cache or Path(preparation.root) / FOLDER
+    folder = cache / preparation.key()
+    if not folder.is_dir():
+        _make(folder, preparation, mapper)
+    manifest = open_manifest(str(folder))
+    summary = manifest.summary
+    check_budget(summary.reasons, summary.records, config.data.bad_sample_budget, manifest.quarantine)
+    if not len(manifest):
+        names = ", ".join(config.stage.sources)
+        raise UserError(f"stage.sources: no usable record in {names}; prepare the data again")
+    return manifest
+
+
+def _make(folder: Path, preparation: Preparation, mapper: Mapper) -> None:
+    partial = _partial_folder(folder)
+    try:
+        write_orders(partial, preparation, _indexes(folder.parent, preparation, mapper))
+        scans = mapper(scan_chunk, repeat(str(partial)), chunks(preparation.sources))
+        summary = _write(partial, scans)
+        (partial / SUMMARY).write_text(json.dumps(asdict(summary), indent=1), encoding="utf-8")
+        _publish(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _partial_folder(folder: Path) -> Path:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
+    except OSError as error:
+        raise UserError(
+            f"{folder.parent}: the manifest cannot be written there ({error.strerror}); make it writable"
+        ) from None
+
+
+def _publish(partial: Path, folder: Path) -> None:
+    """Let the manifest appear; another process that made the same one may have been first."""
+    try:
+        partial.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+
+
+def _indexes(cache: Path, preparation: Preparation, mapper: Mapper) -> dict[str, str]:
+    """The index file of each source that has archives; made where it is not there, shared between stages."""
+    indexes = {}
+    for source in preparation.sources:
+        if source.archives:
+            file = cache / index_name(source.archives)
+            if not file.is_file():
+                _write_index(source.archives, file, mapper)
+            indexes[source.name] = str(file)
+    return indexes
+
+
+def _write_index(archives: Sequence[str], file: Path, mapper: Mapper) -> None:
+    partial = file.with_name(f"{file.name}.partial-{os.getpid()}")
+    try:
+        write_index(archives, partial, mapper)
+        partial.rename(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write(folder: Path, scans: Iterable[Scan]) -> Summary:
+    """Write rows and rejects as they come."""
+    counts, reasons = Counter(), Counter()
+    with (
+        pa.OSFile(str(folder / TABLE), "wb") as sink,
+        pa.ipc.new_file(sink, SCHEMA) as writer,
+        (folder / QUARANTINE).open("w", encoding="utf-8") as quarantine,
+    ):
+        for scan in scans:
+            writer.write_table(scan.table)
+            quarantine.writelines(reject.to_line() for reject in scan.rejects)
+            reasons.update(reject.reason for reject in scan.rejects)
+            counts.update(_counts(scan))
+    samples, rejects = counts["samples"], sum(reasons.values())
+    return Summary(samples + rejects, samples, counts["cut"], counts["views"], dict(reasons))
+
+
+def _counts(scan: Scan) -> dict[str, int]:
+    table = scan.table
+    views = sum(int(np.sum(chunk.values.to_numpy())) for chunk in table["views"].chunks)
+    return {"samples": len(table), "cut": sum(table["was_cut"].to_pylist()), "views": views}

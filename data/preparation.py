@@ -1,0 +1,101 @@
+"""What the samples of a stage follow from: the settings that decide how a record becomes tokens and views.
+
+Whatever is in here is part of the manifest's key; settings that only decide how samples are batched are not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data.sources.locations import SourceFiles, source_files
+from lladav.errors import UserError
+from lladav.images import ViewGeometry
+from lladav.schema import Config, ImageMode, SourceFormat, Suffix, Supervise, Template
+from lladav.text import SYSTEM_PROMPT
+
+VERSION = 1
+"""Raised when the same settings give other samples or another manifest."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Sources, tokenizer, template and geometry of a stage; paths are absolute."""
+
+    root: str
+    sources: list[SourceFiles]
+    tokenizer: str
+    geometry: ViewGeometry
+    frames_per_second: float
+    max_frames: int
+    images: ImageMode
+    template: Template
+    supervise: Supervise
+    eos_tail: int
+    max_length: int
+    suffixes: dict[str, Suffix]
+    seed: int
+
+    @classmethod
+    def of(cls, config: Config) -> Preparation:
+        """Raises ``UserError`` where a source or the tokenizer is not there."""
+        stage, images = config.stage, config.model.images
+        return cls(
+            root=str(Path(config.data.root).absolute()),
+            sources=source_files(config),
+            tokenizer=str(Path(config.model.tokenizer).absolute()),
+            geometry=ViewGeometry.of(config.model),
+            frames_per_second=images.frames_per_second,
+            max_frames=images.max_frames,
+            images=stage.images,
+            template=stage.template,
+            supervise=config.objective.supervise,
+            eos_tail=config.objective.eos_tail,
+            max_length=stage.max_length,
+            suffixes=stage.suffixes,
+            seed=config.train.seed if stage.suffixes else 0,
+        )
+
+    def key(self) -> str:
+        """Hash over the settings and over size and time of every file behind them."""
+        text = json.dumps(
+            [VERSION, SYSTEM_PROMPT, self.to_json(), list(self._fingerprints())], sort_keys=True
+        )
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, which ``from_json`` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Preparation:
+        typed = {
+            "sources": [_source(source) for source in values["sources"]],
+            "geometry": ViewGeometry(**values["geometry"]),
+            "images": ImageMode(values["images"]),
+            "template": Template(values["template"]),
+            "supervise": Supervise(values["supervise"]),
+            "suffixes": {name: Suffix(**suffix) for name, suffix in values["suffixes"].items()},
+        }
+        return cls(**values | typed)
+
+    def _fingerprints(self) -> Iterator[tuple[str, int, int]]:
+        for source in self.sources:
+            for path in (*source.annotations, *source.archives, source.folder or source.annotations[0]):
+                status = Path(path).stat()
+                yield path, status.st_size, status.st_mtime_ns
+        file = Path(self.tokenizer) / "tokenizer.json"
+        if not file.is_file():
+            raise UserError(
+                f"{file}: no such tokenizer; point model.tokenizer at a folder that holds tokenizer.json"
+            )
+        yield hashlib.sha256(file.read_bytes()).hexdigest(), 0, 0
+
+
+def _source(values: dict[str, Any]) -> SourceFiles:
+    lists = {key: tuple(values[key]) for key in ("annotations", "archives")}
+    return SourceFiles(**values | lists | {"format": SourceFormat(values["format"])})

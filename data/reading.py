@@ -1,0 +1,92 @@
+"""From a row of the manifest to a sample: the record is read again, its pictures decoded and tiled.
+
+Needs no Ray: the pipeline's tasks, tests and evaluation use it alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from io import BytesIO
+from typing import Any
+
+from data.encoding import Encoder, VisualSize
+from data.manifest import Manifest, open_manifest
+from data.quarantine import Reject
+from data.records import BadSample, Reason, Record, parse
+from data.sources.annotations import read_record
+from data.sources.archives import Place
+from data.sources.media import MediaStore, shown
+from data.sources.pictures import clip_header, decode_clip, decode_image
+from lladav.images import prepare_image, prepare_video, sample_frames
+from lladav.samples import Sample, Visual, VisualKind
+
+
+class SampleReader:
+    """Reads samples of a manifest in any order."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._preparation = manifest.preparation
+        self._encoder = Encoder(manifest.preparation)
+        self._stores = [MediaStore(source) for source in manifest.preparation.sources]
+
+    def read(self, index: int) -> Sample:
+        """The sample in this row; raises ``BadSample`` where a picture turns out to be damaged."""
+        row = self._manifest.row(index)
+        record = self._record(row)
+        sizes = [VisualSize(VisualKind(kind), *rest) for kind, *rest in _zipped(row, VisualSize)]
+        encoded = self._encoder.encode(record, row["source"], row["suffix"], sizes)
+        pictures = list(zip(record.media, _zipped(row, Place), sizes, strict=True))[: encoded.visuals]
+        visuals = [
+            self._visual(row["source"], medium, Place(*place), size) for medium, place, size in pictures
+        ]
+        return Sample(row["id"], encoded.text, visuals)
+
+    def reject(self, index: int, bad: BadSample) -> Reject:
+        """What goes to quarantine of a sample that could not be read."""
+        row = self._manifest.row(index)
+        source = self._preparation.sources[row["source"]]
+        where = f"{source.annotations[row['file']]}, {row['position']}:{row['extent']}"
+        return Reject(source.name, row["id"], "", where, bad.reason.value, bad.detail)
+
+    def _record(self, row: dict[str, Any]) -> Record:
+        source = self._preparation.sources[row["source"]]
+        place = row["position"], row["extent"]
+        return parse(read_record(source.annotations[row["file"]], source.format, *place))
+
+    def _visual(self, source: int, medium: str | bytes, place: Place, size: VisualSize) -> Visual:
+        content, name = self._stores[source].read(medium, place), shown(medium)
+        visual = (
+            self._clip(content, name) if size.kind is VisualKind.video else self._image(content, name, size)
+        )
+        if (visual.width, visual.height, len(visual.views)) != (size.width, size.height, size.views):
+            raise BadSample(Reason.bad_image, f"{name} is not what it was when the manifest was made")
+        return visual
+
+    def _image(self, content: bytes, name: str, size: VisualSize) -> Visual:
+        return prepare_image(decode_image(content, name), size.kind, self._preparation.geometry)
+
+    def _clip(self, content: bytes, name: str) -> Visual:
+        clip = clip_header(BytesIO(content), name)
+        rate, limit = self._preparation.frames_per_second, self._preparation.max_frames
+        frames = sample_frames(clip.frames, clip.rate, rate, limit)
+        return prepare_video(decode_clip(content, frames, name), self._preparation.geometry)
+
+
+@lru_cache(4)
+def open_reader(folder: str) -> SampleReader:
+    """A reader of the manifest in a folder, made once in each process."""
+    return SampleReader(open_manifest(folder))
+
+
+def read_samples(manifest: Manifest, indices: Iterable[int]) -> Iterator[Sample]:
+    """The samples in these rows, one after the other; a damaged one raises ``BadSample``."""
+    reader = open_reader(str(manifest.folder))
+    for index in indices:
+        yield reader.read(int(index))
+
+
+def _zipped(row: dict[str, Any], kind: type) -> list[tuple]:
+    """The pictures' values of the columns that are called after the fields of ``kind``."""
+    return list(zip(*(row[name] for name in kind.__annotations__), strict=True))

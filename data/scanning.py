@@ -1,0 +1,168 @@
+"""One pass over a chunk of records: what the plan needs to know of each sample, and what must be left out.
+
+Opens headers of pictures, never their pixels.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from data.encoding import Encoder, VisualSize
+from data.preparation import Preparation
+from data.quarantine import Reject
+from data.records import BadSample, Record, parse, record_id
+from data.sources.annotations import Chunk, Raw, read_chunk
+from data.sources.archives import Place
+from data.sources.media import MediaStore, shown
+from data.sources.pictures import clip_header, image_size
+from lladav.images import sample_frames, view_count
+from lladav.samples import IGNORED, VisualKind
+
+ORDERS = "preparation.json"
+"""The file in a manifest's folder that says how its samples are made."""
+
+SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "source": pa.int16(),
+        "file": pa.int32(),
+        "position": pa.int64(),
+        "extent": pa.int64(),
+        "kind": pa.list_(pa.int8()),
+        "width": pa.list_(pa.int32()),
+        "height": pa.list_(pa.int32()),
+        "views": pa.list_(pa.int32()),
+        "archive": pa.list_(pa.int32()),
+        "offset": pa.list_(pa.int64()),
+        "size": pa.list_(pa.int64()),
+        "deflated": pa.list_(pa.bool_()),
+        "text_tokens": pa.int32(),
+        "visual_tokens": pa.int32(),
+        "length": pa.int32(),
+        "supervised": pa.int32(),
+        "suffix": pa.bool_(),
+        "was_cut": pa.bool_(),
+    }
+)
+"""A row for each sample. The lists have an element for each picture of the record, kept by the cut or not."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Rows of the samples that can be used, and the others."""
+
+    table: pa.Table
+    rejects: list[Reject]
+
+
+def write_orders(folder: Path, preparation: Preparation, indexes: dict[str, str]) -> None:
+    """Tell the processes that scan and read what to do; ``indexes``: by source, the file of its archives."""
+    orders = {"preparation": preparation.to_json(), "indexes": indexes}
+    (folder / ORDERS).write_text(json.dumps(orders, indent=1), encoding="utf-8")
+
+
+def read_preparation(folder: Path) -> Preparation:
+    """How the samples of a manifest are made."""
+    return Preparation.from_json(json.loads((folder / ORDERS).read_text(encoding="utf-8"))["preparation"])
+
+
+def scan_chunk(folder: str, chunk: Chunk) -> Scan:
+    """Scan one chunk by the orders in ``folder``; can run in any process."""
+    return _scanner(folder).scan(chunk)
+
+
+@lru_cache(2)
+def _scanner(folder: str) -> Scanner:
+    return Scanner(Path(folder))
+
+
+class Scanner:
+    """Looks at records without decoding pictures."""
+
+    def __init__(self, folder: Path) -> None:
+        orders = json.loads((folder / ORDERS).read_text(encoding="utf-8"))
+        self._preparation = Preparation.from_json(orders["preparation"])
+        self._encoder = Encoder(self._preparation)
+        self._stores = [MediaStore(s, orders["indexes"].get(s.name)) for s in self._preparation.sources]
+
+    def scan(self, chunk: Chunk) -> Scan:
+        """The rows of a chunk's samples, in order, and its rejects."""
+        rows, rejects = [], []
+        for number, raw in enumerate(read_chunk(chunk)):
+            try:
+                rows.append(self._row(chunk, number, raw))
+            except BadSample as bad:
+                rejects.append(self._reject(chunk, number, raw, bad))
+        return Scan(pa.Table.from_pylist(rows, SCHEMA), rejects)
+
+    def _row(self, chunk: Chunk, number: int, raw: Raw) -> dict[str, Any]:
+        record, sample = parse(raw), self._sample_id(chunk, number)
+        places = [self._stores[chunk.source].locate(medium) for medium in record.media]
+        sizes = [self._size(chunk.source, record, *pair) for pair in zip(record.media, places, strict=True)]
+        suffix = self._encoder.draws_suffix(chunk.source, sample)
+        encoded = self._encoder.encode(record, chunk.source, suffix, sizes)
+        return {
+            "id": sample,
+            "source": chunk.source,
+            "file": chunk.file,
+            "position": int(chunk.positions[number]),
+            "extent": int(chunk.extents[number]),
+            **_columns(VisualSize, sizes),
+            **_columns(Place, places),
+            "text_tokens": encoded.length - encoded.visual_tokens,
+            "visual_tokens": encoded.visual_tokens,
+            "length": encoded.length,
+            "supervised": int(np.count_nonzero(encoded.text.labels != IGNORED)),
+            "suffix": suffix,
+            "was_cut": encoded.was_cut,
+        }
+
+    def _size(self, source: int, record: Record, medium: str | bytes, place: Place) -> VisualSize:
+        kind, geometry = self._encoder.kind_of(record), self._preparation.geometry
+        with self._stores[source].stream(medium, place) as stream:
+            if kind is not VisualKind.video:
+                width, height = image_size(stream, shown(medium))
+                return VisualSize(kind, width, height, view_count(kind, width, height, geometry))
+            clip = clip_header(stream, shown(medium))
+        rate, limit = self._preparation.frames_per_second, self._preparation.max_frames
+        return VisualSize(
+            kind, clip.width, clip.height, len(sample_frames(clip.frames, clip.rate, rate, limit))
+        )
+
+    def _sample_id(self, chunk: Chunk, number: int) -> str:
+        """The source, its file and the record's index there: unlike the record's own id, surely unique."""
+        path = Path(chunk.path)
+        root = Path(self._preparation.root)
+        told = path.relative_to(root) if path.is_relative_to(root) else path
+        name = self._preparation.sources[chunk.source].name
+        return f"{name}:{told.as_posix()}#{chunk.first + number}"
+
+    def _reject(self, chunk: Chunk, number: int, raw: Raw, bad: BadSample) -> Reject:
+        return Reject(
+            source=self._preparation.sources[chunk.source].name,
+            sample=self._sample_id(chunk, number),
+            record=_id_of(raw),
+            where=chunk.place(number),
+            reason=bad.reason.value,
+            detail=bad.detail,
+        )
+
+
+def _columns(kind: type, values: list[Any]) -> dict[str, list[Any]]:
+    """Objects with the same fields as one list for each field."""
+    return {name: [getattr(value, name) for value in values] for name in kind.__annotations__}
+
+
+def _id_of(raw: Raw) -> str:
+    """The record's own id, if it can be read."""
+    try:
+        return record_id(json.loads(raw) if isinstance(raw, bytes) else raw)
+    except ValueError:
+        return ""
