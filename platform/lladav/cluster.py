@@ -1,0 +1,248 @@
+"""Connecting to Ray, and starting a private Ray; the only library file that imports ray.
+
+Nothing here touches another Ray on the machine: a Ray that we start has its own folder and ports, and ending
+it ends its own processes alone, known by that folder's name in their environment. It asks for no token: it
+is meant for a machine whose network is trusted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+
+from lladav.schema import ClusterConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+"""Folder that holds platform/, train/, data/ and serve/."""
+
+SHORT_FOLDER = "/tmp"
+"""Sockets live in Ray's folder, and a socket's path has at most 107 bytes: ``TMPDIR`` may be too long."""
+
+STORE_FRACTION, STORE_LEAST, STORE_MOST = 0.1, 128 * 2**20, 8 * 2**30
+"""Object store of a Ray of ours: a fraction of the memory, within bounds in bytes."""
+
+READY_SECONDS, STOP_SECONDS, POLL_SECONDS = 120, 8, 0.2
+
+PORT_OPTIONS = (
+    "--port",
+    "--dashboard-port",
+    "--ray-client-server-port",
+    "--dashboard-agent-listen-port",
+    "--dashboard-agent-grpc-port",
+    "--metrics-export-port",
+    "--runtime-env-agent-port",
+    "--node-manager-port",
+    "--object-manager-port",
+)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A running private Ray: where drivers, jobs and browsers find it."""
+
+    address: str
+    """host:port for ``ray.init``."""
+    dashboard: str
+    """http:// address for ``ray job submit --address`` and for a browser."""
+    folder: Path
+    """Ray's sessions and logs; gone when the head is."""
+    environment: dict[str, str]
+    """Environment for commands that talk to this Ray."""
+
+
+@contextlib.contextmanager
+def connect(cluster: ClusterConfig) -> Iterator[None]:
+    """Be connected to Ray: the one named, the one that runs this job, or one of our own for the time being.
+
+    A connection that exists already is used and left as it is.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        address = cluster.address or os.environ.get("RAY_ADDRESS")
+        options: dict[str, Any] = {"address": address} if address else _own_ray(cluster, stack)
+        ray.init(**options, runtime_env=runtime_env(), log_to_driver=True)
+        stack.callback(ray.shutdown)
+        yield
+
+
+def runtime_env() -> dict[str, Any]:
+    """Environment in which workers find the packages.
+
+    ``platform`` is relative on purpose: Ray starts workers inside an uploaded folder, and without it a copy
+    baked into an image would win over the upload.
+    """
+    return {"env_vars": {"PYTHONPATH": f"platform:{ROOT / 'platform'}:{ROOT}"}}
+
+
+@contextlib.contextmanager
+def local_head(cpus: int | None = None, object_store_bytes: int | None = None) -> Iterator[Head]:
+    """A private Ray head with a job server, alive as long as the block; jobs start in the project's folder.
+
+    Raises ``RuntimeError`` with the end of Ray's output where the head does not come up.
+    """
+    with _own_folder() as folder, _interrupted_by_termination():
+        ports, environment = _free_ports(len(PORT_OPTIONS)), _environment(folder)
+        command = _head_command(folder, ports, cpus, object_store_bytes or _store_bytes())
+        process = _start(command, environment, folder / "start.log")
+        try:
+            head = _head(folder, ports, environment)
+            _wait_until_ready(process, head)
+            yield head
+        finally:
+            _end(process, folder)
+
+
+def _head_command(folder: Path, ports: list[int], cpus: int | None, store_bytes: int) -> list[str]:
+    chosen = [f"{option}={port}" for option, port in zip(PORT_OPTIONS, ports, strict=True)]
+    return [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
+        *("--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--include-dashboard=true"),
+        *(f"--temp-dir={folder}", f"--num-cpus={cpus or _cores()}", f"--object-store-memory={store_bytes}"),
+        *chosen,
+    ]
+
+
+def _head(folder: Path, ports: list[int], environment: dict[str, str]) -> Head:
+    gcs, dashboard, *_ = ports
+    url = f"http://127.0.0.1:{dashboard}"
+    return Head(f"127.0.0.1:{gcs}", url, folder, {**environment, "RAY_API_SERVER_ADDRESS": url})
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Ours, with nothing that points to another Ray; ``RAY_TMPDIR`` marks every process that inherits it."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    return inherited | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "RAY_TMPDIR": str(folder),
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _start(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command, env=environment, cwd=ROOT, stdout=output, stderr=output, start_new_session=True
+        )
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], head: Head) -> None:
+    """Until the node is alive: the dashboard answers long before jobs can start."""
+    deadline = time.monotonic() + READY_SECONDS
+    while not _has_node(head.dashboard):
+        if process.poll() is not None or time.monotonic() > deadline:
+            end = " ".join((head.folder / "start.log").read_text(errors="replace").split())[-800:]
+            raise RuntimeError(f"the private Ray did not come up within {READY_SECONDS} s: {end}")
+        time.sleep(POLL_SECONDS)
+
+
+def _has_node(dashboard: str) -> bool:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(f"{dashboard}/nodes?view=summary", timeout=5) as reply:
+            nodes = json.load(reply)["data"]["summary"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return any(node["raylet"].get("state") == "ALIVE" for node in nodes)
+
+
+def _end(process: subprocess.Popen[bytes], folder: Path) -> None:
+    """Ask the head to stop, then kill what is left of it."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_SECONDS)
+    deadline = time.monotonic() + STOP_SECONDS
+    while (left := _processes_of(folder)) and time.monotonic() < deadline:
+        for each in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+        time.sleep(POLL_SECONDS)
+    process.wait()
+
+
+def _processes_of(folder: Path) -> list[psutil.Process]:
+    return [p for p in psutil.process_iter() if p.pid != os.getpid() and _ray_folder(p) == str(folder)]
+
+
+def _ray_folder(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get("RAY_TMPDIR")
+    except (psutil.Error, OSError):
+        return None
+
+
+@contextlib.contextmanager
+def _own_folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="lladav-", dir=SHORT_FOLDER))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _interrupted_by_termination() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the block as an exception, so that what was started is ended too."""
+
+    def leave(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    try:
+        before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    except ValueError:  # not the main thread: signals are not ours to handle
+        before = {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _own_ray(cluster: ClusterConfig, stack: contextlib.ExitStack) -> dict[str, Any]:
+    """Options of ``ray.init`` for a Ray that lives in this process's children and ends with it."""
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    needed = math.ceil(cluster.workers * cluster.cpus_per_worker) + 1  # one for reading data
+    return {
+        "address": "local",
+        "include_dashboard": False,
+        "num_cpus": max(_cores(), needed),
+        "object_store_memory": _store_bytes(),
+        "_temp_dir": str(stack.enter_context(_own_folder())),
+        "_node_ip_address": "127.0.0.1",
+    }
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _store_bytes() -> int:
+    return round(min(STORE_MOST, max(STORE_LEAST, STORE_FRACTION * psutil.virtual_memory().total)))
