@@ -39,7 +39,7 @@ class PackedAttention:
         self.lengths = list(lengths)
         self.masks = [segment_mask(pattern, length, turns) for length, turns in self._segments(turns_T)]
 
-    def __call__(self, layer: int, query_THD: Tensor, key_THD: Tensor, value_THD: Tensor) -> Tensor:
+    def __call__(self, layer: int, query_THD: Tensor, key_THD: Tensor, value_THD: Tensor) -> Tensor:  # noqa: ARG002
         heads = query_THD, key_THD, value_THD
         if self._flash(query_THD):
             return self._varlen(*heads)

@@ -44,9 +44,9 @@ class VisionTower(nn.Module):
     def checkpoint_activations(self, enabled: bool) -> None:
         """Keep only each layer's input for the backward pass."""
         if enabled:
-            self.vision_model.gradient_checkpointing_enable({"use_reentrant": False})
+            self.vision_model.activation_checkpointing_enable({"use_reentrant": False})
         else:
-            self.vision_model.gradient_checkpointing_disable()
+            self.vision_model.activation_checkpointing_disable()
 
 
 def siglip_config(config: VisionConfig) -> SiglipVisionConfig:
