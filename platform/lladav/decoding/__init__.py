@@ -1,0 +1,1 @@
+"""Decoding by masked diffusion: options, canvas, reveal rules and the plain loop."""
