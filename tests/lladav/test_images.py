@@ -1,0 +1,171 @@
+"""Tiling, padding and the token counts that follow from a size."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from lladav.errors import UserError
+from lladav.images import (
+    PAD_GREY,
+    ViewGeometry,
+    choose_grid,
+    merge_geometry,
+    pad_to_square,
+    prepare_image,
+    prepare_video,
+    sample_frames,
+    token_count,
+    tokens_of,
+    view_count,
+)
+from lladav.model.llada_v import LLaDAV
+from lladav.samples import VisualKind
+from lladav.schema import ModelConfig
+from tests.lladav.build import noise_image, tiny_config
+
+PUBLISHED = ViewGeometry.of(ModelConfig())
+
+
+def test_golden_grids(golden: Any, released: LLaDAV) -> None:
+    expected = golden.cases["anyres_grid"]
+    sizes = {name: tuple(map(int, name.split("x"))) for name in expected}
+    assert {n: list(choose_grid(w, h, released.geometry)) for n, (w, h) in sizes.items()} == expected
+
+
+def test_golden_tiles(golden: Any, released: LLaDAV) -> None:
+    for name, expected in golden.cases["anyres_tokens"].items():
+        visual = prepare_image(golden_image(golden, name), VisualKind.tiled, released.geometry)
+        pixels = normalised(visual.views)
+        assert len(visual.views) == expected["tiles"], name
+        assert tokens_of(visual, released.geometry) == expected["image_tokens"], name
+        assert pixels.mean((1, 2, 3)).tolist() == pytest.approx(expected["tile_mean"], abs=1e-5), name
+        assert pixels.std((1, 2, 3)).tolist() == pytest.approx(expected["tile_std"], abs=1e-5), name
+
+
+def test_golden_pixels(golden: Any, released: LLaDAV) -> None:
+    recorded = {n: t for n, t in golden.tensors.items() if n.startswith("tiles.")}
+    assert recorded
+    for name, expected in recorded.items():
+        parts = re.fullmatch(r"tiles\.(.+)\.tile(\d+)_rows", name)
+        assert parts is not None, name
+        visual = prepare_image(golden_image(golden, parts[1]), VisualKind.tiled, released.geometry)
+        assert is_thinned(expected, normalised(visual.views[int(parts[2])])), name
+
+
+def is_thinned(recorded: Tensor, pixels: Tensor) -> bool:
+    """Whether the recorded pixels are every n-th row and column, for some n."""
+    strides = range(1, pixels.shape[-1] + 1)
+    thinned = (pixels[:, ::n, ::n] for n in strides)
+    return any(t.shape == recorded.shape and torch.allclose(t, recorded, atol=1e-5) for t in thinned)
+
+
+def golden_image(golden: Any, name: str) -> Image.Image:
+    return Image.open(golden.folder / "images" / f"{name}.png").convert("RGB")
+
+
+def normalised(views: np.ndarray) -> Tensor:
+    return torch.from_numpy(views).float() / 127.5 - 1
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "views", "tokens"),
+    [(384, 384, 2, 1485), (640, 480, 5, 2929), (1920, 1080, 16, 3649), (2048, 2048, 37, 3699)],
+)
+def test_published_token_counts(width: int, height: int, views: int, tokens: int) -> None:
+    assert view_count(VisualKind.tiled, width, height, PUBLISHED) == views
+    assert token_count(VisualKind.tiled, width, height, views, PUBLISHED) == tokens
+
+
+@given(st.integers(1, 20000), st.integers(1, 20000))
+@settings(max_examples=300, deadline=None)
+def test_every_size_keeps_something_of_the_image(width: int, height: int) -> None:
+    for geometry in (PUBLISHED, ViewGeometry.of(tiny_config())):
+        merge = merge_geometry(width, height, geometry)
+        assert merge.rows * geometry.side > 2 * merge.top
+        assert merge.columns * geometry.side > 2 * merge.left
+        assert merge.height >= 1
+        assert merge.width >= 1
+
+
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (100000, 1), (1, 1)])
+def test_extreme_sizes_keep_something_of_the_image(size: tuple[int, int]) -> None:
+    merge = merge_geometry(*size, PUBLISHED)
+    assert min(merge.height, merge.width) >= 1
+
+
+@given(st.integers(1, 6000), st.integers(1, 6000))
+@settings(max_examples=200, deadline=None)
+def test_worst_token_count_is_bounded(width: int, height: int) -> None:
+    views = view_count(VisualKind.tiled, width, height, PUBLISHED)
+    assert token_count(VisualKind.tiled, width, height, views, PUBLISHED) <= 4500
+
+
+@given(st.integers(1, 90), st.integers(1, 90), st.sampled_from([VisualKind.square, VisualKind.tiled]))
+@settings(max_examples=50, deadline=None)
+def test_views_are_as_many_as_the_size_tells(width: int, height: int, kind: VisualKind) -> None:
+    geometry = ViewGeometry.of(tiny_config())
+    visual = prepare_image(noise_image(width, height), kind, geometry)
+    tile = geometry.tile
+    assert visual.views.shape == (view_count(kind, width, height, geometry), 3, tile, tile)
+    assert visual.views.dtype == np.uint8
+
+
+def test_base_view_is_the_squashed_image() -> None:
+    geometry = ViewGeometry.of(tiny_config())
+    image = noise_image(50, 40)
+    squashed = image.resize((geometry.tile, geometry.tile), Image.Resampling.BICUBIC)
+    base = prepare_image(image, VisualKind.tiled, geometry).views[0]
+    assert np.array_equal(base, np.asarray(squashed).transpose(2, 0, 1))
+
+
+def test_tiles_are_cut_row_by_row_from_the_image_on_black() -> None:
+    geometry = ViewGeometry.of(tiny_config())
+    tile = geometry.tile
+    visual = prepare_image(Image.new("RGB", (2 * tile, tile), "white"), VisualKind.tiled, geometry)
+    assert visual.views[1:].min() == 255
+    tall = prepare_image(Image.new("RGB", (tile, 2 * tile - 10), "white"), VisualKind.tiled, geometry)
+    upper, lower = tall.views[1:]
+    assert upper[:, :5].max() == 0
+    assert lower[:, -5:].max() == 0
+    assert upper[:, 5:].min() == 255
+
+
+def test_padding_to_a_square_is_grey_and_centred() -> None:
+    square = np.asarray(pad_to_square(Image.new("RGB", (10, 4), "white")))
+    assert square.shape == (10, 10, 3)
+    assert (square[:3] == PAD_GREY).all()
+    assert (square[3:7] == 255).all()
+    assert (square[7:] == PAD_GREY).all()
+
+
+def test_video_has_one_view_a_frame() -> None:
+    geometry = ViewGeometry.of(tiny_config())
+    clip = prepare_video([noise_image(30, 20, seed) for seed in range(3)], geometry)
+    row = geometry.frame_side + 1
+    assert len(clip.views) == 3
+    assert tokens_of(clip, geometry) == 3 * geometry.frame_side * row
+
+
+def test_frames_are_evenly_spread() -> None:
+    assert sample_frames(total=10, rate=1.0, frames_per_second=1.0, limit=32) == list(range(10))
+    assert sample_frames(total=100, rate=10.0, frames_per_second=1.0, limit=4) == [0, 33, 66, 99]
+    assert sample_frames(total=1, rate=30.0, frames_per_second=1.0, limit=32) == [0]
+
+
+def test_video_without_frames_is_refused() -> None:
+    with pytest.raises(UserError, match="no frames"):
+        prepare_video([], PUBLISHED)
+
+
+def test_image_without_pixels_is_refused() -> None:
+    with pytest.raises(UserError, match="0x5"):
+        prepare_image(Image.new("RGB", (0, 5)), VisualKind.tiled, PUBLISHED)

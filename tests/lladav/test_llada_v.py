@@ -1,0 +1,105 @@
+"""The multimodal assembly: gradients, parts and activation checkpointing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from lladav.diffusion.noise import Noise, NoisyBatch, corrupt, draw_noise, supervised_counts
+from lladav.model.llada_v import LLaDAV
+from lladav.packing import pack
+from lladav.samples import Sample
+from lladav.schema import LanguageConfig, ModelConfig, Part
+from tests.lladav.build import image_sample, text_sample, tiny_config, tiny_model
+
+
+def test_a_batch_of_text_gives_vision_zero_gradients() -> None:
+    model = tiny_model()
+    gradients = gradients_of(model, noisy(model, [text_sample("t", 9, supervised=5)]))
+    assert gradients.keys() == {n for n, p in model.named_parameters() if p.requires_grad}
+    unused = [n for n in gradients if n.startswith(("vision.", "projector.", "newline"))]
+    assert unused
+    assert all(gradients[name].eq(0).all() for name in unused)
+
+
+def test_a_batch_with_an_image_trains_every_part() -> None:
+    model = tiny_model()
+    batch = noisy(model, [image_sample("i", model.geometry, [(40, 30)])])
+    gradients = gradients_of(model, batch)
+    assert all(gradients[f"{part}"].ne(0).any() for part in ("newline", "projector.0.weight"))
+    assert gradients["vision.vision_model.embeddings.patch_embedding.weight"].ne(0).any()
+
+
+@pytest.mark.parametrize("frozen", list(Part))
+def test_frozen_part_gets_no_gradient_and_changes_no_other(frozen: Part) -> None:
+    model, whole = tiny_model(), tiny_model()
+    for parameter in model.part(frozen):
+        parameter.requires_grad_(False)
+    batch = noisy(model, [image_sample("i", model.geometry, [(40, 30)]), text_sample("t", 6, supervised=3)])
+    gradients, expected = gradients_of(model, batch), gradients_of(whole, batch)
+    still = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert gradients.keys() == still
+    for name in still:
+        torch.testing.assert_close(gradients[name], expected[name])
+
+
+def test_parts_hold_every_trainable_parameter_once() -> None:
+    model = tiny_model()
+    in_parts = [id(p) for part in Part for p in model.part(part)]
+    trainable = [id(p) for p in model.parameters() if p.requires_grad]
+    assert sorted(in_parts) == sorted(trainable)
+
+
+def test_activation_checkpointing_changes_nothing() -> None:
+    model = tiny_model()
+    batch = noisy(model, [image_sample("i", model.geometry, [(40, 30)])])
+    kept = gradients_of(model, batch)
+    model.train()
+    model.checkpoint_activations(True)
+    recomputed = gradients_of(model, batch)
+    assert recomputed.keys() == kept.keys()
+    assert all(torch.equal(recomputed[name], kept[name]) for name in kept)
+    model.checkpoint_activations(False)
+    assert not model.language.activation_checkpointing
+
+
+def test_image_changes_only_its_own_sample() -> None:
+    model = tiny_model()
+    pictures = [image_sample("i", model.geometry, [(40, 30)], seed) for seed in (1, 2)]
+    other = text_sample("t", 8)
+    with torch.no_grad():
+        one, two = (model.hidden(pack([picture, other], model.geometry)) for picture in pictures)
+    assert not torch.equal(one[:-8], two[:-8])
+    assert torch.equal(one[-8:], two[-8:])
+
+
+def test_full_size_model_has_the_published_number_of_parameters() -> None:
+    with torch.device("meta"):
+        model = LLaDAV(ModelConfig(name="full", tokenizer="none"))
+    count = {part: sum(p.numel() for p in model.part(part)) for part in Part}
+    assert count[Part.language] == pytest.approx(8.02e9, rel=1e-3)
+    assert count[Part.vision] == pytest.approx(0.4e9, rel=0.05)
+    width, vision = LanguageConfig().width, model.config.vision.width
+    assert count[Part.projector] == vision * width + width + width * width + width
+
+
+def noisy(model: LLaDAV, samples: list[Sample]) -> NoisyBatch:
+    """The batch with every supervised position masked at random, at least one of them."""
+    packed = pack(samples, model.geometry)
+    counts = supervised_counts(packed)
+    noises = [draw_noise(0, 0, s.id, n, 0.5) for s, n in zip(samples, counts, strict=True)]
+    noises = [Noise(n.level, n.ratio, n.masked | (torch.arange(len(n.masked)) == 0).numpy()) for n in noises]
+    return corrupt(packed, noises, model.config.tokens.mask, scale=1 / len(samples), chunk=4)
+
+
+def gradients_of(model: LLaDAV, batch: NoisyBatch) -> dict[str, Tensor]:
+    model.zero_grad(set_to_none=True)
+    model(batch)[0].backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def test_sizes_of_the_tiny_configuration_are_free() -> None:
+    model = tiny_model(tiny_config(width=16, heads=2, kv_heads=1, layers=1))
+    loss, _ = model(noisy(model, [text_sample("t", 5, supervised=2)]))
+    assert loss.isfinite()
