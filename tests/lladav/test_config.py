@@ -15,6 +15,12 @@ from lladav.config_keys import all_keys, kind_of
 from lladav.errors import UserError
 from lladav.schema import Config, Part, Precision
 
+SMALL = [
+    "model.language={vocab_size: 256, width: 128, heads: 4, kv_heads: 4, max_positions: 16384}",
+    "model.vision={image_size: 48, patch_size: 8, width: 64, layers: 5, heads: 4}",
+    "model.tokens={mask: 242, bos: 240, eos: 241, start_header: 243, end_header: 244, eot: 245}",
+]
+
 MISTAKES = {
     "stage=vww": "stage=vww: no such stage; did you mean vw? (choices: ",
     "model=gpt": "model=gpt: no such model (choices: ",
@@ -67,7 +73,7 @@ MISTAKES = {
 @pytest.mark.parametrize(("override", "message"), MISTAKES.items(), ids=list(MISTAKES))
 def test_a_mistake_gets_one_line_with_the_fix(override: str, message: str):
     with pytest.raises(UserError) as caught:
-        config.load(["model.vision.image_size=48", "model.vision.patch_size=8", override])
+        config.load([*SMALL, override])
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
