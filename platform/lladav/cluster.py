@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import shutil
@@ -71,7 +72,8 @@ class Head:
 def connect(cluster: ClusterConfig) -> Iterator[None]:
     """Be connected to Ray: the one named, the one that runs this job, or one of our own for the time being.
 
-    A connection that exists already is used and left as it is.
+    A connection that exists already is used and left as it is. What workers print stays in Ray's logs: an entry
+    tells its own story.
     """
     if ray.is_initialized():
         yield
@@ -79,7 +81,7 @@ def connect(cluster: ClusterConfig) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         address = cluster.address or os.environ.get("RAY_ADDRESS")
         options: dict[str, Any] = {"address": address} if address else _own_ray(cluster, stack)
-        ray.init(**options, runtime_env=runtime_env(), log_to_driver=True)
+        ray.init(**options, runtime_env=runtime_env(), log_to_driver=False, logging_level=logging.WARNING)
         stack.callback(ray.shutdown)
         yield
 

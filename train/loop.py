@@ -1,0 +1,158 @@
+"""The loop of one Ray Train worker.
+
+A rank never stops alone: whatever ends the run early (a full disk, too many bad samples) is agreed on by all
+ranks at the same step and comes back as one line, so that no rank waits for another and nothing is retried in
+vain.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import ray.train
+import torch
+import torch.distributed as dist
+
+from data.manifest import manifest_in
+from data.microbatches import MicroBatch
+from data.pipeline import micro_batches, quarantine_of
+from data.quarantine import Quarantine
+from lladav.diffusion.noise import Noise, NoisyBatch, Stratum, corrupt, draw_noise, supervised_counts
+from lladav.errors import UserError
+from lladav.images import ViewGeometry
+from lladav.packing import pack
+from lladav.schema import Config
+from train.checkpointing import resume, save
+from train.engine import accumulation_steps
+from train.flops import micro_batch_flops, peak_flops
+from train.metrics import StepSums, step_row
+from train.ranks import gathered_objects
+from train.runs import QUARANTINE, Run
+from train.steplog import StepLog
+
+DATASET = "train"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs to know: the settings, the folder of the manifest, and what follows from them."""
+
+    config: Config
+    manifest: str
+    total_steps: int
+    start_from: str | None
+
+
+def train_worker(settings: dict[str, Job]) -> str | None:
+    """Train the ``job`` until its last step; returns the line that says why, where it had to end early."""
+    job = settings["job"]
+    if job.config.cluster.threads_per_worker:
+        torch.set_num_threads(job.config.cluster.threads_per_worker)
+    try:
+        return Worker(job).run()
+    except UserError as error:
+        return str(error)
+
+
+class Worker:
+    """One rank's share of a run."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.config = job, job.config
+        self.rank, self.workers = dist.get_rank(), dist.get_world_size()
+        self.slots = accumulation_steps(self.config, self.workers)
+        self.geometry = ViewGeometry.of(self.config.model)
+        self.store = Run.of(self.config)
+        start_from = Path(job.start_from) if job.start_from else None
+        self.engine, self.first_step = resume(self.store, self.config, job.total_steps, start_from)
+        self.peak = peak_flops(self.engine.device)
+
+    def run(self) -> str | None:
+        """Every step from the first that is not committed yet."""
+        with ExitStack() as stack:
+            writes = self.rank == 0
+            log = stack.enter_context(StepLog(self.store.place, self.first_step)) if writes else None
+            quarantine = stack.enter_context(self._quarantine())
+            shard = ray.train.get_dataset_shard(DATASET)
+            assert shard is not None
+            source = micro_batches(shard, self.config, self.rank, self.workers, self.first_step, quarantine)
+            for step in range(self.first_step, self.job.total_steps):
+                sums = self._step(step, source, log)
+                failure = self._over_budget(sums, quarantine) or self._checkpoint(step + 1, log)
+                if failure:
+                    return failure
+        return None
+
+    def _step(self, step: int, source: Iterator[MicroBatch], log: StepLog | None) -> StepSums:
+        begin = time.perf_counter()
+        micro = list(islice(source, self.slots))
+        waited = time.perf_counter() - begin
+        noisy = [self._noisy(batch) for batch in micro]
+        entropies = self.engine.step([batch for batch, _ in noisy], step)
+        sums = StepSums(
+            samples=sum(len(batch.samples) for batch in micro if not batch.is_blank),
+            rejected=sum(len(batch.rejected) for batch in micro),
+            wait_seconds=waited,
+        )
+        for (batch, noises), entropy in zip(noisy, entropies, strict=True):
+            sums.add(batch, noises, entropy, self.slots * self.workers)
+            sums.flops += micro_batch_flops(batch, self.config.model, self.config.stage.trained)
+        sums = sums.over_ranks()
+        self._record(step + 1, sums, time.perf_counter() - begin, log)
+        return sums
+
+    @contextmanager
+    def _quarantine(self) -> Iterator[Quarantine]:
+        with self.store.local_folder(QUARANTINE) as folder:
+            yield quarantine_of(manifest_in(self.job.manifest), folder, self.rank)
+
+    def _over_budget(self, sums: StepSums, quarantine: Quarantine) -> str | None:
+        """The line that ends the run, on every rank, once more samples are bad than the budget allows."""
+        if not sums.rejected:
+            return None
+        lines = gathered_objects(quarantine.over_budget(self.config.data.bad_sample_budget))
+        return next((line for line in lines if line), None)
+
+    def _noisy(self, micro: MicroBatch) -> tuple[NoisyBatch, list[Noise]]:
+        """The micro-batch masked, weighted so that DeepSpeed's averages give the global batch's mean loss."""
+        packed = pack(micro.samples, self.geometry)
+        noises = self._noises(micro, supervised_counts(packed))
+        scale = self.slots * self.workers / micro.global_samples
+        noisy = corrupt(packed, noises, self.config.model.tokens.mask, scale, self.config.train.loss_chunk)
+        return noisy.to(self.engine.device), noises
+
+    def _noises(self, micro: MicroBatch, counts: list[int]) -> list[Noise]:
+        objective = self.config.objective
+        return [
+            draw_noise(
+                self.config.train.seed,
+                micro.epoch,
+                sample.id,
+                count,
+                objective.min_mask_ratio,
+                Stratum(int(index), micro.global_samples) if objective.stratified else None,
+            )
+            for sample, index, count in zip(micro.samples, micro.indices, counts, strict=True)
+        ]
+
+    def _record(self, done: int, sums: StepSums, seconds: float, log: StepLog | None) -> None:
+        if log and done % self.config.train.log_every == 0:
+            rates = {f"lr_{part}": rate for part, rate in self.engine.rates().items()}
+            norm = self.engine.gradient_norm()
+            log.write(step_row(done, sums, seconds, self.workers, self.peak, gradient_norm=norm, **rates))
+
+    def _checkpoint(self, done: int, log: StepLog | None) -> str | None:
+        """Save after every ``checkpoint_every`` steps and after the last."""
+        if done % self.config.train.checkpoint_every and done < self.job.total_steps:
+            return None
+        failure = save(self.engine, self.store, self.config, done, self.job.total_steps)
+        if failure is None:
+            if log:
+                log.upload()
+            ray.train.report({"step": done})
+        return failure

@@ -1,0 +1,29 @@
+"""Train one stage of the curriculum, or with stage=all every stage in order.
+
+    python train/run.py stage=vw model=tiny data=digits train.max_steps=50
+    ray job submit -- python train/run.py stage=all
+
+Killed at any moment, the same command goes on where it was. A stage that is done is not done again.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
+
+from lladav.config import main_arguments, one_line_errors  # noqa: E402 - the path comes first
+
+
+def main() -> None:
+    configs = main_arguments(sys.argv[1:], __doc__ or "")
+    from train.stage import run_stages  # ray and torch are imported only once the settings are right
+
+    with one_line_errors():
+        run_stages(configs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""One stage from settings to its last checkpoint: its beginning, its plan, and Ray Train around the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from data.manifest import Manifest, open_manifest
+from data.parallel import ray_map
+from data.pipeline import RankedData
+from data.plan import Plan
+from lladav.cluster import connect
+from lladav.errors import UserError
+from lladav.schema import Config, WeightsConfig
+from train.loop import DATASET, Job, train_worker
+from train.progress import Progress, say
+from train.runs import WEIGHTS, Checkpoint, Run
+
+
+def run_stages(configs: Sequence[Config]) -> None:
+    """Train the stages in order; those that are done are told and left."""
+    with connect(configs[0].cluster):
+        for config in configs:
+            run_stage(config)
+
+
+def run_stage(config: Config) -> None:
+    """Train one stage, or go on with it; raises ``UserError`` where it cannot start or had to end early."""
+    run = Run.of(config)
+    run.bind(config)
+    latest = run.latest()
+    if latest and latest.final:
+        say(f"{config.stage.name:<8} done: {latest.step} steps, {latest.place}")
+        return
+    start_from = starting_weights(config)
+    manifest = open_manifest(config, mapper=ray_map)
+    job = Job(with_absolute_paths(config), str(manifest.folder), Plan.of(manifest, config).steps, start_from)
+    say(headline(job, len(manifest), latest))
+    with Progress(run.place.local, config.stage.name, latest.step if latest else 0, job.total_steps):
+        failure = _fit(job, manifest, run)
+    if failure:
+        raise UserError(f"stage {config.stage.name}: {failure}")
+    say(f"{config.stage.name:<8} done: {run.checkpoint_place(job.total_steps)}")
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The same settings for processes that run in other folders."""
+
+    def absolute(path: str | None) -> str | None:
+        return path if path is None or "://" in path else str(Path(path).absolute())
+
+    weights = WeightsConfig(**{key: absolute(path) for key, path in asdict(config.model.weights).items()})
+    return replace(
+        config,
+        model=replace(config.model, weights=weights, tokenizer=str(absolute(config.model.tokenizer))),
+        data=replace(config.data, root=str(absolute(config.data.root))),
+        train=replace(config.train, storage=str(absolute(config.train.storage))),
+    )
+
+
+def starting_weights(config: Config) -> str | None:
+    """Folder of the weights that the stage continues (LLaDA-V layout); None: the towers as published."""
+    if config.train.init:
+        return str(Path(config.train.init).absolute())
+    if config.stage.starts_from:
+        return str(_predecessor(config, config.stage.starts_from).place / WEIGHTS)
+    weights = config.model.weights
+    for key, folder in {
+        "llada_v": weights.llada_v,
+        "language": weights.language,
+        "vision": weights.vision,
+    }.items():
+        if folder and not Path(folder).exists():
+            raise UserError(f"model.weights.{key}={folder}: no such weights; {_how_to_get(config)}")
+    return None
+
+
+def _predecessor(config: Config, stage: str) -> Checkpoint:
+    latest = Run.of(config, stage).latest()
+    if latest is None or not latest.final:
+        command = f"python train/run.py stage={stage} model={config.model.name} data={config.data.name}"
+        state = f"has only got to step {latest.step} of {latest.total_steps}" if latest else "has no run"
+        raise UserError(
+            f"stage {config.stage.name} starts from {stage}, which {state} in {config.train.storage}; "
+            f"run: {command}"
+        )
+    return latest
+
+
+def _how_to_get(config: Config) -> str:
+    if config.model.name == "tiny":
+        return f"make them with: python train/towers.py model=tiny data={config.data.name}"
+    return "point it at the folder of the published checkpoint"
+
+
+def headline(job: Job, samples: int, latest: Checkpoint | None) -> str:
+    """What is about to happen, with the arithmetic of the global batch."""
+    config, workers = job.config, job.config.cluster.workers
+    stage, micro = config.stage, config.train.micro_batch
+    accumulation = stage.global_batch // (micro * workers)
+    begin = f"goes on after step {latest.step}" if latest else f"starts from {job.start_from or 'the towers'}"
+    return (
+        f"{stage.name:<8} {samples} samples, {job.total_steps} steps; "
+        f"global batch {stage.global_batch} = {micro} x {accumulation} accumulated x {workers} workers; "
+        f"trains {', '.join(part.value for part in stage.trained)}; {begin}"
+    )
+
+
+def _fit(job: Job, manifest: Manifest, run: Run) -> str | None:
+    """Run the workers; the line that says why they ended early, if they did."""
+    cluster = job.config.cluster
+    gpu = cluster.gpus_per_worker > 0
+    resources = {"CPU": cluster.cpus_per_worker} | ({"GPU": cluster.gpus_per_worker} if gpu else {})
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=cluster.workers, use_gpu=gpu, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name=run.name,
+            storage_path=run.storage,
+            failure_config=FailureConfig(max_failures=cluster.max_failures),
+        ),
+        datasets={DATASET: RankedData.placeholder},
+        dataset_config=RankedData(job.config, manifest, run.committed_step),
+    )
+    try:
+        return trainer.fit().return_value
+    except TrainingFailedError as error:
+        raise UserError(_last_line(error)) from error
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return (
+        f"worker failed: {lines[-1].strip()}; the run goes on from its last checkpoint with the same command"
+    )
