@@ -1,0 +1,157 @@
+"""Training under ZeRO-3, and going on from a checkpoint with as many ranks or another number."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch.distributed as dist
+
+from lladav.diffusion.noise import NoisyBatch, corrupt, draw_noise, supervised_counts
+from lladav.images import ViewGeometry
+from lladav.packing import pack
+from lladav.samples import Sample
+from lladav.schema import Config, LearningRates, Part, Precision, StageConfig, TrainConfig
+from tests.lladav.build import image_sample, text_sample, tiny_config
+from tests.train.ranks import on_ranks
+
+STEPS, GLOBAL_BATCH = 4, 4
+LEARNING = LearningRates(language=1e-2, projector=1e-2, vision=1e-2)
+
+
+def settings(storage: Path, **stage: object) -> Config:
+    """A tiny model and a global batch of four."""
+    config = Config(
+        stage=StageConfig(name="si", lr=LEARNING, global_batch=GLOBAL_BATCH, **stage),  # pyright: ignore
+        model=tiny_config(),
+        train=TrainConfig(
+            run="test",
+            storage=str(storage),
+            precision=Precision.float32,
+            persistence_threshold=300,
+            micro_batch=1,
+        ),
+    )
+    config.model.tokenizer = str(Path(__file__).parents[1] / "golden" / "tokenizer")
+    return config
+
+
+def samples_of(step: int, geometry: ViewGeometry) -> list[Sample]:
+    """A global batch that mixes text alone, one image and several."""
+    sizes = [[], [(28, 28)], [(60, 28), (28, 60)], []]
+    return [
+        image_sample(f"{step}-{i}", geometry, s, seed=i) if s else text_sample(f"{step}-{i}", 20, i, 8)
+        for i, s in enumerate(sizes)
+    ]
+
+
+def micro_batches(config: Config, step: int) -> list[NoisyBatch]:
+    """This rank's share of a step, one sample each."""
+    geometry = ViewGeometry.of(config.model)
+    rank, workers = dist.get_rank(), dist.get_world_size()
+    return [_noisy(config, sample, geometry) for sample in samples_of(step, geometry)[rank::workers]]
+
+
+def _noisy(config: Config, sample: Sample, geometry: ViewGeometry) -> NoisyBatch:
+    packed = pack([sample], geometry)
+    noise = draw_noise(1, 0, sample.id, supervised_counts(packed)[0])
+    return corrupt(packed, [noise], config.model.tokens.mask, 1.0, chunk=8)
+
+
+def train(config: Config, first: int, last: int, save_after: int | None = None) -> list[float]:
+    """Objective of each step from ``first`` to ``last``, from the newest checkpoint where there is one."""
+    from train.checkpointing import resume, save
+    from train.metrics import StepSums
+    from train.runs import Run
+
+    run = Run.of(config)
+    engine, step = resume(run, config, STEPS, None)
+    assert step == first
+    losses = []
+    for step in range(first, last):
+        batches, sums = micro_batches(config, step), StepSums()
+        for batch, entropy in zip(batches, engine.step(batches, step), strict=True):
+            sums.add(batch, [draw_noise(1, 0, "any", 1)], entropy, GLOBAL_BATCH)
+        losses.append(sums.over_ranks().loss)
+        if step + 1 == save_after:
+            assert save(engine, run, config, step + 1, STEPS) is None
+    return losses
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
+    """Storage with a checkpoint after step 2 of a run of two ranks, and the losses of all its steps."""
+    storage = tmp_path_factory.mktemp("runs")
+    losses, others = on_ranks(2, train, settings(storage), 0, STEPS, 2)
+    assert losses == others
+    return storage, losses
+
+
+@pytest.mark.slow
+def test_mixed_batches_train_without_hanging_and_the_loss_falls(
+    uninterrupted: tuple[Path, list[float]],
+) -> None:
+    _, losses = uninterrupted
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.slow
+def test_as_many_ranks_go_on_bit_for_bit(uninterrupted: tuple[Path, list[float]]) -> None:
+    storage, losses = uninterrupted
+    assert on_ranks(2, train, settings(storage), 2, STEPS)[0] == losses[2:]
+
+
+@pytest.mark.slow
+def test_another_number_of_ranks_goes_on_with_the_same_batches(
+    uninterrupted: tuple[Path, list[float]],
+) -> None:
+    storage, losses = uninterrupted
+    (resized,) = on_ranks(1, train, settings(storage), 2, STEPS)
+    assert resized == pytest.approx(losses[2:], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_one_rank_goes_on_as_two(tmp_path: Path, uninterrupted: tuple[Path, list[float]]) -> None:
+    (alone,) = on_ranks(1, train, settings(tmp_path), 0, STEPS, 2)
+    assert alone == pytest.approx(uninterrupted[1], rel=1e-3)
+    assert on_ranks(2, train, settings(tmp_path), 2, STEPS)[0] == pytest.approx(alone[2:], rel=1e-4)
+
+
+def frozen_parts(config: Config) -> dict[str, bool]:
+    """Whether each part changed in one step."""
+    from train.engine import Engine, gathered
+
+    engine = Engine(config, STEPS, None)
+
+    def values() -> dict[Part, np.ndarray]:
+        parts = {}
+        for part in Part:
+            parameters = engine.model.part(part)
+            with gathered(parameters):
+                parts[part] = np.concatenate([p.detach().flatten().numpy().copy() for p in parameters])
+        return parts
+
+    before = values()
+    engine.step(micro_batches(config, 0), 1)
+    after = values()
+    return {part.value: not np.array_equal(before[part], after[part]) for part in Part}
+
+
+@pytest.mark.slow
+def test_only_the_trained_parts_change(tmp_path: Path) -> None:
+    config = settings(tmp_path, trained=[Part.projector])
+    (changed, _) = on_ranks(2, frozen_parts, config)
+    assert changed == {"language": False, "projector": True, "vision": False}
+
+
+def test_global_batch_must_divide(tmp_path: Path) -> None:
+    from train.engine import accumulation_steps
+
+    config = settings(tmp_path)
+    assert accumulation_steps(config, 2) == 2
+    with pytest.raises(ValueError, match=r"global_batch=4 is not a multiple .* x 3 workers"):
+        accumulation_steps(config, 3)
+    with pytest.raises(ValueError, match="change train.micro_batch"):
+        accumulation_steps(replace(config, train=replace(config.train, micro_batch=3)), 1)

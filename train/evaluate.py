@@ -1,0 +1,124 @@
+"""Ask a stage's model the held-out questions and count what is right.
+
+    python train/evaluate.py stage=vw model=tiny data=digits
+
+Prints a table by type of question and writes evaluation.json into the run's folder.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
+
+from lladav.config import main_arguments, one_line_errors  # noqa: E402 - the path comes first
+from lladav.errors import UserError  # noqa: E402
+from lladav.schema import Config  # noqa: E402
+
+if TYPE_CHECKING:
+    from train.questions import Answered
+
+EVALUATION = "evaluation.json"
+MAX_TOKENS = 64
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Score:
+    """How many questions were asked and how many answered right."""
+
+    asked: int
+    right: int
+
+    @property
+    def share(self) -> float:
+        return self.right / self.asked if self.asked else 0.0
+
+
+def main() -> None:
+    with one_line_errors():
+        for config in main_arguments(sys.argv[1:], __doc__ or ""):
+            print(table(config.stage.name, evaluate(config)), flush=True)
+
+
+def evaluate(config: Config) -> dict[str, Score]:
+    """Scores by type of question of the stage's newest checkpoint; done once per checkpoint.
+
+    Raises ``UserError`` where the stage has no checkpoint or the data set no questions.
+    """
+    from train.runs import WEIGHTS, Run, local_copy
+
+    run = Run.of(config)
+    latest = run.latest()
+    if latest is None:
+        raise UserError(
+            f"run {run.name}: has no checkpoint; train it with: python train/run.py stage={config.stage.name}"
+        )
+    file = latest.place / EVALUATION
+    if not file.exists():
+        with local_copy(latest.place / WEIGHTS) as weights:
+            file.write_text(json.dumps(_ask_all(weights, _questions_folder(config)), indent=1))
+    return scores(json.loads(file.read_text())["answers"])
+
+
+def answers(config: Config) -> list[Answered]:
+    """The answers that ``evaluate`` counted."""
+    from train.questions import Answered, read_questions
+    from train.runs import Run
+
+    latest = Run.of(config).latest()
+    rows = json.loads((latest.place / EVALUATION).read_text())["answers"] if latest else []
+    questions = {question.id: question for question in read_questions(_questions_folder(config))}
+    return [Answered(questions[row["id"]], row["answer"]) for row in rows]
+
+
+def _questions_folder(config: Config) -> Path:
+    return Path(config.data.root) / "held_out"
+
+
+def _ask_all(weights: Path, questions_folder: Path) -> dict:
+    """Every answer as it goes into the file."""
+    import torch
+
+    from lladav.checkpoint import open_model
+    from lladav.text import ChatTokenizer
+    from train.questions import ask, read_questions
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = open_model(weights, torch.float32, device)
+    questions = sorted(read_questions(questions_folder), key=lambda q: q.type)
+    begin = time.monotonic()
+    answered = list(ask(model, ChatTokenizer.load(weights), questions, MAX_TOKENS, BATCH))
+    rows = [
+        {"id": a.question.id, "type": a.question.type, "answer": a.answer, "correct": a.correct}
+        for a in answered
+    ]
+    return {"seconds": round(time.monotonic() - begin, 1), "answers": rows}
+
+
+def scores(answers: Sequence[dict]) -> dict[str, Score]:
+    """Scores by type, ``all`` last."""
+    found: dict[str, list[bool]] = defaultdict(list)
+    for answer in answers:
+        found[answer["type"]].append(answer["correct"])
+    every = [correct for kind in found.values() for correct in kind]
+    return {kind: Score(len(right), sum(right)) for kind, right in {**found, "all": every}.items()}
+
+
+def table(stage: str, by_type: dict[str, Score]) -> str:
+    """The scores for a terminal."""
+    lines = [f"{stage}: held-out questions answered exactly"]
+    lines += [f"  {kind:<12} {s.right:>4} of {s.asked:<4} {s.share:6.1%}" for kind, s in by_type.items()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

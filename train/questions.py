@@ -1,0 +1,102 @@
+"""Held-out questions: reading them, asking a model, and counting what is right.
+
+A folder with ``questions.jsonl`` (id, type, image or video, question, answer) beside ``images/``.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.digits.questions import is_correct
+from data.sources.pictures import clip_header, decode_clip, decode_image
+from lladav.decoding.options import DecodingOptions
+from lladav.decoding.plain import decode
+from lladav.errors import UserError
+from lladav.images import prepare_image, prepare_video, sample_frames
+from lladav.model.llada_v import LLaDAV
+from lladav.samples import Sample, Visual, VisualKind
+from lladav.text import IMAGE_MARK, SYSTEM_PROMPT, ChatTokenizer, Message, encode_prompt
+
+BLOCK = 8
+"""Tokens of a decoding block: short answers end with the block that holds their eot."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about pictures, with the answer that is wanted."""
+
+    id: str
+    type: str
+    pictures: list[Path]
+    is_video: bool
+    text: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A question with the model's answer."""
+
+    question: Question
+    answer: str
+
+    @property
+    def correct(self) -> bool:
+        return is_correct(self.question.type, self.answer, self.question.answer)
+
+
+def read_questions(folder: Path) -> list[Question]:
+    """The questions of a folder; raises ``UserError`` where there are none."""
+    file = folder / "questions.jsonl"
+    if not file.is_file():
+        raise UserError(
+            f"{file}: no such questions; write them with: python -m data.digits --out {folder.parent}"
+        )
+    return [_question(json.loads(line), folder / "images") for line in file.read_text().splitlines()]
+
+
+def _question(fields: dict, images: Path) -> Question:
+    media = fields.get("video") or fields.get("image") or []
+    paths = [images / path for path in ([media] if isinstance(media, str) else media)]
+    return Question(
+        fields["id"], fields["type"], paths, "video" in fields, fields["question"], fields["answer"]
+    )
+
+
+def ask(
+    model: LLaDAV, tokenizer: ChatTokenizer, questions: Sequence[Question], max_tokens: int, batch: int
+) -> Iterator[Answered]:
+    """The model's answers by the plain decoder, one token a step, in batches."""
+    options = DecodingOptions.for_chat(tokenizer.ids, max_tokens=max_tokens, block_length=BLOCK)
+    for start in range(0, len(questions), batch):
+        part = questions[start : start + batch]
+        decoded = decode(model, [prompt(question, model, tokenizer) for question in part], options)
+        for question, answer in zip(part, decoded, strict=True):
+            yield Answered(question, tokenizer.decode(answer.tokens))
+
+
+def prompt(question: Question, model: LLaDAV, tokenizer: ChatTokenizer) -> Sample:
+    """The question as the training conversations put it: marks first, then the text."""
+    visuals = _visuals(question, model)
+    content = f"{IMAGE_MARK}\n" * len(visuals) + question.text
+    messages = [Message("system", SYSTEM_PROMPT), Message("user", content)]
+    return Sample(question.id, encode_prompt(messages, tokenizer), visuals)
+
+
+def _visuals(question: Question, model: LLaDAV) -> list[Visual]:
+    contents = [(path.read_bytes(), path.name) for path in question.pictures]
+    if question.is_video:
+        return [_clip(content, name, model) for content, name in contents]
+    kind = VisualKind.padded if len(contents) > 1 else VisualKind.tiled
+    return [prepare_image(decode_image(content, name), kind, model.geometry) for content, name in contents]
+
+
+def _clip(content: bytes, name: str, model: LLaDAV) -> Visual:
+    images = model.config.images
+    clip = clip_header(io.BytesIO(content), name)
+    frames = sample_frames(clip.frames, clip.rate, images.frames_per_second, images.max_frames)
+    return prepare_video(decode_clip(content, frames, name), model.geometry)
