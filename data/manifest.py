@@ -13,7 +13,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from data.preparation import Preparation
-from data.quarantine import check_budget
+from data.quarantine import over_budget
 from data.scanning import SCHEMA, Scan, read_preparation, scan_chunk, write_orders
 from data.sources.annotations import chunks
 from data.sources.archives import index_name, write_index
@@ -55,17 +55,17 @@ class Manifest:
         self.summary = Summary(**json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
         self.preparation: Preparation = read_preparation(folder)
         table = pa.ipc.open_file(pa.memory_map(str(folder / TABLE))).read_all()
-        self._lengths = table["length"]
+        self._lengths = table["length"].to_numpy()
         self._batches = [batch for batch in table.to_batches() if batch.num_rows]
         self._ends = np.cumsum([batch.num_rows for batch in self._batches], dtype=np.int64)
 
     def __len__(self) -> int:
         return self.summary.samples
 
-    @cached_property
+    @property
     def lengths(self) -> np.ndarray:
         """Tokens of each sample, visual ones included (int32)."""
-        return self._lengths.to_numpy()
+        return self._lengths
 
     @property
     def quarantine(self) -> Path:
@@ -85,12 +85,12 @@ class Manifest:
 
 
 @lru_cache(4)
-def open_manifest(folder: str) -> Manifest:
+def manifest_in(folder: str) -> Manifest:
     """The manifest in a folder, opened once in each process."""
     return Manifest(Path(folder))
 
 
-def manifest_for(config: Config, cache: Path | None = None, mapper: Mapper = map) -> Manifest:
+def open_manifest(config: Config, cache: Path | None = None, mapper: Mapper = map) -> Manifest:
     """The manifest of the configured stage, made now unless it is in ``cache``.
 
     ``cache`` is by default a folder in ``data.root``, which every process that reads samples must see. Raises
@@ -102,9 +102,11 @@ def manifest_for(config: Config, cache: Path | None = None, mapper: Mapper = map
     folder = cache / preparation.key()
     if not folder.is_dir():
         _make(folder, preparation, mapper)
-    manifest = open_manifest(str(folder))
+    manifest = manifest_in(str(folder))
     summary = manifest.summary
-    check_budget(summary.reasons, summary.records, config.data.bad_sample_budget, manifest.quarantine)
+    budget = config.data.bad_sample_budget
+    if complaint := over_budget(summary.reasons, summary.records, budget, manifest.quarantine):
+        raise UserError(complaint)
     if not len(manifest):
         names = ", ".join(config.stage.sources)
         raise UserError(f"stage.sources: no usable record in {names}; prepare the data again")

@@ -23,9 +23,8 @@ SCHEMA = pa.schema(
         "step": pa.int64(),
         "epoch": pa.int32(),
         "slot": pa.int32(),
-        "slots": pa.int32(),
         "rank": pa.int32(),
-        "batch_size": pa.int32(),
+        "global_samples": pa.int32(),
         "places": pa.list_(pa.int32()),
         "ids": pa.list_(pa.string()),
         "text_lengths": pa.list_(pa.int32()),
@@ -39,11 +38,12 @@ SCHEMA = pa.schema(
         "height": pa.list_(pa.int32()),
         "views": pa.list_(pa.int32()),
         "pixels": pa.large_binary(),
-        "rejects": pa.list_(pa.string()),
+        "rejected": pa.list_(pa.string()),
     }
 )
 """``text_lengths`` and ``visuals`` have an element for each sample, ``kind`` to ``views`` for each visual."""
 
+NUMBERS = ("step", "epoch", "slot", "rank", "global_samples")
 ITEM = ("kind", "width", "height", "views")
 
 
@@ -51,20 +51,19 @@ ITEM = ("kind", "width", "height", "views")
 class MicroBatch:
     """The samples of one rank in one accumulation slot of a step, decoded.
 
-    ``places`` are the samples' positions in the global batch, which has ``batch_size`` samples by plan. Those in
-    ``rejects`` were planned and could not be read. A micro-batch without any sample left has a blank one instead,
-    without labels, so that every rank runs the model as often as the others: ``is_blank``, it counts for nothing.
+    ``indices`` are the samples' positions in the global batch, which has ``global_samples`` by plan. Those in
+    ``rejected`` were planned and could not be read. A micro-batch without any sample left has a blank one
+    instead, without labels, so that every rank runs the model as often as the others: it counts for nothing.
     """
 
     step: int
     epoch: int
     slot: int
-    slots: int
     rank: int
-    batch_size: int
-    places: np.ndarray
+    global_samples: int
+    indices: np.ndarray
     samples: list[Sample]
-    rejects: list[Reject]
+    rejected: list[Reject]
     is_blank: bool = False
 
 
@@ -76,23 +75,23 @@ def blank_sample() -> Sample:
 
 def build_row(reader: SampleReader, plan: MicroBatchPlan) -> pa.Table:
     """Read the samples of a planned micro-batch; damaged ones travel along as rejects."""
-    samples, places, rejects = [], [], []
-    for index, place in zip(plan.indices.tolist(), plan.places.tolist(), strict=True):
+    samples, places, rejected = [], [], []
+    for row, place in zip(plan.rows.tolist(), plan.places.tolist(), strict=True):
         try:
-            samples.append(reader.read(index))
+            samples.append(reader.read(row))
             places.append(place)
         except BadSample as bad:
-            rejects.append(reader.reject(index, bad))
-    return to_row(plan, places, samples, rejects)
+            rejected.append(reader.reject(row, bad))
+    return to_row(plan, places, samples, rejected)
 
 
 def to_row(
-    plan: MicroBatchPlan, places: Sequence[int], samples: Sequence[Sample], rejects: Sequence[Reject]
+    plan: MicroBatchPlan, places: Sequence[int], samples: Sequence[Sample], rejected: Sequence[Reject]
 ) -> pa.Table:
     """A table of one row; ``places`` are those of the samples that could be read."""
     visuals = [visual for sample in samples for visual in sample.visuals]
     columns = {
-        **{name: getattr(plan, name) for name in ("step", "epoch", "slot", "slots", "rank", "batch_size")},
+        **{name: getattr(plan, name) for name in NUMBERS},
         "places": np.array(places, np.int32),
         "ids": [sample.id for sample in samples],
         "text_lengths": [len(sample.text.input_ids) for sample in samples],
@@ -102,7 +101,7 @@ def to_row(
         "width": [visual.width for visual in visuals],
         "height": [visual.height for visual in visuals],
         "views": [len(visual.views) for visual in visuals],
-        "rejects": [reject.to_line() for reject in rejects],
+        "rejected": [reject.to_line() for reject in rejected],
     }
     pixels = _joined([visual.views.reshape(-1) for visual in visuals], np.uint8)
     arrays = {name: pa.array([value], SCHEMA.field(name).type) for name, value in columns.items()}
@@ -110,7 +109,7 @@ def to_row(
 
 
 def to_batch(row: pa.Table, tile: int) -> MicroBatch:
-    """The micro-batch of a table of one row; ``tile`` is the side of a view. Arrays are views into the table."""
+    """The micro-batch of a table of one row; ``tile`` the side of a view. Arrays are views into the table."""
     text = {name: _numpy(row, name) for name in ("input_ids", "labels", "turns", "answer")}
     text["answer"] = text["answer"].view(bool)
     visuals = _visuals(row, tile)
@@ -124,15 +123,12 @@ def to_batch(row: pa.Table, tile: int) -> MicroBatch:
 
 
 def _batch(row: pa.Table, samples: list[Sample]) -> MicroBatch:
-    numbers = {
-        name: row[name][0].as_py() for name in ("step", "epoch", "slot", "slots", "rank", "batch_size")
-    }
-    rejects = [Reject.from_line(line) for line in _list(row, "rejects")]
-    places = _numpy(row, "places")
+    numbers = {name: row[name][0].as_py() for name in NUMBERS}
+    rejected = [Reject.from_line(line) for line in _list(row, "rejected")]
     if samples:
-        return MicroBatch(**numbers, places=places, samples=samples, rejects=rejects)
+        return MicroBatch(**numbers, indices=_numpy(row, "places"), samples=samples, rejected=rejected)
     blank = np.zeros(1, np.int32)
-    return MicroBatch(**numbers, places=blank, samples=[blank_sample()], rejects=rejects, is_blank=True)
+    return MicroBatch(**numbers, indices=blank, samples=[blank_sample()], rejected=rejected, is_blank=True)
 
 
 def _visuals(row: pa.Table, tile: int) -> list[Visual]:

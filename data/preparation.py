@@ -97,5 +97,10 @@ class Preparation:
 
 
 def _source(values: dict[str, Any]) -> SourceFiles:
-    lists = {key: tuple(values[key]) for key in ("annotations", "archives")}
-    return SourceFiles(**values | lists | {"format": SourceFormat(values["format"])})
+    return SourceFiles(
+        values["name"],
+        SourceFormat(values["format"]),
+        tuple(values["annotations"]),
+        values["folder"],
+        tuple(values["archives"]),
+    )

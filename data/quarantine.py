@@ -12,8 +12,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lladav.errors import UserError
-
 
 @dataclass(frozen=True)
 class Reject:
@@ -47,41 +45,43 @@ def read_rejects(file: Path) -> list[Reject]:
     return [Reject.from_line(line) for line in lines if line.endswith("\n")]
 
 
-def check_budget(reasons: Mapping[str, int], records: int, budget: float, file: Path) -> None:
-    """Raise ``UserError`` where more than a fraction ``budget`` of the records were left out."""
+def over_budget(reasons: Mapping[str, int], records: int, budget: float, place: Path) -> str | None:
+    """What to tell the user where more than a fraction ``budget`` of the records were left out."""
     total = sum(reasons.values())
-    if total > budget * records:
-        told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-        raise UserError(
-            f"{total} of {records} records cannot be used ({told}); see {file} and mend them, "
-            f"or allow more with data.bad_sample_budget (now {budget})"
-        )
+    if total <= budget * records:
+        return None
+    told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+    return (
+        f"{total} of {records} records cannot be used ({told}); see {place} and mend them, "
+        f"or allow more with data.bad_sample_budget (now {budget})"
+    )
 
 
 class Quarantine:
-    """Samples that failed while a run was reading them, one file per rank in a folder all ranks share.
+    """Samples that failed while a run was reading them, one file per rank in a folder that all ranks share.
 
-    ``known`` counts by reason what the manifest left out already.
+    ``known`` counts by reason what the manifest left out already, of ``records`` in all.
     """
 
-    def __init__(
-        self, folder: Path, rank: int, known: Mapping[str, int], records: int, budget: float
-    ) -> None:
+    def __init__(self, folder: Path, rank: int, known: Mapping[str, int], records: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._file = folder, folder / f"quarantine-{rank}.jsonl"
-        self._known, self._records, self._budget = Counter(known), records, budget
+        self._known, self._records = Counter(known), records
         self._mend()
 
     def add(self, rejects: Iterable[Reject]) -> None:
-        """Put samples on file; raises ``UserError`` when all ranks' are more than the budget allows."""
-        on_file = self._on_file()
+        """Put samples on file, unless they are there."""
+        rejects = list(rejects)
+        on_file = self._on_file() if rejects else {}
         new = [reject for reject in rejects if reject.sample not in on_file]
-        if not new:
-            return
-        with self._file.open("a", encoding="utf-8") as stream:
-            stream.write("".join(reject.to_line() for reject in new))
-        reasons = self._known + Counter(on_file.values()) + Counter(reject.reason for reject in new)
-        check_budget(reasons, self._records, self._budget, self._file)
+        if new:
+            with self._file.open("a", encoding="utf-8") as stream:
+                stream.write("".join(reject.to_line() for reject in new))
+
+    def over_budget(self, budget: float) -> str | None:
+        """What to tell the user where all that was left out, by any rank, is more than the budget allows."""
+        reasons = self._known + Counter(self._on_file().values())
+        return over_budget(reasons, self._records, budget, self._folder)
 
     def _on_file(self) -> dict[str, str]:
         files = sorted(self._folder.glob("quarantine-*.jsonl"))

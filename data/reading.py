@@ -11,7 +11,7 @@ from io import BytesIO
 from typing import Any
 
 from data.encoding import Encoder, VisualSize
-from data.manifest import Manifest, open_manifest
+from data.manifest import Manifest, manifest_in
 from data.quarantine import Reject
 from data.records import BadSample, Reason, Record, parse
 from data.sources.annotations import read_record
@@ -77,7 +77,7 @@ class SampleReader:
 @lru_cache(4)
 def open_reader(folder: str) -> SampleReader:
     """A reader of the manifest in a folder, made once in each process."""
-    return SampleReader(open_manifest(folder))
+    return SampleReader(manifest_in(folder))
 
 
 def read_samples(manifest: Manifest, indices: Iterable[int]) -> Iterator[Sample]:

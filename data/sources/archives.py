@@ -102,7 +102,7 @@ def _members(archive: str, number: int) -> pa.Table:
 def _tar_members(archive: str) -> Iterable[tuple[str, int, int, bool]]:
     with tarfile.open(archive, "r:") as tar:
         for member in tar:
-            tar.members = []  # else it keeps every header it has seen
+            tar.members = []  # pyright: ignore[reportAttributeAccessIssue] -- else it keeps every header
             if member.isreg():
                 yield member.name, member.offset_data, member.size, False
 

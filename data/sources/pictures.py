@@ -62,7 +62,7 @@ def decode_clip(content: bytes, frames: Sequence[int], name: str) -> list[Image.
         images = []
         for number, frame in enumerate(every):
             if number in wanted:
-                images.append(frame.to_image() if hasattr(frame, "to_image") else frame.convert("RGB"))
+                images.append(frame.convert("RGB"))
             if len(images) == len(wanted):
                 return images
     raise BadSample(Reason.bad_image, f"{name} ends before frame {max(frames)}")
@@ -111,9 +111,10 @@ def _film_header(stream: BinaryIO, name: str) -> Clip:
         return Clip(video.width, video.height, video.frames or max(1, int(seconds * rate)), rate)
 
 
-def _film_frames(stream: BinaryIO, name: str) -> Iterator[Any]:
+def _film_frames(stream: BinaryIO, name: str) -> Iterator[Image.Image]:
     with _film(stream, name) as container:
-        yield from container.decode(video=0)
+        for frame in container.decode(video=0):
+            yield frame.to_image()
 
 
 def _film(stream: BinaryIO, name: str) -> Any:
