@@ -73,14 +73,9 @@ def export(
 
 
 def convert(
-    source: str | Path,
-    folder: str | Path,
-    layout: str,
-    *,
-    tokenizer: str | Path | None = None,
-    max_shard_bytes: int = SHARD_BYTES,
+    source: str | Path, folder: str | Path, layout: str, *, max_shard_bytes: int = SHARD_BYTES
 ) -> None:
-    """Rewrite a released checkpoint in another layout, with the source's tokenizer or the one given."""
+    """Rewrite a released checkpoint in another layout, along with its tokenizer if it has one."""
     known, config = layout_named(layout), model_config_of(source)
     with torch.device("meta"):
         model = LLaDAV(config)
@@ -90,8 +85,8 @@ def convert(
     if lacking:
         raise UserError(f"{source}: holds no {names[lacking]}; expected weights with all that {layout} needs")
     outgoing = [_from_stored(names[name], stored[name]) for name in names]
-    own = Path(source) if (Path(source) / TOKENIZER_FILES[0]).is_file() else None
-    _write(outgoing, config, Path(folder), known, tokenizer or own, max_shard_bytes)
+    tokenizer = config.tokenizer if (Path(config.tokenizer) / TOKENIZER_FILES[0]).is_file() else None
+    _write(outgoing, config, Path(folder), known, tokenizer, max_shard_bytes)
 
 
 def _from_parameter(name: str, parameter: nn.Parameter, gathered: Gather) -> Outgoing:

@@ -90,8 +90,11 @@ def _header(file: Path) -> tuple[int, int, dict[str, Any]]:
 
 
 def _stored(file: Path, begin: int, name: str, entry: dict[str, Any]) -> StoredTensor:
-    start, end = entry["data_offsets"]
-    return StoredTensor(file, name, entry["dtype"], tuple(entry["shape"]), begin + start, begin + end)
+    start, end = map(int, entry["data_offsets"])
+    shape = tuple(map(int, entry["shape"]))
+    if not 0 <= start <= end or any(side < 0 for side in shape):
+        raise ValueError(name)
+    return StoredTensor(file, name, entry["dtype"], shape, begin + start, begin + end)
 
 
 def _check_extent(tensor: StoredTensor, file_size: int) -> None:
