@@ -1,0 +1,99 @@
+"""The layout: nothing shadows Python or a dependency, imports point one way, files stay short."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGES = ("platform/lladav", "data", "serve", "train")
+LONGEST = 400
+
+
+def modules(root: Path) -> Iterator[Path]:
+    """Every module of the packages, relative to the root."""
+    for package in PACKAGES:
+        yield from (file.relative_to(root) for file in (root / package).rglob("*.py"))
+
+
+def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_platform_is_a_source_root_and_no_package(root: Path):
+    assert not (root / "platform" / "__init__.py").exists()
+
+
+def test_the_standard_librarys_platform_wins_in_every_order_of_paths(root: Path):
+    program = """
+import sys
+roots, sys.path[:1] = sys.argv[1:], sys.argv[1:]
+import asyncio, platform, uuid
+print(platform.__file__, bool(platform.system()))
+"""
+    for roots in ([root, root / "platform"], [root / "platform", root]):
+        done = run(sys.executable, "-c", program, *map(str, roots), cwd=root)
+        assert done.returncode == 0, done.stderr
+        file, works = done.stdout.split()
+        assert not Path(file).is_relative_to(root) or ".venv" in file
+        assert works == "True"
+
+
+@pytest.mark.parametrize("package", ["data", "serve", "train", "platform/lladav"])
+def test_packages_are_packages(root: Path, package: str):
+    folders = {file.parent for file in modules(root) if file.is_relative_to(package)}
+    assert all((root / folder / "__init__.py").is_file() for folder in folders)
+
+
+def test_no_module_is_named_like_the_standard_library_or_a_dependency(root: Path):
+    ours = {Path(package).name for package in PACKAGES}
+    installed = set(importlib.metadata.packages_distributions()) - ours
+    taken = (installed | set(sys.stdlib_module_names)) - {"__init__", "__main__"}
+    assert not [str(file) for file in modules(root) if file.stem in taken]
+    assert not [package for package in ours if package in sys.stdlib_module_names]
+
+
+def test_git_ignores_no_module(root: Path):
+    """Ray's upload honours .gitignore: a module that it hides is missing on the workers."""
+    if not shutil.which("git") or run("git", "rev-parse", cwd=root).returncode:
+        pytest.skip("not a git checkout")
+    names = "\n".join(str(file) for file in modules(root))
+    command = ["git", "check-ignore", "--no-index", "--stdin"]
+    done = subprocess.run(command, input=names, cwd=root, capture_output=True, text=True, check=False)
+    assert done.stdout == ""
+    hidden = subprocess.run(
+        command, input=".venv/x\nruns/x\n", cwd=root, capture_output=True, text=True, check=False
+    )
+    assert hidden.stdout.split() == [".venv/x", "runs/x"]
+
+
+def test_no_file_is_too_long(root: Path):
+    files = [*modules(root), *(file.relative_to(root) for file in (root / "tests").rglob("*.py"))]
+    long = {
+        str(f): n for f in files if (n := len((root / f).read_text(encoding="utf-8").splitlines())) > LONGEST
+    }
+    assert not long
+
+
+def test_every_module_says_what_it_is_for(root: Path):
+    silent = [
+        str(f)
+        for f in modules(root)
+        if (text := (root / f).read_text()).strip() and not text.startswith('"""')
+    ]
+    assert not silent
+
+
+def test_imports_point_one_way(root: Path):
+    """The contracts are in pyproject.toml."""
+    program = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_cache=True))"
+    paths = json.dumps([str(root), str(root / "platform")])
+    done = run(sys.executable, "-c", f"import sys; sys.path[:1] = {paths}; {program}", cwd=root)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 broken" in done.stdout
