@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -137,3 +138,12 @@ def packed_logits(model: LLaDAV, packed: PackedBatch) -> Tensor:
     """Logits (T, V) of every position."""
     with torch.no_grad():
         return model.language.lm_head(model.hidden(packed))
+
+
+def with_repeated_keys_and_values(model: LLaDAV, times: int) -> dict[str, Tensor]:
+    """The weights of a model with grouped heads, written out for one with as many key heads as heads."""
+    weights = model.state_dict()
+    for name in [n for n in weights if re.match(r"language\..*\.[kv]_proj", n)]:
+        by_head = weights[name].unflatten(0, (model.config.language.kv_heads, -1))
+        weights[name] = by_head.repeat_interleave(times, dim=0).flatten(0, 1)
+    return weights

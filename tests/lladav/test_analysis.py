@@ -19,7 +19,14 @@ from lladav.model.attention import PackedAttention
 from lladav.model.llada_v import LLaDAV
 from lladav.packing import PackedBatch, pack
 from lladav.schema import Attention
-from tests.lladav.build import prompt_sample, text_sample, tiny_config, tiny_model, variant
+from tests.lladav.build import (
+    prompt_sample,
+    text_sample,
+    tiny_config,
+    tiny_model,
+    variant,
+    with_repeated_keys_and_values,
+)
 
 
 def test_golden_metrics(golden: Any, released: LLaDAV) -> None:
@@ -87,6 +94,15 @@ def test_measures_average_over_samples() -> None:
     mean = torch.stack([m.entropy_bits_K for m in alone]).mean(0)
     torch.testing.assert_close(both.entropy_bits_K, mean)
     torch.testing.assert_close(both.sink_score_S, torch.cat([m.sink_score_S for m in alone]))
+
+
+def test_grouped_heads_are_measured_as_the_full_heads_they_stand_for() -> None:
+    grouped, full = tiny_model(tiny_config(layers=1, kv_heads=2)), tiny_model(tiny_config(layers=1))
+    full.load_state_dict(with_repeated_keys_and_values(grouped, times=2))
+    packed = pack([text_sample("a", 9)], full.geometry)
+    one, other = (attention_metrics(model, packed, 0.1) for model in (grouped, full))
+    torch.testing.assert_close(one.future_looking_K, other.future_looking_K)
+    torch.testing.assert_close(one.entropy_bits_K, other.entropy_bits_K)
 
 
 class _KeepFirstLayer:

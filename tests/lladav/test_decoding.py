@@ -15,9 +15,19 @@ from lladav.decoding.plain import Decoded, decode
 from lladav.errors import UserError
 from lladav.images import prepare_image
 from lladav.model.llada_v import LLaDAV
+from lladav.packing import pack
 from lladav.samples import IMAGE_PLACEHOLDER, Sample, VisualKind
 from lladav.schema import Attention
-from tests.lladav.build import TOKENS, image_sample, prompt_sample, text_of, text_sample, tiny_model, variant
+from tests.lladav.build import (
+    TOKENS,
+    image_sample,
+    packed_logits,
+    prompt_sample,
+    text_of,
+    text_sample,
+    tiny_model,
+    variant,
+)
 
 
 def test_golden_decode(golden: Any, released: LLaDAV) -> None:
@@ -103,7 +113,7 @@ def test_batch_equals_each_prompt_alone(options: DecodingOptions) -> None:
     model = tiny_model(std=0.3)
     prompts = some_prompts(model)
     together = decode(model, prompts, options)
-    assert together == [one(model, prompt, options) for prompt in prompts]
+    assert together == [one(model, prompt, options) for prompt in some_prompts(model)]
 
 
 def test_dialogue_causal_batch_equals_each_prompt_alone() -> None:
@@ -112,6 +122,15 @@ def test_dialogue_causal_batch_equals_each_prompt_alone() -> None:
     prompts = [Sample("turns", text_of([1, 2, 3, 4, 5], turns=turns)), text_sample("flat", 7)]
     options = DecodingOptions(max_tokens=6, tokens_per_step=2)
     assert decode(model, prompts, options) == [one(model, prompt, options) for prompt in prompts]
+
+
+def test_answer_belongs_to_the_last_turn_of_its_prompt() -> None:
+    model = variant(tiny_model(std=0.3), attention=Attention.dialogue_causal)
+    ids, turns = [1, 2, 3, 4, 5], [0, 0, 0, 1, 1]
+    canvas = Sample("canvas", text_of([*ids, TOKENS.mask], turns=[*turns, 1]))
+    expected = packed_logits(model, pack([canvas], model.geometry))[-1].argmax().item()
+    prompt = Sample("prompt", text_of(ids, turns=turns))
+    assert one(model, prompt, DecodingOptions(max_tokens=1)).tokens == [expected]
 
 
 def test_rows_that_are_done_take_no_more_forwards() -> None:

@@ -63,6 +63,11 @@ def test_quota_reveals_the_most_confident() -> None:
     assert picked(by_quota(confidence, torch.tensor([2, 2]))) == [[1, 3], [0, 1]]
 
 
+def test_ties_go_to_the_earlier_position() -> None:
+    confidence = torch.full((1, 500), 0.5)
+    assert picked(by_quota(confidence, torch.tensor([20]))) == [list(range(20))]
+
+
 def test_threshold_reveals_all_above_it_and_always_one() -> None:
     confidence = torch.tensor([[0.2, 0.9, NEVER, 0.5], [0.3, 0.2, NEVER, NEVER]])
     assert picked(by_threshold(confidence, 0.5)) == [[1, 3], [0]]

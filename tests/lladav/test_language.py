@@ -21,6 +21,7 @@ from tests.lladav.build import (
     tiny_config,
     tiny_model,
     variant,
+    with_repeated_keys_and_values,
 )
 
 
@@ -91,11 +92,7 @@ def test_grouped_heads_share_keys_and_values() -> None:
 def test_grouped_heads_equal_full_heads_with_repeated_weights() -> None:
     grouped = tiny_model(tiny_config(heads=4, kv_heads=2))
     full = tiny_model(tiny_config(heads=4, kv_heads=4))
-    weights = grouped.state_dict()
-    for name in [n for n in weights if n.startswith("language.") and ("k_proj" in n or "v_proj" in n)]:
-        by_head = weights[name].unflatten(0, (2, -1))
-        weights[name] = by_head.repeat_interleave(2, dim=0).flatten(0, 1)
-    full.load_state_dict(weights)
+    full.load_state_dict(with_repeated_keys_and_values(grouped, times=2))
     packed = pack([text_sample("a", 9), text_sample("b", 5)], full.geometry)
     torch.testing.assert_close(packed_logits(grouped, packed), packed_logits(full, packed))
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lladav.diffusion.noise import Noise, NoisyBatch, corrupt, draw_noise, supervised_counts
-from lladav.model.llada_v import LLaDAV
+from lladav.model.llada_v import LLaDAV, packed_positions
 from lladav.packing import pack
 from lladav.samples import Sample
 from lladav.schema import LanguageConfig, ModelConfig, Part
@@ -57,11 +57,31 @@ def test_activation_checkpointing_changes_nothing() -> None:
     kept = gradients_of(model, batch)
     model.train()
     model.checkpoint_activations(True)
+    towers = model.language, model.vision
+    runs = [count_runs(first_mlp(tower)) for tower in towers]
     recomputed = gradients_of(model, batch)
+    assert [len(run) for run in runs] == [2, 2]
     assert recomputed.keys() == kept.keys()
     assert all(torch.equal(recomputed[name], kept[name]) for name in kept)
     model.checkpoint_activations(False)
     assert not model.language.activation_checkpointing
+
+
+def count_runs(module: nn.Module) -> list[int]:
+    """Grows by one with each forward of the module."""
+    runs: list[int] = []
+    module.register_forward_pre_hook(lambda *_: runs.append(1))
+    return runs
+
+
+def first_mlp(tower: nn.Module) -> nn.Module:
+    return next(module for name, module in tower.named_modules() if name.endswith("layers.0.mlp"))
+
+
+def test_positions_start_anew_in_each_sample() -> None:
+    model = tiny_model()
+    packed = pack([text_sample("a", 3), text_sample("b", 2)], model.geometry)
+    assert packed_positions(packed).tolist() == [0, 1, 2, 0, 1]
 
 
 def test_image_changes_only_its_own_sample() -> None:
