@@ -50,16 +50,20 @@ class Engine:
         settings = deepspeed_settings(config, dist.get_world_size(), resized)
         model = build_model(config, settings, start_from)
         self.model = model
-        self._engine, optimizer, *_ = deepspeed.initialize(
+        self._engine, self._optimizer, *_ = deepspeed.initialize(
             model=model, optimizer=torch.optim.AdamW(parameter_groups(model, config)), config=settings
         )
-        self._groups: list[dict[str, Any]] = optimizer.param_groups  # pyright: ignore
         self._base_rates = [group["lr"] for group in self._groups]
 
     @property
     def device(self) -> torch.device:
         """Where this rank computes."""
         return torch.device(self._engine.device or "cpu")
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        """The optimizer's groups; a load replaces them."""
+        return self._optimizer.param_groups  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
 
     def step(self, micro_batches: Sequence[NoisyBatch], step: int) -> list[Tensor]:
         """One optimizer step over the micro-batches; each one's cross-entropies of masked rows."""

@@ -153,5 +153,5 @@ def test_global_batch_must_divide(tmp_path: Path) -> None:
     assert accumulation_steps(config, 2) == 2
     with pytest.raises(ValueError, match=r"global_batch=4 is not a multiple .* x 3 workers"):
         accumulation_steps(config, 3)
-    with pytest.raises(ValueError, match="change train.micro_batch"):
+    with pytest.raises(ValueError, match=r"change train\.micro_batch"):
         accumulation_steps(replace(config, train=replace(config.train, micro_batch=3)), 1)

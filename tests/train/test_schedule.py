@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from train.schedule import lr_factor
@@ -14,7 +16,7 @@ def test_warms_up_from_zero_then_falls_to_zero_by_a_cosine() -> None:
     assert factors[30] == 1.0
     assert factors[515] == pytest.approx(0.5, abs=1e-3)
     assert factors[999] < 1e-4
-    assert all(a >= b for a, b in zip(factors[30:], factors[31:], strict=False))
+    assert all(a >= b for a, b in pairwise(factors[30:]))
 
 
 def test_short_runs_have_at_least_one_step_of_warm_up() -> None:
