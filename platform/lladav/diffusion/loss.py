@@ -59,9 +59,10 @@ class _FusedCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        # Scaled in place and let go of: a second copy of the head's gradient would be the peak of a step.
+        gradients, ctx.gradients = ctx.gradients, None
         grad_hidden, grad_head = (
-            gradient * grad_loss.to(gradient.dtype) if gradient is not None else None
-            for gradient in ctx.gradients
+            gradient.mul_(grad_loss) if gradient is not None else None for gradient in gradients
         )
         return grad_hidden, grad_head, None
 
