@@ -68,8 +68,8 @@ def smooth(index: int) -> Image.Image:
 def _bunch() -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_digits  # takes a second to import
 
-    bunch = load_digits()
-    return bunch.images.reshape(-1, STORED_SIDE, STORED_SIDE), bunch.target.astype(int)
+    pixels, digits = load_digits(return_X_y=True)
+    return np.reshape(pixels, (-1, STORED_SIDE, STORED_SIDE)), np.asarray(digits, dtype=int)
 
 
 @cache

@@ -78,11 +78,15 @@ def _scaled(item: Placed, across: float, down: float, left: float, top: float) -
 
 
 def _view_map(scene: Scene, boxes: list[Box], x: int, y: int, geometry: ViewGeometry) -> np.ndarray:
-    """Labels of the view whose upper left corner lies at (x, y) of the frame that ``boxes`` are in."""
+    """Labels of the view whose upper left corner lies at (x, y) of the frame that ``boxes`` are in.
+
+    All digits share the row of the line they stand on, so that a map read row by row is in reading order.
+    """
     labels = np.full((geometry.side, geometry.side), EMPTY)
     patch = geometry.tile / geometry.side
+    row = int((np.mean([top + height / 2 for _, top, _, height in boxes]) - y) // patch)
     for digit, (left, top, width, height) in zip(scene.digits, boxes, strict=True):
-        column, row = int((left + width / 2 - x) // patch), int((top + height / 2 - y) // patch)
+        column = int((left + width / 2 - x) // patch)
         if not (0 <= column < geometry.side and 0 <= row < geometry.side):
             continue
         seen = _inside(left - x, width, geometry.tile) * _inside(top - y, height, geometry.tile)

@@ -29,8 +29,8 @@ COUNTS = {1: (0.5, 0.5, 0, 0), 2: (0.1, 0.45, 0.15, 0.3), 3: (0, 0.15, 0.7, 0.15
 """How often a canvas of so many columns shows 1, 2, 3, 4 digits."""
 
 CANVAS_SHAPES = tuple(CANVASES)
-MIN_CONTRAST = 90
-MAX_GRAIN = 8
+MIN_CONTRAST = 100
+MAX_GRAIN = 6
 MESH_CELLS = 2
 NET = np.stack(np.meshgrid(*[np.linspace(-0.5, 0.5, MESH_CELLS + 1)] * 2), axis=-1)
 """The net's points (3, 3, xy), in fractions of the glyph from its middle."""
@@ -49,10 +49,6 @@ class Placed:
     width: int
     height: int
     warp: np.ndarray
-
-    @property
-    def centre(self) -> tuple[float, float]:
-        return self.left + self.width / 2, self.top + self.height / 2
 
 
 @dataclass(frozen=True)
@@ -170,7 +166,7 @@ def _box(
 def _net(rng: np.random.Generator, strength: float) -> np.ndarray:
     """Displacements (3, 3, 2) of a net over the glyph: a turn, a slant, a stretch and independent jitter."""
     y, x = NET[..., 1], NET[..., 0]
-    turn, slant = rng.normal(0, [0.12, 0.15]) * strength
+    turn, slant = rng.normal(0, [0.08, 0.12]) * strength
     stretch = rng.normal(0, 0.06, 2) * strength
     jitter = rng.normal(0, 0.025, (*x.shape, 2)) * strength
     return np.stack([stretch[0] * x - (turn + slant) * y, stretch[1] * y + turn * x], axis=-1) + jitter

@@ -96,7 +96,7 @@ def write_questions(records: Sequence[Record], folder: Path) -> Provenance:
     """
     shown = write_json_folder(records, folder, "png")
     (folder / "annotations.json").unlink()
-    paths = iter(shown)
+    paths = iter([path.removeprefix("images/") for path in shown])
     _write_lines(folder / "questions.jsonl", [_question(record, paths) for record in records])
     return shown
 

@@ -144,7 +144,7 @@ def test_at_least_five_hundred_held_out_questions_of_every_type(root: Path):
     totals = {kind: len(list(group)) for kind, group in groupby(asked, key=lambda item: item["type"])}
     assert totals == records.HELD_OUT
     for item in asked:
-        assert all((root / "held_out" / path).is_file() for path in _paths(item))
+        assert all((root / "held_out/images" / path).is_file() for path in _paths(item))
         assert questions.is_correct(item["type"], item["answer"], item["answer"])
         assert item["question"].count("<image>") == 0
 
