@@ -72,7 +72,7 @@ class Head:
 def connect(cluster: ClusterConfig) -> Iterator[None]:
     """Be connected to Ray: the one named, the one that runs this job, or one of our own for the time being.
 
-    A connection that exists already is used and left as it is. What workers print stays in Ray's logs: an entry
+    """Be connected to Ray: the one named, the one that runs this job, or a private one for the time being.
     tells its own story.
     """
     if ray.is_initialized():
@@ -133,7 +133,7 @@ def _environment(folder: Path) -> dict[str, str]:
     """Ours, with nothing that points to another Ray; ``RAY_TMPDIR`` marks every process that inherits it."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     return inherited | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "PATH": _path(),
         "RAY_TMPDIR": str(folder),
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -223,6 +223,7 @@ def _interrupted_by_termination() -> Iterator[None]:
 def _own_ray(cluster: ClusterConfig, stack: contextlib.ExitStack) -> dict[str, Any]:
     """Options of ``ray.init`` for a Ray that lives in this process's children and ends with it."""
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ["PATH"] = _path()
     needed = math.ceil(cluster.workers * cluster.cpus_per_worker) + 1  # one for reading data
     return {
         "address": "local",
@@ -232,6 +233,11 @@ def _own_ray(cluster: ClusterConfig, stack: contextlib.ExitStack) -> dict[str, A
         "_temp_dir": str(stack.enter_context(_own_folder())),
         "_node_ip_address": "127.0.0.1",
     }
+
+
+def _path() -> str:
+    """``PATH`` with this Python's folder in front: jobs start it by name, and DeepSpeed starts ninja."""
+    return f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 
 
 def _free_ports(count: int) -> list[int]:
