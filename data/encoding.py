@@ -92,7 +92,7 @@ class Encoder:
             )
         geometry = self._preparation.geometry
         tokens = [token_count(s.kind, s.width, s.height, s.views, geometry) for s in sizes]
-        encoded = cut(self._encode(messages), tokens, self._preparation.max_length)
+        encoded = cut(self._encode(messages, record.id), tokens, self._preparation.max_length)
         if not np.any(encoded.text.answer & (encoded.text.labels != IGNORED)):
             raise BadSample(
                 Reason.answer_cut, f"no token of an answer lies within {self._preparation.max_length} tokens"
@@ -109,10 +109,14 @@ class Encoder:
             raise BadSample(Reason.bad_record, str(error)) from None
         return [_dressed(message, suffix, record.is_video) for message in messages]
 
-    def _encode(self, messages: Sequence[Message]) -> Encoded:
+    def _encode(self, messages: Sequence[Message], record_id: str) -> Encoded:
         if self._preparation.template is Template.plain:
             return encode_plain(messages, self._tokenizer)
-        return encode_chat(messages, self._tokenizer, self._preparation.supervise, self._preparation.eos_tail)
+        return encode_chat(messages, self._tokenizer, self._preparation.supervise, self._eos_tail(record_id))
+
+    def _eos_tail(self, record_id: str) -> int:
+        """A number up to ``eos_tail``: a fixed one would tell the answer's length."""
+        return int(unit_hash(0, f"eos tail/{record_id}") * (self._preparation.eos_tail + 1))
 
 
 def cut(text: Encoded, visual_tokens: Sequence[int], max_length: int) -> EncodedRecord:

@@ -212,7 +212,7 @@ class ObjectiveConfig:
     stratified: bool = False
     """Spread the noise levels of a global batch evenly over [0, 1) instead of drawing them independently."""
     eos_tail: int = 0
-    """Supervised EOS tokens after the last eot (the released data has none)."""
+    """Teach EOS behind the last eot, 0 to this many tokens, drawn by sample (the released data has none)."""
     min_mask_ratio: float = 1e-3
     """Mask ratio at noise level 0, so that no sample goes unmasked by rule."""
 
