@@ -72,8 +72,8 @@ class Head:
 def connect(cluster: ClusterConfig) -> Iterator[None]:
     """Be connected to Ray: the one named, the one that runs this job, or one of our own for the time being.
 
-    """Be connected to Ray: the one named, the one that runs this job, or a private one for the time being.
-    tells its own story.
+    A connection that exists already is used and left as it is. What workers print stays in Ray's logs: an
+    entry tells its own story.
     """
     if ray.is_initialized():
         yield
