@@ -1,0 +1,39 @@
+# The index of commands; `make` alone lists them. Paths are relative: the folder's name may hold spaces.
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint format bench clean
+PYTHON_OF_VENV := .venv/bin/python
+ARGS ?=
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+venv: .venv/ready ## make .venv with the pinned versions
+
+.venv/ready: pyproject.toml constraints.txt .ci/bootstrap
+	@PYTHON="$(PYTHON)" sh .ci/bootstrap
+
+demo: .venv/ready ## train the whole curriculum on this machine and show what was learned
+	@$(PYTHON_OF_VENV) -m train.demo $(ARGS)
+
+test: .venv/ready ## run the tests; ARGS="-k noise" picks some
+	$(PYTHON_OF_VENV) -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
+
+lint: .venv/ready ## check style, types and the direction of imports
+	$(PYTHON_OF_VENV) -m ruff check .
+	$(PYTHON_OF_VENV) -m ruff format --check .
+	$(PYTHON_OF_VENV) -m pyright
+	PYTHONPATH=.:platform .venv/bin/lint-imports --no-cache
+
+format: .venv/ready ## bring the code into the house's format
+	$(PYTHON_OF_VENV) -m ruff check --fix .
+	$(PYTHON_OF_VENV) -m ruff format .
+
+bench: .venv/ready ## measure speed and memory against the released way
+	@set -e; for each in tests/bench/bench_*.py; do \
+		echo "== $$each"; $(PYTHON_OF_VENV) "$$each" $(ARGS); \
+	done
+
+clean: ## remove .venv, caches and prepared data; runs/ stays
+	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
