@@ -132,7 +132,7 @@ def _batch(row: pa.Table, samples: list[Sample]) -> MicroBatch:
 
 
 def _visuals(row: pa.Table, tile: int) -> list[Visual]:
-    pixels = np.frombuffer(row["pixels"][0].as_buffer(), np.uint8).reshape(-1, 3, tile, tile)
+    pixels = _pixels(row).reshape(-1, 3, tile, tile)
     visuals, start = [], 0
     for kind, width, height, views in zip(*(_list(row, name) for name in ITEM), strict=True):
         visuals.append(Visual(VisualKind(kind), width, height, pixels[start : start + views]))
@@ -157,6 +157,14 @@ def _binary(values: np.ndarray) -> pa.LargeBinaryArray:
     """The bytes of an array as one value, not copied."""
     offsets = pa.py_buffer(np.array([0, values.nbytes], np.int64))
     return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(values)])
+
+
+def _pixels(row: pa.Table) -> np.ndarray:
+    """The bytes of the row's pixels where they lie; Arrow's scalars would copy them."""
+    array = row["pixels"].chunk(0)
+    _, offsets, values = array.buffers()
+    start, end = np.frombuffer(offsets, np.int64)[array.offset : array.offset + 2]
+    return np.frombuffer(values or b"", np.uint8)[start:end]
 
 
 def _numpy(row: pa.Table, name: str) -> np.ndarray:

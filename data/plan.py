@@ -7,6 +7,7 @@ of an epoch may be smaller.
 
 from __future__ import annotations
 
+import heapq
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -99,30 +100,37 @@ class Plan:
         return deal(self._lengths[self.global_batch(step)], layout)
 
     def _shuffled(self, epoch: int) -> np.ndarray:
-        """A permutation that hangs on no random generator's version: rows in the order of their hashes."""
+        """A permutation that hangs on no random generator's version: rows in the order of their hashes.
+
+        Hashes are all different, for each step of the mixing can be undone.
+        """
         salt = (self._seed * _SEED_STRIDE + epoch + 1) * _GOLDEN % 2**64
         rows = np.arange(len(self._lengths), dtype=np.uint64)
-        return np.argsort(_mixed(_mixed(rows) + np.uint64(salt)), kind="stable")
+        return np.argsort(_mixed(_mixed(rows) + np.uint64(salt)))
 
 
 def deal(lengths: np.ndarray, layout: Layout) -> list[list[np.ndarray]]:
     """Places (int64) of a global batch's samples by slot and rank.
 
-    Longest first, so that the samples of a slot are alike and a batch that does not fit fails at once. Within
-    a slot each sample goes to the rank with the least tokens among those with the fewest samples: ranks wait
-    little for each other. Numbers of samples differ by at most one.
+    Longest first, each sample goes to the micro-batch with the fewest tokens that has room: all get nearly
+    the same number of tokens, and so need nearly the same memory. Those most alike then share a slot, so that
+    ranks wait little for each other. None stays empty unless there are fewer samples than micro-batches.
     """
-    order = np.argsort(-lengths.astype(np.int64), kind="stable")
-    return [_deal_slot(lengths, part, layout.workers) for part in np.array_split(order, layout.slots)]
+    cells = layout.slots * layout.workers
+    hands = _even_hands(lengths, cells, room=math.ceil(len(lengths) / cells))
+    hands.sort(key=lambda hand: -int(lengths[hand].sum()))
+    return [hands[start : start + layout.workers] for start in range(0, cells, layout.workers)]
 
 
-def _deal_slot(lengths: np.ndarray, places: np.ndarray, workers: int) -> list[np.ndarray]:
-    hands: list[list[int]] = [[] for _ in range(workers)]
-    tokens = [0] * workers
-    for place in places.tolist():
-        rank = min(range(workers), key=lambda r: (len(hands[r]), tokens[r]))
-        hands[rank].append(place)
-        tokens[rank] += int(lengths[place])
+def _even_hands(lengths: np.ndarray, count: int, room: int) -> list[np.ndarray]:
+    """Places in ``count`` groups of at most ``room``, their sums of lengths alike."""
+    hands: list[list[int]] = [[] for _ in range(count)]
+    open_hands = [(0, number) for number in range(count)]
+    for place in np.argsort(-lengths.astype(np.int64), kind="stable").tolist():
+        tokens, number = heapq.heappop(open_hands)
+        hands[number].append(place)
+        if len(hands[number]) < room:
+            heapq.heappush(open_hands, (tokens + int(lengths[place]), number))
     return [np.array(hand, np.int64) for hand in hands]
 
 

@@ -14,7 +14,7 @@ from data.encoding import Encoder, VisualSize
 from data.manifest import Manifest, manifest_in
 from data.quarantine import Reject
 from data.records import BadSample, Reason, Record, parse
-from data.sources.annotations import read_record
+from data.sources.annotations import place_of, read_record
 from data.sources.archives import Place
 from data.sources.media import MediaStore, shown
 from data.sources.pictures import clip_header, decode_clip, decode_image
@@ -47,8 +47,14 @@ class SampleReader:
         """What goes to quarantine of a sample that could not be read."""
         row = self._manifest.row(index)
         source = self._preparation.sources[row["source"]]
-        where = f"{source.annotations[row['file']]}, {row['position']}:{row['extent']}"
-        return Reject(source.name, row["id"], "", where, bad.reason.value, bad.detail)
+        where = place_of(source.annotations[row["file"]], source.format, row["position"], row["extent"])
+        return Reject(source.name, row["id"], self._own_id(row), where, bad.reason.value, bad.detail)
+
+    def _own_id(self, row: dict[str, Any]) -> str:
+        try:
+            return self._record(row).id
+        except BadSample:
+            return ""
 
     def _record(self, row: dict[str, Any]) -> Record:
         source = self._preparation.sources[row["source"]]

@@ -47,10 +47,14 @@ class Chunk:
 
     def place(self, number: int) -> str:
         """Where a record lies, for a reader of messages."""
-        position, extent = int(self.positions[number]), int(self.extents[number])
-        if self.format is SourceFormat.parquet:
-            return f"{self.path}, row {extent} of row group {position}"
-        return f"{self.path}, byte {position}"
+        return place_of(self.path, self.format, int(self.positions[number]), int(self.extents[number]))
+
+
+def place_of(path: str, source_format: SourceFormat, position: int, extent: int) -> str:
+    """A place in words."""
+    if source_format is SourceFormat.parquet:
+        return f"{path}, row {extent} of row group {position}"
+    return f"{path}, byte {position}"
 
 
 def chunks(sources: list[SourceFiles]) -> Iterator[Chunk]:

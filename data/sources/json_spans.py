@@ -23,6 +23,7 @@ WINDOW = 1 << 24
 
 _OPENING = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[")
 _BETWEEN = b" \t\r\n,"
+_STRAY = re.compile(rb'"(?:[^"\\]|\\.)*"|[^\s,"]+|"', re.DOTALL)
 _QUOTE, _BACKSLASH = b'"\\'
 _STEPS = np.zeros(256, np.int8)
 _STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
@@ -76,7 +77,7 @@ def _elements(text: bytes) -> tuple[list[Span], bool]:
 
 
 def _with_strays(text: bytes, begins: list[int], ends: list[int], stops: list[int]) -> Iterator[Span]:
-    """The elements and, as an element too, whatever stands between them and is no comma.
+    """The elements and, as elements too, whatever stands between them and is no comma.
 
     It will be refused as a record; skipping it would hide it.
     """
@@ -84,7 +85,7 @@ def _with_strays(text: bytes, begins: list[int], ends: list[int], stops: list[in
         start = ends[number - 1] if number else 0
         between = text[start:stop]
         if between.strip(_BETWEEN):
-            yield stop - len(between.lstrip(_BETWEEN)), start + len(between.rstrip(_BETWEEN))
+            yield from ((start + found.start(), start + found.end()) for found in _STRAY.finditer(between))
         if number < len(ends):
             yield begins[number], ends[number]
 

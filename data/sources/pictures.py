@@ -123,6 +123,6 @@ def _film(stream: BinaryIO, name: str) -> Any:
     except ImportError:
         raise UserError(f"{name}: reading films needs the package av; run pip install av") from None
     container = av.open(stream)
-    if not container.streams.video:
-        raise BadSample(Reason.bad_image, f"{name} has no pictures in it")
+    if not container.streams.video or container.streams.video[0].codec_context is None:
+        raise BadSample(Reason.bad_image, f"{name} has no pictures that can be decoded")
     return container

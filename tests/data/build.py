@@ -1,0 +1,137 @@
+"""Small data sets, written in every format, and settings that read them."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from lladav.schema import (
+    Config,
+    DataConfig,
+    ImagesConfig,
+    ModelConfig,
+    SourceConfig,
+    SourceFormat,
+    StageConfig,
+    TrainConfig,
+    VisionConfig,
+)
+
+Records = Sequence[Mapping[str, Any]]
+Pictures = Mapping[str, bytes]
+
+
+def settings(root: Path, tokenizer: Path, sources: Mapping[str, SourceConfig], **stage: Any) -> Config:
+    """Settings of a stage that reads all of ``sources``; any number of bad samples is allowed."""
+    values = {"name": "test", "global_batch": 4, "max_length": 1000, "sources": list(sources)} | stage
+    return Config(
+        stage=StageConfig(**values),
+        model=ModelConfig(
+            name="tiny",
+            vision=VisionConfig(image_size=28, patch_size=14),
+            images=ImagesConfig(grid=2, frame_side=1, max_frames=4),
+            tokenizer=str(tokenizer),
+        ),
+        data=DataConfig(name="test", root=str(root), sources=dict(sources), bad_sample_budget=1.0),
+        train=TrainConfig(micro_batch=2),
+    )
+
+
+def picture(width: int, height: int, seed: int = 0, suffix: str = "PNG") -> bytes:
+    """A picture of noise."""
+    pixels = np.random.default_rng([seed, width, height]).integers(0, 255, (height, width, 3), np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, suffix)
+    return stream.getvalue()
+
+
+def clip(frames: int, milliseconds: int, suffix: str = "GIF") -> bytes:
+    """An animation of frames of one colour each, ever brighter."""
+    first, *rest = [Image.new("RGB", (30, 20), (10 * n,) * 3) for n in range(frames)]
+    stream = io.BytesIO()
+    first.save(stream, suffix, save_all=True, append_images=rest, duration=milliseconds, lossless=True)
+    return stream.getvalue()
+
+
+def turns(*values: str) -> list[dict[str, str]]:
+    """A conversation that a human begins."""
+    return [{"from": "human" if n % 2 == 0 else "gpt", "value": value} for n, value in enumerate(values)]
+
+
+def asked(name: str, *images: str, answer: str = "Seven.") -> dict[str, Any]:
+    """A record with these images, one mark each."""
+    media = {} if not images else {"image": images[0] if len(images) == 1 else list(images)}
+    return {"id": name, **media, "conversations": turns("<image>\n" * len(images) + "What is it?", answer)}
+
+
+def write_json(root: Path, records: Records, name: str = "records.json") -> str:
+    """A JSON list; returns its path under ``root``."""
+    (root / name).write_text(json.dumps(records, indent=1), encoding="utf-8")
+    return name
+
+
+def write_lines(root: Path, records: Records, name: str = "records.jsonl") -> str:
+    """JSON lines; returns their path under ``root``."""
+    (root / name).write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return name
+
+
+def write_parquet(root: Path, records: Records, pictures: Pictures, row_group: int = 2) -> str:
+    """Rows with embedded images (records with none or one); returns the file's path under ``root``."""
+    rows = [
+        {
+            "id": record["id"],
+            "image": {"bytes": pictures[record["image"]], "path": record["image"]}
+            if "image" in record
+            else None,
+            "conversations": record["conversations"],
+        }
+        for record in records
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), root / "records.parquet", row_group_size=row_group)
+    return "records.parquet"
+
+
+def write_folder(root: Path, pictures: Pictures) -> str:
+    """A folder of files; returns its path under ``root``."""
+    for name, content in pictures.items():
+        file = root / "images" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    return "images"
+
+
+def write_tars(root: Path, pictures: Pictures, archives: int = 2) -> str:
+    """Several tars, the pictures dealt out in turn; returns their glob under ``root``."""
+    for number in range(archives):
+        with tarfile.open(root / f"images_{number}.tar", "w") as tar:
+            for name, content in list(pictures.items())[number::archives]:
+                member = tarfile.TarInfo(f"./{name}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return "images_*.tar"
+
+
+def write_zip(root: Path, pictures: Pictures, method: int = zipfile.ZIP_DEFLATED) -> str:
+    """A zip; returns its path under ``root``."""
+    with zipfile.ZipFile(root / f"images_{method}.zip", "w", method) as archive:
+        for name, content in pictures.items():
+            archive.writestr(name, content)
+    return f"images_{method}.zip"
+
+
+def json_source(root: Path, records: Records, pictures: Pictures) -> SourceConfig:
+    """A JSON list beside a folder of pictures."""
+    return SourceConfig(
+        SourceFormat.json, write_json(root, records), write_folder(root, pictures) if pictures else None
+    )

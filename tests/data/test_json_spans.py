@@ -1,0 +1,81 @@
+"""Records of a JSON list or of JSON lines are found by their bytes, whatever they hold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.sources import json_spans
+from data.sources.json_spans import line_spans, list_spans
+from lladav.errors import UserError
+
+TEXTS = st.text(st.sampled_from('ab"\\[]{},:é\n'), max_size=12)
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), TEXTS),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=8,
+)
+ELEMENTS = st.lists(st.dictionaries(TEXTS, VALUES, max_size=3) | st.lists(VALUES, max_size=3), max_size=6)
+
+
+def spans_in(folder: Path, text: str | bytes, find=list_spans) -> list[bytes]:
+    """What the spans of a file with this content cover."""
+    content = text.encode() if isinstance(text, str) else text
+    file = folder / "records.json"
+    file.write_bytes(content)
+    return [content[begin:end] for begin, end in find(file)]
+
+
+@given(ELEMENTS, st.booleans(), st.sampled_from([None, 1]), st.sampled_from([1, 7, 64, 1 << 20]))
+@settings(deadline=None)
+def test_elements_of_a_list_are_found(
+    tmp_path_factory: pytest.TempPathFactory,
+    elements: list,
+    ascii_only: bool,
+    indent: int | None,
+    window: int,
+) -> None:
+    text = json.dumps(elements, ensure_ascii=ascii_only, indent=indent)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_spans, "WINDOW", window)
+        found = spans_in(tmp_path_factory.getbasetemp(), text)
+    assert [json.loads(span) for span in found] == elements
+
+
+def test_a_malformed_element_costs_itself_alone(tmp_path: Path) -> None:
+    found = spans_in(tmp_path, '[{"a": 1}, {"b": oops}, {"c": 3}]')
+    assert found == [b'{"a": 1}', b'{"b": oops}', b'{"c": 3}']
+
+
+def test_what_is_no_object_is_not_passed_over(tmp_path: Path) -> None:
+    found = spans_in(tmp_path, '[ null , {"a": 1} 17, "x],"]')
+    assert found == [b"null", b'{"a": 1}', b"17", b'"x],"']
+
+
+@pytest.mark.parametrize("text", ['[{"a": 1}, {"b": ', '[{"a": 1},', '[{"a": 1}, {"b": "x}]', "["])
+def test_a_list_cut_short_is_refused_as_a_whole(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match=r"records\.json: the list breaks off"):
+        spans_in(tmp_path, text)
+
+
+def test_a_file_that_is_no_list_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a JSON list; for one record a line set format to jsonl"):
+        spans_in(tmp_path, '{"a": 1}\n{"b": 2}\n')
+
+
+@pytest.mark.parametrize("find", [list_spans, line_spans])
+def test_an_empty_file_is_refused(tmp_path: Path, find) -> None:
+    with pytest.raises(UserError, match="the file is empty"):
+        spans_in(tmp_path, "", find)
+
+
+def test_lines_are_found_and_blank_ones_left_out(tmp_path: Path) -> None:
+    assert spans_in(tmp_path, '{"a": 1}\n\n  \n{"b": oops}\n{"c": 3}', line_spans) == [
+        b'{"a": 1}',
+        b'{"b": oops}',
+        b'{"c": 3}',
+    ]
