@@ -31,9 +31,9 @@ class Stage:
         self.tokenizer = ChatTokenizer.load(tokenizer)
 
     def encode(
-        self, *said: str, images: int = 0, video: bool = False, suffixed: bool = False
+        self, *said: str, name: str = "r", images: int = 0, video: bool = False, suffixed: bool = False
     ) -> EncodedRecord:
-        record = Record("r", ["a.png"] * images, video, build.turns(*said))
+        record = Record(name, ["a.png"] * images, video, build.turns(*said))
         sizes = [VisualSize(self.encoder.kind_of(record), 30, 30, 1)] * images
         return self.encoder.encode(record, 0, suffixed, sizes)
 
@@ -137,14 +137,22 @@ def test_the_plain_template_is_image_caption_line_end(tmp_path: Path, tokenizer:
     assert stage.text_of(encoded) == "A seven.\n"
 
 
-def test_supervision_and_tail_are_those_of_the_objective(tmp_path: Path, tokenizer: Path) -> None:
-    released = Stage(tmp_path, tokenizer)
-    changed = Stage(tmp_path, tokenizer, ObjectiveConfig(supervise=Supervise.answers, eos_tail=3))
-    ours, theirs = changed.encode("What?", "That.").text, released.encode("What?", "That.").text
-    assert ours.input_ids[-3:].tolist() == [released.tokenizer.ids.eos] * 3
-    np.testing.assert_array_equal(ours.input_ids[:-3], theirs.input_ids)
-    np.testing.assert_array_equal(ours.labels != IGNORED, ours.answer)
-    assert np.count_nonzero(theirs.labels != IGNORED) > np.count_nonzero(theirs.answer)
+def test_supervision_is_that_of_the_objective(tmp_path: Path, tokenizer: Path) -> None:
+    answers = Stage(tmp_path, tokenizer, ObjectiveConfig(supervise=Supervise.answers)).encode(
+        "What?", "That."
+    )
+    released = Stage(tmp_path, tokenizer).encode("What?", "That.")
+    np.testing.assert_array_equal(answers.text.input_ids, released.text.input_ids)
+    np.testing.assert_array_equal(answers.text.labels != IGNORED, answers.text.answer)
+    assert np.count_nonzero(released.text.labels != IGNORED) > np.count_nonzero(released.text.answer)
+
+
+def test_a_tail_of_eos_has_a_length_drawn_by_record(tmp_path: Path, tokenizer: Path) -> None:
+    plain = Stage(tmp_path, tokenizer).encode("What?", "That.").text.input_ids
+    stage = Stage(tmp_path, tokenizer, ObjectiveConfig(eos_tail=3))
+    tails = [stage.encode("What?", "That.", name=f"r{n}").text.input_ids[len(plain) :] for n in range(40)]
+    assert {len(tail) for tail in tails} == {0, 1, 2, 3}
+    assert set(np.concatenate(tails).tolist()) == {stage.tokenizer.ids.eos}
 
 
 def test_a_sample_whose_answer_is_cut_off_whole_is_bad(tmp_path: Path, tokenizer: Path) -> None:

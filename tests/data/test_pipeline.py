@@ -207,9 +207,8 @@ def test_the_manifest_made_by_tasks_is_that_made_here(
     assert [here.row(n) for n in range(len(here))] == [manifest.row(n) for n in range(len(manifest))]
 
 
-def test_a_mistake_found_by_a_task_is_told_in_one_line(
-    cluster: None, tmp_path: Path, tokenizer: Path
-) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_mistake_found_by_a_task_is_told_in_one_line(tmp_path: Path, tokenizer: Path) -> None:
     (tmp_path / "images.zip").write_bytes(b"no zip")
     source = SourceConfig(SourceFormat.json, build.write_json(tmp_path, records()), "images.zip")
     with pytest.raises(UserError, match="damaged archive") as error:
