@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ RIGHT, WRONG, MUTED = "#1a7f37", "#cf222e", "#57606a"
 SMOOTHING = 0.9
 
 
-def draw_losses(steps_by_stage: dict[str, Sequence[dict[str, Any]]], file: Path) -> None:
+def draw_losses(steps_by_stage: Mapping[str, Sequence[dict[str, Any]]], file: Path) -> None:
     """Loss of every stage side by side, on a logarithmic scale; answer tokens apart from the objective."""
     figure, axes = pyplot.subplots(
         1, len(steps_by_stage), figsize=(3.2 * len(steps_by_stage), 3.4), sharey=True, squeeze=False

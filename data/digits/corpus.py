@@ -1,23 +1,28 @@
 """Text for the tokenizer and the language tower: the same conversations with pictures written as characters.
 
-A "picture" is the map of ``data.digits.maps`` spelled out: a dot for a patch without a digit's middle, the
-digit elsewhere, laid out as visual tokens are (base view without line ends, then the stitched map row by
-row). What the tower learns to read there is what the projector later has to say in its place.
+A "picture" has one character per visual token, laid out as those are (base view without line ends, then the
+stitched tiles row by row): a dot for an empty patch, else a letter that says which digit covers the patch and
+which place it has in its view. The projector later has to say the same in its place.
 """
 
 from __future__ import annotations
 
+import string
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from data.digits import maps, questions
 from data.digits.records import Picture, Record
+from data.digits.scenes import Scene
 from lladav.images import ViewGeometry
 from lladav.samples import VisualKind
 from lladav.text import SYSTEM_PROMPT
 
 DOT, LINE_END = ".", "\n"
+SIGNS = string.ascii_letters[:40]
+"""One letter for each place (0-3) and digit."""
+
 SYSTEM_SHARE = 20
 """The system prompt is repeated for one in so many sentences."""
 
@@ -47,13 +52,13 @@ def picture_characters(picture: Picture, kind: VisualKind, geometry: ViewGeometr
     return _flat(maps.base_map(scene, geometry))
 
 
-def _frame_map(scene, geometry: ViewGeometry) -> np.ndarray:
+def _frame_map(scene: Scene, geometry: ViewGeometry) -> np.ndarray:
     return maps.shrink(maps.base_map(scene, geometry), geometry.frame_side, geometry.frame_side)
 
 
-def _flat(labels: np.ndarray) -> str:
-    return "".join(DOT if label in (maps.EMPTY, maps.UNSURE) else str(label) for label in labels.flatten())
+def _flat(signs: np.ndarray) -> str:
+    return "".join(DOT if sign == maps.UNCOVERED else SIGNS[sign] for sign in signs.flatten())
 
 
-def _rows(labels: np.ndarray) -> str:
-    return "".join(_flat(row) + LINE_END for row in labels)
+def _rows(signs: np.ndarray) -> str:
+    return "".join(_flat(row) + LINE_END for row in signs)

@@ -54,10 +54,15 @@ def held_out_pool() -> Pool:
     return _pools()[1]
 
 
+def stored(index: int) -> np.ndarray:
+    """One glyph's (8, 8) pixels as scikit-learn keeps them, ink up to 16."""
+    return _bunch()[0][index]
+
+
 @cache
 def smooth(index: int) -> Image.Image:
     """One glyph as a grey picture of 36x36 pixels, ink bright, enlarged from its 8x8 stored pixels."""
-    pixels = Image.fromarray((_bunch()[0][index] * (255.0 / MAX_INK)).round().astype(np.uint8))
+    pixels = Image.fromarray((stored(index) * (255.0 / MAX_INK)).round().astype(np.uint8))
     side = SMOOTH_SIDE - 2 * SMOOTH_MARGIN
     framed = Image.new("L", (SMOOTH_SIDE, SMOOTH_SIDE))
     framed.paste(pixels.resize((side, side), Image.Resampling.BICUBIC), (SMOOTH_MARGIN, SMOOTH_MARGIN))

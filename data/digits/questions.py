@@ -33,6 +33,9 @@ COUNT = (
     "How many digits does the image show?",
     "Count the digits in the picture.",
 )
+LARGEST_SUM_SO_FAR = 27
+"""Sum of three digits, to which a fourth may be added."""
+
 WATCH = ("Which digits does the video show, in order?", "Read the digits in the order they appear.")
 
 
@@ -90,8 +93,9 @@ def arithmetic(digits: Sequence[int], rng: np.random.Generator) -> Pair:
 def text_only(rng: np.random.Generator) -> Pair:
     """A question that needs no image."""
     a, b = rng.integers(0, 10, 2).tolist()
+    sum_so_far = int(rng.integers(0, LARGEST_SUM_SO_FAR + 1))
     options = (
-        (f"What is {a} + {b}?", str(a + b)),
+        (f"What is {sum_so_far} + {b}?", str(sum_so_far + b)),
         (f"What is {max(a, b)} - {min(a, b)}?", str(abs(a - b))),
         (f"Which is larger, {a} or {b}?", str(max(a, b))),
         (f"Is {a} even or odd?", _parity(a)),

@@ -117,7 +117,12 @@ def _head_command(folder: Path, ports: list[int], cpus: int | None, store_bytes:
     chosen = [f"{option}={port}" for option, port in zip(PORT_OPTIONS, ports, strict=True)]
     return [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
-        *("--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--include-dashboard=true"),
+        *(
+            "--log-color=false",
+            "--node-ip-address=127.0.0.1",
+            "--dashboard-host=127.0.0.1",
+            "--include-dashboard=true",
+        ),
         *(f"--temp-dir={folder}", f"--num-cpus={cpus or _cores()}", f"--object-store-memory={store_bytes}"),
         *chosen,
     ]
@@ -154,7 +159,10 @@ def _wait_until_ready(process: subprocess.Popen[bytes], head: Head) -> None:
     while not _has_node(head.dashboard):
         if process.poll() is not None or time.monotonic() > deadline:
             end = " ".join((head.folder / "start.log").read_text(errors="replace").split())[-800:]
-            raise RuntimeError(f"the private Ray did not come up within {READY_SECONDS} s: {end}")
+            how = (
+                "ended while starting" if process.poll() is not None else f"is not up after {READY_SECONDS} s"
+            )
+            raise RuntimeError(f"the private Ray {how}: {end}")
         time.sleep(POLL_SECONDS)
 
 

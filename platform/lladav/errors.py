@@ -1,7 +1,7 @@
 """Mistakes of the user, told in one line.
 
-An entry point prints the message of a ``UserError`` and exits with code 2; anything else is a defect of ours and keeps
-its traceback.
+An entry point prints the message of a ``UserError`` and exits with code 2; anything else is a defect of ours
+and keeps its traceback.
 """
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 
 def on_ranks(workers: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What ``function(*arguments)`` returns on each of ``workers`` gloo ranks, each a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_rank, (workers, folder, function, arguments), nprocs=workers)  # pyright: ignore[reportArgumentType]
+        spawn(_rank, (workers, folder, function, arguments), nprocs=workers)
         return [torch.load(Path(folder) / str(rank), weights_only=False) for rank in range(workers)]
 
 

@@ -1,0 +1,77 @@
+"""Views of many new scenes, labelled patch by patch, for the lessons of the vision tower.
+
+Painted by two processes that import no torch, so that they start quickly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import NamedTuple
+
+import numpy as np
+
+from data.digits import maps
+from data.digits.glyphs import Pool
+from data.digits.scenes import Scene, compose, paint
+from lladav.images import ViewGeometry, prepare_image
+from lladav.samples import VisualKind
+
+PROCESSES = 2
+BLANK_SHARE = 0.1
+"""Of the tiles without a digit's middle, how many are kept."""
+
+
+class LabelledViews(NamedTuple):
+    """uint8 views (N, 3, S, S) and int64 labels of their patches (N, P): the digit with its middle there, the
+    covering glyph, and its place among the view's digits from the left and from the right; and what is
+    a base view (N).
+    """
+
+    views: np.ndarray
+    middles: np.ndarray
+    glyphs: np.ndarray
+    from_left: np.ndarray
+    from_right: np.ndarray
+    is_base: np.ndarray
+
+
+def labelled_views(
+    pool: Pool, scenes: int, geometry: ViewGeometry, seed: int, warp: float = 1.0
+) -> LabelledViews:
+    """The base view and tiles of that many scenes, most tiles without a digit left out."""
+    part = scenes // PROCESSES
+    jobs = [(pool, part, geometry, (seed, number), warp) for number in range(PROCESSES)]
+    with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as workers:
+        return _joined(list(workers.map(_draw, *zip(*jobs, strict=True))))
+
+
+def _draw(
+    pool: Pool, scenes: int, geometry: ViewGeometry, seed: tuple[int, int], warp: float
+) -> LabelledViews:
+    rng = np.random.default_rng(seed)
+    return _joined([_of_scene(compose(rng, pool, warp=warp), geometry, rng) for _ in range(scenes)])
+
+
+def _joined(parts: Sequence[LabelledViews]) -> LabelledViews:
+    return LabelledViews._make(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+
+
+def _of_scene(scene: Scene, geometry: ViewGeometry, rng: np.random.Generator) -> LabelledViews:
+    views = prepare_image(paint(scene), VisualKind.tiled, geometry).views
+    middles = maps.middle_maps(scene, geometry)
+    is_base = np.arange(len(views)) == 0
+    kept = is_base | (middles != maps.EMPTY).any((1, 2)) | (rng.random(len(views)) < BLANK_SHARE)
+    covers = maps.cover_maps(scene, geometry)[kept]
+    glyphs = np.append(scene.glyphs, maps.UNCOVERED)[covers]
+    from_left, from_right = np.stack([_places(cover) for cover in covers], axis=1)
+    flat = [x.reshape(kept.sum(), -1) for x in (middles[kept], glyphs, from_left, from_right)]
+    return LabelledViews._make([views[kept], *flat, is_base[kept]])
+
+
+def _places(cover: np.ndarray) -> np.ndarray:
+    """(2, side, side): the place of each covered patch's digit from the left and from the right."""
+    from_left = maps.places(cover)
+    from_right = np.where(cover == maps.UNCOVERED, maps.UNCOVERED, from_left.max() - from_left)
+    return np.stack([from_left, from_right])

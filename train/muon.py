@@ -1,0 +1,53 @@
+"""Muon (Jordan et al., 2024): momentum whose matrices are orthogonalised before they are applied.
+
+In float32: ``torch.optim.Muon`` works in bfloat16, which is slow on a CPU without instructions for it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+QUINTIC = (3.4445, -4.7750, 2.0315)
+"""Coefficients of the odd polynomial that drives all singular values towards 1."""
+
+
+class Muon(torch.optim.Optimizer):
+    """Steps of ``lr`` along orthogonalised Nesterov momentum; for matrices inside layers only."""
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            by_shape = defaultdict(list)
+            for parameter in group["params"]:
+                by_shape[parameter.shape].append((parameter, self._momentum(parameter, group["momentum"])))
+            for shape, pairs in by_shape.items():
+                scale = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
+                updates = orthogonalized(torch.stack([update for _, update in pairs]))
+                for (parameter, _), update in zip(pairs, updates, strict=True):
+                    parameter.sub_(update, alpha=scale)
+
+    def _momentum(self, parameter: nn.Parameter, momentum: float) -> Tensor:
+        state, gradient = self.state[parameter], parameter.grad
+        assert gradient is not None
+        average = state.setdefault("average", torch.zeros_like(parameter))
+        average.lerp_(gradient, 1 - momentum)
+        return gradient.lerp(average, momentum)
+
+
+def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:
+    """A batch of matrices (N, R, C) with singular values near 1 and the same singular vectors."""
+    linear, cubic, quintic = QUINTIC
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = linear * x + (cubic * gram + quintic * (gram @ gram)) @ x
+    return x.mT if tall else x

@@ -1,0 +1,108 @@
+"""Build the tiny towers that the embedded curriculum starts from.
+
+    python train/towers.py model=tiny data=digits
+
+The published curriculum starts from pretrained towers, and so does this one: a vision tower that knows digits
+goes to ``model.weights.vision`` in the layout of SigLIP2, a language tower that knows the text side goes to
+``model.weights.language`` in that of LLaDA-8B-Instruct, tokenizer included. A tower that is there is kept.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
+
+from lladav.config import main_arguments, one_line_errors  # noqa: E402 - the path comes first
+from lladav.errors import UserError  # noqa: E402
+from lladav.schema import Config, ModelConfig, Part  # noqa: E402
+from train.progress import clock, say  # noqa: E402
+
+if TYPE_CHECKING:
+    from lladav.model.llada_v import LLaDAV
+
+LAYOUTS = {Part.vision: "siglip2", Part.language: "llada"}
+SMALL = 10_000_000
+"""Parameters of the largest model whose towers are made here; the real ones are downloaded."""
+
+
+def main() -> None:
+    with one_line_errors():
+        for config in main_arguments(sys.argv[1:], __doc__ or ""):
+            build(config)
+
+
+def build(config: Config) -> None:
+    """Make the towers that are missing.
+
+    Raises ``UserError`` where the settings name no folder for them, or a model that is not tiny.
+    """
+    folders = {part: folder_of(config.model, part) for part in LAYOUTS}
+    missing = [part for part, folder in folders.items() if not folder.is_dir()]
+    for part, folder in folders.items():
+        say(f"{part.value} tower  {folder}{'' if part in missing else '  (kept)'}")
+    if missing:
+        _make(config, {part: folders[part] for part in missing})
+
+
+def folder_of(model: ModelConfig, part: Part) -> Path:
+    """Where a tower belongs."""
+    folder = model.weights.vision if part is Part.vision else model.weights.language
+    if folder is None:
+        raise UserError(f"model.weights.{part.value}: is not set; name the folder that the tower goes to")
+    return Path(folder)
+
+
+def _make(config: Config, folders: dict[Part, Path]) -> None:
+    import torch
+
+    from data.digits.preparation import prepare
+    from lladav.checkpoint.exporting import export
+    from lladav.model.initialize import initialize
+    from lladav.model.llada_v import LLaDAV
+
+    _refuse_large(config.model)
+    prepare(Path(config.data.root))
+    torch.manual_seed(config.train.seed)
+    model = LLaDAV(config.model)
+    initialize(model, config.train.seed)
+    teachers = {Part.vision: _teach_vision, Part.language: _teach_language}
+    for part, folder in folders.items():
+        teachers[part](model, config)
+        tokenizer = config.model.tokenizer if part is Part.language else None
+        export(model, config.model, folder, LAYOUTS[part], tokenizer=tokenizer)
+
+
+def _teach_vision(model: LLaDAV, config: Config) -> None:
+    from train import vision_lessons
+
+    heads, seconds = vision_lessons.teach(model.vision, model.geometry, config.train.seed)
+    shares = vision_lessons.accuracy(model.vision, heads, model.geometry, config.train.seed)
+    told = ", ".join(f"{share:.1%} in {where}" for where, share in shares.items())
+    say(f"vision tower: held-out digits told right: {told}; {clock(seconds)}")
+
+
+def _teach_language(model: LLaDAV, config: Config) -> None:
+    from lladav.text import ChatTokenizer
+    from train import language_lessons
+
+    tokenizer = ChatTokenizer.load(config.model.tokenizer)
+    seconds = language_lessons.teach(model.language, tokenizer, model.geometry, config.train.seed)
+    say(f"language tower: {clock(seconds)}")
+
+
+def _refuse_large(model: ModelConfig) -> None:
+    language = model.language
+    size = language.layers * language.width * (4 * language.width + 3 * language.mlp_width)
+    if size > SMALL:
+        raise UserError(
+            f"model={model.name}: has {size / 1e6:,.0f}M parameters in its language tower; "
+            "download its towers and name their folders in model.weights"
+        )
+
+
+if __name__ == "__main__":
+    main()
