@@ -30,7 +30,7 @@ from train.progress import clock, say  # noqa: E402
 from train.questions import Answered  # noqa: E402
 from train.runs import Run  # noqa: E402
 
-SETTINGS = ["model=tiny", "data=digits"]
+SETTINGS = ["model=tiny", "data=digits", "train.micro_batch=32"]
 EVALUATED = ("ov", "vw", "ov_vw")
 OUT = Path("runs/demo")
 SHOWN = 16

@@ -121,7 +121,7 @@ class Writer:
         kind = kind_of(record, squared)
         pieces, start = [], 0
         places = np.flatnonzero(text.input_ids == IMAGE_PLACEHOLDER)
-        for place, picture in zip(places, record.pictures, strict=True):
+        for place, picture in zip(places.tolist(), record.pictures, strict=True):
             signs = corpus.picture_characters(picture, kind, self._geometry)
             pieces += [_part(text, start, place), _unsupervised([self._ids[sign] for sign in signs])]
             start = place + 1

@@ -58,15 +58,15 @@ class Heads(nn.Module):
         self.glyph = nn.Linear(width, glyphs.STORED_SIDE**2)
 
 
-def teach(tower: VisionTower, geometry: ViewGeometry, seed: int, settings: Fit = SETTINGS) -> Heads:
-    """Train the tower in place on glyphs of the training pool; returns the heads."""
+def teach(tower: VisionTower, geometry: ViewGeometry, seed: int) -> tuple[Heads, float]:
+    """Train the tower in place on glyphs of the training pool; returns the heads, and the seconds it took."""
     lessons = Lessons(labelled_views(glyphs.training_pool(), SCENES, geometry, seed))
     torch.manual_seed(seed)
     heads = Heads(tower.vision_model.config.hidden_size)
     start_from_patches(tower, lessons.views)
-    loss = LessonLoss(tower, heads, lessons, settings.batch, seed)
-    fit("vision tower", [*tower.named_parameters(), *heads.named_parameters()], settings, loss)
-    return heads
+    loss = LessonLoss(tower, heads, lessons, SETTINGS.batch, seed)
+    named = [*tower.named_parameters(), *heads.named_parameters()]
+    return heads, fit("vision tower", named, SETTINGS, loss)
 
 
 class LessonLoss:

@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -92,7 +93,11 @@ def runtime_env() -> dict[str, Any]:
     ``platform`` is relative on purpose: Ray starts workers inside an uploaded folder, and without it a copy
     baked into an image would win over the upload.
     """
-    return {"env_vars": {"PYTHONPATH": f"platform:{ROOT / 'platform'}:{ROOT}"}}
+    settings: dict[str, Any] = {"env_vars": {"PYTHONPATH": f"platform:{ROOT / 'platform'}:{ROOT}"}}
+    python = shlex.quote(sys.executable)
+    if python != sys.executable:  # Ray starts workers through a shell and does not quote the interpreter
+        settings["py_executable"] = python
+    return settings
 
 
 @contextlib.contextmanager
@@ -102,8 +107,12 @@ def local_head(cpus: int | None = None, object_store_bytes: int | None = None) -
     Raises ``RuntimeError`` with the end of Ray's output where the head does not come up.
     """
     with _own_folder() as folder, _interrupted_by_termination():
-        ports, environment = _free_ports(len(PORT_OPTIONS)), _environment(folder)
-        command = _head_command(folder, ports, cpus, object_store_bytes or _store_bytes())
+        python = _plain_python(folder)
+        ports, environment = _free_ports(len(PORT_OPTIONS)), _environment(folder, python)
+        command = [
+            str(python),
+            *_head_options(folder, ports, cpus, object_store_bytes or _store_bytes()),
+        ]
         process = _start(command, environment, folder / "start.log")
         try:
             head = _head(folder, ports, environment)
@@ -113,10 +122,19 @@ def local_head(cpus: int | None = None, object_store_bytes: int | None = None) -
             _end(process, folder)
 
 
-def _head_command(folder: Path, ports: list[int], cpus: int | None, store_bytes: int) -> list[str]:
+def _plain_python(folder: Path) -> Path:
+    """This Python under a path that needs no quotes: Ray does not quote its workers' interpreter."""
+    python = Path(sys.executable)
+    if shlex.quote(str(python)) == str(python):
+        return python
+    (folder / "python").symlink_to(python.parents[1])
+    return folder / "python" / python.parent.name / python.name
+
+
+def _head_options(folder: Path, ports: list[int], cpus: int | None, store_bytes: int) -> list[str]:
     chosen = [f"{option}={port}" for option, port in zip(PORT_OPTIONS, ports, strict=True)]
     return [
-        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
+        *("-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
         *(
             "--log-color=false",
             "--node-ip-address=127.0.0.1",
@@ -134,11 +152,11 @@ def _head(folder: Path, ports: list[int], environment: dict[str, str]) -> Head:
     return Head(f"127.0.0.1:{gcs}", url, folder, {**environment, "RAY_API_SERVER_ADDRESS": url})
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def _environment(folder: Path, python: Path) -> dict[str, str]:
     """Ours, with nothing that points to another Ray; ``RAY_TMPDIR`` marks every process that inherits it."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     return inherited | {
-        "PATH": _path(),
+        "PATH": _path(python),
         "RAY_TMPDIR": str(folder),
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -231,7 +249,7 @@ def _interrupted_by_termination() -> Iterator[None]:
 def _own_ray(cluster: ClusterConfig, stack: contextlib.ExitStack) -> dict[str, Any]:
     """Options of ``ray.init`` for a Ray that lives in this process's children and ends with it."""
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    os.environ["PATH"] = _path()
+    os.environ["PATH"] = _path(Path(sys.executable))
     needed = math.ceil(cluster.workers * cluster.cpus_per_worker) + 1  # one for reading data
     return {
         "address": "local",
@@ -243,9 +261,9 @@ def _own_ray(cluster: ClusterConfig, stack: contextlib.ExitStack) -> dict[str, A
     }
 
 
-def _path() -> str:
-    """``PATH`` with this Python's folder in front: jobs start it by name, and DeepSpeed starts ninja."""
-    return f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+def _path(python: Path) -> str:
+    """``PATH`` with Python's folder in front: jobs start it by name, and DeepSpeed starts ninja."""
+    return f"{python.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 
 
 def _free_ports(count: int) -> list[int]:

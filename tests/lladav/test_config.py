@@ -93,11 +93,11 @@ def test_a_global_batch_that_cannot_be_cut_says_what_would_fit(overrides: list[s
 
 
 def test_data_rescales_the_stage_and_the_command_line_has_the_last_word():
-    rescale = "data.rescale.vw={global_batch: 12, lr: {vision: 3e-4}}"
+    rescale = "data.rescale.vw={global_batch: 64, lr: {vision: 3e-4}}"
     rescaled = config.load(["stage=vw", rescale])
-    assert (rescaled.stage.global_batch, rescaled.stage.lr.vision) == (12, 3e-4)
-    explicit = config.load(["stage=vw", rescale, "stage.global_batch=10"])
-    assert (explicit.stage.global_batch, explicit.stage.lr.vision) == (10, 3e-4)
+    assert (rescaled.stage.global_batch, rescaled.stage.lr.vision) == (64, 3e-4)
+    explicit = config.load(["stage=vw", rescale, "stage.global_batch=96"])
+    assert (explicit.stage.global_batch, explicit.stage.lr.vision) == (96, 3e-4)
     assert config.load(["stage=ov", rescale]).stage.lr.vision != 3e-4
 
 
