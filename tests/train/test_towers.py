@@ -1,0 +1,155 @@
+"""The tiny towers: made where they are missing, in the released layouts, the same each time."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.digits import glyphs
+from data.digits.views import labelled_views
+from lladav.checkpoint.loading import load
+from lladav.config import load as load_config
+from lladav.errors import UserError
+from lladav.images import ViewGeometry
+from lladav.model.llada_v import LLaDAV
+from lladav.schema import Config
+from lladav.text import ChatTokenizer
+from train import language_lessons, vision_lessons
+from train.fitting import Fit, fit, shuffled
+from train.muon import Muon, orthogonalized
+from train.towers import build
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from data.digits.preparation import prepare
+
+    folder = tmp_path_factory.mktemp("towers") / "digits"
+    prepare(folder, scale=0.01)
+    return folder
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vision_lessons, "SETTINGS", replace(vision_lessons.SETTINGS, steps=2, batch=4))
+    monkeypatch.setattr(vision_lessons, "SCENES", 8)
+    monkeypatch.setattr(vision_lessons, "HELD_OUT_SCENES", 8)
+    monkeypatch.setattr(language_lessons, "SETTINGS", replace(language_lessons.SETTINGS, steps=3, batch=2))
+    monkeypatch.setattr(language_lessons, "SHORT_STEPS", 2)
+    monkeypatch.setattr(language_lessons, "SHORT_BATCH", 4)
+    monkeypatch.setattr(language_lessons, "SHORT_SAMPLES", 8)
+    monkeypatch.setattr(language_lessons, "LONG_SAMPLES", 8)
+    monkeypatch.setattr("data.digits.preparation.prepare", lambda _: {})
+
+
+def settings(data: Path, towers: Path) -> Config:
+    return load_config(
+        [
+            "model=tiny",
+            "data=digits",
+            f"data.root={data}",
+            f"model.tokenizer={data}/tokenizer",
+            f"model.weights.language={towers}/language",
+            f"model.weights.vision={towers}/vision",
+        ]
+    )
+
+
+def weights(config: Config) -> dict[str, torch.Tensor]:
+    model = LLaDAV(config.model)
+    for folder in (config.model.weights.language, config.model.weights.vision):
+        load(model, str(folder))
+    return {name: p.detach() for name, p in model.named_parameters() if not name.startswith(("proj", "newl"))}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick")
+def test_towers_are_made_once_and_alike(data: Path, tmp_path: Path):
+    first, second = settings(data, tmp_path / "a"), settings(data, tmp_path / "b")
+    build(first)
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "a").rglob("*")}
+    build(first)
+    assert made == {path: path.stat().st_mtime_ns for path in (tmp_path / "a").rglob("*")}
+    build(second)
+    again = weights(second)
+    for name, value in weights(first).items():
+        assert torch.equal(value, again[name]), name
+    assert ChatTokenizer.load(tmp_path / "a/language").ids == first.model.tokens
+
+
+def test_a_large_model_is_not_made(data: Path, tmp_path: Path):
+    config = settings(data, tmp_path)
+    config.model.language.width = 4096
+    with pytest.raises(UserError, match="download its towers"):
+        build(config)
+
+
+def test_a_tower_without_a_folder_is_refused(data: Path, tmp_path: Path):
+    config = settings(data, tmp_path)
+    config.model.weights.vision = None
+    with pytest.raises(UserError, match=r"model\.weights\.vision"):
+        build(config)
+
+
+def test_lessons_show_training_glyphs_only():
+    views = labelled_views(glyphs.training_pool(), 20, geometry(), seed=1)
+    shown = set(np.unique(views.glyphs)) - {-1}
+    assert shown
+    assert shown <= set(glyphs.training_pool().indices.tolist())
+    assert len(views.views) == len(views.middles) == len(views.is_base)
+    assert np.array_equal(views.from_left >= 0, views.glyphs >= 0)
+
+
+def test_an_epoch_shows_each_sample_once():
+    first = torch.cat([shuffled(12, 4, step, seed=3) for step in range(3)])
+    second = torch.cat([shuffled(12, 4, step, seed=3) for step in range(3, 6)])
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(12))
+    assert first.tolist() != second.tolist()
+
+
+def test_orthogonalized_brings_singular_values_near_one():
+    matrices = torch.randn(3, 8, 20, generator=torch.Generator().manual_seed(0))
+    for shaped in (matrices, matrices.mT):
+        values = torch.linalg.svdvals(orthogonalized(shaped))
+        assert values.min() > 0.5
+        assert values.max() < 1.5
+
+
+def test_muon_descends():
+    weight = torch.nn.Parameter(torch.eye(4))
+    optimizer = Muon([weight], lr=0.05)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = (weight - 2 * torch.eye(4)).square().sum()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_fit_lowers_a_loss_and_leaves_frozen_weights_alone():
+    torch.manual_seed(0)
+    layers = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([torch.nn.Linear(4, 4) for _ in range(2)])})
+    named = [(f"x.{name}", parameter) for name, parameter in layers.named_parameters()]
+    named[-1][1].requires_grad_(False)
+    frozen, inputs = named[-1][1].clone(), torch.randn(16, 4)
+    first, last = layers["layers"]
+    losses: list[float] = []
+
+    def loss_at(_: int) -> torch.Tensor:
+        loss = (last(first(inputs)) - inputs).square().mean()
+        losses.append(loss.item())
+        return loss
+
+    fit("test", named, Fit(steps=60, batch=1, adam_lr=1e-2, muon_lr=1e-2), loss_at)
+    assert losses[-1] < 0.7 * losses[0]
+    assert torch.equal(frozen, named[-1][1])
+
+
+def geometry() -> ViewGeometry:
+    return ViewGeometry(
+        tile=40, side=4, grid=6, shrink_above_views=4, frame_side=2, newline_per_frame_row=True
+    )
