@@ -51,6 +51,13 @@ def head() -> Iterator[Head]:
         yield running
 
 
+def python_below(folder: Path) -> Path:
+    """This Python under a path in ``folder``, as if the virtual environment lay there."""
+    (folder / ".venv").parent.mkdir(parents=True)
+    (folder / ".venv").symlink_to(sys.prefix)
+    return folder / ".venv" / "bin" / "python"
+
+
 def processes_of(folder: Path) -> list[int]:
     return [p.pid for p in psutil.process_iter() if str(folder) in environment_of(p).values()]
 
@@ -86,9 +93,10 @@ def test_a_job_finds_the_packages_on_the_head_that_runs_it(head: Head, root: Pat
 
 def test_without_an_address_a_local_ray_starts_beside_another(head: Head, root: Path, tmp_path: Path):
     copy = tmp_path / "a folder with spaces"
+    python = python_below(copy)
     for package in ("platform/lladav", "data", "train"):
         shutil.copytree(root / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
-    command = [sys.executable, "-c", DRIVER, str(copy)]
+    command = [str(python), "-c", DRIVER, str(copy)]
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert said(done.stdout, "PACKAGES") == packages_in(copy)
@@ -97,8 +105,8 @@ def test_without_an_address_a_local_ray_starts_beside_another(head: Head, root: 
     assert processes_of(head.folder)
 
 
-def test_a_head_ends_without_a_trace_when_its_starter_is_terminated(root: Path):
-    command = [sys.executable, "-c", HOLDER, str(root)]
+def test_a_head_ends_without_a_trace_when_its_starter_is_terminated(root: Path, tmp_path: Path):
+    command = [str(python_below(tmp_path / "a folder with spaces")), "-c", HOLDER, str(root)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as holder:
         assert holder.stdout
         folder = Path(holder.stdout.readline().strip())
