@@ -132,11 +132,11 @@ def test_muon_descends():
 
 def test_fit_lowers_a_loss_and_leaves_frozen_weights_alone():
     torch.manual_seed(0)
-    layers = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([torch.nn.Linear(4, 4) for _ in range(2)])})
+    first, last = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+    layers = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([first, last])})
     named = [(f"x.{name}", parameter) for name, parameter in layers.named_parameters()]
     named[-1][1].requires_grad_(False)
     frozen, inputs = named[-1][1].clone(), torch.randn(16, 4)
-    first, last = layers["layers"]
     losses: list[float] = []
 
     def loss_at(_: int) -> torch.Tensor:
