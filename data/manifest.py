@@ -6,6 +6,7 @@ whole or not at all, and is never changed.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -31,6 +32,8 @@ from lladav.schema import Config
 
 FOLDER = ".manifests"
 TABLE, SUMMARY, QUARANTINE = "samples.arrow", "summary.json", "quarantine.jsonl"
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 Mapper = Callable[..., Iterable[Any]]
 """Like ``map``: applies a function to elements of iterables, in order; may work ahead in other processes."""
@@ -121,6 +124,10 @@ def _make(folder: Path, preparation: Preparation, mapper: Mapper) -> None:
         summary = _write(partial, scans)
         (partial / SUMMARY).write_text(json.dumps(asdict(summary), indent=1), encoding="utf-8")
         _publish(partial, folder)
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise UserError(f"{folder.parent}: no space left for the manifest; make some") from None
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

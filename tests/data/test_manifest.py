@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -219,6 +220,18 @@ def test_a_place_that_cannot_be_written_is_told_in_one_line(tmp_path: Path, toke
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="the manifest cannot be written there"):
         open_manifest(settings(tmp_path, tokenizer, GOOD), tmp_path / "file")
+
+
+def test_a_full_disk_is_told_in_one_line(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(manifests, "_write", full)
+    with pytest.raises(UserError, match="no space left for the manifest"):
+        open_manifest(settings(tmp_path, tokenizer, GOOD))
+    assert list((tmp_path / manifests.FOLDER).iterdir()) == []
 
 
 def test_suffixes_are_noted_and_used(tmp_path: Path, tokenizer: Path) -> None:
