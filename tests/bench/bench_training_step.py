@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import resource
 import statistics
 import sys
@@ -53,6 +54,9 @@ from train.flops import language_flops  # noqa: E402
 
 WAYS = "ours", "released"
 AGAINST = "the released way: padding, float32 logits of all positions; worst of the cases"
+MALLOC_GIVES_BACK = 2**20
+"""Blocks from this size on go back to the system when freed: peaks are of memory in use, not of what malloc
+hoards."""
 HEADER = "case and way", "step's own GB", "peak GB", "median s", "range s", "FLOPs at 8B"
 
 
@@ -231,6 +235,7 @@ def step_flops(lengths: Sequence[int], projected: int) -> float:
 
 def main() -> None:
     options = parse_options()
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(MALLOC_GIVES_BACK))
     results = [compare_case(case, options) for case in options.cases]
     table(HEADER, [row for result in results for row in result.rows()])
     shape = {name: getattr(options, name) for name in ("layers", "width", "vocabulary", "threads")}
