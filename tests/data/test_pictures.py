@@ -20,7 +20,8 @@ from tests.data import build
 
 def film(frames: int, rate: int) -> bytes:
     """An mp4 of frames of one colour each, ever brighter."""
-    av = pytest.importorskip("av")
+    import av
+
     stream = io.BytesIO()
     with av.open(stream, "w", format="mp4") as container:
         video = container.add_stream("mpeg4", rate=rate)
