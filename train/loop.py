@@ -22,10 +22,10 @@ from data.manifest import manifest_in
 from data.microbatches import MicroBatch
 from data.pipeline import micro_batches, quarantine_of
 from data.quarantine import Quarantine
-from lladav.diffusion.noise import Noise, NoisyBatch, Stratum, corrupt, draw_noise, supervised_counts
+from lladav.diffusion.noise import Blocks, Noise, NoisyBatch, Stratum, answers_of, corrupt, draw_noise
 from lladav.errors import UserError
 from lladav.images import ViewGeometry
-from lladav.packing import pack
+from lladav.packing import PackedBatch, pack
 from lladav.schema import Config
 from train.checkpointing import resume, save
 from train.engine import accumulation_steps
@@ -121,23 +121,25 @@ class Worker:
     def _noisy(self, micro: MicroBatch) -> tuple[NoisyBatch, list[Noise]]:
         """The micro-batch masked, weighted so that DeepSpeed's averages give the global batch's mean loss."""
         packed = pack(micro.samples, self.geometry)
-        noises = self._noises(micro, supervised_counts(packed))
+        noises = self._noises(micro, packed)
         scale = self.slots * self.workers / micro.global_samples
         noisy = corrupt(packed, noises, self.config.model.tokens.mask, scale, self.config.train.loss_chunk)
         return noisy.to(self.engine.device), noises
 
-    def _noises(self, micro: MicroBatch, counts: list[int]) -> list[Noise]:
-        objective = self.config.objective
+    def _noises(self, micro: MicroBatch, packed: PackedBatch) -> list[Noise]:
+        objective, seed = self.config.objective, self.config.train.seed
+        answers = answers_of(packed, self.config.model.tokens.eos)
         return [
             draw_noise(
-                self.config.train.seed,
+                seed,
                 micro.epoch,
                 sample.id,
-                count,
+                sum(answer.tokens for answer in each),
                 objective.min_mask_ratio,
                 Stratum(int(index), micro.global_samples) if objective.stratified else None,
+                Blocks(each, objective.block_length) if objective.block_length else None,
             )
-            for sample, index, count in zip(micro.samples, micro.indices, counts, strict=True)
+            for sample, index, each in zip(micro.samples, micro.indices, answers, strict=True)
         ]
 
     def _record(self, done: int, sums: StepSums, seconds: float, log: StepLog | None) -> None:

@@ -22,7 +22,8 @@ POSITIVE = """
     model.vision.mlp_width model.vision.layers model.vision.heads model.vision.norm_eps
     model.images.grid model.images.shrink_above_views model.images.max_frames model.images.frames_per_second
     model.images.frame_side stage.lr.language stage.lr.projector stage.lr.vision stage.global_batch
-    stage.max_length stage.epochs objective.min_mask_ratio data.prefetch cluster.workers train.max_steps
+    stage.max_length stage.epochs objective.min_mask_ratio objective.block_length
+    data.prefetch cluster.workers train.max_steps
     train.micro_batch train.eps train.clip train.loss_chunk train.checkpoint_every train.keep_checkpoints
     train.log_every
 """.split()

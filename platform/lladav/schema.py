@@ -215,6 +215,8 @@ class ObjectiveConfig:
     """Teach EOS behind the last eot, 0 to this many tokens, drawn by sample (the released data has none)."""
     min_mask_ratio: float = 1e-3
     """Mask ratio at noise level 0, so that no sample goes unmasked by rule."""
+    block_length: int | None = None
+    """Noise one block of so many tokens per answer, as decoding in blocks meets it; none: whole answers."""
 
 
 @dataclass

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from lladav.diffusion.noise import Noise, Stratum, corrupt, draw_noise, supervised_counts
+from lladav.diffusion.noise import (
+    Answer,
+    Blocks,
+    Noise,
+    Stratum,
+    answers_of,
+    corrupt,
+    draw_noise,
+    supervised_counts,
+)
 from lladav.images import ViewGeometry
 from lladav.packing import pack
 from lladav.samples import IGNORED
@@ -93,6 +102,42 @@ def test_sample_without_supervision_has_no_masked_rows() -> None:
     assert set(packed.labels_T.tolist()) == {IGNORED}
     batch = corrupt(packed, [draw_noise(0, 0, "a", 0)], TOKENS.mask, scale=1.0, chunk=8)
     assert len(batch.masked_M) == 0
+
+
+def test_blockwise_noise_is_a_state_of_decoding_in_blocks() -> None:
+    """Clean up to the active block of each answer, noisy in it, masked behind it."""
+    answers, seen = [Answer(11, 0), Answer(9, 4)], set()
+    for name in map(str, range(200)):
+        noise = draw_noise(0, 0, name, 20, 0.3, blocks=Blocks(answers, 4))
+        assert noise.active is not None
+        for start, end in ((0, 11), (11, 20)):
+            active = np.flatnonzero(noise.active[start:end])
+            first, last = active[0], active[-1]
+            assert active.tolist() == list(range(first, last + 1))
+            assert first % 4 == 0
+            assert not noise.masked[start : start + first].any()
+            assert noise.masked[start + last + 1 : end].all()
+            seen.add((start, int(first)))
+        assert np.array_equal(noise.predicted, noise.masked & noise.active)
+        assert noise.weight == pytest.approx(1 / (noise.ratio * noise.active.sum()))
+    assert seen == {(0, 0), (0, 4), (0, 8), (11, 0), (11, 4)}
+
+
+def test_only_active_rows_are_predicted() -> None:
+    packed = pack([text_sample("a", 6, supervised=4)], GEOMETRY)
+    noise = Noise(0.5, 0.5, np.array([False, True, True, True]), np.array([True, True, False, False]))
+    batch = corrupt(packed, [noise], TOKENS.mask, scale=1.0, chunk=8)
+    assert batch.masked_M.tolist() == [3]
+    assert (batch.packed.token_ids_T == TOKENS.mask).nonzero().flatten().tolist() == [3, 4, 5]
+    assert batch.rows.weights_M.tolist() == pytest.approx([1 / (0.5 * 2)])
+
+
+def test_answers_are_told_turn_by_turn_with_their_tails() -> None:
+    sample = text_sample("a", 8, supervised=6)
+    sample.text.turns[:] = [0, 0, 0, 0, 0, 1, 1, 1]
+    sample.text.labels[:] = [IGNORED, IGNORED, 9, 9, TOKENS.eot, 9, TOKENS.eos, TOKENS.eos]
+    plain = text_sample("b", 4)
+    assert answers_of(pack([sample, plain], GEOMETRY), TOKENS.eos) == [[Answer(3, 0), Answer(3, 2)], []]
 
 
 def all_masked(ratio: float, count: int) -> Noise:

@@ -28,12 +28,50 @@ class Stratum:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """A turn's supervised positions: how many, and how many of them are EOS behind the last eot."""
+
+    tokens: int
+    tail: int
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The answers of a sample in blocks of ``length`` tokens, for noise as semi-autoregressive decoding meets
+    it (Blockwise SFT, arXiv 2508.19529): one block of each answer is active, what lies before it is clean and
+    what lies behind it all masked.
+    """
+
+    answers: Sequence[Answer]
+    length: int
+
+    def from_active(self, random: np.random.Generator) -> np.ndarray:
+        """The number of each supervised position's block, counted from the active one, drawn at random."""
+        counts = [np.arange(a.tokens) // self.length for a in self.answers]
+        active = [random.integers(1 + max(0, a.tokens - a.tail - 1) // self.length) for a in self.answers]
+        return np.concatenate([np.empty(0, int), *map(np.subtract, counts, active)])
+
+
+@dataclass(frozen=True)
 class Noise:
-    """Noise level t in [0, 1), mask ratio p, and which of the sample's supervised positions are masked."""
+    """Noise level t in [0, 1), mask ratio p, which of the sample's supervised positions are masked, and which
+    of them are active, where not all are: the masked ones among those are predicted.
+    """
 
     level: float
     ratio: float
     masked: np.ndarray
+    active: np.ndarray | None = None
+
+    @property
+    def predicted(self) -> np.ndarray:
+        return self.masked if self.active is None else self.masked & self.active
+
+    @property
+    def weight(self) -> float:
+        """What the entropy of a predicted position counts: 1 / (p n) of n active positions."""
+        active = len(self.masked) if self.active is None else int(self.active.sum())
+        return 1 / (self.ratio * max(1, active))
 
 
 def draw_noise(
@@ -43,14 +81,21 @@ def draw_noise(
     supervised: int,
     min_mask_ratio: float = 1e-3,
     stratum: Stratum | None = None,
+    blocks: Blocks | None = None,
 ) -> Noise:
-    """Noise of one sample: t ~ U[0, 1), each supervised position masked with p = (1 - e) t + e (Eq. 6)."""
+    """Noise of one sample: t ~ U[0, 1), each supervised position masked with p = (1 - e) t + e (Eq. 6); with
+    ``blocks``, each active one.
+    """
     random = _generator(seed, epoch, sample_id)
     level = random.random()
     if stratum is not None:
         level = (stratum.index + level) / stratum.count
     ratio = (1 - min_mask_ratio) * level + min_mask_ratio
-    return Noise(level, ratio, random.random(supervised) < ratio)
+    masked = random.random(supervised) < ratio
+    if blocks is None:
+        return Noise(level, ratio, masked)
+    block = blocks.from_active(random)
+    return Noise(level, ratio, masked & (block == 0) | (block > 0), block == 0)
 
 
 def _generator(seed: int, epoch: int, sample_id: str) -> np.random.Generator:
@@ -60,7 +105,7 @@ def _generator(seed: int, epoch: int, sample_id: str) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class NoisyBatch:
-    """A packed batch with M positions replaced by the mask id, and what is to be predicted there.
+    """A packed batch with positions replaced by the mask id, and what is to be predicted at M of them.
 
     ``sample_M`` tells which sample of the batch each masked row belongs to.
     """
@@ -82,19 +127,18 @@ def corrupt(
 ) -> NoisyBatch:
     """Mask the batch.
 
-    A masked row of a sample with n supervised positions weighs scale / (p n); with scale = 1 / samples of the
+    A masked row of a sample with n active positions weighs scale / (p n); with scale = 1 / samples of the
     global batch the weighted sum of cross-entropies is that batch's loss (Eq. 6). ``chunk`` rows meet the
     vocabulary at a time.
     """
     supervised = torch.nonzero(packed.labels_T != IGNORED).flatten()
     sample_S = _sample_of_position(packed)[supervised]
-    kept = torch.from_numpy(np.concatenate([noise.masked for noise in noises]))
-    masked_M, sample_M = supervised[kept], sample_S[kept]
-    per_sample = torch.tensor(
-        [scale / (n.ratio * max(1, len(n.masked))) for n in noises], dtype=torch.float32
-    )
+    hidden_S = torch.from_numpy(np.concatenate([noise.masked for noise in noises]))
+    predicted_S = torch.from_numpy(np.concatenate([noise.predicted for noise in noises]))
+    masked_M, sample_M = supervised[predicted_S], sample_S[predicted_S]
+    per_sample = torch.tensor([scale * noise.weight for noise in noises], dtype=torch.float32)
     token_ids = packed.token_ids_T.clone()
-    token_ids[masked_M] = mask_id
+    token_ids[supervised[hidden_S]] = mask_id
     rows = TargetRows(packed.labels_T[masked_M], per_sample[sample_M], chunk)
     return NoisyBatch(replace(packed, token_ids_T=token_ids), masked_M, sample_M, rows)
 
@@ -102,6 +146,24 @@ def corrupt(
 def supervised_counts(packed: PackedBatch) -> list[int]:
     """Supervised positions of each sample."""
     return [int((labels != IGNORED).sum()) for labels in packed.labels_T.split(packed.lengths)]
+
+
+def answers_of(packed: PackedBatch, eos_id: int) -> list[list[Answer]]:
+    """The supervised positions of each sample, turn by turn."""
+    samples = zip(packed.labels_T.split(packed.lengths), packed.turns_T.split(packed.lengths), strict=True)
+    return [_answers(labels.numpy(), turns.numpy(), eos_id) for labels, turns in samples]
+
+
+def _answers(labels: np.ndarray, turns: np.ndarray, eos_id: int) -> list[Answer]:
+    turns, labels = turns[labels != IGNORED], labels[labels != IGNORED]
+    starts = np.flatnonzero(np.diff(turns, prepend=-1))
+    parts = np.split(labels, starts[1:]) if len(labels) else []
+    return [Answer(len(part), _tail(part == eos_id)) for part in parts]
+
+
+def _tail(is_eos: np.ndarray) -> int:
+    """How many EOS ids stand at the end."""
+    return len(is_eos) if is_eos.all() else int(np.argmin(is_eos[::-1]))
 
 
 def _sample_of_position(packed: PackedBatch) -> Tensor:
