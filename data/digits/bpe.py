@@ -1,9 +1,9 @@
 """A small byte-level BPE with LLaDA's special tokens and chat template.
 
-It is trained on text that holds the system prompt, so that the prompt present in every sample costs a token a
-word. Digits and punctuation marks are always tokens of their own: numbers of any length are read digit by
-digit. Line ends never share a token with the text behind them, so that a turn's header is encoded alike with
-and without its content.
+Its merges cross words (SuperBPE, arXiv 2503.13423): the system prompt present in every sample and most
+questions are one token each. Digits are always tokens of their own: numbers of any length are read digit by
+digit. Line ends and the suffixes /think and /no_think never share a token with the text beside them: a turn's
+header and a question are encoded alike whatever follows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lladav.schema import TokenIds
 from lladav.text import SPECIAL_TOKENS
 
 SPECIAL_ORDER = ("bos", "eos", "mask", "start_header", "end_header", "eot")
-MAX_VOCABULARY = 512
+MAX_VOCABULARY = 1024
 
 CHAT_TEMPLATE = (
     "{% set loop_messages = messages %}{% for message in loop_messages %}"
@@ -39,10 +39,9 @@ def train(texts: Iterable[str], max_vocabulary: int = MAX_VOCABULARY) -> Tokeniz
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex("\n+"), "isolated"),
+            pre_tokenizers.Split(Regex("\n+| /\\w+"), "isolated"),
             pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.Punctuation("isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()

@@ -8,7 +8,7 @@ which place it has in its view. The projector later has to say the same in its p
 from __future__ import annotations
 
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -20,24 +20,22 @@ from lladav.samples import VisualKind
 from lladav.text import SYSTEM_PROMPT
 
 DOT, LINE_END = ".", "\n"
-SIGNS = string.ascii_letters[:40]
-"""One letter for each place (0-3) and digit."""
+SIGNS = string.ascii_letters[:30]
+"""One letter for each place (0-2) and digit."""
 
 SYSTEM_SHARE = 20
 """The system prompt is repeated for one in so many sentences."""
 
 
-def sentences(training: Mapping[str, Sequence[Record]]) -> Iterator[str]:
-    """What is said in the training records, for the tokenizer."""
-    yield from ["system", "user", "assistant", LINE_END + LINE_END] * 100
-    for records in training.values():
-        for number, record in enumerate(records):
-            if number % SYSTEM_SHARE == 0:
-                yield SYSTEM_PROMPT
-            for question, answer in record.pairs:
-                yield f"{LINE_END}{question}"
-                yield question + questions.choose(questions.SUFFIXES, np.random.default_rng(number))
-                yield LINE_END + LINE_END + answer
+def sentences(records: Sequence[Record]) -> Iterator[str]:
+    """What is said in training records, for the tokenizer."""
+    for number, record in enumerate(records):
+        if number % SYSTEM_SHARE == 0:
+            yield from (SYSTEM_PROMPT, "system", "user", "assistant", LINE_END + LINE_END)
+        for question, answer in record.pairs:
+            yield question
+            yield question + questions.SUFFIXES[number % len(questions.SUFFIXES)]
+            yield answer
 
 
 def picture_characters(picture: Picture, kind: VisualKind, geometry: ViewGeometry) -> str:

@@ -16,11 +16,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import chain
+from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 from data.digits import bpe, corpus, glyphs, writers
-from data.digits.records import Record, all_training, held_out
+from data.digits.records import SETS, held_out, training_set
 from lladav.errors import UserError
 
 SEED = 42
@@ -33,8 +36,10 @@ WRITERS = {
 }
 """The on-disk format of each training set."""
 
+HELD_OUT_FOLDER = "held_out"
+PROCESSES = 2
 MARKER = "prepared.json"
-VERSION = 1
+VERSION = 2
 """Raised when the content changes: an older folder is then written anew."""
 
 
@@ -72,20 +77,29 @@ def _marker(out: Path) -> dict | None:
 
 
 def _write_all(root: Path, seed: int, scale: float) -> dict[str, int]:
-    training = all_training(seed, glyphs.training_pool(), scale)
-    questions = list(held_out(glyphs.held_out_pool(), seed))
-    shown = {f"{folder}/{path}": seen for folder, path, seen in _write_sets(root, training, questions)}
+    """Write the sets side by side, then what follows from all of them; returns records by set."""
+    names = sorted(SETS, key=lambda name: SETS[name][1], reverse=True)
+    with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(_write_set, root / name, seed, scale) for name in (*names, HELD_OUT_FOLDER)]
+        parts = {name: job.result() for name, job in zip((*names, HELD_OUT_FOLDER), jobs, strict=True)}
+    shown = {f"{name}/{path}": seen for name, part in parts.items() for path, seen in part.shown.items()}
     provenance = {"held_out": glyphs.held_out_pool().indices.tolist(), "pictures": shown}
     (root / "glyphs.json").write_text(json.dumps(provenance) + "\n")
-    bpe.save(bpe.train(corpus.sentences(training)), root / "tokenizer")
-    return {name: len(records) for name, records in training.items()} | {"held_out": len(questions)}
+    bpe.save(bpe.train(chain.from_iterable(part.said for part in parts.values())), root / "tokenizer")
+    return {name: parts[name].records for name in (*SETS, HELD_OUT_FOLDER)}
 
 
-def _write_sets(
-    root: Path, training: dict[str, Sequence[Record]], questions: Sequence[Record]
-) -> Iterator[tuple[str, str, list[int]]]:
-    """Write set by set; yields (folder, path, glyphs) of each picture."""
-    written = [(name, WRITERS[name](records, root / name)) for name, records in training.items()]
-    written.append(("held_out", writers.write_questions(questions, root / "held_out")))
-    for folder, shown in written:
-        yield from ((folder, path, seen) for path, seen in shown.items())
+class _Part(NamedTuple):
+    """What is left to be told of a set once it is written; ``said`` is empty for held-out questions."""
+
+    records: int
+    shown: writers.Provenance
+    said: list[str]
+
+
+def _write_set(folder: Path, seed: int, scale: float) -> _Part:
+    if folder.name == HELD_OUT_FOLDER:
+        questions = list(held_out(glyphs.held_out_pool(), seed))
+        return _Part(len(questions), writers.write_questions(questions, folder), [])
+    records = training_set(folder.name, seed, glyphs.training_pool(), scale)
+    return _Part(len(records), WRITERS[folder.name](records, folder), list(corpus.sentences(records)))

@@ -14,7 +14,7 @@ import numpy as np
 Pair = tuple[str, str]
 Ask = Callable[[Sequence[int], np.random.Generator], Pair]
 
-ORDINALS = ("first", "second", "third", "fourth")
+ORDINALS = ("first", "second", "third")
 SUFFIXES = (" /no_think", " /think")
 
 CAPTIONS = (
@@ -33,8 +33,8 @@ COUNT = (
     "How many digits does the image show?",
     "Count the digits in the picture.",
 )
-LARGEST_SUM_SO_FAR = 27
-"""Sum of three digits, to which a fourth may be added."""
+LARGEST_SUM_SO_FAR = 18
+"""Sum of two digits, to which a third may be added."""
 
 WATCH = ("Which digits does the video show, in order?", "Read the digits in the order they appear.")
 
@@ -93,7 +93,7 @@ def arithmetic(digits: Sequence[int], rng: np.random.Generator) -> Pair:
 def text_only(rng: np.random.Generator) -> Pair:
     """A question that needs no image."""
     a, b = rng.integers(0, 10, 2).tolist()
-    sum_so_far = int(rng.integers(0, LARGEST_SUM_SO_FAR + 1))
+    sum_so_far = int(rng.integers(0, choose((10, LARGEST_SUM_SO_FAR + 1), rng)))
     options = (
         (f"What is {sum_so_far} + {b}?", str(sum_so_far + b)),
         (f"What is {max(a, b)} - {min(a, b)}?", str(abs(a - b))),

@@ -8,7 +8,7 @@ held.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,7 +21,7 @@ MARK = "<image>"
 TURNS = (0.3, 0.4, 0.3)
 """How often a conversation about one image has 1, 2, 3 exchanges."""
 
-FRAMES = (2, 3, 4)
+FRAMES = (2, 2, 3)
 HELD_OUT_WARP = 0.3
 """Distortion of held-out glyphs next to 1 in training, where it stands in for more handwriting."""
 
@@ -102,8 +102,8 @@ def one_vision(name: str, rng: np.random.Generator, pool: Pool) -> Record:
 
 
 def several_images(name: str, rng: np.random.Generator, pool: Pool, warp: float = 1.0) -> Record:
-    """Two images, sometimes three, of one to three digits, and a question or two."""
-    scenes = [compose(rng, pool, int(rng.integers(1, 4)), warp) for _ in range(2 + (rng.random() < 0.25))]
+    """Two images of one or two digits, and a question or two."""
+    scenes = [compose(rng, pool, int(rng.integers(1, 3)), warp) for _ in range(2)]
     digits = [scene.digits for scene in scenes]
     pairs = [questions.multi_image(digits, rng) for _ in range(1 + (rng.random() < 0.4))]
     return Record(name, "multi-image", pairs, [Picture((scene,)) for scene in scenes])
@@ -116,7 +116,7 @@ def text_alone(name: str, rng: np.random.Generator, pool: Pool) -> Record:
 
 
 def clip(name: str, rng: np.random.Generator, pool: Pool, warp: float = 1.0) -> Record:
-    """A clip of two to four frames of one digit each; all frames have the size of the first."""
+    """A clip of two or three frames of one digit each; all frames have the size of the first."""
     first = compose(rng, pool, 1, warp)
     size = first.width, first.height
     rest = [compose(rng, pool, 1, warp, size) for _ in range(questions.choose(FRAMES, rng) - 1)]
@@ -127,7 +127,7 @@ def clip(name: str, rng: np.random.Generator, pool: Pool, warp: float = 1.0) -> 
 
 def step_by_step(name: str, rng: np.random.Generator, pool: Pool) -> Record:
     """One image of two or more digits and one or two sums with every step written out."""
-    scene = compose(rng, pool, 2 + pick(rng, (0.4, 0.35, 0.25)))
+    scene = compose(rng, pool, int(rng.integers(2, 4)))
     pairs = [questions.arithmetic(scene.digits, rng) for _ in range(1 + (rng.random() < 0.5))]
     return Record(name, "arithmetic", pairs, [Picture((scene,))])
 
@@ -147,23 +147,24 @@ def held_out(pool: Pool, seed: int, totals: dict[str, int] = HELD_OUT) -> Iterat
 
 def _examiner(kind: str) -> Make:
     if kind == "multi-image":
-        return lambda name, rng, pool: _first_only(several_images(name, rng, pool, HELD_OUT_WARP))
+        return lambda name, rng, pool: first_only(several_images(name, rng, pool, HELD_OUT_WARP))
     if kind == "video":
         return lambda name, rng, pool: clip(name, rng, pool, HELD_OUT_WARP)
     if kind == "text":
-        return lambda name, rng, pool: _first_only(text_alone(name, rng, pool))
+        return lambda name, rng, pool: first_only(text_alone(name, rng, pool))
     return lambda name, rng, pool: _single_question(kind, name, rng, pool)
 
 
 def _single_question(kind: str, name: str, rng: np.random.Generator, pool: Pool) -> Record:
     steps = kind == "arithmetic"
-    count = 2 + pick(rng, (0.4, 0.35, 0.25)) if steps else None
+    count = int(rng.integers(2, 4)) if steps else None
     scene = compose(rng, pool, count, HELD_OUT_WARP)
     ask = questions.arithmetic if steps else questions.SINGLE[kind]
     return Record(name, kind, [ask(scene.digits, rng)], [Picture((scene,))])
 
 
-def _first_only(record: Record) -> Record:
+def first_only(record: Record) -> Record:
+    """The record with the first of its questions."""
     return Record(record.id, record.kind, record.pairs[:1], record.pictures)
 
 
@@ -177,9 +178,7 @@ SETS: dict[str, tuple[Make, int]] = {
 """What each training set is made of, and how many records it has."""
 
 
-def all_training(seed: int, pool: Pool, scale: float = 1.0) -> dict[str, Sequence[Record]]:
-    """Every training set; ``scale`` shortens them for tests."""
-    return {
-        name: list(records(make, name, max(1, round(total * scale)), seed, pool))
-        for name, (make, total) in SETS.items()
-    }
+def training_set(name: str, seed: int, pool: Pool, scale: float = 1.0) -> list[Record]:
+    """The records of a training set; ``scale`` shortens it for tests."""
+    make, total = SETS[name]
+    return list(records(make, name, max(1, round(total * scale)), seed, pool))

@@ -1,4 +1,4 @@
-"""Pictures of one to four digits in a row: what is where, and how it is painted.
+"""Pictures of one to three digits in a row: what is where, and how it is painted.
 
 A scene is composed first, as plain numbers, and painted second, so that the places of the digits are known
 without looking at pixels. The reading order is from left to right: digits never overlap in x.
@@ -25,8 +25,8 @@ CANVASES = {(1, 1): 0.42, (2, 1): 0.25, (1, 2): 0.1, (3, 1): 0.1, (2, 2): 0.13}
 NARROWEST_CELL = 0.75
 """Cells are drawn between this and 1 of ``UNIT`` in each direction."""
 
-COUNTS = {1: (0.5, 0.5, 0, 0), 2: (0.1, 0.45, 0.15, 0.3), 3: (0, 0.15, 0.7, 0.15)}
-"""How often a canvas of so many columns shows 1, 2, 3, 4 digits."""
+COUNTS = {1: (0.5, 0.5, 0), 2: (0.1, 0.5, 0.4), 3: (0, 0.2, 0.8)}
+"""How often a canvas of so many columns shows 1, 2, 3 digits."""
 
 CANVAS_SHAPES = tuple(CANVASES)
 MIN_CONTRAST = 100

@@ -235,9 +235,12 @@ def test_answers_follow_from_the_digits():
         assert answer == ("even" if "second" in question else "odd")
 
 
-def test_tokenizer_splits_digits_and_knows_the_system_prompt(root: Path):
+def test_tokenizer_splits_digits_and_suffixes_and_knows_the_system_prompt(root: Path):
     tokenizer = ChatTokenizer.load(root / "tokenizer")
-    assert len(tokenizer.encode(SYSTEM_PROMPT)) == len(SYSTEM_PROMPT.split()) + SYSTEM_PROMPT.count(".") + 1
+    assert len(tokenizer.encode(SYSTEM_PROMPT)) == 1
+    question, suffix = tokenizer.encode("How many digits are there?"), tokenizer.encode(" /no_think")
+    assert tokenizer.encode("How many digits are there? /no_think") == question + suffix
+    assert len(suffix) == 1
     assert len(tokenizer.encode("3817")) == 4
     assert tokenizer.decode(tokenizer.encode("3+8=11, naïve <|eot_id|>")) == "3+8=11, naïve <|eot_id|>"
     assert tokenizer.ids == bpe.special_ids()
