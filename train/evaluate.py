@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from train.questions import Answered
 
 EVALUATION = "evaluation.json"
-MAX_TOKENS = 64
+MAX_TOKENS = 32
 BATCH = 32
 
 
@@ -65,7 +65,7 @@ def evaluate(config: Config) -> dict[str, Score]:
     file = latest.place / EVALUATION
     if not file.exists():
         with local_copy(latest.place / WEIGHTS) as weights:
-            file.write_text(json.dumps(_ask_all(weights, _questions_folder(config)), indent=1))
+            file.write_text(json.dumps(_ask_all(weights, config), indent=1))
     return scores(json.loads(file.read_text())["answers"])
 
 
@@ -84,17 +84,18 @@ def _questions_folder(config: Config) -> Path:
     return Path(config.data.root) / "held_out"
 
 
-def _ask_all(weights: Path, questions_folder: Path) -> dict:
+def _ask_all(weights: Path, config: Config) -> dict:
     """Every answer as it goes into the file."""
     import torch
 
     from lladav.checkpoint import open_model
     from lladav.text import ChatTokenizer
-    from train.questions import ask, read_questions
+    from train.questions import ask, read_questions, with_suffixes
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = open_model(weights, torch.float32, device)
-    questions = sorted(read_questions(questions_folder), key=lambda q: q.type)
+    asked = with_suffixes(read_questions(_questions_folder(config)), config.stage.suffixes)
+    questions = sorted(asked, key=lambda question: question.type)
     begin = time.monotonic()
     answered = list(ask(model, ChatTokenizer.load(weights), questions, MAX_TOKENS, BATCH))
     rows = [

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,10 @@ class Fit:
     adam_lr: float
     muon_lr: float
     weight_decay: float = 0.0
+
+    def scaled(self, scale: float) -> Fit:
+        """The same with fewer steps."""
+        return replace(self, steps=max(1, round(self.steps * scale)))
 
 
 def fit(

@@ -1,12 +1,14 @@
 """How the tiny language tower learns before the curriculum starts: by masked diffusion on text alone.
 
-Pictures are written as characters (``data.digits.corpus``). Short samples come first, one question each and
-no system prompt: looking a digit up is learned many times faster there. Longer conversations follow.
+Pictures are written as characters (``data.digits.corpus``). The squashed view alone comes first: looking a
+digit up is learned many times faster there than among tiles, which follow.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,32 +16,54 @@ from torch import Tensor
 
 from data.digits import corpus, questions
 from data.digits.glyphs import Pool, training_pool
-from data.digits.records import Make, Picture, Record, captioned, clip, pick, records, step_by_step
-from data.digits.scenes import compose
-from lladav.diffusion.noise import Noise, Stratum, corrupt, draw_noise, supervised_counts
+from data.digits.questions import SUFFIXES
+from data.digits.records import (
+    Record,
+    captioned,
+    clip,
+    records,
+    several_images,
+    single_image,
+    step_by_step,
+)
+from data.digits.scenes import pick
+from lladav.diffusion.noise import Answer, Blocks, Noise, Stratum, answers_of, corrupt, draw_noise
 from lladav.images import ViewGeometry
 from lladav.model.attention import PackedAttention
 from lladav.model.language import LanguageTower, rotary_factors
 from lladav.packing import PackedBatch, pack
 from lladav.samples import IGNORED, IMAGE_PLACEHOLDER, Encoded, Sample, VisualKind
 from lladav.schema import Supervise
-from lladav.text import ChatTokenizer, encode_chat, encode_plain, messages_of
+from lladav.text import ChatTokenizer, Message, encode_chat, encode_plain, messages_of
 from train.fitting import Fit, fit, shuffled
 
-SETTINGS = Fit(steps=750, batch=16, adam_lr=2e-3, muon_lr=0.02)
-SHORT_STEPS, SHORT_BATCH = 300, 64
-SHORT_SAMPLES, LONG_SAMPLES = 8000, 4000
+SETTINGS = Fit(steps=700, batch=64, adam_lr=2e-3, muon_lr=0.015)
+SQUASHED_STEPS = 450
+SAMPLES = 10000
+"""Of each kind, squashed and tiled."""
+
+SUMS, TEXTS = 2, 5
+"""Questions about sums in an image, and about text alone, in a lesson."""
+
 EOS_TAIL = 16
-MIN_MASK_RATIO = 0.35
-"""Few masks teach little: with few answers to a sample, every step should hide several of their tokens."""
+BLOCK = 8
+MIN_MASK_RATIO = 0.7
+"""Few masks teach little: an answer is hardest, and learned best, where nothing of it is seen yet."""
+
+WEIGHTS = (0.4, 0.15, 0.05, 0.2, 0.15, 0.05)
+"""How often a lesson is about one image, several, a clip, step-by-step sums, text alone, a caption."""
+
+SUFFIX_SHARE = 0.3
 
 
-def teach(tower: LanguageTower, tokenizer: ChatTokenizer, geometry: ViewGeometry, seed: int) -> float:
-    """Train the tower in place; returns the seconds it took."""
+def teach(
+    tower: LanguageTower, tokenizer: ChatTokenizer, geometry: ViewGeometry, seed: int, scale: float = 1.0
+) -> float:
+    """Train the tower in place; returns the seconds it took. ``scale`` shortens the lessons (for tests)."""
     start(tower, seed)
-    loss = LessonLoss(tower, tokenizer, geometry, seed)
+    loss = LessonLoss(tower, tokenizer, geometry, seed, scale)
     named = [(f"language.{name}", parameter) for name, parameter in tower.named_parameters()]
-    return fit("language tower", named, SETTINGS, loss)
+    return fit("language tower", named, SETTINGS.scaled(scale), loss)
 
 
 def start(tower: LanguageTower, seed: int) -> None:
@@ -57,29 +81,41 @@ class LessonLoss:
     """The loss of a step, as a function of the step."""
 
     def __init__(
-        self, tower: LanguageTower, tokenizer: ChatTokenizer, geometry: ViewGeometry, seed: int
+        self,
+        tower: LanguageTower,
+        tokenizer: ChatTokenizer,
+        geometry: ViewGeometry,
+        seed: int,
+        scale: float = 1.0,
     ) -> None:
+        self._tower, self._geometry, self._seed, self._ids = tower, geometry, seed, tokenizer.ids
         writer = Writer(tokenizer, geometry)
-        self._tower, self._geometry, self._seed, self._mask = tower, geometry, seed, tokenizer.ids.mask
-        pool = training_pool()
-        self._short = [writer.short(r) for r in records(_short, "short", SHORT_SAMPLES, seed, pool)]
-        self._long = [writer.whole(r) for r in records(_long, "long", LONG_SAMPLES, seed, pool)]
+        written = list(records(_lesson, "lesson", round(SAMPLES * scale), seed, training_pool()))
+        self._squashed_steps = SQUASHED_STEPS * scale
+        self._squashed = [writer.sample(record, squashed=True) for record in written]
+        self._tiled = [writer.sample(record) for record in written]
 
     def __call__(self, step: int) -> Tensor:
-        early = step < SHORT_STEPS
-        samples, size = (self._short, SHORT_BATCH) if early else (self._long, SETTINGS.batch)
-        chosen = shuffled(len(samples), size, step, self._seed)
-        packed = pack([samples[i] for i in chosen], self._geometry)
-        noises = self._noises(packed, [samples[i].id for i in chosen], step)
-        noisy = corrupt(packed, noises, self._mask, 1 / size, chunk=4096)
+        samples = self._squashed if step < self._squashed_steps else self._tiled
+        chosen = [samples[i] for i in shuffled(len(samples), SETTINGS.batch, step, self._seed)]
+        packed = pack(chosen, self._geometry)
+        noises = self._noises(chosen, answers_of(packed, self._ids.eos), step)
+        noisy = corrupt(packed, noises, self._ids.mask, 1 / len(chosen), chunk=4096)
         hidden_TW = self._hidden(noisy.packed)
         return self._tower.lm_head(hidden_TW[noisy.masked_M], noisy.rows)[0]
 
-    def _noises(self, packed: PackedBatch, ids: Sequence[str], step: int) -> list[Noise]:
-        counts = supervised_counts(packed)
+    def _noises(self, samples: Sequence[Sample], answers: list[list[Answer]], step: int) -> list[Noise]:
         return [
-            draw_noise(self._seed, step, name, count, MIN_MASK_RATIO, Stratum(index, len(ids)))
-            for index, (name, count) in enumerate(zip(ids, counts, strict=True))
+            draw_noise(
+                self._seed,
+                step,
+                sample.id,
+                sum(answer.tokens for answer in each),
+                MIN_MASK_RATIO,
+                Stratum(index, len(samples)),
+                Blocks(each, BLOCK),
+            )
+            for index, (sample, each) in enumerate(zip(samples, answers, strict=True))
         ]
 
     def _hidden(self, packed: PackedBatch) -> Tensor:
@@ -97,28 +133,19 @@ class Writer:
         signs = corpus.SIGNS + corpus.DOT + corpus.LINE_END
         self._ids = {sign: tokenizer.encode(sign)[0] for sign in signs}
 
-    def whole(self, record: Record) -> Sample:
-        """The record as the curriculum has it; most teach answers alone."""
-        rng = np.random.default_rng(hash_of(record.id))
+    def sample(self, record: Record, squashed: bool = False) -> Sample:
+        """The record as the curriculum has it; ``squashed`` leaves the tiles out."""
+        kind = kind_of(record)
+        if squashed and kind is VisualKind.tiled:
+            kind = VisualKind.square
+        messages = [_suffixed(message, record) for message in messages_of(record.conversations())]
         if record.kind == "caption":
-            return self._spelled(record, encode_plain(messages_of(record.conversations()), self._tokenizer))
-        supervise = Supervise.answers if rng.random() < 0.9 else Supervise.template
-        return self._spelled(record, self._chat(record, supervise, int(rng.integers(EOS_TAIL + 1))))
+            return self._spelled(record, encode_plain(messages, self._tokenizer), kind)
+        tail = int(np.random.default_rng(hash_of(record.id)).integers(EOS_TAIL + 1))
+        return self._spelled(record, encode_chat(messages, self._tokenizer, Supervise.answers, tail), kind)
 
-    def short(self, record: Record) -> Sample:
-        """The record without its system turn."""
-        rng = np.random.default_rng(hash_of(record.id))
-        text = self._chat(record, Supervise.answers, int(rng.integers(EOS_TAIL // 2 + 1)))
-        first_user = np.flatnonzero(text.input_ids == self._tokenizer.ids.start_header)[1]
-        kept = np.r_[0, first_user : len(text.input_ids)]
-        return self._spelled(record, Encoded(*(getattr(text, n)[kept] for n in _FIELDS)), squared=True)
-
-    def _chat(self, record: Record, supervise: Supervise, tail: int) -> Encoded:
-        return encode_chat(messages_of(record.conversations()), self._tokenizer, supervise, tail)
-
-    def _spelled(self, record: Record, text: Encoded, squared: bool = False) -> Sample:
+    def _spelled(self, record: Record, text: Encoded, kind: VisualKind) -> Sample:
         """Each placeholder replaced by the characters of its picture."""
-        kind = kind_of(record, squared)
         pieces, start = [], 0
         places = np.flatnonzero(text.input_ids == IMAGE_PLACEHOLDER)
         for place, picture in zip(places.tolist(), record.pictures, strict=True):
@@ -132,9 +159,9 @@ class Writer:
 _FIELDS = ("input_ids", "labels", "turns", "answer")
 
 
-def kind_of(record: Record, squared: bool) -> VisualKind:
+def kind_of(record: Record) -> VisualKind:
     """How the record's pictures lie in the sequence."""
-    if record.kind == "caption" or squared:
+    if record.kind == "caption":
         return VisualKind.square
     if record.pictures and record.pictures[0].is_video:
         return VisualKind.video
@@ -146,6 +173,14 @@ def hash_of(name: str) -> int:
     return int.from_bytes(name.encode()[-8:], "little")
 
 
+def _suffixed(message: Message, record: Record) -> Message:
+    """Some of the users' questions end in /think or /no_think, as those of the last stage do."""
+    choice = zlib.crc32(record.id.encode()) / 2**32 / SUFFIX_SHARE
+    if message.role != "user" or choice >= 1:
+        return message
+    return Message(message.role, message.content + SUFFIXES[record.kind == "arithmetic"])
+
+
 def _part(text: Encoded, start: int, end: int) -> Encoded:
     return Encoded(*(getattr(text, name)[start:end] for name in _FIELDS))
 
@@ -155,35 +190,19 @@ def _unsupervised(ids: Sequence[int]) -> Encoded:
     return Encoded(values, np.full_like(values, IGNORED), np.zeros_like(values), np.zeros(len(ids), bool))
 
 
-def _short(name: str, rng: np.random.Generator, pool: Pool) -> Record:
-    """One question, mostly about a picture."""
-    if rng.random() < 0.3:
-        return Record(name, "text", [questions.text_only(rng)])
-    scene = compose(rng, pool)
-    kind = questions.choose(list(questions.SINGLE), rng)
-    return Record(name, kind, [questions.SINGLE[kind](scene.digits, rng)], [Picture((scene,))])
+def _lesson(name: str, rng: np.random.Generator, pool: Pool) -> Record:
+    makes = (single_image, several_images, clip, _sums, _texts, captioned)
+    return makes[pick(rng, WEIGHTS)](name, rng, pool)
 
 
-def _long(name: str, rng: np.random.Generator, pool: Pool) -> Record:
-    """Captions, many questions about one picture or several, sums, text alone, clips."""
-    makes: tuple[Make, ...] = (captioned, _many_turns, _many_images, step_by_step, _many_texts, clip)
-    return makes[pick(rng, (0.06, 0.44, 0.18, 0.12, 0.15, 0.05))](name, rng, pool)
+def _sums(name: str, rng: np.random.Generator, pool: Pool) -> Record:
+    """One image and each of the sums that are asked of it."""
+    record = step_by_step(name, rng, pool)
+    digits = record.pictures[0].scenes[0].digits
+    return replace(record, pairs=[questions.arithmetic(digits, rng) for _ in range(SUMS)])
 
 
-def _many_turns(name: str, rng: np.random.Generator, pool: Pool) -> Record:
-    scene = compose(rng, pool)
-    kinds = [questions.choose(list(questions.SINGLE), rng) for _ in range(int(rng.integers(4, 9)))]
-    pairs = [questions.SINGLE[kind](scene.digits, rng) for kind in kinds]
-    return Record(name, kinds[0], pairs, [Picture((scene,))])
-
-
-def _many_images(name: str, rng: np.random.Generator, pool: Pool) -> Record:
-    scenes = [compose(rng, pool, int(rng.integers(1, 4))) for _ in range(2 + (rng.random() < 0.25))]
-    digits = [scene.digits for scene in scenes]
-    pairs = [questions.multi_image(digits, rng) for _ in range(int(rng.integers(3, 6)))]
-    return Record(name, "multi-image", pairs, [Picture((scene,)) for scene in scenes])
-
-
-def _many_texts(name: str, rng: np.random.Generator, pool: Pool) -> Record:
+def _texts(name: str, rng: np.random.Generator, pool: Pool) -> Record:
+    """Questions without an image are short: many fit where one picture does."""
     del pool
-    return Record(name, "text", [questions.text_only(rng) for _ in range(int(rng.integers(6, 12)))])
+    return Record(name, "text", [questions.text_only(rng) for _ in range(TEXTS)])

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.digits.questions import is_correct
@@ -19,10 +19,14 @@ from lladav.errors import UserError
 from lladav.images import prepare_image, prepare_video, sample_frames
 from lladav.model.llada_v import LLaDAV
 from lladav.samples import Sample, Visual, VisualKind
+from lladav.schema import Suffix
 from lladav.text import IMAGE_MARK, SYSTEM_PROMPT, ChatTokenizer, Message, encode_prompt
 
 BLOCK = 8
 """Tokens of a decoding block: short answers end with the block that holds their eot."""
+
+TAUGHT_BY = {"arithmetic": "visualwebinstruct"}
+"""The source that teaches a type of question, where it is not ``mammoth_ov``."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,12 @@ def _question(fields: dict, images: Path) -> Question:
     return Question(
         fields["id"], fields["type"], paths, "video" in fields, fields["question"], fields["answer"]
     )
+
+
+def with_suffixes(questions: Sequence[Question], suffixes: Mapping[str, Suffix]) -> list[Question]:
+    """The questions as a stage puts them that tells with a suffix whether steps are wanted."""
+    texts = {source: suffix.text for source, suffix in suffixes.items()}
+    return [replace(q, text=q.text + texts.get(TAUGHT_BY.get(q.type, "mammoth_ov"), "")) for q in questions]
 
 
 def ask(

@@ -9,14 +9,18 @@ goes to ``model.weights.vision`` in the layout of SigLIP2, a language tower that
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
 
-from lladav.config import main_arguments, one_line_errors  # noqa: E402 - the path comes first
+from data.digits.preparation import prepare  # noqa: E402 - the path comes first
+from lladav.config import main_arguments, one_line_errors  # noqa: E402
 from lladav.errors import UserError  # noqa: E402
 from lladav.schema import Config, ModelConfig, Part  # noqa: E402
 from train.progress import clock, say  # noqa: E402
@@ -35,17 +39,25 @@ def main() -> None:
             build(config)
 
 
-def build(config: Config) -> None:
-    """Make the towers that are missing.
+def build(config: Config, scale: float = 1.0) -> None:
+    """Make the towers that are missing; ``scale`` shortens their lessons (for tests).
 
     Raises ``UserError`` where the settings name no folder for them, or a model that is not tiny.
     """
     folders = {part: folder_of(config.model, part) for part in LAYOUTS}
     missing = [part for part, folder in folders.items() if not folder.is_dir()]
+    if Part.language not in missing and _speaks_otherwise(folders[Part.language], config.model):
+        say(f"{folders[Part.language]}: has another tokenizer than {config.model.tokenizer}; made anew")
+        missing.append(Part.language)
     for part, folder in folders.items():
         say(f"{part.value} tower  {folder}{'' if part in missing else '  (kept)'}")
     if missing:
-        _make(config, {part: folders[part] for part in missing})
+        _make(config, {part: folders[part] for part in missing}, scale)
+
+
+def _speaks_otherwise(tower: Path, model: ModelConfig) -> bool:
+    own, wanted = (Path(folder) / "tokenizer.json" for folder in (tower, model.tokenizer))
+    return wanted.is_file() and own.read_bytes() != wanted.read_bytes()
 
 
 def folder_of(model: ModelConfig, part: Part) -> Path:
@@ -56,42 +68,55 @@ def folder_of(model: ModelConfig, part: Part) -> Path:
     return Path(folder)
 
 
-def _make(config: Config, folders: dict[Part, Path]) -> None:
+def _make(config: Config, folders: dict[Part, Path], scale: float) -> None:
+    """Teach the towers side by side, each in a process of its own."""
+    _refuse_large(config.model)
+    if not Path(config.model.tokenizer).is_dir():
+        prepare(Path(config.data.root))
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(len(folders), mp_context=spawn) as pool:
+        threads = max(1, (os.cpu_count() or 1) // len(folders))
+        made = [
+            pool.submit(_make_one, config, part, folder, threads, scale) for part, folder in folders.items()
+        ]
+        for tower in as_completed(made):
+            say(tower.result())
+
+
+def _make_one(config: Config, part: Part, folder: Path, threads: int, scale: float) -> str:
+    """Teach a tower and write its folder; what is to be said about it."""
     import torch
 
-    from data.digits.preparation import prepare
     from lladav.checkpoint.exporting import export
     from lladav.model.initialize import initialize
     from lladav.model.llada_v import LLaDAV
 
-    _refuse_large(config.model)
-    prepare(Path(config.data.root))
+    torch.set_num_threads(threads)
     torch.manual_seed(config.train.seed)
     model = LLaDAV(config.model)
     initialize(model, config.train.seed)
-    teachers = {Part.vision: _teach_vision, Part.language: _teach_language}
-    for part, folder in folders.items():
-        teachers[part](model, config)
-        tokenizer = config.model.tokenizer if part is Part.language else None
-        export(model, config.model, folder, LAYOUTS[part], tokenizer=tokenizer)
+    told = (_teach_vision if part is Part.vision else _teach_language)(model, config, scale)
+    tokenizer = config.model.tokenizer if part is Part.language else None
+    export(model, config.model, folder, LAYOUTS[part], tokenizer=tokenizer)
+    return told
 
 
-def _teach_vision(model: LLaDAV, config: Config) -> None:
+def _teach_vision(model: LLaDAV, config: Config, scale: float) -> str:
     from train import vision_lessons
 
-    heads, seconds = vision_lessons.teach(model.vision, model.geometry, config.train.seed)
+    heads, seconds = vision_lessons.teach(model.vision, model.geometry, config.train.seed, scale)
     shares = vision_lessons.accuracy(model.vision, heads, model.geometry, config.train.seed)
     told = ", ".join(f"{share:.1%} in {where}" for where, share in shares.items())
-    say(f"vision tower: held-out digits told right: {told}; {clock(seconds)}")
+    return f"vision tower: held-out digits told right: {told}; {clock(seconds)}"
 
 
-def _teach_language(model: LLaDAV, config: Config) -> None:
+def _teach_language(model: LLaDAV, config: Config, scale: float) -> str:
     from lladav.text import ChatTokenizer
     from train import language_lessons
 
     tokenizer = ChatTokenizer.load(config.model.tokenizer)
-    seconds = language_lessons.teach(model.language, tokenizer, model.geometry, config.train.seed)
-    say(f"language tower: {clock(seconds)}")
+    seconds = language_lessons.teach(model.language, tokenizer, model.geometry, config.train.seed, scale)
+    return f"language tower: {clock(seconds)}"
 
 
 def _refuse_large(model: ModelConfig) -> None:

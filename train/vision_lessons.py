@@ -29,7 +29,7 @@ HELD_OUT_WARP = 0.3
 EMPTY_WEIGHT = 0.15
 COVER_WEIGHT, PLACE_WEIGHT, GLYPH_WEIGHT = 0.5, 0.3, 2.0
 CLASSES = maps.EMPTY + 1
-PLACES = 4
+PLACES = 3
 COMPONENTS = 40
 """Principal components of the patches that the patch embedding starts from."""
 
@@ -58,15 +58,18 @@ class Heads(nn.Module):
         self.glyph = nn.Linear(width, glyphs.STORED_SIDE**2)
 
 
-def teach(tower: VisionTower, geometry: ViewGeometry, seed: int) -> tuple[Heads, float]:
-    """Train the tower in place on glyphs of the training pool; returns the heads, and the seconds it took."""
-    lessons = Lessons(labelled_views(glyphs.training_pool(), SCENES, geometry, seed))
+def teach(tower: VisionTower, geometry: ViewGeometry, seed: int, scale: float = 1.0) -> tuple[Heads, float]:
+    """Train the tower in place on glyphs of the training pool; returns the heads, and the seconds it took.
+
+    ``scale`` shortens the lessons (for tests).
+    """
+    lessons = Lessons(labelled_views(glyphs.training_pool(), round(SCENES * scale), geometry, seed))
     torch.manual_seed(seed)
     heads = Heads(tower.vision_model.config.hidden_size)
     start_from_patches(tower, lessons.views)
     loss = LessonLoss(tower, heads, lessons, SETTINGS.batch, seed)
     named = [*tower.named_parameters(), *heads.named_parameters()]
-    return heads, fit("vision tower", named, SETTINGS, loss)
+    return heads, fit("vision tower", named, SETTINGS.scaled(scale), loss)
 
 
 class LessonLoss:

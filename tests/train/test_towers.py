@@ -1,6 +1,5 @@
 """The tiny towers: made where they are missing, in the released layouts, the same each time."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +15,12 @@ from lladav.images import ViewGeometry
 from lladav.model.llada_v import LLaDAV
 from lladav.schema import Config
 from lladav.text import ChatTokenizer
-from train import language_lessons, vision_lessons
 from train.fitting import Fit, fit, shuffled
 from train.muon import Muon, orthogonalized
 from train.towers import build
+
+SHORT = 0.01
+"""How long the lessons are, next to the real ones."""
 
 
 @pytest.fixture(scope="module")
@@ -29,19 +30,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("towers") / "digits"
     prepare(folder, scale=0.01)
     return folder
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vision_lessons, "SETTINGS", replace(vision_lessons.SETTINGS, steps=2, batch=4))
-    monkeypatch.setattr(vision_lessons, "SCENES", 8)
-    monkeypatch.setattr(vision_lessons, "HELD_OUT_SCENES", 8)
-    monkeypatch.setattr(language_lessons, "SETTINGS", replace(language_lessons.SETTINGS, steps=3, batch=2))
-    monkeypatch.setattr(language_lessons, "SHORT_STEPS", 2)
-    monkeypatch.setattr(language_lessons, "SHORT_BATCH", 4)
-    monkeypatch.setattr(language_lessons, "SHORT_SAMPLES", 8)
-    monkeypatch.setattr(language_lessons, "LONG_SAMPLES", 8)
-    monkeypatch.setattr("data.digits.preparation.prepare", lambda _: {})
 
 
 def settings(data: Path, towers: Path) -> Config:
@@ -65,14 +53,13 @@ def weights(config: Config) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick")
 def test_towers_are_made_once_and_alike(data: Path, tmp_path: Path):
     first, second = settings(data, tmp_path / "a"), settings(data, tmp_path / "b")
-    build(first)
+    build(first, SHORT)
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "a").rglob("*")}
-    build(first)
+    build(first, SHORT)
     assert made == {path: path.stat().st_mtime_ns for path in (tmp_path / "a").rglob("*")}
-    build(second)
+    build(second, SHORT)
     again = weights(second)
     for name, value in weights(first).items():
         assert torch.equal(value, again[name]), name
