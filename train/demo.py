@@ -9,6 +9,7 @@ asks the held-out questions, draws pictures, and ends what it started. What is d
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -35,8 +36,8 @@ EVALUATED = ("ov", "vw", "ov_vw")
 OUT = Path("runs/demo")
 SHOWN = 16
 SHOWN = 16
-NOISE = ("Job submission", "-----", "Next steps", "Query the", "Request the job", "ray job ", "Tailing logs")
-"""How lines begin that ``ray job submit`` says for itself; they point at a Ray that is gone soon."""
+NOISE = re.compile(r"(INFO|SUCC) (cli|sdk|job_manager)\.py|^Running entrypoint for job")
+"""Lines that ``ray job submit`` says for itself; they point at a Ray that is gone soon."""
 
 
 def main() -> None:
@@ -46,7 +47,7 @@ def main() -> None:
     with one_line_errors():
         with chapter("embedded data"):
             prepare(Path(configs[0].data.root))
-        with chapter("towers"):
+        with chapter("towers"), operator_compiled_beside():
             _run([sys.executable, "train/towers.py", *SETTINGS])
         with chapter("curriculum: ray job submit -- python train/run.py stage=all"):
             train_all(configs)
@@ -69,6 +70,22 @@ def chapter(title: str) -> Iterator[None]:
     say(f"   {clock(time.monotonic() - begin)}")
 
 
+@contextmanager
+def operator_compiled_beside() -> Iterator[None]:
+    """Compile the operator that DeepSpeed wants at its first start, in time that a core would idle.
+
+    Should it fail, the first stage says why.
+    """
+    build = "from deepspeed.comm.torch import build_shm_op; build_shm_op()"
+    command = ["nice", "-n", "19", sys.executable, "-c", build]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield
+        except BaseException:
+            process.terminate()
+            raise
+
+
 def train_all(configs: list[Config]) -> None:
     """Submit the curriculum to a Ray of our own, unless all of it is done."""
     if all((latest := Run.of(config).latest()) and latest.final for config in configs):
@@ -88,7 +105,7 @@ def _run(command: list[str], environment: dict[str, str] | None = None) -> None:
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            if line.strip() and not line.strip().startswith(NOISE):
+            if line.strip() and not NOISE.search(line):
                 print(line, end="", flush=True)
     if process.returncode:
         raise SystemExit(process.returncode)

@@ -18,15 +18,16 @@ from data.digits import corpus, questions
 from data.digits.glyphs import Pool, training_pool
 from data.digits.questions import SUFFIXES
 from data.digits.records import (
+    Picture,
     Record,
     captioned,
     clip,
+    first_only,
     records,
     several_images,
-    single_image,
     step_by_step,
 )
-from data.digits.scenes import pick
+from data.digits.scenes import compose, pick
 from lladav.diffusion.noise import Answer, Blocks, Noise, Stratum, answers_of, corrupt, draw_noise
 from lladav.images import ViewGeometry
 from lladav.model.attention import PackedAttention
@@ -37,10 +38,13 @@ from lladav.schema import Supervise
 from lladav.text import ChatTokenizer, Message, encode_chat, encode_plain, messages_of
 from train.fitting import Fit, fit, shuffled
 
-SETTINGS = Fit(steps=700, batch=64, adam_lr=2e-3, muon_lr=0.015)
-SQUASHED_STEPS = 450
+SETTINGS = Fit(steps=800, batch=64, adam_lr=2e-3, muon_lr=0.015)
+SQUASHED_STEPS = 500
 SAMPLES = 10000
 """Of each kind, squashed and tiled."""
+
+ASKED = (*questions.SINGLE, "read", "compare")
+"""Questions about one image; the harder ones are asked twice as often."""
 
 SUMS, TEXTS = 2, 5
 """Questions about sums in an image, and about text alone, in a lesson."""
@@ -50,7 +54,7 @@ BLOCK = 8
 MIN_MASK_RATIO = 0.7
 """Few masks teach little: an answer is hardest, and learned best, where nothing of it is seen yet."""
 
-WEIGHTS = (0.4, 0.15, 0.05, 0.2, 0.15, 0.05)
+WEIGHTS = (0.42, 0.15, 0.06, 0.2, 0.12, 0.05)
 """How often a lesson is about one image, several, a clip, step-by-step sums, text alone, a caption."""
 
 SUFFIX_SHARE = 0.3
@@ -191,8 +195,17 @@ def _unsupervised(ids: Sequence[int]) -> Encoded:
 
 
 def _lesson(name: str, rng: np.random.Generator, pool: Pool) -> Record:
-    makes = (single_image, several_images, clip, _sums, _texts, captioned)
-    return makes[pick(rng, WEIGHTS)](name, rng, pool)
+    """A question to a picture at a time: an answer further up would tell the next one."""
+    makes = (_one_image, several_images, clip, _sums, _texts, captioned)
+    make = makes[pick(rng, WEIGHTS)]
+    record = make(name, rng, pool)
+    return first_only(record) if make is several_images else record
+
+
+def _one_image(name: str, rng: np.random.Generator, pool: Pool) -> Record:
+    scene = compose(rng, pool)
+    kind = questions.choose(ASKED, rng)
+    return Record(name, kind, [questions.SINGLE[kind](scene.digits, rng)], [Picture((scene,))])
 
 
 def _sums(name: str, rng: np.random.Generator, pool: Pool) -> Record:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -26,31 +25,18 @@ from lladav.diffusion.noise import Blocks, Noise, NoisyBatch, Stratum, answers_o
 from lladav.errors import UserError
 from lladav.images import ViewGeometry
 from lladav.packing import PackedBatch, pack
-from lladav.schema import Config
 from train.checkpointing import resume, save
 from train.engine import accumulation_steps
 from train.flops import micro_batch_flops, peak_flops
+from train.job import DATASET, Job
 from train.metrics import StepSums, step_row
 from train.ranks import gathered_objects
 from train.runs import QUARANTINE, Run
 from train.steplog import StepLog
 
-DATASET = "train"
 
-
-@dataclass(frozen=True)
-class Job:
-    """What a worker needs to know: the settings, the folder of the manifest, and what follows from them."""
-
-    config: Config
-    manifest: str
-    total_steps: int
-    start_from: str | None
-
-
-def train_worker(settings: dict[str, Job]) -> str | None:
-    """Train the ``job`` until its last step; returns the line that says why, where it had to end early."""
-    job = settings["job"]
+def work(job: Job) -> str | None:
+    """Train the job until its last step; returns the line that says why, where it had to end early."""
     if job.config.cluster.threads_per_worker:
         torch.set_num_threads(job.config.cluster.threads_per_worker)
     try:

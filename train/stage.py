@@ -16,7 +16,7 @@ from data.plan import Plan
 from lladav.cluster import connect
 from lladav.errors import UserError
 from lladav.schema import Config, WeightsConfig
-from train.loop import DATASET, Job, train_worker
+from train.job import DATASET, Job, train_worker
 from train.progress import Progress, say
 from train.runs import WEIGHTS, Checkpoint, Run
 

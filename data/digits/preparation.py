@@ -39,7 +39,7 @@ WRITERS = {
 HELD_OUT_FOLDER = "held_out"
 PROCESSES = 2
 MARKER = "prepared.json"
-VERSION = 2
+VERSION = 3
 """Raised when the content changes: an older folder is then written anew."""
 
 

@@ -170,9 +170,9 @@ def first_only(record: Record) -> Record:
 
 SETS: dict[str, tuple[Make, int]] = {
     "llava_pretrain": (captioned, 3000),
-    "mammoth_si": (single_image, 6000),
+    "mammoth_si": (single_image, 5000),
     "mammoth_ov": (one_vision, 2500),
-    "visualwebinstruct": (step_by_step, 3000),
+    "visualwebinstruct": (step_by_step, 2500),
     "llava_next": (single_image, 500),
 }
 """What each training set is made of, and how many records it has."""
