@@ -47,7 +47,7 @@ def main() -> None:
     with one_line_errors():
         with chapter("embedded data"):
             prepare(Path(configs[0].data.root))
-        with chapter("towers"), operator_compiled_beside():
+        with chapter("towers"):
             _run([sys.executable, "train/towers.py", *SETTINGS])
         with chapter("curriculum: ray job submit -- python train/run.py stage=all"):
             train_all(configs)
@@ -68,22 +68,6 @@ def chapter(title: str) -> Iterator[None]:
     say(f"\n== {title}")
     yield
     say(f"   {clock(time.monotonic() - begin)}")
-
-
-@contextmanager
-def operator_compiled_beside() -> Iterator[None]:
-    """Compile the operator that DeepSpeed wants at its first start, in time that a core would idle.
-
-    Should it fail, the first stage says why.
-    """
-    build = "from deepspeed.comm.torch import build_shm_op; build_shm_op()"
-    command = ["nice", "-n", "19", sys.executable, "-c", build]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            yield
-        except BaseException:
-            process.terminate()
-            raise
 
 
 def train_all(configs: list[Config]) -> None:

@@ -34,6 +34,9 @@ warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distri
 
 import deepspeed  # noqa: E402 - reads DS_ACCELERATOR when it is imported
 
+# On a CPU, DeepSpeed would spend a minute of its first start on compiling an all-reduce; gloo has one.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
 
 class Engine:
     """LLaDA-V sharded over the ranks, with one optimizer group for each trained part."""

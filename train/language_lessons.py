@@ -28,7 +28,7 @@ from data.digits.records import (
     step_by_step,
 )
 from data.digits.scenes import compose, pick
-from lladav.diffusion.noise import Answer, Blocks, Noise, Stratum, answers_of, corrupt, draw_noise
+from lladav.diffusion.noise import Stratum, corrupt, draw_noises
 from lladav.images import ViewGeometry
 from lladav.model.attention import PackedAttention
 from lladav.model.language import LanguageTower, rotary_factors
@@ -103,24 +103,19 @@ class LessonLoss:
         samples = self._squashed if step < self._squashed_steps else self._tiled
         chosen = [samples[i] for i in shuffled(len(samples), SETTINGS.batch, step, self._seed)]
         packed = pack(chosen, self._geometry)
-        noises = self._noises(chosen, answers_of(packed, self._ids.eos), step)
+        noises = draw_noises(
+            packed,
+            [sample.id for sample in chosen],
+            self._seed,
+            step,
+            self._ids.eos,
+            MIN_MASK_RATIO,
+            [Stratum(index, len(chosen)) for index in range(len(chosen))],
+            BLOCK,
+        )
         noisy = corrupt(packed, noises, self._ids.mask, 1 / len(chosen), chunk=4096)
         hidden_TW = self._hidden(noisy.packed)
         return self._tower.lm_head(hidden_TW[noisy.masked_M], noisy.rows)[0]
-
-    def _noises(self, samples: Sequence[Sample], answers: list[list[Answer]], step: int) -> list[Noise]:
-        return [
-            draw_noise(
-                self._seed,
-                step,
-                sample.id,
-                sum(answer.tokens for answer in each),
-                MIN_MASK_RATIO,
-                Stratum(index, len(samples)),
-                Blocks(each, BLOCK),
-            )
-            for index, (sample, each) in enumerate(zip(samples, answers, strict=True))
-        ]
 
     def _hidden(self, packed: PackedBatch) -> Tensor:
         positions = torch.cat([torch.arange(length) for length in packed.lengths])

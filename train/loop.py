@@ -21,7 +21,7 @@ from data.manifest import manifest_in
 from data.microbatches import MicroBatch
 from data.pipeline import micro_batches, quarantine_of
 from data.quarantine import Quarantine
-from lladav.diffusion.noise import Blocks, Noise, NoisyBatch, Stratum, answers_of, corrupt, draw_noise
+from lladav.diffusion.noise import Noise, NoisyBatch, Stratum, corrupt, draw_noises
 from lladav.errors import UserError
 from lladav.images import ViewGeometry
 from lladav.packing import PackedBatch, pack
@@ -113,20 +113,18 @@ class Worker:
         return noisy.to(self.engine.device), noises
 
     def _noises(self, micro: MicroBatch, packed: PackedBatch) -> list[Noise]:
-        objective, seed = self.config.objective, self.config.train.seed
-        answers = answers_of(packed, self.config.model.tokens.eos)
-        return [
-            draw_noise(
-                seed,
-                micro.epoch,
-                sample.id,
-                sum(answer.tokens for answer in each),
-                objective.min_mask_ratio,
-                Stratum(int(index), micro.global_samples) if objective.stratified else None,
-                Blocks(each, objective.block_length) if objective.block_length else None,
-            )
-            for sample, index, each in zip(micro.samples, micro.indices, answers, strict=True)
-        ]
+        objective = self.config.objective
+        strata = [Stratum(int(index), micro.global_samples) for index in micro.indices]
+        return draw_noises(
+            packed,
+            [sample.id for sample in micro.samples],
+            self.config.train.seed,
+            micro.epoch,
+            self.config.model.tokens.eos,
+            objective.min_mask_ratio,
+            strata if objective.stratified else None,
+            objective.block_length,
+        )
 
     def _record(self, done: int, sums: StepSums, seconds: float, log: StepLog | None) -> None:
         if log and done % self.config.train.log_every == 0:

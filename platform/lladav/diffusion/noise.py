@@ -98,6 +98,31 @@ def draw_noise(
     return Noise(level, ratio, masked & (block == 0) | (block > 0), block == 0)
 
 
+def draw_noises(
+    packed: PackedBatch,
+    sample_ids: Sequence[str],
+    seed: int,
+    epoch: int,
+    eos_id: int,
+    min_mask_ratio: float = 1e-3,
+    strata: Sequence[Stratum] | None = None,
+    block_length: int | None = None,
+) -> list[Noise]:
+    """Noise of each sample of a batch; of one block of each answer where ``block_length`` is given."""
+    return [
+        draw_noise(
+            seed,
+            epoch,
+            sample_id,
+            sum(answer.tokens for answer in answers),
+            min_mask_ratio,
+            strata[index] if strata else None,
+            Blocks(answers, block_length) if block_length else None,
+        )
+        for index, (sample_id, answers) in enumerate(zip(sample_ids, answers_of(packed, eos_id), strict=True))
+    ]
+
+
 def _generator(seed: int, epoch: int, sample_id: str) -> np.random.Generator:
     digest = hashlib.blake2b(f"{seed}/{epoch}/{sample_id}".encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
