@@ -42,13 +42,16 @@ def main() -> None:
 def build(config: Config, scale: float = 1.0) -> None:
     """Make the towers that are missing; ``scale`` shortens their lessons (for tests).
 
-    Raises ``UserError`` where the settings name no folder for them, or a model that is not tiny.
+    Raises ``UserError`` where the settings name no folder for them or a model that is not tiny, and for a
+    language tower of another tokenizer.
     """
     folders = {part: folder_of(config.model, part) for part in LAYOUTS}
     missing = [part for part, folder in folders.items() if not folder.is_dir()]
     if Part.language not in missing and _speaks_otherwise(folders[Part.language], config.model):
-        say(f"{folders[Part.language]}: has another tokenizer than {config.model.tokenizer}; made anew")
-        missing.append(Part.language)
+        raise UserError(
+            f"{folders[Part.language]}: has another tokenizer than {config.model.tokenizer}; "
+            "remove it to have it made anew"
+        )
     for part, folder in folders.items():
         say(f"{part.value} tower  {folder}{'' if part in missing else '  (kept)'}")
     if missing:
@@ -57,7 +60,7 @@ def build(config: Config, scale: float = 1.0) -> None:
 
 def _speaks_otherwise(tower: Path, model: ModelConfig) -> bool:
     own, wanted = (Path(folder) / "tokenizer.json" for folder in (tower, model.tokenizer))
-    return wanted.is_file() and own.read_bytes() != wanted.read_bytes()
+    return wanted.is_file() and own.is_file() and own.read_bytes() != wanted.read_bytes()
 
 
 def folder_of(model: ModelConfig, part: Part) -> Path:

@@ -80,6 +80,14 @@ def test_a_tower_without_a_folder_is_refused(data: Path, tmp_path: Path):
         build(config)
 
 
+def test_a_tower_of_another_tokenizer_is_refused(data: Path, tmp_path: Path):
+    for part in ("vision", "language"):
+        (tmp_path / part).mkdir()
+    (tmp_path / "language/tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match="remove it to have it made anew"):
+        build(settings(data, tmp_path))
+
+
 def test_lessons_show_training_glyphs_only():
     views = labelled_views(glyphs.training_pool(), 20, geometry(), seed=1)
     shown = set(np.unique(views.glyphs)) - {-1}
