@@ -16,7 +16,6 @@ from torch import Tensor
 
 from data.digits import corpus, questions
 from data.digits.glyphs import Pool, training_pool
-from data.digits.questions import SUFFIXES
 from data.digits.records import (
     Picture,
     Record,
@@ -177,7 +176,7 @@ def _suffixed(message: Message, record: Record) -> Message:
     choice = zlib.crc32(record.id.encode()) / 2**32 / SUFFIX_SHARE
     if message.role != "user" or choice >= 1:
         return message
-    return Message(message.role, message.content + SUFFIXES[record.kind == "arithmetic"])
+    return Message(message.role, message.content + questions.SUFFIXES[record.kind == "arithmetic"])
 
 
 def _part(text: Encoded, start: int, end: int) -> Encoded:
@@ -204,7 +203,7 @@ def _one_image(name: str, rng: np.random.Generator, pool: Pool) -> Record:
 
 
 def _sums(name: str, rng: np.random.Generator, pool: Pool) -> Record:
-    """One image and each of the sums that are asked of it."""
+    """One image and as many sums in it."""
     record = step_by_step(name, rng, pool)
     digits = record.pictures[0].scenes[0].digits
     return replace(record, pairs=[questions.arithmetic(digits, rng) for _ in range(SUMS)])

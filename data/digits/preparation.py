@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import shutil
 from concurrent.futures import ProcessPoolExecutor
-from itertools import chain
+from itertools import chain, repeat
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -78,10 +78,10 @@ def _marker(out: Path) -> dict | None:
 
 def _write_all(root: Path, seed: int, scale: float) -> dict[str, int]:
     """Write the sets side by side, then what follows from all of them; returns records by set."""
-    names = sorted(SETS, key=lambda name: SETS[name][1], reverse=True)
+    names = [*sorted(SETS, key=lambda name: SETS[name][1], reverse=True), HELD_OUT_FOLDER]
     with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(_write_set, root / name, seed, scale) for name in (*names, HELD_OUT_FOLDER)]
-        parts = {name: job.result() for name, job in zip((*names, HELD_OUT_FOLDER), jobs, strict=True)}
+        written = pool.map(_write_set, [root / name for name in names], repeat(seed), repeat(scale))
+        parts = dict(zip(names, written, strict=True))
     shown = {f"{name}/{path}": seen for name, part in parts.items() for path, seen in part.shown.items()}
     provenance = {"held_out": glyphs.held_out_pool().indices.tolist(), "pictures": shown}
     (root / "glyphs.json").write_text(json.dumps(provenance) + "\n")

@@ -109,17 +109,14 @@ def draw_noises(
     block_length: int | None = None,
 ) -> list[Noise]:
     """Noise of each sample of a batch; of one block of each answer where ``block_length`` is given."""
+    counts = supervised_counts(packed)
+    none = [None] * len(counts)
+    blocks = (
+        [Blocks(answers, block_length) for answers in answers_of(packed, eos_id)] if block_length else none
+    )
     return [
-        draw_noise(
-            seed,
-            epoch,
-            sample_id,
-            sum(answer.tokens for answer in answers),
-            min_mask_ratio,
-            strata[index] if strata else None,
-            Blocks(answers, block_length) if block_length else None,
-        )
-        for index, (sample_id, answers) in enumerate(zip(sample_ids, answers_of(packed, eos_id), strict=True))
+        draw_noise(seed, epoch, sample_id, count, min_mask_ratio, stratum, block)
+        for sample_id, count, stratum, block in zip(sample_ids, counts, strata or none, blocks, strict=True)
     ]
 
 
