@@ -195,17 +195,27 @@ def _has_node(dashboard: str) -> bool:
 
 
 def _end(process: subprocess.Popen[bytes], folder: Path) -> None:
-    """Ask the head to stop, then kill what is left of it."""
+    """Ask the head to stop, then kill what is left of it.
+
+    Descendants are noted before, as some do not show their environment: Ray's dashboard agent writes its
+    title over it, and spins for a minute when its head is gone.
+    """
+    before = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STOP_SECONDS)
+    _kill(before)
     deadline = time.monotonic() + STOP_SECONDS
     while (left := _processes_of(folder)) and time.monotonic() < deadline:
-        for each in left:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                each.kill()
+        _kill(left)
         time.sleep(POLL_SECONDS)
     process.wait()
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for each in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
 
 
 def _processes_of(folder: Path) -> list[psutil.Process]:

@@ -111,7 +111,9 @@ def test_a_head_ends_without_a_trace_when_its_starter_is_terminated(root: Path, 
         assert holder.stdout
         folder = Path(holder.stdout.readline().strip())
         assert processes_of(folder)
+        descendants = psutil.Process(holder.pid).children(recursive=True)
         holder.send_signal(signal.SIGTERM)
         holder.communicate(timeout=60)
     assert not processes_of(folder)
+    assert not [p for p in descendants if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     assert not folder.exists()
