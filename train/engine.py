@@ -85,7 +85,8 @@ class Engine:
 
     def rates(self) -> dict[str, float]:
         """Learning rate of each trained part at the last step."""
-        return {group["name"]: float(group["lr"]) for group in self._groups}
+        names = (part.value for part in Part if part in self.config.stage.trained)
+        return {name: float(group["lr"]) for name, group in zip(names, self._groups, strict=True)}
 
     def save(self, folder: Path) -> None:
         """This rank's shards of weights, moments and master weights into ``folder``."""
@@ -98,6 +99,8 @@ class Engine:
             raise UserError(
                 f"{folder}: holds no training state; remove the checkpoint to continue from an older one"
             )
+        for state in self._optimizer.state.values():  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+            state["step"] = state["step"].clone()  # a resized load shares one: each group would count on
 
     def export(self, folder: Path) -> None:
         """The whole model with its tokenizer in the LLaDA-V layout, tensor by tensor; rank 0 writes."""

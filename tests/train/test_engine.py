@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import torch.distributed as dist
 
 from lladav.diffusion.noise import NoisyBatch, corrupt, draw_noise, supervised_counts
@@ -18,7 +19,9 @@ from tests.lladav.build import image_sample, text_sample, tiny_config
 from tests.train.ranks import on_ranks
 
 STEPS, GLOBAL_BATCH = 4, 4
-LEARNING = LearningRates(language=1e-2, projector=1e-2, vision=1e-2)
+LEARNING = LearningRates(language=1e-3, projector=1e-3, vision=1e-3)
+ROUNDING = 1e-5
+"""Relative: what another order of summation makes of a loss."""
 
 
 def settings(storage: Path, **stage: object) -> Config:
@@ -89,11 +92,23 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[
     return storage, losses
 
 
+def memorise(config: Config, steps: int) -> list[float]:
+    """Entropy of all masked rows at each of so many steps on one and the same global batch."""
+    from train.engine import Engine
+
+    engine = Engine(config, steps, None)
+    batches = micro_batches(config, 0)
+    losses = [torch.stack([e.sum() for e in engine.step(batches, step)]).sum() for step in range(steps)]
+    total = torch.stack(losses)
+    dist.all_reduce(total)
+    return total.tolist()
+
+
 @pytest.mark.slow
-def test_mixed_batches_train_without_hanging(uninterrupted: tuple[Path, list[float]]) -> None:
-    _, losses = uninterrupted
-    assert len(losses) == STEPS
-    assert np.isfinite(losses).all()
+def test_a_mixed_batch_is_learned_without_hanging(tmp_path: Path) -> None:
+    losses, others = on_ranks(2, memorise, settings(tmp_path), 20)
+    assert losses == others
+    assert losses[-1] < 0.9 * losses[0]
 
 
 @pytest.mark.slow
@@ -108,14 +123,14 @@ def test_another_number_of_ranks_goes_on_with_the_same_batches(
 ) -> None:
     storage, losses = uninterrupted
     (resized,) = on_ranks(1, train, settings(storage), 2, STEPS)
-    assert resized[0] == pytest.approx(losses[2], rel=1e-4)  # later steps magnify the rounding of other sums
+    assert resized == pytest.approx(losses[2:], rel=ROUNDING)
 
 
 @pytest.mark.slow
 def test_one_rank_goes_on_as_two(tmp_path: Path, uninterrupted: tuple[Path, list[float]]) -> None:
     (alone,) = on_ranks(1, train, settings(tmp_path), 0, STEPS, 2)
-    assert alone[0] == pytest.approx(uninterrupted[1][0], rel=1e-5)
-    assert on_ranks(2, train, settings(tmp_path), 2, STEPS)[0][0] == pytest.approx(alone[2], rel=1e-4)
+    assert alone == pytest.approx(uninterrupted[1], rel=ROUNDING)
+    assert on_ranks(2, train, settings(tmp_path), 2, STEPS)[0] == pytest.approx(alone[2:], rel=ROUNDING)
 
 
 def frozen_parts(config: Config) -> dict[str, bool]:

@@ -130,8 +130,7 @@ def test_two_workers_go_on_where_one_stopped(trainings: Trainings) -> None:
         shutil.rmtree(trainings.storage / "resized" / f"{PREFIX}{step:08d}")
     trainings.finish("resized", "cluster.workers=2", "train.micro_batch=1")
     resized, alone = trainings.losses("resized"), trainings.losses("alone")
-    assert resized[EVERY + 1] == pytest.approx(alone[EVERY + 1], rel=1e-6)
-    assert resized == pytest.approx(alone, rel=0.02)  # Adam's first steps magnify the rounding of other sums
+    assert resized == pytest.approx(alone, rel=1e-4)
 
 
 def test_a_finished_run_is_not_done_again(trainings: Trainings) -> None:
