@@ -40,6 +40,10 @@ class Blocks:
     """The answers of a sample in blocks of ``length`` tokens, for noise as semi-autoregressive decoding meets
     it (Blockwise SFT, arXiv 2508.19529): one block of each answer is active, what lies before it is clean and
     what lies behind it all masked.
+
+    Of an answer longer than a block, one in two has its active block start anywhere: decoding meets such a
+    state where it has written a block from the left in part. Aligned blocks alone hardly ever show a step of
+    a calculation whose operands are written and whose result is not.
     """
 
     answers: Sequence[Answer]
@@ -47,9 +51,19 @@ class Blocks:
 
     def from_active(self, random: np.random.Generator) -> np.ndarray:
         """The number of each supervised position's block, counted from the active one, drawn at random."""
-        counts = [np.arange(a.tokens) // self.length for a in self.answers]
-        active = [random.integers(1 + max(0, a.tokens - a.tail - 1) // self.length) for a in self.answers]
-        return np.concatenate([np.empty(0, int), *map(np.subtract, counts, active)])
+        starts = [self._start(answer.tokens - answer.tail, random) for answer in self.answers]
+        counts = [
+            (np.arange(answer.tokens) - start) // self.length
+            for answer, start in zip(self.answers, starts, strict=True)
+        ]
+        return np.concatenate([np.empty(0, int), *counts])
+
+    def _start(self, tokens: int, random: np.random.Generator) -> int:
+        """Where the active block of an answer of so many tokens starts."""
+        if tokens <= self.length:
+            return 0
+        start = int(random.integers(tokens))
+        return start if random.random() < 0.5 else start - start % self.length
 
 
 @dataclass(frozen=True)
