@@ -112,11 +112,8 @@ class Encoder:
     def _encode(self, messages: Sequence[Message], record_id: str) -> Encoded:
         if self._preparation.template is Template.plain:
             return encode_plain(messages, self._tokenizer)
-        return encode_chat(messages, self._tokenizer, self._preparation.supervise, self._eos_tail(record_id))
-
-    def _eos_tail(self, record_id: str) -> int:
-        """A number up to ``eos_tail``: a fixed one would tell the answer's length."""
-        return int(unit_hash(0, f"eos tail/{record_id}") * (self._preparation.eos_tail + 1))
+        tail = eos_tail(record_id, self._preparation.eos_tail)
+        return encode_chat(messages, self._tokenizer, self._preparation.supervise, tail)
 
 
 def cut(text: Encoded, visual_tokens: Sequence[int], max_length: int) -> EncodedRecord:
@@ -128,6 +125,13 @@ def cut(text: Encoded, visual_tokens: Sequence[int], max_length: int) -> Encoded
         text = Encoded(*(getattr(text, field.name)[:kept] for field in fields(Encoded)))
     visuals = int(np.count_nonzero(text.input_ids == IMAGE_PLACEHOLDER))
     return EncodedRecord(text, visuals, sum(visual_tokens[:visuals]), kept < len(weights))
+
+
+def eos_tail(record_id: str, longest: int) -> int:
+    """How many EOS follow the record's last eot: up to ``longest``, as a fixed number would tell the answer's
+    length.
+    """
+    return int(unit_hash(0, f"eos tail/{record_id}") * (longest + 1))
 
 
 def unit_hash(seed: int, sample_id: str) -> float:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 EVALUATION = "evaluation.json"
 MAX_TOKENS = 32
+BLOCK = 8
+"""Tokens of a decoding block where training does not say; an answer ends with its eot's block."""
 BATCH = 32
 
 
@@ -89,6 +91,7 @@ def _ask_all(weights: Path, config: Config) -> dict:
     import torch
 
     from lladav.checkpoint import open_model
+    from lladav.decoding.options import DecodingOptions
     from lladav.text import ChatTokenizer
     from train.questions import ask, read_questions, with_suffixes
 
@@ -96,8 +99,10 @@ def _ask_all(weights: Path, config: Config) -> dict:
     model = open_model(weights, torch.float32, device)
     asked = with_suffixes(read_questions(_questions_folder(config)), config.stage.suffixes)
     questions = sorted(asked, key=lambda question: question.type)
+    tokenizer, block = ChatTokenizer.load(weights), config.objective.block_length or BLOCK
+    options = DecodingOptions.for_chat(tokenizer.ids, max_tokens=MAX_TOKENS, block_length=block)
     begin = time.monotonic()
-    answered = list(ask(model, ChatTokenizer.load(weights), questions, MAX_TOKENS, BATCH))
+    answered = list(ask(model, tokenizer, questions, options, BATCH))
     rows = [
         {"id": a.question.id, "type": a.question.type, "answer": a.answer, "correct": a.correct}
         for a in answered

@@ -5,6 +5,7 @@ The batch of a step follows from the step alone, so two runs with the same setti
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -31,10 +32,13 @@ class Fit:
     adam_lr: float
     muon_lr: float
     weight_decay: float = 0.0
+    alone_from: int | None = None
+    """Step from which on all cores are used: what ran beside has ended by then."""
 
     def scaled(self, scale: float) -> Fit:
         """The same with fewer steps."""
-        return replace(self, steps=max(1, round(self.steps * scale)))
+        alone_from = None if self.alone_from is None else round(self.alone_from * scale)
+        return replace(self, steps=max(1, round(self.steps * scale)), alone_from=alone_from)
 
 
 def fit(
@@ -45,6 +49,8 @@ def fit(
     optimizers = _optimizers(trained, settings)
     progress = _Progress(title, settings.steps)
     for step in range(settings.steps):
+        if step == settings.alone_from:
+            torch.set_num_threads(os.cpu_count() or 1)
         factor = lr_factor(step + 1, settings.steps + 1, WARMUP_RATIO)
         for optimizer in optimizers:
             for group in optimizer.param_groups:

@@ -1,12 +1,12 @@
 """How the tiny language tower learns before the curriculum starts: by masked diffusion on text alone.
 
 Pictures are written as characters (``data.digits.corpus``). The squashed view alone comes first: looking a
-digit up is learned many times faster there than among tiles, which follow.
+digit up is learned many times faster there than among tiles, which follow. Sums have steps of their own in
+between: among the pictures they would be learned last, and forgotten first.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -27,31 +27,32 @@ from data.digits.records import (
     step_by_step,
 )
 from data.digits.scenes import compose, pick
+from data.encoding import eos_tail, unit_hash
 from lladav.diffusion.noise import Stratum, corrupt, draw_noises
 from lladav.images import ViewGeometry
 from lladav.model.attention import PackedAttention
 from lladav.model.language import LanguageTower, rotary_factors
 from lladav.packing import PackedBatch, pack
 from lladav.samples import IGNORED, IMAGE_PLACEHOLDER, Encoded, Sample, VisualKind
-from lladav.schema import Supervise
+from lladav.schema import ObjectiveConfig, Supervise
 from lladav.text import ChatTokenizer, Message, encode_chat, encode_plain, messages_of
 from train.fitting import Fit, fit, shuffled
 
-SETTINGS = Fit(steps=800, batch=64, adam_lr=2e-3, muon_lr=0.015)
-SQUASHED_STEPS = 500
+SETTINGS = Fit(steps=640, batch=64, adam_lr=2e-3, muon_lr=0.015, alone_from=430)
+SQUASHED_STEPS = 400
 SAMPLES = 10000
 """Of each kind, squashed and tiled."""
+
+DRILL_EVERY = 4
+DRILL_BATCH = 128
+DRILL_SAMPLES = 20000
+"""Every so many steps, one of so many short samples without a picture."""
 
 ASKED = (*questions.SINGLE, "read", "compare")
 """Questions about one image; the harder ones are asked twice as often."""
 
 SUMS, TEXTS = 2, 5
 """Questions about sums in an image, and about text alone, in a lesson."""
-
-EOS_TAIL = 16
-BLOCK = 8
-MIN_MASK_RATIO = 0.7
-"""Few masks teach little: an answer is hardest, and learned best, where nothing of it is seen yet."""
 
 WEIGHTS = (0.42, 0.15, 0.06, 0.2, 0.12, 0.05)
 """How often a lesson is about one image, several, a clip, step-by-step sums, text alone, a caption."""
@@ -60,11 +61,16 @@ SUFFIX_SHARE = 0.3
 
 
 def teach(
-    tower: LanguageTower, tokenizer: ChatTokenizer, geometry: ViewGeometry, seed: int, scale: float = 1.0
+    tower: LanguageTower,
+    tokenizer: ChatTokenizer,
+    geometry: ViewGeometry,
+    objective: ObjectiveConfig,
+    seed: int,
+    scale: float = 1.0,
 ) -> float:
     """Train the tower in place; returns the seconds it took. ``scale`` shortens the lessons (for tests)."""
     start(tower, seed)
-    loss = LessonLoss(tower, tokenizer, geometry, seed, scale)
+    loss = LessonLoss(tower, tokenizer, geometry, objective, seed, scale)
     named = [(f"language.{name}", parameter) for name, parameter in tower.named_parameters()]
     return fit("language tower", named, SETTINGS.scaled(scale), loss)
 
@@ -88,19 +94,23 @@ class LessonLoss:
         tower: LanguageTower,
         tokenizer: ChatTokenizer,
         geometry: ViewGeometry,
+        objective: ObjectiveConfig,
         seed: int,
         scale: float = 1.0,
     ) -> None:
-        self._tower, self._geometry, self._seed, self._ids = tower, geometry, seed, tokenizer.ids
-        writer = Writer(tokenizer, geometry)
-        written = list(records(_lesson, "lesson", round(SAMPLES * scale), seed, training_pool()))
+        self._tower, self._geometry, self._objective = tower, geometry, objective
+        self._seed, self._ids = seed, tokenizer.ids
+        writer = Writer(tokenizer, geometry, objective.eos_tail)
+        pool = training_pool()
+        lessons = list(records(_lesson, "lesson", round(SAMPLES * scale), seed, pool))
+        drills = records(_drill, "drill", round(DRILL_SAMPLES * scale), seed, pool)
         self._squashed_steps = SQUASHED_STEPS * scale
-        self._squashed = [writer.sample(record, squashed=True) for record in written]
-        self._tiled = [writer.sample(record) for record in written]
+        self._squashed = [writer.sample(record, squashed=True) for record in lessons]
+        self._tiled = [writer.sample(record) for record in lessons]
+        self._drills = [writer.sample(record) for record in drills]
 
     def __call__(self, step: int) -> Tensor:
-        samples = self._squashed if step < self._squashed_steps else self._tiled
-        chosen = [samples[i] for i in shuffled(len(samples), SETTINGS.batch, step, self._seed)]
+        chosen = self._chosen(step)
         packed = pack(chosen, self._geometry)
         noises = draw_noises(
             packed,
@@ -108,13 +118,21 @@ class LessonLoss:
             self._seed,
             step,
             self._ids.eos,
-            MIN_MASK_RATIO,
+            self._objective.min_mask_ratio,
             [Stratum(index, len(chosen)) for index in range(len(chosen))],
-            BLOCK,
+            self._objective.block_length,
         )
         noisy = corrupt(packed, noises, self._ids.mask, 1 / len(chosen), chunk=4096)
         hidden_TW = self._hidden(noisy.packed)
         return self._tower.lm_head(hidden_TW[noisy.masked_M], noisy.rows)[0]
+
+    def _chosen(self, step: int) -> list[Sample]:
+        """The samples of a step; every so many, a drill."""
+        samples = self._squashed if step < self._squashed_steps else self._tiled
+        batch, turn = SETTINGS.batch, step
+        if step % DRILL_EVERY == DRILL_EVERY - 1:
+            samples, batch, turn = self._drills, DRILL_BATCH, step // DRILL_EVERY
+        return [samples[i] for i in shuffled(len(samples), batch, turn, self._seed)]
 
     def _hidden(self, packed: PackedBatch) -> Tensor:
         positions = torch.cat([torch.arange(length) for length in packed.lengths])
@@ -126,8 +144,8 @@ class LessonLoss:
 class Writer:
     """Writes records as samples of text alone."""
 
-    def __init__(self, tokenizer: ChatTokenizer, geometry: ViewGeometry) -> None:
-        self._tokenizer, self._geometry = tokenizer, geometry
+    def __init__(self, tokenizer: ChatTokenizer, geometry: ViewGeometry, longest_tail: int) -> None:
+        self._tokenizer, self._geometry, self._longest_tail = tokenizer, geometry, longest_tail
         signs = corpus.SIGNS + corpus.DOT + corpus.LINE_END
         self._ids = {sign: tokenizer.encode(sign)[0] for sign in signs}
 
@@ -139,7 +157,7 @@ class Writer:
         messages = [_suffixed(message, record) for message in messages_of(record.conversations())]
         if record.kind == "caption":
             return self._spelled(record, encode_plain(messages, self._tokenizer), kind)
-        tail = int(np.random.default_rng(hash_of(record.id)).integers(EOS_TAIL + 1))
+        tail = eos_tail(record.id, self._longest_tail)
         return self._spelled(record, encode_chat(messages, self._tokenizer, Supervise.answers, tail), kind)
 
     def _spelled(self, record: Record, text: Encoded, kind: VisualKind) -> Sample:
@@ -166,15 +184,9 @@ def kind_of(record: Record) -> VisualKind:
     return VisualKind.padded if len(record.pictures) > 1 else VisualKind.tiled
 
 
-def hash_of(name: str) -> int:
-    """A number that follows from a record's name."""
-    return int.from_bytes(name.encode()[-8:], "little")
-
-
 def _suffixed(message: Message, record: Record) -> Message:
     """Some of the users' questions end in /think or /no_think, as those of the last stage do."""
-    choice = zlib.crc32(record.id.encode()) / 2**32 / SUFFIX_SHARE
-    if message.role != "user" or choice >= 1:
+    if message.role != "user" or unit_hash(0, f"suffix/{record.id}") >= SUFFIX_SHARE:
         return message
     return Message(message.role, message.content + questions.SUFFIXES[record.kind == "arithmetic"])
 
@@ -207,6 +219,14 @@ def _sums(name: str, rng: np.random.Generator, pool: Pool) -> Record:
     record = step_by_step(name, rng, pool)
     digits = record.pictures[0].scenes[0].digits
     return replace(record, pairs=[questions.arithmetic(digits, rng) for _ in range(SUMS)])
+
+
+def _drill(name: str, rng: np.random.Generator, pool: Pool) -> Record:
+    """A sum with its steps, or any other question about text alone."""
+    del pool
+    if rng.random() < 0.5:
+        return Record(name, "arithmetic", [questions.sum_in_words(rng)])
+    return Record(name, "text", [questions.text_only(rng)])
 
 
 def _texts(name: str, rng: np.random.Generator, pool: Pool) -> Record:

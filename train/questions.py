@@ -22,9 +22,6 @@ from lladav.samples import Sample, Visual, VisualKind
 from lladav.schema import Suffix
 from lladav.text import IMAGE_MARK, SYSTEM_PROMPT, ChatTokenizer, Message, encode_prompt
 
-BLOCK = 8
-"""Tokens of a decoding block: short answers end with the block that holds their eot."""
-
 TAUGHT_BY = {"arithmetic": "visualwebinstruct"}
 """The source that teaches a type of question, where it is not ``mammoth_ov``."""
 
@@ -78,10 +75,13 @@ def with_suffixes(questions: Sequence[Question], suffixes: Mapping[str, Suffix])
 
 
 def ask(
-    model: LLaDAV, tokenizer: ChatTokenizer, questions: Sequence[Question], max_tokens: int, batch: int
+    model: LLaDAV,
+    tokenizer: ChatTokenizer,
+    questions: Sequence[Question],
+    options: DecodingOptions,
+    batch: int,
 ) -> Iterator[Answered]:
-    """The model's answers by the plain decoder, one token a step, in batches."""
-    options = DecodingOptions.for_chat(tokenizer.ids, max_tokens=max_tokens, block_length=BLOCK)
+    """The model's answers by the plain decoder, in batches."""
     for start in range(0, len(questions), batch):
         part = questions[start : start + batch]
         decoded = decode(model, [prompt(question, model, tokenizer) for question in part], options)

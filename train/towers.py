@@ -118,7 +118,9 @@ def _teach_language(model: LLaDAV, config: Config, scale: float) -> str:
     from train import language_lessons
 
     tokenizer = ChatTokenizer.load(config.model.tokenizer)
-    seconds = language_lessons.teach(model.language, tokenizer, model.geometry, config.train.seed, scale)
+    seconds = language_lessons.teach(
+        model.language, tokenizer, model.geometry, config.objective, config.train.seed, scale
+    )
     return f"language tower: {clock(seconds)}"
 
 

@@ -36,6 +36,9 @@ COUNT = (
 LARGEST_SUM_SO_FAR = 18
 """Sum of two digits, to which a third may be added."""
 
+DIFFERENCES = 0.25
+"""How many of the calculations that a question states are differences."""
+
 WATCH = ("Which digits does the video show, in order?", "Read the digits in the order they appear.")
 
 
@@ -87,7 +90,7 @@ def arithmetic(digits: Sequence[int], rng: np.random.Generator) -> Pair:
     """Two or more digits added or subtracted, every step written out."""
     ask = choose((_total, _ends, _spread), rng)
     question, steps, result = ask(digits)
-    return f"{question} Think step by step.", f"{', '.join(steps)}. Answer: {result}"
+    return f"{question} Think step by step.", _steps(steps, result)
 
 
 def text_only(rng: np.random.Generator) -> Pair:
@@ -101,6 +104,17 @@ def text_only(rng: np.random.Generator) -> Pair:
         (f"Is {a} even or odd?", _parity(a)),
     )
     return choose(options, rng)
+
+
+def sum_in_words(rng: np.random.Generator) -> Pair:
+    """A sum or a difference that the question itself states, every step written out."""
+    digits = rng.integers(0, 10, int(rng.integers(2, 4))).tolist()
+    if rng.random() < DIFFERENCES:
+        large, small = max(digits), min(digits)
+        question, steps, result = f"{large} - {small}", [_step(large, "-", small)], large - small
+    else:
+        question, steps, result = " + ".join(map(str, digits)), *_running_sum(digits)
+    return f"What is {question}? Think step by step.", _steps(steps, result)
 
 
 def multi_image(images: Sequence[Sequence[int]], rng: np.random.Generator) -> Pair:
@@ -158,21 +172,29 @@ def _larger_end(digits: Sequence[int]) -> str:
     return "equal" if first == last else "first" if first > last else "last"
 
 
-def _total(digits: Sequence[int]) -> tuple[str, list[str], int]:
+def _steps(steps: Sequence[str], result: int) -> str:
+    return f"{', '.join(steps)}. Answer: {result}"
+
+
+def _step(left: int, sign: str, right: int) -> str:
+    return f"{left}{sign}{right}={left + right if sign == '+' else left - right}"
+
+
+def _running_sum(digits: Sequence[int]) -> tuple[list[str], int]:
     sums = np.cumsum(digits).tolist()
-    steps = [
-        f"{before}+{digit}={after}"
-        for before, digit, after in zip(sums[:-1], digits[1:], sums[1:], strict=True)
-    ]
-    return "Add all digits.", steps, sums[-1]
+    return [_step(so_far, "+", digit) for so_far, digit in zip(sums[:-1], digits[1:], strict=True)], sums[-1]
+
+
+def _total(digits: Sequence[int]) -> tuple[str, list[str], int]:
+    return "Add all digits.", *_running_sum(digits)
 
 
 def _ends(digits: Sequence[int]) -> tuple[str, list[str], int]:
-    result = digits[0] + digits[-1]
-    return "Add the first and the last digit.", [f"{digits[0]}+{digits[-1]}={result}"], result
+    first, last = digits[0], digits[-1]
+    return "Add the first and the last digit.", [_step(first, "+", last)], first + last
 
 
 def _spread(digits: Sequence[int]) -> tuple[str, list[str], int]:
     large, small = max(digits), min(digits)
-    steps = [f"largest {large}", f"smallest {small}", f"{large}-{small}={large - small}"]
+    steps = [f"largest {large}", f"smallest {small}", _step(large, "-", small)]
     return "Subtract the smallest digit from the largest.", steps, large - small
