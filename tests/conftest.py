@@ -74,6 +74,7 @@ def root() -> Path:
     return Path(__file__).resolve().parents[1]
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that need a GPU are skipped where there is none; those with a Ray take turns in one process."""
     for item in items:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import ray
 
 from data.manifest import Manifest, open_manifest
 from data.microbatches import MicroBatch
@@ -19,8 +18,9 @@ from data.plan import Plan
 from data.quarantine import read_rejects
 from data.reading import read_samples
 from data.streams import Stream, TaskShare, rank_dataset, task_share
+from lladav.cluster import connect
 from lladav.errors import UserError
-from lladav.schema import Config, SourceConfig, SourceFormat
+from lladav.schema import ClusterConfig, Config, SourceConfig, SourceFormat
 from tests.conftest import Golden
 from tests.data import build
 
@@ -42,18 +42,10 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
-def cluster(root: Path) -> Iterator[None]:
-    """A Ray of two CPUs for this module."""
-    path = {"PYTHONPATH": f"{root / 'platform'}:{root}"}
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=100 * 2**20,
-        runtime_env={"env_vars": path},
-    )
-    yield
-    ray.shutdown()
+def cluster() -> Iterator[None]:
+    """A Ray for this module."""
+    with connect(ClusterConfig()):
+        yield
 
 
 @pytest.fixture(scope="module")
