@@ -216,8 +216,8 @@ class ObjectiveConfig:
     min_mask_ratio: float = 1e-3
     """Mask ratio at noise level 0, so that no sample goes unmasked by rule."""
     block_length: int | None = None
-    """Noise one block of so many tokens per answer, as decoding in blocks meets it, half of those of long answers
-    anywhere; none: whole answers."""
+    """Noise one block of so many tokens per answer, as decoding in blocks meets it, half of those of long
+    answers anywhere; none: whole answers."""
 
 
 @dataclass
