@@ -13,8 +13,8 @@ from pathlib import Path
 
 from data.digits.questions import is_correct
 from data.sources.pictures import clip_header, decode_clip, decode_image
+from lladav.decoding.engine import decode
 from lladav.decoding.options import DecodingOptions
-from lladav.decoding.plain import decode
 from lladav.errors import UserError
 from lladav.images import prepare_image, prepare_video, sample_frames
 from lladav.model.llada_v import LLaDAV
@@ -81,7 +81,7 @@ def ask(
     options: DecodingOptions,
     batch: int,
 ) -> Iterator[Answered]:
-    """The model's answers by the plain decoder, in batches."""
+    """The model's answers, in batches."""
     for start in range(0, len(questions), batch):
         part = questions[start : start + batch]
         decoded = decode(model, [prompt(question, model, tokenizer) for question in part], options)

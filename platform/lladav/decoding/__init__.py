@@ -1,1 +1,1 @@
-"""Decoding by masked diffusion: options, canvas, reveal rules and the plain loop."""
+"""Decoding by masked diffusion: a step-level engine, and what it is made of."""

@@ -1,27 +1,42 @@
 """What a caller may ask of decoding, checked before any work is done.
 
 Exactly one rule decides how many tokens a step reveals: ``steps`` or ``tokens_per_step`` set a quota,
-``threshold`` and ``factor`` follow the model's confidence. Setting two of them is an error, so that none is
-silently ignored.
+``threshold``, ``factor`` and ``entropy`` follow the model's confidence. Setting two of them is an error, so
+that none is silently ignored; a value that changes nothing is told in ``warnings``.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 from lladav.errors import UserError
 from lladav.schema import TokenIds
 
-RULES = ("steps", "tokens_per_step", "threshold", "factor")
+RULES = ("steps", "tokens_per_step", "threshold", "factor", "entropy")
+
+
+class Cache(StrEnum):
+    """Which keys and values a cached step takes from the last refresh."""
+
+    none = "none"
+    """None: every step forwards all positions."""
+    prefix = "prefix"
+    """Those before the block (LLaDA-V); the block and what lies behind it are forwarded."""
+    dual = "dual"
+    """Those on both sides of the block (Fast-dLLM); the block alone is forwarded."""
 
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """Settings of one call; raises ``UserError`` where they do not fit together.
+    """Settings of one request; raises ``UserError`` where they do not fit together.
 
-    Lengths are in tokens. Without any reveal rule a step reveals one token.
+    Lengths are in tokens, places count from the beginning of the answer. Without any reveal rule a step
+    reveals one token.
     """
 
     max_tokens: int = 128
@@ -36,30 +51,39 @@ class DecodingOptions:
     """Reveal every token of at least this probability, and always the most probable one."""
     factor: float | None = None
     """Reveal the n most probable tokens while the n-th has probability 1 - factor / (n + 1) or more."""
+    entropy: float | None = None
+    """Reveal the most probable tokens while their entropies, less the largest, sum to at most so many nats
+    (entropy-bounded unmasking, arXiv 2505.24857)."""
+    refresh_interval: int | None = 1
+    """A refresh of the cache every so many steps of a block, from its first on; none: once. 1 is exact."""
+    cache: Cache = Cache.prefix
+    """What cached steps take from the last refresh."""
     temperature: float = 0.0
     """Of Gumbel-max sampling; 0 takes the most probable token."""
+    top_p: float = 1.0
+    """Sample among the most probable tokens that hold so much of the probability."""
     seed: int = 0
-    """Of the sampling; a sample's draws depend on it and on the sample's id alone."""
+    """Of the sampling; a request's draws depend on it and on the request's id alone."""
+    guidance: float = 0.0
+    """Classifier-free guidance: logits are moved by so many times the difference that the prompt makes."""
     stop: tuple[tuple[int, ...], ...] = ()
     """Token sequences that end an answer; they are not part of it."""
     forbidden: tuple[int, ...] = ()
     """Ids that are never revealed."""
     suffix: tuple[int, ...] = ()
     """Fixed ids behind the canvas, visible to it from the first step."""
+    infill: Mapping[int, int] = field(default_factory=dict)
+    """Fixed ids at places of the canvas; the other places are filled around them."""
 
     def __post_init__(self) -> None:
         self._check_ranges()
         self._check_one_rule()
         _require(all(self.stop), "stop", self.stop, "leave out empty sequences")
-        if self.max_tokens % self.block != 0:
+        self._check_blocks()
+        if outside := sorted(place for place in self.infill if not 0 <= place < self.max_tokens):
             raise UserError(
-                f"decoding: block_length {self.block} does not divide max_tokens {self.max_tokens}; "
-                "choose a divisor"
-            )
-        if self.steps is not None and self.steps % self.blocks != 0:
-            raise UserError(
-                f"decoding: steps {self.steps} do not split over {self.blocks} blocks; "
-                f"choose a multiple of {self.blocks}"
+                f"decoding: infill has places {outside} outside 0 to {self.max_tokens - 1}; move them or "
+                "raise max_tokens"
             )
 
     @classmethod
@@ -78,10 +102,10 @@ class DecodingOptions:
         """Blocks of the canvas."""
         return self.max_tokens // self.block
 
-    @property
+    @cached_property
     def quotas(self) -> list[int] | None:
         """Tokens to reveal at each step of a block; none where confidence decides."""
-        if self.threshold is not None or self.factor is not None:
+        if self.threshold is not None or self.factor is not None or self.entropy is not None:
             return None
         if self.steps is None:
             each = self.tokens_per_step or 1
@@ -89,18 +113,64 @@ class DecodingOptions:
         base, extra = divmod(self.block, self.steps // self.blocks)
         return [base + (step < extra) for step in range(min(self.steps // self.blocks, self.block))]
 
+    @property
+    def steps_of_block(self) -> int:
+        """Steps after which a block is left, full or not."""
+        return self.block if self.quotas is None else len(self.quotas)
+
+    @property
+    def behind(self) -> int:
+        """Positions behind the prompt: canvas and suffix."""
+        return self.max_tokens + len(self.suffix)
+
+    @property
+    def warnings(self) -> list[str]:
+        """Settings that change nothing, a line each."""
+        found = []
+        if self.refresh_interval is not None and self.refresh_interval > self.steps_of_block:
+            found.append(
+                f"refresh_interval {self.refresh_interval} is above the {self.steps_of_block} steps of a "
+                "block, which begins with a refresh: it is the same as none"
+            )
+        if self.cache is not Cache.prefix and self.refresh_interval == 1:
+            found.append(f"cache {self.cache.value} with refresh_interval 1 is the same as no cache")
+        if self.temperature == 0 and self.top_p < 1:
+            found.append(f"top_p {self.top_p} does nothing at temperature 0")
+        return found
+
     def _check_ranges(self) -> None:
-        for name in ("max_tokens", "block_length", "steps", "tokens_per_step"):
+        for name in ("max_tokens", "block_length", "steps", "tokens_per_step", "refresh_interval"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, value, "use 1 or more")
         _require(self.threshold is None or 0 < self.threshold <= 1, "threshold", self.threshold, "use (0, 1]")
-        _require(self.factor is None or 0 < self.factor < math.inf, "factor", self.factor, "use above 0")
-        _require(0 <= self.temperature < math.inf, "temperature", self.temperature, "use 0 or more")
+        for name in ("factor", "entropy"):
+            value = getattr(self, name)
+            _require(value is None or 0 < value < math.inf, name, value, "use above 0")
+        for name in ("temperature", "guidance"):
+            _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "use 0 or more")
+        _require(0 < self.top_p <= 1, "top_p", self.top_p, "use (0, 1]")
 
     def _check_one_rule(self) -> None:
         given = [name for name in RULES if getattr(self, name) is not None]
         if len(given) > 1:
             raise UserError(f"decoding: {' and '.join(given)} exclude each other; keep one of them")
+
+    def _check_blocks(self) -> None:
+        if self.steps is not None and self.steps > self.max_tokens:
+            raise UserError(
+                f"decoding: steps {self.steps} are more than max_tokens {self.max_tokens}; a step "
+                "reveals one token at least"
+            )
+        if self.max_tokens % self.block != 0:
+            raise UserError(
+                f"decoding: block_length {self.block} does not divide max_tokens {self.max_tokens}; "
+                "choose a divisor"
+            )
+        if self.steps is not None and self.steps % self.blocks != 0:
+            raise UserError(
+                f"decoding: steps {self.steps} do not split over {self.blocks} blocks; "
+                f"choose a multiple of {self.blocks}"
+            )
 
 
 def _require(holds: bool, name: str, value: object, fix: str) -> None:

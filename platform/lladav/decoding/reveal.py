@@ -1,71 +1,82 @@
-"""Which token each masked position proposes, and which proposals a step reveals: pure functions.
+"""How many proposals a step reveals: each rule says how many of the most confident ones.
 
-Confidences of positions that do not compete are minus infinity; such a position is never revealed. Ties go to
-the earlier position.
+Rows of one step follow rules of their own; a rule that a row does not follow has a value at which it reveals
+nothing. Confidences of places that do not compete are minus infinity. Ties go to the earlier place.
 
-Shapes: M competing positions, V vocabulary, R rows, G positions of a row's canvas.
+Shapes: R rows, B places of a block.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-
-def propose(logits_MV: Tensor, noise_MV: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The proposed tokens (M) and their probability (M, float64) without the noise."""
-    noisy_MV = logits_MV if noise_MV is None else logits_MV + noise_MV
-    tokens_M = noisy_MV.argmax(-1)
-    return tokens_M, probability(logits_MV, tokens_M)
+from lladav.decoding.sequence import SequenceState
 
 
-def probability(logits_MV: Tensor, tokens_M: Tensor) -> Tensor:
-    """Softmax probability (M, float64) of one token each, from float32 terms.
+@dataclass(frozen=True)
+class Rules:
+    """What each row (R) reveals by: tokens of a quota, a threshold, a factor, an entropy.
 
-    The other tokens are summed apart, which keeps the order of near-certain positions: a plain float32
-    softmax calls them all 1.
+    ``masks_R`` counts the masks of its canvas, competing or not.
     """
-    terms_MV = (logits_MV.float() - logits_MV.float().amax(-1, keepdim=True)).exp_()
-    own_M1 = terms_MV.gather(-1, tokens_M[:, None])
-    others_M = terms_MV.scatter_(-1, tokens_M[:, None], 0.0).sum(-1).double()
-    own_M = own_M1[:, 0].double()
-    return own_M / (own_M + others_M)
+
+    quota_R: Tensor
+    threshold_R: Tensor
+    factor_R: Tensor
+    entropy_R: Tensor
+    masks_R: Tensor
+
+    @classmethod
+    def of(cls, states: Sequence[SequenceState], device: torch.device | str = "cpu") -> Rules:
+        """The rules of the next step of these sequences."""
+        options = [state.options for state in states]
+
+        def column(values: list[float]) -> Tensor:
+            return torch.tensor(values, dtype=torch.float64, device=device)
+
+        return cls(
+            column([state.quota or 0 for state in states]),
+            column([math.inf if o.threshold is None else o.threshold for o in options]),
+            column([-math.inf if o.factor is None else o.factor for o in options]),
+            column([-math.inf if o.entropy is None else o.entropy for o in options]),
+            column([state.masks for state in states]),
+        )
 
 
-def gumbel_noise(shape: tuple[int, int], temperature: float, generator: torch.Generator) -> Tensor:
-    """Noise (float64) whose sum with logits has its maximum at a sample of softmax(logits / temperature)."""
-    uniform = torch.rand(shape, generator=generator, dtype=torch.float64, device=generator.device)
-    return -temperature * torch.log(-torch.log(uniform))
+def revealed(confidence_RB: Tensor, entropy_RB: Tensor, rules: Rules) -> Tensor:
+    """Which places (R, B) are revealed: in each row at least the most confident one that competes."""
+    ordered_RB, order_RB = confidence_RB.sort(dim=-1, descending=True, stable=True)
+    places_B = torch.arange(1, ordered_RB.shape[-1] + 1, device=ordered_RB.device)
+    counts_R = torch.stack(
+        (
+            rules.quota_R,
+            (ordered_RB >= rules.threshold_R[:, None]).sum(-1),
+            _by_factor(ordered_RB, places_B, rules),
+            _by_entropy(entropy_RB.gather(-1, order_RB), rules.entropy_R),
+        )
+    ).amax(0)
+    within_RB = (places_B <= counts_R.clamp(min=1)[:, None]) & (ordered_RB > -torch.inf)
+    return torch.zeros_like(within_RB).scatter_(-1, order_RB, within_RB)
 
 
-def by_quota(confidence_RG: Tensor, quota_R: Tensor) -> Tensor:
-    """The ``quota_R`` most confident positions of each row."""
-    return (_ranks(confidence_RG) < quota_R[:, None]) & _competing(confidence_RG)
+def _by_factor(ordered_RB: Tensor, places_B: Tensor, rules: Rules) -> Tensor:
+    """The longest run whose n-th has at least 1 - factor / (n + 1).
 
-
-def by_threshold(confidence_RG: Tensor, threshold: float) -> Tensor:
-    """Every position of at least this confidence, and always the most confident one."""
-    return ((confidence_RG >= threshold) | (_ranks(confidence_RG) == 0)) & _competing(confidence_RG)
-
-
-def by_factor(confidence_RG: Tensor, factor: float, masks_R: Tensor) -> Tensor:
-    """The longest run of the most confident positions whose n-th has at least 1 - factor / (n + 1).
-
-    At least one position, and a lone mask is never left over: the released rule reveals it along with the
-    others. ``masks_R`` counts the masks of each row, competing or not.
+    A lone mask is never left over: the released rule reveals it along with the others.
     """
-    ordered_RG = confidence_RG.sort(-1, descending=True).values
-    counts_G = torch.arange(1, ordered_RG.shape[-1] + 1, device=ordered_RG.device)
-    enough_RG = ordered_RG >= 1 - factor / (counts_G + 1)
-    enough_RG[:, 0] = True
-    run_R = enough_RG.cumprod(-1).sum(-1)
-    return by_quota(confidence_RG, run_R + (run_R == masks_R - 1))
+    enough_RB = ordered_RB >= 1 - rules.factor_R[:, None] / (places_B + 1)
+    run_R = enough_RB.cumprod(-1).sum(-1)
+    follows_R = rules.factor_R > 0
+    run_R = torch.where(follows_R, run_R.clamp(min=1), run_R)
+    return run_R + (follows_R & (run_R == rules.masks_R - 1))
 
 
-def _ranks(confidence_RG: Tensor) -> Tensor:
-    order_RG = confidence_RG.argsort(dim=-1, descending=True, stable=True)
-    return order_RG.argsort(dim=-1)
-
-
-def _competing(confidence_RG: Tensor) -> Tensor:
-    return confidence_RG > -torch.inf
+def _by_entropy(entropy_RB: Tensor, bound_R: Tensor) -> Tensor:
+    """The longest run whose entropies, less the largest, sum to at most the bound."""
+    joint_RB = entropy_RB.cumsum(-1) - entropy_RB.cummax(-1).values
+    return (joint_RB <= bound_R[:, None]).cumprod(-1).sum(-1)

@@ -9,6 +9,8 @@ Shapes: T packed positions, W language width, N views, M masked rows, V visual t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +20,7 @@ from lladav.model.attention import Attend, PackedAttention
 from lladav.model.language import LanguageTower, rotary_factors
 from lladav.model.projector import Projector
 from lladav.model.vision import VisionTower, merge_views
-from lladav.packing import PackedBatch
+from lladav.packing import Item, PackedBatch
 from lladav.schema import ModelConfig, Part
 
 
@@ -48,13 +50,13 @@ class LLaDAV(nn.Module):
     def embed(self, packed: PackedBatch) -> Tensor:
         """Input embeddings (T, W): token embeddings with the visual tokens in their places."""
         embeddings_TW = self.language.embed_tokens(packed.token_ids_T)
-        visual_VW = self.visual_tokens(packed)
+        visual_VW = self.visual_tokens(packed.views_NCHW, packed.items)
         return embeddings_TW.index_put((packed.visual_positions_V,), visual_VW)
 
-    def visual_tokens(self, packed: PackedBatch) -> Tensor:
-        """Visual tokens (V, W) of all items of the batch, newlines included."""
-        features_NPW = self.projector(self._features(packed.views_NCHW))
-        return merge_views(features_NPW, packed.items, self.newline, self.geometry)
+    def visual_tokens(self, views_NCHW: Tensor, items: Sequence[Item]) -> Tensor:
+        """Visual tokens (V, W) of all items, whose views these are, newlines included."""
+        features_NPW = self.projector(self._features(views_NCHW))
+        return merge_views(features_NPW, items, self.newline, self.geometry)
 
     def part(self, part: Part) -> list[nn.Parameter]:
         """The parameters of one part; the newline is the language tower's, as in the released trainer."""

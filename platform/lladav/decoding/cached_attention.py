@@ -1,0 +1,51 @@
+"""Attention of a step whose rows are refreshes and cached spans side by side.
+
+A refresh sees the keys of its own forward. A cached span writes its keys over those it replaces and sees all
+of its sequence's: what the last refresh left, and its own.
+
+Shapes: T positions of the step, S of a span, L of a sequence, H heads, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lladav.decoding.memory import KVMemory, Slots
+from lladav.decoding.sequence import Span
+from lladav.model.attention import attend_once
+
+
+@dataclass(frozen=True)
+class Part:
+    """The span of a sequence of ``length`` positions, where its keys are kept, and who of them it may see."""
+
+    span: Span
+    length: int
+    slots: Slots | None
+    mask_SL: Tensor | None = None
+
+
+class CachedAttention:
+    """An ``Attend`` for the parts of a step, end to end."""
+
+    def __init__(self, memory: KVMemory, parts: Sequence[Part]) -> None:
+        self._memory, self._parts = memory, parts
+        self._lengths = [len(part.span) for part in parts]
+
+    def __call__(self, layer: int, query_THD: Tensor, key_THD: Tensor, value_THD: Tensor) -> Tensor:
+        heads = zip(*(x.split(self._lengths) for x in (query_THD, key_THD, value_THD)), strict=True)
+        return torch.cat([self._attend(layer, part, *x) for part, x in zip(self._parts, heads, strict=True)])
+
+    def _attend(
+        self, layer: int, part: Part, query_SHD: Tensor, key_SHD: Tensor, value_SHD: Tensor
+    ) -> Tensor:
+        keys, values = key_SHD, value_SHD
+        if part.slots is not None:
+            self._memory.write(layer, part.slots, part.span.start, key_SHD, value_SHD)
+            if not part.span.refresh:
+                keys, values = self._memory.read(layer, part.slots, part.length)
+        return attend_once(query_SHD, keys, values, part.mask_SL)

@@ -1,0 +1,192 @@
+"""What each masked position would become: token, confidence and entropy, in one pass over the vocabulary.
+
+The vocabulary passes by in chunks that stay in the processor's cache. What is kept of them per row is the
+greatest logit, its id, and two sums; logits of all ids are held for rows alone that sample from a nucleus.
+The share of the other ids is summed apart from the greatest one's, which keeps the order of near-certain
+rows: a plain float32 softmax calls them all 1.
+
+Shapes: M rows, V vocabulary, C a chunk of it, W width, K rows that are guided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+CHUNK = 8192
+NEVER = -1e30
+"""Logit of a forbidden id; finite, so that products with its zero probability are zero."""
+TINY = torch.finfo(torch.float32).tiny
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How the tokens of so many rows, one request's, are chosen."""
+
+    rows: int
+    forbidden: tuple[int, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    generator: torch.Generator | None = None
+
+
+@dataclass(frozen=True)
+class Guided:
+    """Rows (K) that are moved ``scale_K`` times away from what hidden states without the prompt would say."""
+
+    rows_K: Tensor
+    blind_KW: Tensor
+    scale_K: Tensor
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Token (M), its probability (M, float64) and the entropy of its position (M, float64, nats)."""
+
+    tokens_M: Tensor
+    confidence_M: Tensor
+    entropy_M: Tensor
+
+
+def propose(
+    hidden_MW: Tensor, weight_VW: Tensor, draws: Sequence[Draw], guided: Guided | None = None
+) -> Proposals:
+    """The proposals of all rows; ``draws`` cover them in order."""
+    if sum(draw.rows for draw in draws) != len(hidden_MW):
+        raise ValueError("draws do not cover the rows")
+    state = _State(len(hidden_MW), hidden_MW.device)
+    samplers = [_Sampler(draw, rows) for draw, rows in _with_slices(draws) if draw.temperature > 0]
+    for start in range(0, len(weight_VW), CHUNK):
+        logits_MC = _logits(hidden_MW, weight_VW[start : start + CHUNK], guided)
+        _forbid(logits_MC, start, draws)
+        state.take(logits_MC, start)
+        for sampler in samplers:
+            sampler.take(logits_MC, start)
+    for sampler in samplers:
+        state.replace(sampler.rows, *sampler.drawn())
+    return state.proposals()
+
+
+def _logits(hidden_MW: Tensor, weight_CW: Tensor, guided: Guided | None) -> Tensor:
+    logits_MC = linear(hidden_MW, weight_CW).float()
+    if guided is not None:
+        blind_KC = linear(guided.blind_KW, weight_CW).float()
+        sighted_KC = logits_MC[guided.rows_K]
+        logits_MC[guided.rows_K] = sighted_KC + guided.scale_K[:, None] * (sighted_KC - blind_KC)
+    return logits_MC
+
+
+def _with_slices(draws: Sequence[Draw]) -> Iterator[tuple[Draw, slice]]:
+    start = 0
+    for draw in draws:
+        yield draw, slice(start, start + draw.rows)
+        start += draw.rows
+
+
+def _forbid(logits_MC: Tensor, start: int, draws: Sequence[Draw]) -> None:
+    for draw, rows in _with_slices(draws):
+        within = [i - start for i in draw.forbidden if start <= i < start + logits_MC.shape[-1]]
+        if within:
+            logits_MC[rows, within] = NEVER
+
+
+class _State:
+    """Of the chunks so far and per row: the greatest logit and its id, and sums over the other ids, of
+    e^(x - greatest) and of (x - greatest) e^(x - greatest).
+    """
+
+    def __init__(self, rows: int, device: torch.device) -> None:
+        self._greatest_M = torch.full((rows,), 2 * NEVER, device=device)
+        self._token_M = torch.zeros(rows, dtype=torch.long, device=device)
+        self._others_M = torch.zeros(rows, device=device)
+        self._moment_M = torch.zeros(rows, device=device)
+        self._chosen: list[tuple[slice, Tensor, Tensor]] = []
+
+    def take(self, logits_MC: Tensor, start: int) -> None:
+        greatest_M, place_M = logits_MC.max(-1)
+        below_MC = logits_MC - greatest_M[:, None]
+        terms_MC = below_MC.exp()
+        moment_M = torch.linalg.vecdot(below_MC, terms_MC)
+        others_M = terms_MC.scatter_(-1, place_M[:, None], 0.0).sum(-1)
+        self._merge(greatest_M, place_M + start, others_M, moment_M)
+
+    def _merge(self, greatest_M: Tensor, token_M: Tensor, others_M: Tensor, moment_M: Tensor) -> None:
+        """The sums of the lesser of two greatest logits are moved to the greater one."""
+        won_M = greatest_M > self._greatest_M
+        gap_M = (greatest_M - self._greatest_M).abs()
+        shrink_M = (-gap_M).exp()
+        of_winner = [
+            torch.where(won_M, new, old)
+            for new, old in ((others_M, self._others_M), (moment_M, self._moment_M))
+        ]
+        of_loser = [
+            torch.where(won_M, old, new)
+            for new, old in ((others_M, self._others_M), (moment_M, self._moment_M))
+        ]
+        mass_M = 1 + of_loser[0]
+        self._others_M = of_winner[0] + shrink_M * mass_M
+        self._moment_M = of_winner[1] + torch.where(
+            shrink_M > 0, shrink_M * (of_loser[1] - gap_M * mass_M), 0.0
+        )
+        self._token_M = torch.where(won_M, token_M, self._token_M)
+        self._greatest_M = torch.where(won_M, greatest_M, self._greatest_M)
+
+    def replace(self, rows: slice, tokens: Tensor, logits: Tensor) -> None:
+        """Other tokens than the greatest, and their logits, for some rows."""
+        self._chosen.append((rows, tokens, logits))
+
+    def proposals(self) -> Proposals:
+        others_M = self._others_M.double()
+        tokens_M, confidence_M = self._token_M.clone(), 1 / (1 + others_M)
+        for rows, tokens, logits in self._chosen:
+            lower = (logits.double() - self._greatest_M[rows].double()).exp()
+            confidence_M[rows] *= torch.where(tokens == tokens_M[rows], 1.0, lower)
+            tokens_M[rows] = tokens
+        entropy_M = others_M.log1p() - self._moment_M.double() / (1 + others_M)
+        return Proposals(tokens_M, confidence_M, entropy_M)
+
+
+class _Sampler:
+    """Draws of one request by Gumbel-max; its noise follows from its generator alone, not from the batch."""
+
+    def __init__(self, draw: Draw, rows: slice) -> None:
+        self.rows = rows
+        self._draw = draw
+        self._kept: list[Tensor] = []
+        self._best: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def take(self, logits_MC: Tensor, start: int) -> None:
+        logits = logits_MC[self.rows]
+        if self._draw.top_p < 1:
+            self._kept.append(logits)
+        else:
+            self._compete(logits, start)
+
+    def drawn(self) -> tuple[Tensor, Tensor]:
+        """The tokens and their logits without noise."""
+        if self._kept:
+            logits = torch.cat(self._kept, -1)
+            self._compete(logits.masked_fill(~self._nucleus(logits), NEVER), 0)
+        assert self._best is not None
+        return self._best[1:]
+
+    def _compete(self, logits: Tensor, start: int) -> None:
+        exponential = torch.empty_like(logits).exponential_(generator=self._draw.generator)
+        noisy, places = (logits / self._draw.temperature - exponential.clamp_min(TINY).log()).max(-1)
+        own = logits.gather(-1, places[:, None])[:, 0]
+        if self._best is None:
+            self._best = noisy, places + start, own
+            return
+        won = noisy > self._best[0]
+        new = noisy, places + start, own
+        self._best = tuple(torch.where(won, a, b) for a, b in zip(new, self._best, strict=True))  # pyright: ignore
+
+    def _nucleus(self, logits: Tensor) -> Tensor:
+        """The most probable ids that hold ``top_p`` of the probability, the one that crosses it included."""
+        ordered, order = (logits / self._draw.temperature).softmax(-1).sort(-1, descending=True)
+        within = ordered.cumsum(-1) - ordered < self._draw.top_p
+        return torch.zeros_like(within).scatter_(-1, order, within)

@@ -1,0 +1,314 @@
+"""The engine: answers that do not depend on what else runs, memory that is never over-committed, errors that
+stay where they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lladav.decoding.engine import Decoded, Engine, Update, decode
+from lladav.decoding.memory import bytes_of_page
+from lladav.decoding.options import Cache, DecodingOptions
+from lladav.errors import UserError
+from lladav.model.llada_v import LLaDAV
+from lladav.packing import pack
+from lladav.samples import Sample
+from lladav.schema import Attention
+from tests.lladav.build import (
+    TOKENS,
+    image_sample,
+    packed_logits,
+    text_of,
+    text_sample,
+    tiny_model,
+    variant,
+)
+
+PAGE = 8
+MODEL = tiny_model(std=0.3)
+TWELVE = DecodingOptions(max_tokens=12, block_length=4)
+
+OPTIONS = [
+    TWELVE,
+    DecodingOptions(max_tokens=12, block_length=6, steps=4, suffix=(7, 8), refresh_interval=2),
+    DecodingOptions(max_tokens=12, block_length=4, threshold=0.3, stop=((3,), (9, 9)), refresh_interval=None),
+    DecodingOptions(max_tokens=12, factor=1.0, forbidden=(1, 2), cache=Cache.dual, refresh_interval=3),
+    DecodingOptions(max_tokens=12, block_length=4, temperature=0.8, seed=3, refresh_interval=3),
+    DecodingOptions(max_tokens=12, block_length=4, temperature=1.0, top_p=0.8, cache=Cache.none),
+    DecodingOptions(max_tokens=8, entropy=0.5, refresh_interval=4, infill={0: 5, 3: 6}),
+    DecodingOptions(max_tokens=8, block_length=4, guidance=1.0, refresh_interval=2),
+]
+
+
+def engine_of(pages: int = 1000, model: LLaDAV = MODEL, **settings: Any) -> Engine:
+    budget = pages * bytes_of_page(model.config.language, torch.float32, PAGE)
+    return Engine(model, budget, page=PAGE, **settings)
+
+
+def run(engine: Engine) -> dict[str, Decoded]:
+    """Answers of everything that is queued."""
+    answers = {}
+    while engine.busy:
+        answers |= {update.id: update.answer for update in engine.step() if update.answer is not None}
+    return answers
+
+
+def one(model: LLaDAV, prompt: Sample, options: DecodingOptions) -> Decoded:
+    return decode(model, [prompt], options)[0]
+
+
+def some_prompts() -> list[Sample]:
+    """Rows of different lengths, one of them with an image."""
+    image = image_sample("image", MODEL.geometry, [(40, 30)])
+    return [text_sample("short", 3, seed=1), image, text_sample("long", 17, seed=2)]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_batch_equals_each_prompt_alone(options: DecodingOptions) -> None:
+    together = decode(MODEL, some_prompts(), options)
+    assert [a.tokens for a in together] == [one(MODEL, p, options).tokens for p in some_prompts()]
+
+
+@given(st.data())
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_an_answer_is_the_same_in_any_company(data: st.DataObject) -> None:
+    """Requests of any knobs come at any step, under a tight budget for refreshes and for memory."""
+    requests = {
+        f"{number}": (text_sample(f"{number}", data.draw(st.integers(1, 40)), number), options)
+        for number, options in enumerate(
+            data.draw(st.lists(st.sampled_from(OPTIONS), min_size=2, max_size=6))
+        )
+    }
+    engine = engine_of(
+        pages=data.draw(st.integers(16, 60)),
+        refresh_positions=data.draw(st.integers(1, 200)),
+        max_rows=data.draw(st.integers(1, 6)),
+    )
+    answers: dict[str, Decoded] = {}
+    for prompt, options in requests.values():
+        engine.submit(prompt, options)
+        for _ in range(data.draw(st.integers(0, 5))):
+            answers |= {update.id: update.answer for update in engine.step() if update.answer is not None}
+    answers |= run(engine)
+    assert engine.memory.table.free == engine.memory.table.total
+    for name, (prompt, options) in requests.items():
+        alone = one(MODEL, prompt, options)
+        assert (answers[name].tokens, answers[name].forwards) == (alone.tokens, alone.forwards)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_refresh_at_every_step_is_the_same_as_no_cache(options: DecodingOptions) -> None:
+    every = replace(options, refresh_interval=1, cache=Cache.prefix)
+    prompt = text_sample("p", 20)
+    assert one(MODEL, prompt, every).tokens == one(MODEL, prompt, replace(options, cache=Cache.none)).tokens
+
+
+def test_dialogue_causal_batch_equals_each_prompt_alone() -> None:
+    model = variant(tiny_model(std=0.3), attention=Attention.dialogue_causal)
+    prompts = [Sample("turns", text_of([1, 2, 3, 4, 5], turns=[0, 0, 0, 1, 1])), text_sample("flat", 7)]
+    for options in (DecodingOptions(max_tokens=6, tokens_per_step=2), replace(TWELVE, refresh_interval=2)):
+        together = decode(model, prompts, options)
+        assert [a.tokens for a in together] == [one(model, prompt, options).tokens for prompt in prompts]
+
+
+def test_answer_belongs_to_the_last_turn_of_its_prompt() -> None:
+    model = variant(tiny_model(std=0.3), attention=Attention.dialogue_causal)
+    ids, turns = [1, 2, 3, 4, 5], [0, 0, 0, 1, 1]
+    canvas = Sample("canvas", text_of([*ids, TOKENS.mask], turns=[*turns, 1]))
+    expected = packed_logits(model, pack([canvas], model.geometry))[-1].argmax().item()
+    prompt = Sample("prompt", text_of(ids, turns=turns))
+    assert one(model, prompt, DecodingOptions(max_tokens=1)).tokens == [expected]
+
+
+def test_updates_tell_what_was_revealed_and_what_can_no_longer_change() -> None:
+    engine = engine_of()
+    engine.submit(text_sample("p", 6), TWELVE)
+    canvas: dict[int, int] = {}
+    updates: list[Update] = []
+    while engine.busy:
+        (update,) = engine.step()
+        canvas |= dict(zip(update.reveal.places, update.reveal.tokens, strict=True))
+        updates.append(update)
+        assert all(place in canvas for place in range(update.committed))
+    answer = updates[-1].answer
+    assert answer is not None
+    assert answer.tokens == [canvas[place] for place in range(12)]
+    assert len(answer.confidences) == 12
+    assert all(0 < confidence <= 1 for confidence in answer.confidences)
+    assert [update.answer for update in updates[:-1]] == [None] * 11
+
+
+def test_rows_that_are_done_take_no_more_forwards() -> None:
+    free = decode(MODEL, some_prompts(), TWELVE)
+    stop = free[0].tokens[2]
+    stopped = decode(MODEL, some_prompts(), replace(TWELVE, stop=((stop,),)))
+    assert stopped[0].tokens == free[0].tokens[: free[0].tokens.index(stop)]
+    assert stopped[0].forwards <= 4 < free[0].forwards
+
+
+def test_forbidden_tokens_never_appear() -> None:
+    options = DecodingOptions(max_tokens=12, forbidden=tuple(range(5, 70)), temperature=1.0)
+    assert max(one(MODEL, text_sample("p", 6), options).tokens) < 5
+
+
+def test_model_that_only_says_mask_still_ends() -> None:
+    everything_else = tuple(i for i in range(70) if i != TOKENS.mask)
+    block = DecodingOptions(max_tokens=6, block_length=3, forbidden=everything_else)
+    for options in (block, replace(block, threshold=0.9), replace(block, factor=1.0)):
+        answer = one(MODEL, text_sample("p", 4), options)
+        assert answer.tokens == [TOKENS.mask] * 6
+        assert answer.forwards == 6
+
+
+def test_sampling_follows_the_seed() -> None:
+    prompt = text_sample("p", 6)
+    answers = [
+        one(MODEL, prompt, DecodingOptions(max_tokens=12, temperature=1.0, seed=seed)).tokens
+        for seed in (1, 1, 2)
+    ]
+    assert answers[0] == answers[1] != answers[2]
+
+
+def test_infilled_places_keep_their_tokens() -> None:
+    options = replace(TWELVE, infill={0: 7, 5: 8, 11: 9})
+    answer = one(MODEL, text_sample("p", 6), options)
+    assert (answer.tokens[0], answer.tokens[5], answer.tokens[11]) == (7, 8, 9)
+    assert answer.forwards == 9
+
+
+def test_an_answer_that_is_all_given_needs_no_forward() -> None:
+    answer = one(MODEL, text_sample("p", 6), DecodingOptions(max_tokens=2, infill={0: 7, 1: 8}))
+    assert (answer.tokens, answer.forwards) == ([7, 8], 0)
+
+
+def test_images_that_come_again_are_not_encoded_again() -> None:
+    engine = engine_of()
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        engine.submit(image_sample(name, MODEL.geometry, [(40, 30)], seed), TWELVE)
+    run(engine)
+    assert (engine.prompts.hits, engine.prompts.misses) == (1, 2)
+
+
+def test_images_are_forgotten_where_the_budget_ends() -> None:
+    engine = engine_of(image_bytes=0)
+    for name in "ab":
+        engine.submit(image_sample(name, MODEL.geometry, [(40, 30)], 1), TWELVE)
+    run(engine)
+    assert engine.prompts.hits == 0
+
+
+def test_only_competing_positions_meet_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lladav.decoding import runner
+
+    rows: list[int] = []
+    propose = runner.propose
+    monkeypatch.setattr(
+        runner, "propose", lambda hidden, *rest: rows.append(len(hidden)) or propose(hidden, *rest)
+    )
+    one(MODEL, text_sample("p", 9), DecodingOptions(max_tokens=6, block_length=3))
+    assert rows == [3, 2, 1, 3, 2, 1]
+
+
+def test_a_request_that_does_not_fit_now_waits_its_turn() -> None:
+    cached = replace(TWELVE, refresh_interval=4)
+    engine = engine_of(pages=4)
+    for name in "ab":
+        engine.submit(text_sample(name, 20), cached)
+    first = [update.id for _ in range(12) for update in engine.step()]
+    assert set(first) == {"a"}
+    assert set(run(engine)) == {"b"}
+
+
+def test_a_request_that_can_never_fit_is_refused() -> None:
+    engine = engine_of(pages=3)
+    with pytest.raises(UserError, match="request p: 32 positions take 4 pages of K/V memory, which has 3"):
+        engine.submit(text_sample("p", 20), replace(TWELVE, refresh_interval=4))
+    engine.submit(text_sample("p", 20), TWELVE)
+
+
+def test_cancelling_frees_the_memory_at_once() -> None:
+    engine = engine_of()
+    for name in "abc":
+        engine.submit(text_sample(name, 20), replace(TWELVE, refresh_interval=4))
+    engine.step()
+    engine.submit(text_sample("d", 20), TWELVE)
+    for name in "abd?":
+        engine.cancel(name)
+    assert engine.memory.table.total - engine.memory.table.free == engine.memory.pages_for(32)
+    assert set(run(engine)) == {"c"}
+
+
+def test_a_prompt_that_cannot_be_encoded_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_of()
+    encode = engine.prompts.encode
+
+    def failing(prompt: Sample) -> Any:
+        if prompt.id == "bad":
+            raise RuntimeError("no such image\nand more")
+        return encode(prompt)
+
+    monkeypatch.setattr(engine.prompts, "encode", failing)
+    for name in ("bad", "good"):
+        engine.submit(text_sample(name, 5), replace(TWELVE, refresh_interval=4))
+    errors = [update.error for update in engine.step() if update.error]
+    assert errors == ["the prompt could not be encoded: RuntimeError: no such image"]
+    assert set(run(engine)) == {"good"}
+    assert engine.memory.table.free == engine.memory.table.total
+
+
+def test_a_forward_that_fails_takes_its_rows_and_the_engine_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_of()
+    engine.submit(text_sample("a", 5), TWELVE)
+    with monkeypatch.context() as patched:
+        patched.setattr(MODEL.language, "forward", lambda *_: (_ for _ in ()).throw(RuntimeError("broken")))
+        (update,) = engine.step()
+    assert update.error == "the step failed: RuntimeError: broken"
+    engine.submit(text_sample("a", 5), TWELVE)
+    assert set(run(engine)) == {"a"}
+
+
+def test_settings_that_change_nothing_are_told() -> None:
+    engine = engine_of()
+    warnings = engine.submit(text_sample("p", 5), replace(TWELVE, refresh_interval=9, top_p=0.5))
+    assert [line.split()[0] for line in warnings] == ["refresh_interval", "top_p"]
+    assert run(engine)["p"].warnings == warnings
+
+
+def test_no_prompts_give_no_answers() -> None:
+    assert decode(MODEL, [], DecodingOptions()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "length", "complaint"),
+    [
+        ({"forbidden": (70,)}, 4, r"ids \[70\] are outside the vocabulary of 70"),
+        ({"stop": ((-1,),)}, 4, r"ids \[-1\] are outside"),
+        ({"infill": {0: 99}}, 4, r"ids \[99\] are outside"),
+        ({"max_tokens": 4096}, 1, "sample p: 1 tokens and 4096 of the answer exceed the model's 4096"),
+        ({}, 0, "sample p: the prompt is empty"),
+    ],
+)
+def test_requests_the_model_cannot_take_are_refused(
+    options: dict[str, Any], length: int, complaint: str
+) -> None:
+    with pytest.raises(UserError, match=complaint):
+        one(MODEL, text_sample("p", length), DecodingOptions(**options))
+
+
+def test_an_id_that_is_in_use_is_refused() -> None:
+    prompts: Sequence[Sample] = [text_sample("p", 4), text_sample("p", 5)]
+    with pytest.raises(UserError, match="request p: is running already"):
+        decode(MODEL, prompts, TWELVE)
+
+
+def test_causal_model_is_refused() -> None:
+    model = variant(tiny_model(), attention=Attention.causal)
+    with pytest.raises(UserError, match="causal"):
+        one(model, text_sample("p", 4), DecodingOptions())
