@@ -1,0 +1,15 @@
+"""Multimodal masked-diffusion language models: the library."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """``lladav.generate``, imported when first asked for: settings load without torch."""
+    if name != "generate":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from lladav.generation import generate
+
+    globals()["generate"] = generate
+    return generate

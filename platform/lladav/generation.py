@@ -1,0 +1,168 @@
+"""One question about images, answered: as a call, and in the terminal.
+
+    python -m lladav.generate --model FOLDER --image picture.png "How many digits are there?"
+
+In a terminal the answer is shown as it fills in, out of order: dim dots are still masked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from lladav.checkpoint import open_model
+from lladav.config import one_line_errors
+from lladav.decoding.engine import Decoded, Update, engine_for
+from lladav.decoding.options import Cache, DecodingOptions
+from lladav.errors import UserError
+from lladav.images import prepare_image
+from lladav.model.llada_v import LLaDAV
+from lladav.samples import Sample, VisualKind
+from lladav.text import IMAGE_MARK, SYSTEM_PROMPT, ChatTokenizer, Message, encode_prompt
+
+MASK_SHOWN = "·"
+KINDS: dict[str, Any] = {"int": int, "float": float, "Cache": Cache}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer's text, and what decoding says of it."""
+
+    text: str
+    decoded: Decoded
+
+
+def generate(
+    model: LLaDAV,
+    images: Sequence[Image.Image],
+    text: str,
+    *,
+    tokenizer: ChatTokenizer | None = None,
+    **settings: Any,
+) -> Answer:
+    """The model's answer to a question about images; ``settings`` are those of ``DecodingOptions``.
+
+    The tokenizer is the checkpoint's own unless one is given. Raises ``UserError`` for settings that cannot
+    work.
+    """
+    tokenizer = tokenizer or ChatTokenizer.load(model.config.tokenizer)
+    options = DecodingOptions.for_chat(tokenizer.ids, **settings)
+    *_, last = updates(model, question(model, tokenizer, images, text), options)
+    if last.answer is None:
+        raise UserError(last.error or "decoding ended without an answer")
+    return Answer(tokenizer.decode(last.answer.tokens), last.answer)
+
+
+def question(model: LLaDAV, tokenizer: ChatTokenizer, images: Sequence[Image.Image], text: str) -> Sample:
+    """A prompt as training conversations put it: image marks first, one image tiled, several padded."""
+    kind = VisualKind.padded if len(images) > 1 else VisualKind.tiled
+    visuals = [prepare_image(image.convert("RGB"), kind, model.geometry) for image in images]
+    content = f"{IMAGE_MARK}\n" * len(images) + text
+    messages = [Message("system", SYSTEM_PROMPT), Message("user", content)]
+    return Sample("question", encode_prompt(messages, tokenizer), visuals)
+
+
+def updates(model: LLaDAV, prompt: Sample, options: DecodingOptions) -> Iterator[Update]:
+    """What each step reveals; the last one has the answer or the error."""
+    engine = engine_for(model, [prompt], options)
+    while engine.busy:
+        yield from engine.step()
+
+
+def main() -> None:
+    with one_line_errors():
+        arguments = _parser().parse_args()
+        settings = {name: value for name in _settings() if (value := getattr(arguments, name)) is not None}
+        DecodingOptions(**settings)
+        images = [_open(path) for path in arguments.image]
+        model = open_model(arguments.model, getattr(torch, arguments.dtype), arguments.device)
+        tokenizer = ChatTokenizer.load(arguments.model)
+        options = DecodingOptions.for_chat(tokenizer.ids, **settings)
+        prompt = question(model, tokenizer, images, arguments.question)
+        show(updates(model, prompt, options), tokenizer, options, Console())
+
+
+def show(
+    steps: Iterable[Update], tokenizer: ChatTokenizer, options: DecodingOptions, console: Console
+) -> None:
+    """Fill the answer in before the reader's eyes; where there is no terminal, print it once."""
+    revealed = {**options.infill}
+    update = Update("")
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        for update in steps:
+            revealed |= zip(update.reveal.places, update.reveal.tokens, strict=True)
+            if console.is_terminal:
+                live.update(
+                    Text.assemble(*_pieces(revealed, update.committed, tokenizer, options)), refresh=True
+                )
+    if update.answer is None:
+        raise UserError(update.error or "decoding ended without an answer")
+    console.print(tokenizer.decode(update.answer.tokens), markup=False, highlight=False)
+    notes = [
+        f"{len(update.answer.tokens)} tokens, {update.answer.forwards} forwards",
+        *update.answer.warnings,
+    ]
+    print("\n".join(notes), file=sys.stderr)
+
+
+def _pieces(
+    revealed: dict[int, int], committed: int, tokenizer: ChatTokenizer, options: DecodingOptions
+) -> Iterator[tuple[str, str]]:
+    """Text and style of the canvas: settled text plain, revealed text bold, masks as dim dots."""
+    last = max(revealed, default=-1)
+    run: list[int] = []
+    for place in range(min(options.max_tokens, last + 1 + options.block)):
+        if place in revealed:
+            run.append(revealed[place])
+            if place + 1 in revealed and place + 1 != committed:
+                continue
+        if run:
+            yield tokenizer.decode(run), "" if place < committed else "bold"
+            run = []
+        if place not in revealed:
+            yield MASK_SHOWN, "dim"
+
+
+def _open(path: str) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise UserError(f"--image {path}: no such file") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise UserError(f"--image {path}: not a readable image ({error})") from None
+
+
+def _settings() -> dict[str, Any]:
+    """Decoding settings with a flag, and what parses their values."""
+    kinds = {field.name: str(field.type).removesuffix(" | None") for field in fields(DecodingOptions)}
+    return {name: KINDS[kind] for name, kind in kinds.items() if kind in KINDS}
+
+
+def _parser() -> argparse.ArgumentParser:
+    lines = (__doc__ or "").splitlines()
+    parser = argparse.ArgumentParser(prog="python -m lladav.generate", description=lines[0])
+    parser.add_argument("question")
+    parser.add_argument(
+        "--model", required=True, type=Path, help="folder of a LLaDA-V checkpoint with its tokenizer"
+    )
+    parser.add_argument("--image", action="append", default=[], help="may be given several times")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", default="bfloat16" if torch.cuda.is_available() else "float32")
+    for name, kind in _settings().items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=None)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""One question about images, answered: as a call, and by the command."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+import lladav
+from lladav.checkpoint import export
+from lladav.decoding.options import DecodingOptions
+from lladav.errors import UserError
+from lladav.generation import main, question, show, updates
+from lladav.model.llada_v import LLaDAV
+from lladav.schema import TokenIds
+from lladav.text import ChatTokenizer
+from tests.conftest import Golden
+from tests.lladav.build import noise_image, tiny_config, tiny_model
+
+SETTINGS: dict[str, Any] = {"max_tokens": 8, "block_length": 4, "refresh_interval": 2}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(golden: Golden) -> ChatTokenizer:
+    return ChatTokenizer.load(golden.folder / "tokenizer")
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: ChatTokenizer) -> LLaDAV:
+    """A model with the tokenizer's vocabulary."""
+    config = tiny_config(vocab_size=tokenizer.vocab_size)
+    config.tokens = TokenIds(**vars(tokenizer.ids))
+    return tiny_model(config, std=0.3)
+
+
+@pytest.fixture(scope="module")
+def folder(model: LLaDAV, golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model as a checkpoint beside its tokenizer."""
+    out = tmp_path_factory.mktemp("model") / "out"
+    export(model, model.config, out, tokenizer=golden.folder / "tokenizer")
+    return out
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["generate", *arguments])
+    main()
+
+
+def test_a_call_answers_about_images(model: LLaDAV, tokenizer: ChatTokenizer) -> None:
+    images = [noise_image(40, 30)]
+    answer = lladav.generate(model, images, "What is this?", tokenizer=tokenizer, **SETTINGS)
+    assert answer.text == tokenizer.decode(answer.decoded.tokens)
+    assert answer.decoded.forwards >= 1
+    again = lladav.generate(model, images, "What is this?", tokenizer=tokenizer, **SETTINGS)
+    assert again == answer
+    assert len(question(model, tokenizer, images * 2, "And these?").visuals) == 2
+
+
+def test_settings_that_cannot_work_are_refused(model: LLaDAV, tokenizer: ChatTokenizer) -> None:
+    with pytest.raises(UserError, match="block_length 3 does not divide"):
+        lladav.generate(model, [], "x", tokenizer=tokenizer, max_tokens=8, block_length=3)
+
+
+def test_the_command_prints_the_answer_once(
+    folder: Path,
+    model: LLaDAV,
+    tokenizer: ChatTokenizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    image = noise_image(40, 30)
+    image.save(tmp_path / "a b.png")
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
+    place = ["--model", str(folder), "--image", str(tmp_path / "a b.png"), "--device=cpu", "--dtype=float32"]
+    run(monkeypatch, *place, *flags, "What is this?")
+    expected = lladav.generate(model, [image], "What is this?", tokenizer=tokenizer, **SETTINGS)
+    told = capsys.readouterr()
+    assert "".join(told.out.split()) == "".join(expected.text.split())
+    assert f"{expected.decoded.forwards} forwards" in told.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--model", "/nowhere", "x"], "error: /nowhere"),
+        (["--model", "/nowhere", "--image", "/no.png", "x"], "error: --image /no.png: no such file"),
+        (["--model", "/nowhere", "--steps", "4", "--factor", "1", "x"], "steps and factor exclude"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    arguments: list[str],
+    complaint: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as exit_code:
+        run(monkeypatch, *arguments)
+    told = capsys.readouterr().err
+    assert exit_code.value.code == 2
+    assert complaint in told
+    assert told.count("\n") == 1
+
+
+def test_a_terminal_sees_the_answer_fill_in(model: LLaDAV, tokenizer: ChatTokenizer) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=80)
+    options = DecodingOptions(**SETTINGS)
+    show(updates(model, question(model, tokenizer, [], "x"), options), tokenizer, options, console)
+    assert screen.getvalue().count("·") >= 3 + 2 + 1
