@@ -1,0 +1,162 @@
+"""The decoding engine against the published decoder and against batches in lock step.
+
+    python tests/bench/bench_decoding.py
+    python tests/bench/bench_decoding.py --cases single --intervals 8 32
+
+Case ``single``: one request by the engine and by a plain transcription of the published decoder, in turn; the
+tokens must be equal. Case ``mixed``: eight requests of different lengths and knobs together, the same one
+after another, and as a batch in lock step would have them: all as long as the longest, with the knobs of the
+most demanding. All three are the engine, so that scheduling alone is compared.
+
+The model has random weights: 8 layers of width 512 and LLaDA's vocabulary.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
+
+import torch  # noqa: E402 - the path comes first
+
+from lladav.decoding.engine import Engine, decode  # noqa: E402
+from lladav.decoding.memory import bytes_of_page  # noqa: E402
+from lladav.decoding.options import DecodingOptions  # noqa: E402
+from lladav.decoding.prompts import PromptEncoder  # noqa: E402
+from lladav.model.llada_v import LLaDAV  # noqa: E402
+from lladav.samples import Sample  # noqa: E402
+from lladav.schema import LanguageConfig  # noqa: E402
+from tests.bench.reporting import report, table  # noqa: E402
+from tests.lladav.build import text_sample, tiny_config, tiny_model  # noqa: E402
+from tests.lladav.decoding.yardstick import published_decode  # noqa: E402
+
+SHAPE = {"vocab_size": 126464, "width": 512, "mlp_width": 1536, "layers": 8, "heads": 8, "kv_heads": 8}
+PROMPT, ANSWER = 700, 64
+MIX = [
+    (300, DecodingOptions(max_tokens=32, refresh_interval=8)),
+    (700, DecodingOptions(max_tokens=64, refresh_interval=32)),
+    (150, DecodingOptions(max_tokens=16, refresh_interval=4)),
+    (500, DecodingOptions(max_tokens=64, block_length=32, refresh_interval=16)),
+    (80, DecodingOptions(max_tokens=32, tokens_per_step=2, refresh_interval=8)),
+    (650, DecodingOptions(max_tokens=48, refresh_interval=16)),
+    (400, DecodingOptions(max_tokens=64, tokens_per_step=2, refresh_interval=16)),
+    (250, DecodingOptions(max_tokens=24, refresh_interval=8)),
+]
+"""Prompt lengths and knobs of the mixed case."""
+
+
+def main() -> None:
+    arguments = _parser().parse_args()
+    model = bench_model()
+    if "single" in arguments.cases:
+        for interval in arguments.intervals:
+            single(model, interval, arguments.rounds)
+    if "mixed" in arguments.cases:
+        mixed(model, arguments.rounds)
+
+
+def bench_model() -> LLaDAV:
+    """Random weights small enough that no logit dominates."""
+    config = tiny_config()
+    config.language = LanguageConfig(**SHAPE, max_positions=4096)
+    return tiny_model(config, std=0.04).eval().requires_grad_(False)
+
+
+def single(model: LLaDAV, interval: int, rounds: int) -> None:
+    """One request at a time, the two ways in turn."""
+    prompt = text_sample("p", PROMPT)
+    embeddings_PW, _ = PromptEncoder(model, 0).encode(prompt)
+    options = DecodingOptions(max_tokens=ANSWER, refresh_interval=interval)
+    ours: list[float] = []
+    published: list[float] = []
+    for _ in range(rounds):
+        answer = timed(
+            published,
+            lambda: published_decode(
+                model,
+                embeddings_PW,
+                gen_length=ANSWER,
+                block_length=ANSWER,
+                steps=ANSWER,
+                refresh_interval=interval,
+            ),
+        )
+        mine = timed(ours, lambda: decode(model, [prompt], options)[0])
+        if mine.tokens != answer.tokens:
+            raise SystemExit(f"tokens differ at refresh interval {interval}")
+    rows = [
+        [name, f"{ANSWER / statistics.median(times):.2f}"]
+        for name, times in (("engine", ours), ("published", published))
+    ]
+    table(["one request", "tokens/s"], rows)
+    report(
+        f"decoding, refresh interval {interval}",
+        round(statistics.median(published) / statistics.median(ours), 2),
+        "x tokens/s",
+        "a plain transcription of the published decoder, equal tokens",
+        tokens_per_second=[round(ANSWER / statistics.median(times), 2) for times in (ours, published)],
+        rounds=rounds,
+    )
+
+
+def mixed(model: LLaDAV, rounds: int) -> None:
+    """Eight requests: together, one by one, in lock step."""
+    requests = [(text_sample(f"{n}", length, n), options) for n, (length, options) in enumerate(MIX)]
+    longest, hardest = max(length for length, _ in MIX), DecodingOptions(max_tokens=64, refresh_interval=4)
+    lock_step = [(text_sample(f"{n}", longest, n), hardest) for n in range(len(MIX))]
+    times: dict[str, list[float]] = {"together": [], "one by one": [], "lock step": []}
+    for _ in range(rounds):
+        timed(times["together"], lambda: run(model, requests))
+        timed(times["one by one"], lambda: [run(model, [request]) for request in requests])
+        timed(times["lock step"], lambda: run(model, lock_step))
+    tokens = sum(options.max_tokens for _, options in MIX)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    table(
+        ["eight requests", "tokens/s"], [[name, f"{tokens / value:.2f}"] for name, value in medians.items()]
+    )
+    for other in ("one by one", "lock step"):
+        report(
+            f"eight mixed requests together, against {other}",
+            round(medians[other] / medians["together"], 2),
+            "x tokens/s",
+            other,
+            rounds=rounds,
+        )
+
+
+def run(model: LLaDAV, requests: Sequence[tuple[Sample, DecodingOptions]]) -> None:
+    """Decode the requests in one engine."""
+    engine = Engine(model, 64 * bytes_of_page(model.config.language, torch.float32, 256))
+    for prompt, options in requests:
+        engine.submit(replace(prompt), options)
+    while engine.busy:
+        engine.step()
+
+
+def timed(times: list[float], work: Callable):
+    """What ``work`` returns; its seconds go into ``times``."""
+    begin = time.perf_counter()
+    result = work()
+    times.append(time.perf_counter() - begin)
+    return result
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cases", nargs="+", default=["single", "mixed"], choices=["single", "mixed"])
+    parser.add_argument("--intervals", nargs="+", type=int, default=[8, 32])
+    parser.add_argument("--rounds", type=int, default=3)
+    return parser
+
+
+if __name__ == "__main__":
+    main()
