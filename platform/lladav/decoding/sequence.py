@@ -117,7 +117,7 @@ class SequenceState:
 
     def _find_stop(self) -> None:
         for stop in self.options.stop:
-            if len(stop) <= self.end:
+            if len(stop) <= len(self.tokens_G):
                 windows = np.lib.stride_tricks.sliding_window_view(self.tokens_G, len(stop))
                 found = np.flatnonzero((windows == np.array(stop)).all(-1))
                 self.end = min([self.end, *found[:1].tolist()])

@@ -76,6 +76,18 @@ def test_a_stop_in_the_infill_ends_the_answer_there() -> None:
     assert state.answer == [1, 1]
 
 
+def test_a_stop_may_begin_before_the_one_that_was_found() -> None:
+    state = state_of(stop=((3, 3),))
+    fill(state, {1: 3, 2: 3})
+    assert state.end == 1
+    fill(state, {0: 3})
+    assert state.answer == []
+
+
+def test_a_stop_longer_than_the_canvas_is_never_found() -> None:
+    assert len(spans_until_done(state_of(stop=((1,) * 9,)))) == 8
+
+
 def test_a_block_is_left_when_its_steps_are_spent() -> None:
     state = state_of(tokens_per_step=2)
     fill(state, {0: MASK, 1: MASK})
