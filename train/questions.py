@@ -15,12 +15,13 @@ from data.digits.questions import is_correct
 from data.sources.pictures import clip_header, decode_clip, decode_image
 from lladav.decoding.engine import decode
 from lladav.decoding.options import DecodingOptions
+from lladav.decoding.prompts import question_prompt
 from lladav.errors import UserError
 from lladav.images import prepare_image, prepare_video, sample_frames
 from lladav.model.llada_v import LLaDAV
 from lladav.samples import Sample, Visual, VisualKind
 from lladav.schema import Suffix
-from lladav.text import IMAGE_MARK, SYSTEM_PROMPT, ChatTokenizer, Message, encode_prompt
+from lladav.text import ChatTokenizer
 
 TAUGHT_BY = {"arithmetic": "visualwebinstruct"}
 """The source that teaches a type of question, where it is not ``mammoth_ov``."""
@@ -90,11 +91,8 @@ def ask(
 
 
 def prompt(question: Question, model: LLaDAV, tokenizer: ChatTokenizer) -> Sample:
-    """The question as the training conversations put it: marks first, then the text."""
-    visuals = _visuals(question, model)
-    content = f"{IMAGE_MARK}\n" * len(visuals) + question.text
-    messages = [Message("system", SYSTEM_PROMPT), Message("user", content)]
-    return Sample(question.id, encode_prompt(messages, tokenizer), visuals)
+    """The question with its pictures as the model takes them."""
+    return question_prompt(question.id, question.text, _visuals(question, model), tokenizer)
 
 
 def _visuals(question: Question, model: LLaDAV) -> list[Visual]:

@@ -24,11 +24,12 @@ from lladav.checkpoint import open_model
 from lladav.config import one_line_errors
 from lladav.decoding.engine import Decoded, Update, engine_for
 from lladav.decoding.options import Cache, DecodingOptions
+from lladav.decoding.prompts import question_prompt
 from lladav.errors import UserError
 from lladav.images import prepare_image
 from lladav.model.llada_v import LLaDAV
 from lladav.samples import Sample, VisualKind
-from lladav.text import IMAGE_MARK, SYSTEM_PROMPT, ChatTokenizer, Message, encode_prompt
+from lladav.text import ChatTokenizer
 
 MASK_SHOWN = "·"
 KINDS: dict[str, Any] = {"int": int, "float": float, "Cache": Cache}
@@ -64,12 +65,10 @@ def generate(
 
 
 def question(model: LLaDAV, tokenizer: ChatTokenizer, images: Sequence[Image.Image], text: str) -> Sample:
-    """A prompt as training conversations put it: image marks first, one image tiled, several padded."""
+    """A prompt about images: one is tiled, several are padded."""
     kind = VisualKind.padded if len(images) > 1 else VisualKind.tiled
     visuals = [prepare_image(image.convert("RGB"), kind, model.geometry) for image in images]
-    content = f"{IMAGE_MARK}\n" * len(images) + text
-    messages = [Message("system", SYSTEM_PROMPT), Message("user", content)]
-    return Sample("question", encode_prompt(messages, tokenizer), visuals)
+    return question_prompt("question", text, visuals, tokenizer)
 
 
 def updates(model: LLaDAV, prompt: Sample, options: DecodingOptions) -> Iterator[Update]:

@@ -18,7 +18,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,7 +138,7 @@ def run(model: LLaDAV, requests: Sequence[tuple[Sample, DecodingOptions]]) -> No
     """Decode the requests in one engine."""
     engine = Engine(model, 64 * bytes_of_page(model.config.language, torch.float32, 256))
     for prompt, options in requests:
-        engine.submit(replace(prompt), options)
+        engine.submit(prompt, options)
     while engine.busy:
         engine.step()
 

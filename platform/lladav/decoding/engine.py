@@ -21,6 +21,7 @@ from lladav.decoding.runner import Reveal, Row, Runner, Stream
 from lladav.decoding.scheduler import Scheduler
 from lladav.decoding.sequence import SequenceState
 from lladav.errors import UserError
+from lladav.model.attention import segment_mask
 from lladav.model.llada_v import LLaDAV
 from lladav.samples import Sample
 from lladav.schema import Attention
@@ -181,8 +182,10 @@ class Engine:
         inputs = [embeddings_PW]
         if options.guidance > 0:
             inputs.append(self.prompts.blind(len(embeddings_PW)))
+        turns_L = torch.cat((turns_P, turns_P[-1:].expand(options.behind)))
+        mask_LL = segment_mask(self._model.config.attention, state.length, turns_L)
         kept = [*slots, *[None] * (len(inputs) - len(slots))]
-        streams = [Stream(each, turns_P, of_each) for each, of_each in zip(inputs, kept, strict=True)]
+        streams = [Stream(each, mask_LL, of_each) for each, of_each in zip(inputs, kept, strict=True)]
         return Row(prompt.id, state, streams, _generator(options.seed, prompt.id, turns_P.device))
 
     def _release(self, slots: Sequence[Slots | None]) -> None:

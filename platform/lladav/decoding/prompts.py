@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -18,12 +19,20 @@ from lladav.images import ViewGeometry, tokens_of
 from lladav.model.llada_v import LLaDAV
 from lladav.packing import Item, expand
 from lladav.samples import IMAGE_PLACEHOLDER, Sample, Visual
+from lladav.text import IMAGE_MARK, SYSTEM_PROMPT, ChatTokenizer, Message, encode_prompt
 
 
 def prompt_length(prompt: Sample, geometry: ViewGeometry) -> int:
     """Positions of a prompt, visual tokens included."""
     text = int((prompt.text.input_ids != IMAGE_PLACEHOLDER).sum())
     return text + sum(tokens_of(visual, geometry) for visual in prompt.visuals)
+
+
+def question_prompt(name: str, text: str, visuals: Sequence[Visual], tokenizer: ChatTokenizer) -> Sample:
+    """A question as the training conversations put it: system turn, image marks, then the text."""
+    content = f"{IMAGE_MARK}\n" * len(visuals) + text
+    messages = [Message("system", SYSTEM_PROMPT), Message("user", content)]
+    return Sample(name, encode_prompt(messages, tokenizer), list(visuals))
 
 
 class PromptEncoder:

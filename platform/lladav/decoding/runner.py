@@ -3,8 +3,8 @@
 The spans of all rows lie end to end in one forward, without padding; only places that compete meet the
 vocabulary; one small copy brings what was revealed to the host.
 
-Shapes: T positions of the step, P of a prompt, M places that compete, R rows, B places of the fullest row, W
-width.
+Shapes: T positions of the step, P of a prompt, L of a sequence, M places that compete, R rows, B places of
+the fullest row, W width.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from lladav.decoding.memory import KVMemory, Slots
 from lladav.decoding.proposals import Draw, Guided, propose
 from lladav.decoding.reveal import Rules, revealed
 from lladav.decoding.sequence import SequenceState, Span
-from lladav.model.attention import segment_mask
 from lladav.model.language import rotary_factors
 from lladav.model.llada_v import LLaDAV
 
 
 @dataclass(frozen=True)
 class Stream:
-    """A prompt's embeddings and turns, and where its keys and values are kept; None where no step reads them.
+    """A prompt's embeddings, who of the sequence sees whom (None: all see all), and where keys and values are
+    kept (None: no step reads them).
 
     A row has one, and with guidance another whose prompt is all masks.
     """
 
     embeddings_PW: Tensor
-    turns_P: Tensor
+    mask_LL: Tensor | None
     slots: Slots | None
 
 
@@ -99,7 +99,8 @@ class Runner:
             for stream in row.streams:
                 pieces += [stream.embeddings_PW[span.start :], answer_CW]
                 positions.append(torch.arange(span.start, span.end))
-                parts.append(self._part(row, stream, span))
+                mask = None if stream.mask_LL is None else stream.mask_LL[span.start : span.end]
+                parts.append(Part(span, row.state.length, stream.slots, mask))
                 offsets[-1].append(total)
                 total += len(span)
         rotary = rotary_factors(torch.cat(positions).to(self._device), self._model.config.language)
@@ -111,12 +112,6 @@ class Runner:
         ids = np.concatenate((state.tokens_G, np.array(state.options.suffix, np.int64)))
         start, end = (max(0, place - state.prompt) for place in (span.start, span.end))
         return torch.from_numpy(ids[start:end]).to(self._device)
-
-    def _part(self, row: Row, stream: Stream, span: Span) -> Part:
-        length = row.state.length
-        turns = torch.cat((stream.turns_P, stream.turns_P[-1:].expand(length - row.state.prompt)))
-        mask = segment_mask(self._model.config.attention, length, turns)
-        return Part(span, length, stream.slots, mask if mask is None else mask[span.start : span.end])
 
     def _guided(
         self, rows: Sequence[Row], where: Sequence[Sequence[Tensor]], hidden_TW: Tensor
