@@ -35,7 +35,6 @@ SETTINGS = ["model=tiny", "data=digits", "train.micro_batch=32"]
 EVALUATED = ("ov", "vw", "ov_vw")
 OUT = Path("runs/demo")
 SHOWN = 16
-SHOWN = 16
 NOISE = re.compile(r"(INFO|SUCC) (cli|sdk|job_manager)\.py|^Running entrypoint for job")
 """Lines that ``ray job submit`` says for itself; they point at a Ray that is gone soon."""
 
