@@ -20,6 +20,7 @@ from lladav.decoding.prompts import PromptEncoder, prompt_length
 from lladav.decoding.runner import Reveal, Row, Runner, Stream
 from lladav.decoding.scheduler import Scheduler
 from lladav.decoding.sequence import SequenceState
+from lladav.decoding.weights import PACKED_BYTES, DecodingWeights
 from lladav.errors import UserError
 from lladav.model.attention import segment_mask
 from lladav.model.llada_v import LLaDAV
@@ -78,9 +79,11 @@ class Engine:
         max_rows: int = MAX_ROWS,
         refresh_positions: int = REFRESH_POSITIONS,
         image_bytes: int = IMAGE_BYTES,
+        packed_bytes: int = PACKED_BYTES,
         page: int = PAGE,
     ) -> None:
-        """``memory_bytes`` are for keys and values, ``image_bytes`` for visual tokens that may come again.
+        """``memory_bytes`` are for keys and values, ``image_bytes`` for visual tokens that may come again; a
+        language tower of up to ``packed_bytes`` is copied into the layout that a CPU multiplies by fastest.
 
         Raises ``UserError`` for a causal model and for a memory without room for a page.
         """
@@ -92,7 +95,7 @@ class Engine:
         weight = model.language.embed_tokens.weight
         self.memory = KVMemory(model.config.language, memory_bytes, weight.dtype, weight.device, page)
         self.prompts = PromptEncoder(model, image_bytes)
-        self._runner = Runner(model, self.memory)
+        self._runner = Runner(DecodingWeights(model.language, packed_bytes), self.memory)
         self._scheduler = Scheduler(max_rows, refresh_positions)
         self._requests: dict[str, _Request] = {}
         self._rows: dict[str, Row] = {}

@@ -1,11 +1,11 @@
 """What each masked position would become: token, confidence and entropy, in one pass over the vocabulary.
 
-The vocabulary passes by in chunks that stay in the processor's cache. What is kept of them per row is the
+The vocabulary passes by in pieces that stay in the processor's cache. What is kept of them per row is the
 greatest logit, its id, and two sums; logits of all ids are held for rows alone that sample from a nucleus.
 The share of the other ids is summed apart from the greatest one's, which keeps the order of near-certain
 rows: a plain float32 softmax calls them all 1.
 
-Shapes: M rows, V vocabulary, C a chunk of it, W width, K rows that are guided.
+Shapes: M rows, V vocabulary, C a piece of it, W width, K rows that are guided.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
-CHUNK = 8192
+from lladav.decoding.weights import Product
+
 NEVER = -1e30
 """Logit of a forbidden id; finite, so that products with its zero probability are zero."""
 TINY = torch.finfo(torch.float32).tiny
@@ -32,6 +32,8 @@ class Draw:
     temperature: float = 0.0
     top_p: float = 1.0
     generator: torch.Generator | None = None
+    entropy: bool = False
+    """Whether anybody asks for the entropy."""
 
 
 @dataclass(frozen=True)
@@ -45,36 +47,40 @@ class Guided:
 
 @dataclass(frozen=True)
 class Proposals:
-    """Token (M), its probability (M, float64) and the entropy of its position (M, float64, nats)."""
+    """Token (M), its probability (M, float64) and, where a draw asks for it, the entropy of its position (M,
+    float64, nats).
+    """
 
     tokens_M: Tensor
     confidence_M: Tensor
-    entropy_M: Tensor
+    entropy_M: Tensor | None
 
 
 def propose(
-    hidden_MW: Tensor, weight_VW: Tensor, draws: Sequence[Draw], guided: Guided | None = None
+    hidden_MW: Tensor, head: Sequence[Product], draws: Sequence[Draw], guided: Guided | None = None
 ) -> Proposals:
-    """The proposals of all rows; ``draws`` cover them in order."""
+    """The proposals of all rows by a head in pieces; ``draws`` cover the rows in order."""
     if sum(draw.rows for draw in draws) != len(hidden_MW):
         raise ValueError("draws do not cover the rows")
-    state = _State(len(hidden_MW), hidden_MW.device)
+    state = _State(len(hidden_MW), hidden_MW.device, any(draw.entropy for draw in draws))
     samplers = [_Sampler(draw, rows) for draw, rows in _with_slices(draws) if draw.temperature > 0]
-    for start in range(0, len(weight_VW), CHUNK):
-        logits_MC = _logits(hidden_MW, weight_VW[start : start + CHUNK], guided)
+    start = 0
+    for piece in head:
+        logits_MC = _logits(hidden_MW, piece, guided)
         _forbid(logits_MC, start, draws)
-        state.take(logits_MC, start)
         for sampler in samplers:
             sampler.take(logits_MC, start)
+        state.take_over(logits_MC, start)
+        start += logits_MC.shape[-1]
     for sampler in samplers:
         state.replace(sampler.rows, *sampler.drawn())
     return state.proposals()
 
 
-def _logits(hidden_MW: Tensor, weight_CW: Tensor, guided: Guided | None) -> Tensor:
-    logits_MC = linear(hidden_MW, weight_CW).float()
+def _logits(hidden_MW: Tensor, piece: Product, guided: Guided | None) -> Tensor:
+    logits_MC = piece(hidden_MW).float()
     if guided is not None:
-        blind_KC = linear(guided.blind_KW, weight_CW).float()
+        blind_KC = piece(guided.blind_KW).float()
         sighted_KC = logits_MC[guided.rows_K]
         logits_MC[guided.rows_K] = sighted_KC + guided.scale_K[:, None] * (sighted_KC - blind_KC)
     return logits_MC
@@ -95,43 +101,39 @@ def _forbid(logits_MC: Tensor, start: int, draws: Sequence[Draw]) -> None:
 
 
 class _State:
-    """Of the chunks so far and per row: the greatest logit and its id, and sums over the other ids, of
-    e^(x - greatest) and of (x - greatest) e^(x - greatest).
+    """Of the pieces so far and per row: the greatest logit and its id, and sums over the other ids, of
+    e^(x - greatest) and, for the entropy, of (x - greatest) e^(x - greatest).
     """
 
-    def __init__(self, rows: int, device: torch.device) -> None:
+    def __init__(self, rows: int, device: torch.device, entropy: bool) -> None:
         self._greatest_M = torch.full((rows,), 2 * NEVER, device=device)
         self._token_M = torch.zeros(rows, dtype=torch.long, device=device)
         self._others_M = torch.zeros(rows, device=device)
-        self._moment_M = torch.zeros(rows, device=device)
+        self._moment_M = torch.zeros(rows, device=device) if entropy else None
         self._chosen: list[tuple[slice, Tensor, Tensor]] = []
 
-    def take(self, logits_MC: Tensor, start: int) -> None:
+    def take_over(self, logits_MC: Tensor, start: int) -> None:
+        """Add a piece, whose logits are overwritten."""
         greatest_M, place_M = logits_MC.max(-1)
-        below_MC = logits_MC - greatest_M[:, None]
-        terms_MC = below_MC.exp()
-        moment_M = torch.linalg.vecdot(below_MC, terms_MC)
+        below_MC = logits_MC.sub_(greatest_M[:, None])
+        terms_MC = below_MC.exp_() if self._moment_M is None else below_MC.exp()
+        moment_M = None if self._moment_M is None else torch.linalg.vecdot(below_MC, terms_MC)
         others_M = terms_MC.scatter_(-1, place_M[:, None], 0.0).sum(-1)
         self._merge(greatest_M, place_M + start, others_M, moment_M)
 
-    def _merge(self, greatest_M: Tensor, token_M: Tensor, others_M: Tensor, moment_M: Tensor) -> None:
+    def _merge(self, greatest_M: Tensor, token_M: Tensor, others_M: Tensor, moment_M: Tensor | None) -> None:
         """The sums of the lesser of two greatest logits are moved to the greater one."""
         won_M = greatest_M > self._greatest_M
         gap_M = (greatest_M - self._greatest_M).abs()
         shrink_M = (-gap_M).exp()
-        of_winner = [
-            torch.where(won_M, new, old)
-            for new, old in ((others_M, self._others_M), (moment_M, self._moment_M))
-        ]
-        of_loser = [
-            torch.where(won_M, old, new)
-            for new, old in ((others_M, self._others_M), (moment_M, self._moment_M))
-        ]
-        mass_M = 1 + of_loser[0]
-        self._others_M = of_winner[0] + shrink_M * mass_M
-        self._moment_M = of_winner[1] + torch.where(
-            shrink_M > 0, shrink_M * (of_loser[1] - gap_M * mass_M), 0.0
-        )
+        mass_M = 1 + torch.where(won_M, self._others_M, others_M)
+        self._others_M = torch.where(won_M, others_M, self._others_M) + shrink_M * mass_M
+        if moment_M is not None and self._moment_M is not None:
+            of_winner_M, of_loser_M = (
+                torch.where(won_M, *pair) for pair in ((moment_M, self._moment_M), (self._moment_M, moment_M))
+            )
+            moved_M = shrink_M * (of_loser_M - gap_M * mass_M)
+            self._moment_M = of_winner_M + torch.where(shrink_M > 0, moved_M, 0.0)
         self._token_M = torch.where(won_M, token_M, self._token_M)
         self._greatest_M = torch.where(won_M, greatest_M, self._greatest_M)
 
@@ -146,6 +148,8 @@ class _State:
             lower = (logits.double() - self._greatest_M[rows].double()).exp()
             confidence_M[rows] *= torch.where(tokens == tokens_M[rows], 1.0, lower)
             tokens_M[rows] = tokens
+        if self._moment_M is None:
+            return Proposals(tokens_M, confidence_M, None)
         entropy_M = others_M.log1p() - self._moment_M.double() / (1 + others_M)
         return Proposals(tokens_M, confidence_M, entropy_M)
 
@@ -162,7 +166,7 @@ class _Sampler:
     def take(self, logits_MC: Tensor, start: int) -> None:
         logits = logits_MC[self.rows]
         if self._draw.top_p < 1:
-            self._kept.append(logits)
+            self._kept.append(logits.clone())
         else:
             self._compete(logits, start)
 

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from lladav.decoding.cached_attention import CachedAttention, Part
 from lladav.decoding.memory import KVMemory, Slots
-from lladav.decoding.proposals import Draw, Guided, propose
+from lladav.decoding.proposals import Draw, Guided, Proposals, propose
 from lladav.decoding.reveal import Rules, revealed
 from lladav.decoding.sequence import SequenceState, Span
+from lladav.decoding.weights import DecodingWeights
 from lladav.model.language import rotary_factors
-from lladav.model.llada_v import LLaDAV
 
 
 @dataclass(frozen=True)
@@ -58,54 +58,46 @@ class Reveal:
 
 
 class Runner:
-    """The model and the memory of its keys and values."""
+    """The language model, as weights for decoding, and the memory of its keys and values."""
 
-    def __init__(self, model: LLaDAV, memory: KVMemory) -> None:
-        self._model, self._memory = model, memory
-        self._device = model.newline.device
+    def __init__(self, weights: DecodingWeights, memory: KVMemory) -> None:
+        self._weights, self._memory = weights, memory
+        self._device = memory.keys.device
 
     @torch.no_grad()
     def step(self, rows: Sequence[Row]) -> list[Reveal]:
         """Take one step of each row; moves their states on."""
         spans = [row.state.span for row in rows]
         competing = [row.state.competing for row in rows]
-        hidden_TW, offsets = self._forward(rows, spans)
-        where = [
-            [torch.from_numpy(offset + row.state.prompt + places - span.start) for offset in of_row]
-            for row, of_row, places, span in zip(rows, offsets, competing, spans, strict=True)
-        ]
-        sighted_M = torch.cat([of_row[0] for of_row in where]).to(self._device)
-        proposals = propose(
-            hidden_TW[sighted_M],
-            self._model.language.lm_head.weight,
-            [_draw(row, len(places)) for row, places in zip(rows, competing, strict=True)],
-            self._guided(rows, where, hidden_TW),
-        )
-        reveals = self._reveal(
-            rows, competing, proposals.tokens_M, proposals.confidence_M, proposals.entropy_M
-        )
+        sighted_MW, guided = self._guided(rows, competing, self._forward(rows, spans, competing))
+        draws = [_draw(row, len(places)) for row, places in zip(rows, competing, strict=True)]
+        reveals = self._reveal(rows, competing, propose(sighted_MW, self._weights.head, draws, guided))
         for row, span, reveal in zip(rows, spans, reveals, strict=True):
             row.state.fill(span, reveal.places, reveal.tokens, reveal.confidences)
         return reveals
 
-    def _forward(self, rows: Sequence[Row], spans: Sequence[Span]) -> tuple[Tensor, list[list[int]]]:
-        """Hidden states (T, W), and where each stream of each row begins in them."""
-        pieces, positions, parts = [], [], []
-        offsets: list[list[int]] = []
+    def _forward(
+        self, rows: Sequence[Row], spans: Sequence[Span], competing: Sequence[np.ndarray]
+    ) -> list[Tensor]:
+        """Hidden states of the competing places, for each stream of each row."""
+        tower = self._weights.tower
+        inputs, positions, parts, starts = [], [], [], []
         total = 0
-        for row, span in zip(rows, spans, strict=True):
-            answer_CW = self._model.language.embed_tokens(self._canvas(row.state, span))
-            offsets.append([])
+        for row, span, places in zip(rows, spans, competing, strict=True):
+            answer_CW = tower.embed_tokens(self._canvas(row.state, span))
+            wanted_N = torch.from_numpy(row.state.prompt + places - span.start)
             for stream in row.streams:
-                pieces += [stream.embeddings_PW[span.start :], answer_CW]
+                inputs += [stream.embeddings_PW[span.start :], answer_CW]
                 positions.append(torch.arange(span.start, span.end))
                 mask = None if stream.mask_LL is None else stream.mask_LL[span.start : span.end]
-                parts.append(Part(span, row.state.length, stream.slots, mask))
-                offsets[-1].append(total)
+                parts.append(Part(span, row.state.length, wanted_N, stream.slots, mask))
+                starts.append(total)
                 total += len(span)
-        rotary = rotary_factors(torch.cat(positions).to(self._device), self._model.config.language)
+        rotary = rotary_factors(torch.cat(positions).to(self._device), tower.config)
+        wanted_M = torch.cat([start + part.wanted_N for start, part in zip(starts, parts, strict=True)])
         attend = CachedAttention(self._memory, parts)
-        return self._model.language(torch.cat(pieces), rotary, attend), offsets
+        hidden_MW = tower(torch.cat(inputs), rotary, attend, wanted_M.to(self._device))
+        return list(hidden_MW.split([len(part.wanted_N) for part in parts]))
 
     def _canvas(self, state: SequenceState, span: Span) -> Tensor:
         """Ids of the part of canvas and suffix that the span covers."""
@@ -114,26 +106,26 @@ class Runner:
         return torch.from_numpy(ids[start:end]).to(self._device)
 
     def _guided(
-        self, rows: Sequence[Row], where: Sequence[Sequence[Tensor]], hidden_TW: Tensor
-    ) -> Guided | None:
-        counts = torch.tensor([len(of_row[0]) for of_row in where])
+        self, rows: Sequence[Row], competing: Sequence[np.ndarray], hidden: Sequence[Tensor]
+    ) -> tuple[Tensor, Guided | None]:
+        """Hidden states (M, W) of all rows with their prompts, and those without for rows that are guided."""
+        left = iter(hidden)
+        streams = [[next(left) for _ in row.streams] for row in rows]
+        sighted_MW = torch.cat([of_row[0] for of_row in streams])
+        blind = [of_row[1] for of_row in streams if len(of_row) > 1]
+        if not blind:
+            return sighted_MW, None
+        counts = torch.tensor([len(places) for places in competing])
         guides_R = torch.tensor([len(row.streams) > 1 for row in rows])
-        if not guides_R.any():
-            return None
         scale_M = torch.tensor([row.state.options.guidance for row in rows]).repeat_interleave(counts)
         rows_K = guides_R.repeat_interleave(counts).nonzero().flatten()
-        blind_K = torch.cat([of_row[1] for of_row in where if len(of_row) > 1])
-        return Guided(
-            rows_K.to(self._device), hidden_TW[blind_K.to(self._device)], scale_M[rows_K].to(self._device)
-        )
+        return sighted_MW, Guided(rows_K.to(self._device), torch.cat(blind), scale_M[rows_K].to(self._device))
 
     def _reveal(
         self,
         rows: Sequence[Row],
         competing: Sequence[np.ndarray],
-        tokens_M: Tensor,
-        confidence_M: Tensor,
-        entropy_M: Tensor,
+        proposals: Proposals,
     ) -> list[Reveal]:
         """Pick by each row's rule; the one copy to the host."""
         counts = torch.tensor([len(places) for places in competing], device=self._device)
@@ -144,10 +136,12 @@ class Runner:
                 competes_RB.shape, rest, dtype=torch.float64, device=self._device
             ).masked_scatter_(competes_RB, values_M.double())
 
-        confidence_RB = laid_out(confidence_M, -torch.inf)
-        rules = Rules.of([row.state for row in rows], self._device)
-        picked_RB = revealed(confidence_RB, laid_out(entropy_M, torch.inf), rules)
-        copied = torch.stack((picked_RB.double(), laid_out(tokens_M, 0.0), confidence_RB)).cpu().numpy()
+        confidence_RB = laid_out(proposals.confidence_M, -torch.inf)
+        entropy_M = proposals.entropy_M
+        entropy_RB = torch.zeros_like(confidence_RB) if entropy_M is None else laid_out(entropy_M, torch.inf)
+        picked_RB = revealed(confidence_RB, entropy_RB, Rules.of([row.state for row in rows], self._device))
+        copied = torch.stack((picked_RB.double(), laid_out(proposals.tokens_M, 0.0), confidence_RB))
+        copied = copied.cpu().numpy()
         reveals = []
         for row, places in enumerate(competing):
             picked, tokens, confidences = copied[:, row, : len(places)]
@@ -164,4 +158,11 @@ class Runner:
 
 def _draw(row: Row, count: int) -> Draw:
     options = row.state.options
-    return Draw(count, options.forbidden, options.temperature, options.top_p, row.generator)
+    return Draw(
+        count,
+        options.forbidden,
+        options.temperature,
+        options.top_p,
+        row.generator,
+        entropy=options.entropy is not None,
+    )

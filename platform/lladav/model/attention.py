@@ -20,7 +20,10 @@ from lladav.schema import Attention
 
 
 class Attend(Protocol):
-    """Attention of one layer over packed positions: (T, H, D) queries, keys and values to (T, H, D)."""
+    """Attention of one layer over packed positions: (T, H, D) queries, keys and values to (T, H, D).
+
+    A tower that is asked for some positions alone has fewer queries than keys in its last layer.
+    """
 
     def __call__(self, layer: int, query_THD: Tensor, key_THD: Tensor, value_THD: Tensor) -> Tensor: ...
 

@@ -9,6 +9,7 @@ Shapes: T packed positions, W width, H heads, D head width, V vocabulary, M rows
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,15 +33,22 @@ class LanguageTower(nn.Module):
         self.lm_head = VocabularyHead(config)
         self.activation_checkpointing = False
 
-    def forward(self, embeddings_TW: Tensor, rotary: Rotary, attend: Attend) -> Tensor:
-        """Hidden states (T, W) after the final norm; ``lm_head`` turns the rows that matter into logits."""
+    def forward(
+        self, embeddings_TW: Tensor, rotary: Rotary, attend: Attend, wanted_M: Tensor | None = None
+    ) -> Tensor:
+        """Hidden states (T, W) after the final norm; ``lm_head`` turns the rows that matter into logits.
+
+        With ``wanted_M``, those of these positions alone (M, W): the last layer makes no others.
+        """
         hidden = embeddings_TW
-        for layer in self.layers:
-            if self.activation_checkpointing and torch.is_grad_enabled():
-                hidden = checkpoint(layer, hidden, rotary, attend, use_reentrant=False)
-            else:
-                hidden = layer(hidden, rotary, attend)
-        return self.norm(hidden)
+        for layer in self.layers[:-1]:
+            hidden = self._run(layer, hidden, rotary, attend)
+        return self.norm(self._run(self.layers[-1], hidden, rotary, attend, wanted_M))
+
+    def _run(self, layer: nn.Module, *inputs: Any) -> Tensor:
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            return checkpoint(layer, *inputs, use_reentrant=False)
+        return layer(*inputs)
 
 
 class Layer(nn.Module):
@@ -53,9 +61,12 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
         self.mlp = SwiGLU(config)
 
-    def forward(self, hidden_TW: Tensor, rotary: Rotary, attend: Attend) -> Tensor:
-        hidden_TW = hidden_TW + self.self_attn(self.input_layernorm(hidden_TW), rotary, attend)
-        return hidden_TW + self.mlp(self.post_attention_layernorm(hidden_TW))
+    def forward(
+        self, hidden_TW: Tensor, rotary: Rotary, attend: Attend, wanted_M: Tensor | None = None
+    ) -> Tensor:
+        mixed = self.self_attn(self.input_layernorm(hidden_TW), rotary, attend, wanted_M)
+        hidden = (hidden_TW if wanted_M is None else hidden_TW[wanted_M]) + mixed
+        return hidden + self.mlp(self.post_attention_layernorm(hidden))
 
 
 class SelfAttention(nn.Module):
@@ -71,12 +82,15 @@ class SelfAttention(nn.Module):
         self.v_proj = nn.Linear(config.width, key_width, bias=False)
         self.o_proj = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(self, hidden_TW: Tensor, rotary: Rotary, attend: Attend) -> Tensor:
+    def forward(
+        self, hidden_TW: Tensor, rotary: Rotary, attend: Attend, wanted_M: Tensor | None = None
+    ) -> Tensor:
+        asking, turns = (hidden_TW, rotary) if wanted_M is None else (hidden_TW[wanted_M], rotary[wanted_M])
         query, key, value = (
-            proj(hidden_TW).unflatten(-1, (-1, self.head_width))
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
+            proj(hidden).unflatten(-1, (-1, self.head_width))
+            for proj, hidden in ((self.q_proj, asking), (self.k_proj, hidden_TW), (self.v_proj, hidden_TW))
         )
-        mixed = attend(self.index, rotate(query, rotary), rotate(key, rotary), value)
+        mixed = attend(self.index, rotate(query, turns), rotate(key, rotary), value)
         return self.o_proj(mixed.flatten(-2))
 
 
@@ -131,6 +145,9 @@ class Rotary:
 
     cos: Tensor
     sin: Tensor
+
+    def __getitem__(self, positions_M: Tensor) -> Rotary:
+        return Rotary(self.cos[positions_M], self.sin[positions_M])
 
 
 def rotary_factors(positions_T: Tensor, config: LanguageConfig) -> Rotary:

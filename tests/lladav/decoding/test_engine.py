@@ -17,6 +17,7 @@ from lladav.decoding.engine import Decoded, Engine, Update, decode
 from lladav.decoding.memory import bytes_of_page
 from lladav.decoding.options import Cache, DecodingOptions
 from lladav.errors import UserError
+from lladav.model.language import LanguageTower
 from lladav.model.llada_v import LLaDAV
 from lladav.packing import pack
 from lladav.samples import Sample
@@ -267,7 +268,7 @@ def test_a_forward_that_fails_takes_its_rows_and_the_engine_goes_on(monkeypatch:
     engine = engine_of()
     engine.submit(text_sample("a", 5), TWELVE)
     with monkeypatch.context() as patched:
-        patched.setattr(MODEL.language, "forward", lambda *_: (_ for _ in ()).throw(RuntimeError("broken")))
+        patched.setattr(LanguageTower, "forward", lambda *_: (_ for _ in ()).throw(RuntimeError("broken")))
         (update,) = engine.step()
     assert update.error == "the step failed: RuntimeError: broken"
     engine.submit(text_sample("a", 5), TWELVE)

@@ -8,14 +8,9 @@ from torch import Tensor
 
 from lladav.decoding import proposals
 from lladav.decoding.proposals import Draw, Guided, propose
+from lladav.decoding.weights import Product, head_pieces
 
 ROWS, WIDTH, VOCABULARY = 5, 6, 37
-
-
-@pytest.fixture(autouse=True)
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that tokens compete across chunks."""
-    monkeypatch.setattr(proposals, "CHUNK", 7)
 
 
 @pytest.fixture
@@ -32,22 +27,32 @@ def generator(seed: int = 3) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.fixture(params=[False, True], ids=["plain", "packed"])
+def head(weight: Tensor, request: pytest.FixtureRequest) -> list[Product]:
+    """In pieces, so that tokens compete across them."""
+    return head_pieces(weight, request.param, chunk=7)
+
+
 def of_logits(logits: Tensor, *draws: Draw) -> proposals.Proposals:
     """Proposals where the hidden states are the logits."""
-    return propose(logits, torch.eye(logits.shape[-1]), draws or [Draw(len(logits))])
+    return propose(
+        logits, head_pieces(torch.eye(logits.shape[-1]), packed=False, chunk=7), draws or [Draw(len(logits))]
+    )
 
 
-def test_equals_the_whole_softmax(hidden: Tensor, weight: Tensor) -> None:
-    found = propose(hidden, weight, [Draw(2), Draw(3)])
+def test_equals_the_whole_softmax(hidden: Tensor, head: list[Product], weight: Tensor) -> None:
+    found = propose(hidden, head, [Draw(2, entropy=True), Draw(3)])
     exact = (hidden.double() @ weight.double().T).softmax(-1)
     assert found.tokens_M.tolist() == exact.argmax(-1).tolist()
     torch.testing.assert_close(found.confidence_M, exact.amax(-1), rtol=1e-5, atol=0)
     torch.testing.assert_close(found.entropy_M, torch.special.entr(exact).sum(-1), rtol=1e-4, atol=1e-6)
 
 
-def test_forbidden_ids_are_out_of_the_question_and_of_the_sum(hidden: Tensor, weight: Tensor) -> None:
-    best = propose(hidden, weight, [Draw(ROWS)]).tokens_M.tolist()
-    found = propose(hidden, weight, [Draw(2, tuple(best)), Draw(3)])
+def test_forbidden_ids_are_out_of_the_question_and_of_the_sum(
+    hidden: Tensor, head: list[Product], weight: Tensor
+) -> None:
+    best = propose(hidden, head, [Draw(ROWS)]).tokens_M.tolist()
+    found = propose(hidden, head, [Draw(2, tuple(best)), Draw(3, entropy=True)])
     logits = hidden.double() @ weight.double().T
     logits[:2, best] = -torch.inf
     exact = logits.softmax(-1)
@@ -63,10 +68,12 @@ def test_near_certain_rows_keep_their_order() -> None:
     assert confidence[0] < confidence[2] < confidence[1] <= 1
 
 
-def test_guidance_moves_away_from_what_is_said_without_the_prompt(hidden: Tensor, weight: Tensor) -> None:
+def test_guidance_moves_away_from_what_is_said_without_the_prompt(
+    hidden: Tensor, head: list[Product], weight: Tensor
+) -> None:
     blind = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(2))
     guided = Guided(torch.tensor([1, 4]), blind, torch.tensor([1.5, 0.5]))
-    found = propose(hidden, weight, [Draw(ROWS)], guided)
+    found = propose(hidden, head, [Draw(ROWS)], guided)
     logits, without = hidden @ weight.T, blind @ weight.T
     for row, (scale, of_blind) in {1: (1.5, without[0]), 4: (0.5, without[1])}.items():
         logits[row] = of_blind + (scale + 1) * (logits[row] - of_blind)
@@ -92,16 +99,16 @@ def test_a_nucleus_is_all_that_is_drawn_from() -> None:
     torch.testing.assert_close(share, expected, atol=0.03, rtol=0)
 
 
-def test_draws_do_not_depend_on_the_other_rows(hidden: Tensor, weight: Tensor) -> None:
+def test_draws_do_not_depend_on_the_other_rows(hidden: Tensor, head: list[Product]) -> None:
     for top_p in (1.0, 0.9):
         draws = [Draw(2, temperature=1.0, top_p=top_p, generator=generator(seed)) for seed in (5, 6)]
-        together = propose(hidden[:4], weight, draws).tokens_M
+        together = propose(hidden[:4], head, draws).tokens_M
         alone = propose(
-            hidden[2:4], weight, [Draw(2, temperature=1.0, top_p=top_p, generator=generator(6))]
+            hidden[2:4], head, [Draw(2, temperature=1.0, top_p=top_p, generator=generator(6))]
         ).tokens_M
         assert together[2:].tolist() == alone.tolist()
 
 
-def test_draws_must_cover_the_rows(hidden: Tensor, weight: Tensor) -> None:
+def test_draws_must_cover_the_rows(hidden: Tensor, head: list[Product]) -> None:
     with pytest.raises(ValueError, match="cover"):
-        propose(hidden, weight, [Draw(ROWS - 1)])
+        propose(hidden, head, [Draw(ROWS - 1)])

@@ -1,6 +1,6 @@
 """The published refresh-interval decoder, written out plainly: the engine's oracle and its yardstick.
 
-One request, logits of every forwarded position in float32, two float64 copies of the softmax, keys and values
+One request, logits of every forwarded position in float32, their softmax in float64, keys and values
 concatenated layer by layer, a look at the host for every stop position: as released, its waste included.
 
 Shapes: P positions of the prompt, G of the canvas, N of the rest that a step forwards, V vocabulary, W width.
@@ -74,10 +74,12 @@ def published_decode(
             cache.keep = prompt + first if refresh else None
             logits_NV = _forward(model, prompt_PW, tokens_G, suffix, start, cache)
             forwards, positions = forwards + 1, positions + len(logits_NV)
-            logits_GV = _on_canvas(logits_NV, start, prompt, gen_length)
-            logits_GV[:, list(forbidden)] = -torch.inf
-            best_G = logits_GV.argmax(-1)
-            confidence_G = logits_GV.to(torch.float64).softmax(-1).gather(-1, best_G[:, None])[:, 0]
+            logits_NV[:, list(forbidden)] = -torch.inf
+            best_N = logits_NV.argmax(-1)
+            confidence_N = logits_NV.to(torch.float64).softmax(-1).gather(-1, best_N[:, None])[:, 0]
+            best_G, confidence_G = (
+                _on_canvas(each, start, prompt, gen_length) for each in (best_N, confidence_N)
+            )
             competes_G = is_mask_G.clone()
             competes_G[min(last, end) :] = False
             competes_G[:first] = False
@@ -104,12 +106,10 @@ def _forward(
     return language.lm_head(hidden).float()
 
 
-def _on_canvas(logits_NV: Tensor, start: int, prompt: int, gen_length: int) -> Tensor:
-    """Logits of the canvas; places before ``start`` have none."""
-    known = logits_NV[max(0, prompt - start) :]
-    before = max(0, start - prompt)
-    missing = torch.zeros(before, logits_NV.shape[-1])
-    return torch.cat((missing, known))[:gen_length]
+def _on_canvas(values_N: Tensor, start: int, prompt: int, gen_length: int) -> Tensor:
+    """Values of the canvas; places before ``start`` have none."""
+    known = values_N[max(0, prompt - start) :]
+    return torch.cat((known.new_zeros(max(0, start - prompt)), known))[:gen_length]
 
 
 def _quotas(block_length: int, steps: int) -> list[int]:
