@@ -32,7 +32,7 @@ MAX_ROWS = 64
 REFRESH_POSITIONS = 8192
 IMAGE_BYTES = 2**28
 SMALL_PAGE = 32
-"""Positions of a page where a call has a memory of its own."""
+"""Positions of a page where a call has a memory of its own on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -243,9 +243,10 @@ def engine_for(model: LLaDAV, prompts: Sequence[Sample], options: DecodingOption
     """An engine with memory for these prompts, all of them queued."""
     lengths = [prompt_length(prompt, model.geometry) + options.behind for prompt in prompts]
     weight = model.language.embed_tokens.weight
-    pages = sum(-(-length // SMALL_PAGE) for length in lengths) * _kept_streams(options)
-    memory = max(1, pages) * bytes_of_page(model.config.language, weight.dtype, SMALL_PAGE)
-    engine = Engine(model, memory, max(1, len(prompts)), max(1, sum(lengths)), page=SMALL_PAGE)
+    page = PAGE if weight.is_cuda else SMALL_PAGE
+    pages = sum(-(-length // page) for length in lengths) * _kept_streams(options)
+    memory = max(1, pages) * bytes_of_page(model.config.language, weight.dtype, page)
+    engine = Engine(model, memory, max(1, len(prompts)), max(1, sum(lengths)), page=page)
     for prompt in prompts:
         engine.submit(prompt, options)
     return engine

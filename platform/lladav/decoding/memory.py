@@ -112,10 +112,13 @@ class KVMemory:
         where = self._where(slots, 0, length)
         return self.keys[layer].flatten(0, 1)[where], self.values[layer].flatten(0, 1)[where]
 
+    def places(self, slots: Slots, start: int, end: int) -> Tensor:
+        """Where in the memory positions ``start`` to ``end`` are, on the host."""
+        positions = torch.arange(start, end)
+        return torch.tensor(slots.pages)[positions // self.page] * self.page + positions % self.page
+
     def _where(self, slots: Slots, start: int, end: int) -> slice | Tensor:
         if slots.side_by_side:
             first = slots.pages[0] * self.page
             return slice(first + start, first + end)
-        positions = torch.arange(start, end, device=self.keys.device)
-        pages = torch.tensor(slots.pages, device=self.keys.device)
-        return pages[positions // self.page] * self.page + positions % self.page
+        return self.places(slots, start, end).to(self.keys.device)

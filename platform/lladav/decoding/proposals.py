@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lladav.decoding.summaries import summarize
 from lladav.decoding.weights import Product
 
 NEVER = -1e30
@@ -78,8 +79,9 @@ def propose(
 
 
 def _logits(hidden_MW: Tensor, piece: Product, guided: Guided | None) -> Tensor:
-    logits_MC = piece(hidden_MW).float()
+    logits_MC = piece(hidden_MW)
     if guided is not None:
+        logits_MC = logits_MC.float()
         blind_KC = piece(guided.blind_KW).float()
         sighted_KC = logits_MC[guided.rows_K]
         logits_MC[guided.rows_K] = sighted_KC + guided.scale_K[:, None] * (sighted_KC - blind_KC)
@@ -114,14 +116,11 @@ class _State:
 
     def take_over(self, logits_MC: Tensor, start: int) -> None:
         """Add a piece, whose logits are overwritten."""
-        greatest_M, place_M = logits_MC.max(-1)
-        below_MC = logits_MC.sub_(greatest_M[:, None])
-        terms_MC = below_MC.exp_() if self._moment_M is None else below_MC.exp()
-        moment_M = None if self._moment_M is None else torch.linalg.vecdot(below_MC, terms_MC)
-        others_M = terms_MC.scatter_(-1, place_M[:, None], 0.0).sum(-1)
-        self._merge(greatest_M, place_M + start, others_M, moment_M)
+        self._merge(start, *summarize(logits_MC, self._moment_M is not None))
 
-    def _merge(self, greatest_M: Tensor, token_M: Tensor, others_M: Tensor, moment_M: Tensor | None) -> None:
+    def _merge(
+        self, start: int, greatest_M: Tensor, place_M: Tensor, others_M: Tensor, moment_M: Tensor | None
+    ) -> None:
         """The sums of the lesser of two greatest logits are moved to the greater one."""
         won_M = greatest_M > self._greatest_M
         gap_M = (greatest_M - self._greatest_M).abs()
@@ -134,7 +133,7 @@ class _State:
             )
             moved_M = shrink_M * (of_loser_M - gap_M * mass_M)
             self._moment_M = of_winner_M + torch.where(shrink_M > 0, moved_M, 0.0)
-        self._token_M = torch.where(won_M, token_M, self._token_M)
+        self._token_M = torch.where(won_M, place_M + start, self._token_M)
         self._greatest_M = torch.where(won_M, greatest_M, self._greatest_M)
 
     def replace(self, rows: slice, tokens: Tensor, logits: Tensor) -> None:
@@ -164,7 +163,7 @@ class _Sampler:
         self._best: tuple[Tensor, Tensor, Tensor] | None = None
 
     def take(self, logits_MC: Tensor, start: int) -> None:
-        logits = logits_MC[self.rows]
+        logits = logits_MC[self.rows].float()
         if self._draw.top_p < 1:
             self._kept.append(logits.clone())
         else:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lladav.decoding.cached_attention import CachedAttention, Part
+from lladav.decoding.cached_attention import Part, attention_of
 from lladav.decoding.memory import KVMemory, Slots
 from lladav.decoding.proposals import Draw, Guided, Proposals, propose
 from lladav.decoding.reveal import Rules, revealed
@@ -66,7 +66,7 @@ class Runner:
 
     @torch.no_grad()
     def step(self, rows: Sequence[Row]) -> list[Reveal]:
-        """Take one step of each row; moves their states on."""
+        """Take one step of each row, cached ones before refreshes; moves their states on."""
         spans = [row.state.span for row in rows]
         competing = [row.state.competing for row in rows]
         sighted_MW, guided = self._guided(rows, competing, self._forward(rows, spans, competing))
@@ -95,7 +95,7 @@ class Runner:
                 total += len(span)
         rotary = rotary_factors(torch.cat(positions).to(self._device), tower.config)
         wanted_M = torch.cat([start + part.wanted_N for start, part in zip(starts, parts, strict=True)])
-        attend = CachedAttention(self._memory, parts)
+        attend = attention_of(self._memory, parts)
         hidden_MW = tower(torch.cat(inputs), rotary, attend, wanted_M.to(self._device))
         return list(hidden_MW.split([len(part.wanted_N) for part in parts]))
 

@@ -24,7 +24,9 @@ Product = Callable[[Tensor], Tensor]
 PACKED_BYTES = 2**31
 """Of a language tower whose weights are packed, at most."""
 CHUNK = 8192
-"""Ids of a piece of the vocabulary; the logits of a step's rows for it stay in the cache."""
+"""Ids of a piece of the vocabulary on a CPU; the logits of a step's rows for it stay in the cache."""
+CUDA_CHUNK = 32768
+"""On a GPU, where each piece costs launches."""
 
 
 class PackedLinear(nn.Module):
@@ -49,9 +51,9 @@ class DecodingWeights:
         self.head = head_pieces(head_VW, packed)
 
 
-def head_pieces(weight_VW: Tensor, packed: bool, chunk: int = CHUNK) -> list[Product]:
+def head_pieces(weight_VW: Tensor, packed: bool, chunk: int | None = None) -> list[Product]:
     """The projection to the vocabulary, ``chunk`` ids at a time."""
-    rows = weight_VW.split(chunk)
+    rows = weight_VW.split(chunk or (CUDA_CHUNK if weight_VW.is_cuda else CHUNK))
     return [PackedLinear(each) if packed else partial(linear, weight=each) for each in rows]
 
 
