@@ -4,9 +4,12 @@ Counted are matrix products and attention scores, two FLOPs for a multiply-add. 
 once, once more where gradients by its inputs are needed and once more where its weights are trained.
 Recomputation by activation checkpointing is not counted: utilisation is of useful work.
 
-language   T * (4 W^2 (1 + kv/heads) / 2 + 3 W F) * 2 per layer, plus 4 W sum(len^2) of attention head       2
-W V per masked row vision     N P * (4 E^2 + 2 E F) * 2 per layer, plus 4 E N P^2, plus the patch embedding;
-blank views count as run projector  N P * (E W + W^2) * 2
+    language   T * (4 W^2 (1 + kv/heads) / 2 + 3 W F) * 2 per layer, plus 4 W sum(len^2) of attention
+    head       2 W V per masked row
+    vision     N P * (4 E^2 + 2 E F) * 2 per layer, plus 4 E N P^2, plus the patch embedding
+    projector  N P * (E W + W^2) * 2
+
+Blank views count as run.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,10 +41,14 @@ class Part:
 
 
 def attention_of(memory: KVMemory, parts: Sequence[Part]) -> Attend:
-    """Attention over a step's parts, end to end: flash where there is a GPU and nothing is masked."""
+    """Attention over a step's parts, end to end."""
+    return PagedFlash(memory, parts) if can_flash(memory, parts) else CachedAttention(memory, parts)
+
+
+def can_flash(memory: KVMemory, parts: Sequence[Part]) -> bool:
+    """Whether flash attention can do this: on a GPU, in half precision, where nothing is masked."""
     half = memory.keys.dtype in (torch.bfloat16, torch.float16)
-    flash = memory.keys.is_cuda and half and all(part.mask_SL is None for part in parts)
-    return PagedFlash(memory, parts) if flash else CachedAttention(memory, parts)
+    return memory.keys.is_cuda and half and all(part.mask_SL is None for part in parts)
 
 
 class CachedAttention:
@@ -84,98 +89,100 @@ class PagedFlash:
         if any(not part.span.refresh for part in parts[len(cached) :]):
             raise ValueError("cached parts come before refreshes")
         self._memory = memory
-        self._pages = _Pages.of(cached, memory) if cached else None
-        self._kept_K, self._places_K = _kept(parts, memory)
         self._positions = sum(len(part.span) for part in parts)
-        self._cached = [_Group.of(lengths, memory) for lengths in _lengths(cached)]
-        self._refreshes = [_Group.of(lengths, memory) for lengths in _lengths(refreshes)]
+        self._kept_K, self._places_K = _kept(parts, memory)
+        self._pages = Pages.of(cached, memory) if cached else None
+        self._cached, self._refreshes = _queries(cached, memory), _queries(refreshes, memory)
 
     def __call__(self, layer: int, query_THD: Tensor, key_THD: Tensor, value_THD: Tensor) -> Tensor:
-        pools = self._memory.keys[layer], self._memory.values[layer]
-        for pool, heads_THD in zip(pools, (key_THD, value_THD), strict=True):
-            pool.flatten(0, 1).index_copy_(0, self._places_K, heads_THD[self._kept_K])
+        self._memory.write_at(layer, self._places_K, key_THD[self._kept_K], value_THD[self._kept_K])
         last = len(query_THD) != self._positions
         cached, refreshes = self._cached[last], self._refreshes[last]
-        grouped = query_THD.shape[1] != key_THD.shape[1]
         out = []
         if self._pages is not None:
-            table = self._pages
-            out.append(
-                varlen_attn(
-                    query_THD[: cached.total],
-                    *pools,
-                    cached.bounds,
-                    table.bounds,
-                    cached.longest,
-                    table.longest,
-                    seqused_k=table.lengths_R,
-                    block_table=table.table_RP,
-                    num_splits=1,
-                    enable_gqa=grouped,
-                )
-            )
+            out.append(attend_to_pages(query_THD[: cached.total], self._memory, layer, cached, self._pages))
         if refreshes.total:
-            whole = self._refreshes[0]
-            keys, values = (x[len(x) - whole.total :] for x in (key_THD, value_THD))
-            out.append(
-                varlen_attn(
-                    query_THD[cached.total :],
-                    keys,
-                    values,
-                    refreshes.bounds,
-                    whole.bounds,
-                    refreshes.longest,
-                    whole.longest,
-                    num_splits=1,
-                    enable_gqa=grouped,
-                )
-            )
+            keys, values = (x[self._cached[0].total :] for x in (key_THD, value_THD))
+            out.append(_flash(query_THD[cached.total :], keys, values, refreshes, self._refreshes[0]))
         return torch.cat(out)
 
 
 @dataclass(frozen=True)
-class _Group:
-    """Spans end to end: where each begins and ends, and how long the longest and all of them are."""
+class Lengths:
+    """Runs of positions end to end: where each begins and ends (R + 1), and how long the longest is."""
 
     bounds: Tensor
     longest: int
     total: int
 
     @classmethod
-    def of(cls, lengths: Sequence[int], memory: KVMemory) -> _Group:
-        bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=memory.keys.device)
+    def of(cls, lengths: Sequence[int], device: torch.device) -> Lengths:
+        bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
         return cls(bounds, max(lengths, default=0), sum(lengths))
 
 
 @dataclass(frozen=True)
-class _Pages:
-    """Where the sequences of cached parts lie: a row of pages and a length each."""
+class Pages:
+    """Where sequences lie: a row of pages and a length each; behind a row's own pages are any others."""
 
     table_RP: Tensor
     lengths_R: Tensor
-    bounds: Tensor
-    longest: int
+    keys: Lengths
 
     @classmethod
-    def of(cls, parts: Sequence[Part], memory: KVMemory) -> _Pages:
-        pages = [part.slots.pages if part.slots else [] for part in parts]
-        widest = max(map(len, pages))
-        lengths = [part.length for part in parts]
-
-        def on_device(values: list) -> Tensor:
-            return torch.tensor(values, dtype=torch.int32, device=memory.keys.device)
-
+    def of(cls, parts: Sequence[Part], memory: KVMemory) -> Pages:
+        own = [part.slots.pages if part.slots else [] for part in parts]
+        widest = max(map(len, own))
+        table = [[*row, *[0] * (widest - len(row))] for row in own]
+        lengths, device = [part.length for part in parts], memory.keys.device
         return cls(
-            on_device([[*row, *[0] * (widest - len(row))] for row in pages]),
-            on_device(lengths),
-            on_device([0, *accumulate(lengths)]),
-            max(lengths),
+            torch.tensor(table, dtype=torch.int32, device=device),
+            torch.tensor(lengths, dtype=torch.int32, device=device),
+            Lengths.of(lengths, device),
         )
 
 
-def _lengths(parts: Sequence[Part]) -> tuple[list[int], list[int]]:
-    """Queries of each part in all layers but the last, and in the last one."""
-    return [len(part.span) for part in parts], [len(part.wanted_N) for part in parts]
+def attend_to_pages(
+    query_THD: Tensor, memory: KVMemory, layer: int, queries: Lengths, pages: Pages
+) -> Tensor:
+    """Flash attention of each run of queries over its sequence's keys, read where they are."""
+    return _flash(
+        query_THD,
+        memory.keys[layer],
+        memory.values[layer],
+        queries,
+        pages.keys,
+        seqused_k=pages.lengths_R,
+        block_table=pages.table_RP,
+    )
+
+
+def _flash(
+    query_THD: Tensor, keys: Tensor, values: Tensor, queries: Lengths, of_keys: Lengths, **paged: Any
+) -> Tensor:
+    """One split of the keys whatever their number, so that an answer does not depend on its company."""
+    out = varlen_attn(
+        query_THD,
+        keys,
+        values,
+        queries.bounds,
+        of_keys.bounds,
+        queries.longest,
+        of_keys.longest,
+        num_splits=1,
+        enable_gqa=query_THD.shape[-2] != keys.shape[-2],
+        **paged,
+    )
+    return out if isinstance(out, Tensor) else out[0]
+
+
+def _queries(parts: Sequence[Part], memory: KVMemory) -> tuple[Lengths, Lengths]:
+    """Those of all layers but the last, and those of the last one."""
+    device = memory.keys.device
+    return (
+        Lengths.of([len(part.span) for part in parts], device),
+        Lengths.of([len(part.wanted_N) for part in parts], device),
+    )
 
 
 def _kept(parts: Sequence[Part], memory: KVMemory) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from lladav.decoding.graphs import GraphedSteps
 from lladav.decoding.memory import PAGE, KVMemory, Slots, bytes_of_page
 from lladav.decoding.options import Cache, DecodingOptions
 from lladav.decoding.prompts import PromptEncoder, prompt_length
@@ -80,10 +81,12 @@ class Engine:
         refresh_positions: int = REFRESH_POSITIONS,
         image_bytes: int = IMAGE_BYTES,
         packed_bytes: int = PACKED_BYTES,
+        cuda_graphs: bool = False,
         page: int = PAGE,
     ) -> None:
         """``memory_bytes`` are for keys and values, ``image_bytes`` for visual tokens that may come again; a
-        language tower of up to ``packed_bytes`` is copied into the layout that a CPU multiplies by fastest.
+        language tower of up to ``packed_bytes`` is copied into the layout that a CPU multiplies by fastest;
+        ``cuda_graphs`` launches cached steps on a GPU as one, for a page of the memory.
 
         Raises ``UserError`` for a causal model and for a memory without room for a page.
         """
@@ -95,7 +98,9 @@ class Engine:
         weight = model.language.embed_tokens.weight
         self.memory = KVMemory(model.config.language, memory_bytes, weight.dtype, weight.device, page)
         self.prompts = PromptEncoder(model, image_bytes)
-        self._runner = Runner(DecodingWeights(model.language, packed_bytes), self.memory)
+        weights = DecodingWeights(model.language, packed_bytes)
+        graphs = GraphedSteps(weights.tower, self.memory) if cuda_graphs else None
+        self._runner = Runner(weights, self.memory, graphs)
         self._scheduler = Scheduler(max_rows, refresh_positions)
         self._requests: dict[str, _Request] = {}
         self._rows: dict[str, Row] = {}

@@ -112,6 +112,11 @@ class KVMemory:
         where = self._where(slots, 0, length)
         return self.keys[layer].flatten(0, 1)[where], self.values[layer].flatten(0, 1)[where]
 
+    def write_at(self, layer: int, places_S: Tensor, key_SHD: Tensor, value_SHD: Tensor) -> None:
+        """Keys and values at places of the memory."""
+        self.keys[layer].flatten(0, 1).index_copy_(0, places_S, key_SHD)
+        self.values[layer].flatten(0, 1).index_copy_(0, places_S, value_SHD)
+
     def places(self, slots: Slots, start: int, end: int) -> Tensor:
         """Where in the memory positions ``start`` to ``end`` are, on the host."""
         positions = torch.arange(start, end)

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lladav.decoding.cached_attention import Part, attention_of
+from lladav.decoding.cached_attention import Part, attention_of, can_flash
+from lladav.decoding.graphs import LONGEST, GraphedSteps
 from lladav.decoding.memory import KVMemory, Slots
 from lladav.decoding.proposals import Draw, Guided, Proposals, propose
 from lladav.decoding.reveal import Rules, revealed
@@ -60,8 +61,10 @@ class Reveal:
 class Runner:
     """The language model, as weights for decoding, and the memory of its keys and values."""
 
-    def __init__(self, weights: DecodingWeights, memory: KVMemory) -> None:
-        self._weights, self._memory = weights, memory
+    def __init__(
+        self, weights: DecodingWeights, memory: KVMemory, graphs: GraphedSteps | None = None
+    ) -> None:
+        self._weights, self._memory, self._graphs = weights, memory, graphs
         self._device = memory.keys.device
 
     @torch.no_grad()
@@ -93,11 +96,21 @@ class Runner:
                 parts.append(Part(span, row.state.length, wanted_N, stream.slots, mask))
                 starts.append(total)
                 total += len(span)
-        rotary = rotary_factors(torch.cat(positions).to(self._device), tower.config)
         wanted_M = torch.cat([start + part.wanted_N for start, part in zip(starts, parts, strict=True)])
-        attend = attention_of(self._memory, parts)
-        hidden_MW = tower(torch.cat(inputs), rotary, attend, wanted_M.to(self._device))
+        hidden_MW = self._hidden(
+            torch.cat(inputs), torch.cat(positions).to(self._device), parts, wanted_M.to(self._device)
+        )
         return list(hidden_MW.split([len(part.wanted_N) for part in parts]))
+
+    def _hidden(
+        self, inputs_TW: Tensor, positions_T: Tensor, parts: Sequence[Part], wanted_M: Tensor
+    ) -> Tensor:
+        cached = not any(part.span.refresh for part in parts)
+        if self._graphs and cached and len(inputs_TW) <= LONGEST and can_flash(self._memory, parts):
+            return self._graphs.forward(inputs_TW, positions_T, parts)[wanted_M]
+        tower = self._weights.tower
+        rotary = rotary_factors(positions_T, tower.config)
+        return tower(inputs_TW, rotary, attention_of(self._memory, parts), wanted_M)
 
     def _canvas(self, state: SequenceState, span: Span) -> Tensor:
         """Ids of the part of canvas and suffix that the span covers."""

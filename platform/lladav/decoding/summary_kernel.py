@@ -20,7 +20,8 @@ def summaries_of_blocks(logits_MC: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
 
     greatest, place = out(torch.float32), out(torch.int32)
     others, moment = out(torch.float32), out(torch.float32)
-    _summarize[shape](logits_MC, greatest, place, others, moment, logits_MC.stride(0), ids, BLOCK=BLOCK)
+    kernel = _summarize[shape]  # pyright: ignore[reportIndexIssue]
+    kernel(logits_MC, greatest, place, others, moment, logits_MC.stride(0), ids, BLOCK=BLOCK)
     return greatest, place, others, moment
 
 

@@ -1,0 +1,248 @@
+"""The decoding engine at LLaDA-8B's shape, random weights in bf16, against the floor of the GPU it runs on.
+
+    python tests/bench/bench_gpu_decoding.py
+    python tests/bench/bench_gpu_decoding.py --graphs
+    python tests/bench/bench_gpu_decoding.py --device cpu --layers 1 --width 64 --vocabulary 99 --prompt 50
+
+One token a step at several refresh intervals, eight requests together, and as many tokens a step as a
+threshold lets through. With random weights that threshold is one that about ``--revealed`` places of the
+first step pass.
+
+The floor of a step is the longer of two times, at rates measured in the same run: its FLOPs at the rate of a
+large matrix product, and the bytes of the weights and of the keys and values that it reads at the rate of a
+large copy. A step of T positions that sees L keys, M of them meeting a vocabulary of V, takes
+
+    FLOPs = layers * (2 T (4 W^2 + 3 W F) + 4 W T L) + 2 M W V
+    bytes = 2 (layers * (4 W^2 + 3 W F + 2 W L) + W V)
+
+with width W and MLP width F. Without a GPU one line says so, and that is all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
+
+import torch  # noqa: E402 - the path comes first
+
+from lladav.decoding.engine import Decoded, Engine  # noqa: E402
+from lladav.decoding.memory import PAGE, bytes_of_page  # noqa: E402
+from lladav.decoding.options import DecodingOptions  # noqa: E402
+from lladav.model.llada_v import LLaDAV  # noqa: E402
+from lladav.schema import LanguageConfig  # noqa: E402
+from tests.bench.reporting import report, table  # noqa: E402
+from tests.lladav.build import text_sample, tiny_config  # noqa: E402
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What a device's rates allow: FLOP/s and bytes/s, and the shape of the model that runs."""
+
+    flops_rate: float
+    bytes_rate: float
+    config: LanguageConfig
+
+    def flops(self, positions: int, keys: int, competing: float) -> float:
+        """FLOPs of a forward over ``positions`` that see ``keys``."""
+        width = self.config.width
+        layer = 2 * positions * self._layer_weights + 4 * width * positions * keys
+        return self.config.layers * layer + 2 * competing * width * self.config.vocab_size
+
+    def bytes(self, keys: int) -> float:
+        """Bytes that a step reads at least."""
+        layer = self._layer_weights + 2 * self.config.width * keys
+        return 2 * (self.config.layers * layer + self.config.width * self.config.vocab_size)
+
+    def seconds(self, positions: int, keys: int, competing: float) -> float:
+        """Of one step of one row."""
+        return max(
+            self.flops(positions, keys, competing) / self.flops_rate, self.bytes(keys) / self.bytes_rate
+        )
+
+    @property
+    def _layer_weights(self) -> int:
+        return 4 * self.config.width**2 + 3 * self.config.width * self.config.mlp_width
+
+
+def main() -> None:
+    options = parse_options()
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("skipped: there is no GPU here; --device cpu --layers 1 --width 64 tries the logic out")
+        return
+    model = build_model(options, device)
+    floor = Floor(*rates(device), model.config.language)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
+    against = f"{name}, {floor.flops_rate / 1e12:.3g} TFLOP/s and {floor.bytes_rate / 1e12:.3g} TB/s measured"
+    engine = Engine(model, memory_bytes(options, model), cuda_graphs=options.graphs)
+    single(engine, floor, options, against)
+    together(engine, floor, options, against)
+    by_threshold(engine, options, against)
+
+
+def single(engine: Engine, floor: Floor, options: argparse.Namespace, against: str) -> None:
+    """One request at a time, at each refresh interval."""
+    length = options.prompt + options.answer
+    rows: list[tuple[int, float, dict[str, float]]] = []
+    floors = {
+        "refresh": floor.seconds(length, length, options.answer / 2),
+        "cached": floor.seconds(options.answer, length, options.answer / 2),
+    }
+    for interval in options.intervals:
+        knobs = DecodingOptions(max_tokens=options.answer, refresh_interval=interval)
+        run(engine, options.prompt, knobs, 1)
+        _, steps = run(engine, options.prompt, knobs, 1)
+        kinds = {
+            "refresh": steps[::interval],
+            "cached": [each for i, each in enumerate(steps) if i % interval],
+        }
+        over = {
+            kind: statistics.median(times) / floors[kind] if times else float("nan")
+            for kind, times in kinds.items()
+        }
+        rate = options.answer / sum(steps)
+        rows.append((interval, rate, over))
+    table(
+        ["refresh interval", "tokens/s", "refresh / floor", "cached / floor"],
+        [
+            [str(interval), f"{rate:.1f}", *(f"{value:.2f}" for value in over.values())]
+            for interval, rate, over in rows
+        ],
+    )
+    for interval, rate, over in rows:
+        report(
+            f"decoding one request, refresh interval {interval}",
+            round(rate, 1),
+            "tokens/s",
+            against,
+            over_floor={kind: round(value, 2) for kind, value in over.items()},
+            floor_ms={kind: round(1e3 * value, 3) for kind, value in floors.items()},
+            graphs=options.graphs,
+        )
+
+
+def together(engine: Engine, floor: Floor, options: argparse.Namespace, against: str) -> None:
+    """Requests together, as a share of what the device could do."""
+    length, interval = options.prompt + options.answer, options.intervals[-1]
+    knobs = DecodingOptions(max_tokens=options.answer, refresh_interval=interval)
+    run(engine, options.prompt, knobs, BATCH)
+    answers, steps = run(engine, options.prompt, knobs, BATCH)
+    refreshes = -(-options.answer // interval)
+    flops = refreshes * floor.flops(length, length, options.answer / 2)
+    flops += (options.answer - refreshes) * floor.flops(options.answer, length, options.answer / 2)
+    least = max(BATCH * flops / floor.flops_rate, len(steps) * floor.bytes(length) / floor.bytes_rate)
+    report(
+        f"decoding {BATCH} requests, refresh interval {interval}",
+        round(least / sum(steps), 3),
+        "of the roofline",
+        against,
+        tokens_per_second=round(len(answers) * options.answer / sum(steps), 1),
+        graphs=options.graphs,
+    )
+
+
+def by_threshold(engine: Engine, options: argparse.Namespace, against: str) -> None:
+    """One request whose tokens come as the model is sure of them."""
+    first = DecodingOptions(max_tokens=options.answer, steps=1)
+    (answer,), _ = run(engine, options.prompt, first, 1)
+    passed = sorted(answer.confidences)[-min(options.revealed, options.answer)]
+    knobs = DecodingOptions(
+        max_tokens=options.answer, threshold=passed, refresh_interval=options.intervals[-1]
+    )
+    run(engine, options.prompt, knobs, 1)
+    (answer,), steps = run(engine, options.prompt, knobs, 1)
+    report(
+        "decoding one request by threshold",
+        round(options.answer / sum(steps), 1),
+        "tokens/s",
+        against,
+        tokens_per_step=round(options.answer / answer.forwards, 2),
+        graphs=options.graphs,
+    )
+
+
+def run(
+    engine: Engine, prompt: int, knobs: DecodingOptions, requests: int
+) -> tuple[list[Decoded], list[float]]:
+    """Answers, and seconds of each step; a step ends with a copy to the host."""
+    for n in range(requests):
+        engine.submit(text_sample(str(n), prompt, n), knobs)
+    answers, seconds = [], []
+    while engine.busy:
+        begin = time.perf_counter()
+        answers += [update.answer for update in engine.step() if update.answer is not None]
+        seconds.append(time.perf_counter() - begin)
+    return answers, seconds
+
+
+def rates(device: torch.device) -> tuple[float, float]:
+    """FLOP/s of a large matrix product and bytes/s of a large copy, reads and writes counted."""
+    on_gpu = device.type == "cuda"
+    size, count = (8192, 2**30) if on_gpu else (512, 2**24)
+    matrix = torch.randn(size, size, device=device, dtype=torch.bfloat16 if on_gpu else torch.float32)
+    source = torch.empty(count, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    product = best(lambda: torch.mm(matrix, matrix), device)
+    return 2 * size**3 / product, 2 * count / best(lambda: target.copy_(source), device)
+
+
+def best(work: Callable[[], object], device: torch.device, repeats: int = 10) -> float:
+    """Seconds of the fastest of several runs."""
+    seconds = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds)
+
+
+def build_model(options: argparse.Namespace, device: torch.device) -> LLaDAV:
+    """8B's language tower, at the size asked for, behind a tiny vision tower."""
+    heads = max(1, options.width // 128)
+    config = tiny_config()
+    config.language = LanguageConfig(
+        options.vocabulary, options.width, 3 * options.width, options.layers, heads, heads
+    )
+    with torch.device(device):
+        model = LLaDAV(config).to(torch.bfloat16 if device.type == "cuda" else torch.float32)
+    for parameter in model.requires_grad_(False).parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    return model
+
+
+def memory_bytes(options: argparse.Namespace, model: LLaDAV) -> int:
+    """K/V memory for all requests, and a page for padding."""
+    pages = 1 + BATCH * -(-(options.prompt + options.answer) // PAGE)
+    return pages * bytes_of_page(model.config.language, model.newline.dtype, PAGE)
+
+
+def parse_options() -> argparse.Namespace:
+    """The command line."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, ...; cpu only tries the logic out")
+    parser.add_argument("--layers", type=int, default=32, help="default 32")
+    parser.add_argument("--width", type=int, default=4096, help="default 4096")
+    parser.add_argument("--vocabulary", type=int, default=126464, help="default 126464")
+    parser.add_argument("--prompt", type=int, default=3000, help="prompt positions, default 3000")
+    parser.add_argument("--answer", type=int, default=96, help="tokens, default 96")
+    parser.add_argument("--intervals", type=int, nargs="+", default=[2, 8, 32, 48])
+    parser.add_argument("--revealed", type=int, default=4, help="places that pass the threshold, default 4")
+    parser.add_argument("--graphs", action="store_true", help="cached steps as CUDA graphs")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
