@@ -24,7 +24,7 @@ from lladav.errors import UserError  # noqa: E402
 from lladav.schema import Config  # noqa: E402
 
 if TYPE_CHECKING:
-    from train.questions import Answered
+    from train.questions import Answered, Question
 
 EVALUATION = "evaluation.json"
 MAX_TOKENS = 32
@@ -86,6 +86,14 @@ def _questions_folder(config: Config) -> Path:
     return Path(config.data.root) / "held_out"
 
 
+def held_out(config: Config) -> list[Question]:
+    """The questions as the stage puts them, by type."""
+    from train.questions import read_questions, with_suffixes
+
+    asked = with_suffixes(read_questions(_questions_folder(config)), config.stage.suffixes)
+    return sorted(asked, key=lambda question: question.type)
+
+
 def _ask_all(weights: Path, config: Config) -> dict:
     """Every answer as it goes into the file."""
     import torch
@@ -93,12 +101,11 @@ def _ask_all(weights: Path, config: Config) -> dict:
     from lladav.checkpoint import open_model
     from lladav.decoding.options import DecodingOptions
     from lladav.text import ChatTokenizer
-    from train.questions import ask, read_questions, with_suffixes
+    from train.questions import ask
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = open_model(weights, torch.float32, device)
-    asked = with_suffixes(read_questions(_questions_folder(config)), config.stage.suffixes)
-    questions = sorted(asked, key=lambda question: question.type)
+    questions = held_out(config)
     tokenizer, block = ChatTokenizer.load(weights), config.objective.block_length or BLOCK
     options = DecodingOptions.for_chat(tokenizer.ids, max_tokens=MAX_TOKENS, block_length=block)
     begin = time.monotonic()

@@ -1,8 +1,8 @@
 """Weights as the processor multiplies by them fastest.
 
-On a CPU, oneDNN packs a float32 weight once and then multiplies few rows by it up to several times as fast as
-by a plain one. Packed weights are copies: later changes of the originals do not reach them. Elsewhere, and
-for models above a budget, weights stay as they are.
+On a CPU, oneDNN packs a large float32 weight once and then multiplies few rows by it up to several times as
+fast as by a plain one. Packed weights are copies: later changes of the originals do not reach them.
+Elsewhere, and for models above a budget, weights stay as they are.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ Product = Callable[[Tensor], Tensor]
 """Rows (M, W) times a weight."""
 PACKED_BYTES = 2**31
 """Of a language tower whose weights are packed, at most."""
+WORTH_PACKING = 2**20
+"""Bytes of a weight from which on packing wins more than its call costs."""
 CHUNK = 8192
 """Ids of a piece of the vocabulary on a CPU; the logits of a step's rows for it stay in the cache."""
 CUDA_CHUNK = 32768
@@ -45,10 +47,9 @@ class DecodingWeights:
 
     def __init__(self, tower: LanguageTower, packed_bytes: int = PACKED_BYTES) -> None:
         head_VW = tower.lm_head.weight.detach()
-        size = sum(weight.nbytes for weight in tower.parameters())
-        packed = _can_pack(head_VW) and size <= packed_bytes
-        self.tower = _with_packed_linears(tower) if packed else tower
-        self.head = head_pieces(head_VW, packed)
+        fits = sum(weight.nbytes for weight in tower.parameters()) <= packed_bytes
+        self.tower = _with_packed_linears(tower) if fits else tower
+        self.head = head_pieces(head_VW, packed=fits and _worth_packing(head_VW))
 
 
 def head_pieces(weight_VW: Tensor, packed: bool, chunk: int | None = None) -> list[Product]:
@@ -57,21 +58,22 @@ def head_pieces(weight_VW: Tensor, packed: bool, chunk: int | None = None) -> li
     return [PackedLinear(each) if packed else partial(linear, weight=each) for each in rows]
 
 
-def _can_pack(weight: Tensor) -> bool:
+def _worth_packing(weight: Tensor) -> bool:
     return (
         weight.device.type == "cpu"
         and weight.dtype is torch.float32
+        and weight.nbytes >= WORTH_PACKING
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     )
 
 
 def _with_packed_linears(module: M) -> M:
-    """The module with its linear layers packed; all other weights are shared with it."""
+    """The module with its large linear layers packed; all other weights are shared with it."""
     twin = copy.copy(module)
     twin._modules = {
         name: PackedLinear(child.weight)
-        if isinstance(child, nn.Linear)
+        if isinstance(child, nn.Linear) and _worth_packing(child.weight)
         else child and _with_packed_linears(child)
         for name, child in module._modules.items()
     }
