@@ -9,6 +9,7 @@ import ast
 import difflib
 import inspect
 import itertools
+import textwrap
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -40,7 +41,7 @@ def all_keys() -> tuple[Key, ...]:
 
 
 def _keys_below(section: Any, prefix: str) -> Iterator[Key]:
-    hints, docs = _hints(section), _field_docs().get(section.__name__, {})
+    hints, docs = _hints(section), field_docs(section)
     for entry in fields(section):
         path, kind = prefix + entry.name, hints[entry.name]
         named = _element(kind) if get_origin(kind) is dict else None
@@ -57,9 +58,10 @@ def _hints(section: Any) -> dict[str, Any]:
 
 
 @cache
-def _field_docs() -> dict[str, dict[str, str]]:
-    classes = [n for n in ast.parse(inspect.getsource(schema)).body if isinstance(n, ast.ClassDef)]
-    return {c.name: dict(_docs_of(c.body)) for c in classes}
+def field_docs(section: type) -> dict[str, str]:
+    """The text under each field of a dataclass."""
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(section))).body
+    return dict(_docs_of(body.body)) if isinstance(body, ast.ClassDef) else {}
 
 
 def _docs_of(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:

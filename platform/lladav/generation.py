@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,12 @@ from rich.text import Text
 
 from lladav.checkpoint import open_model
 from lladav.config import one_line_errors
+from lladav.config_keys import field_docs
 from lladav.decoding.engine import Decoded, Update, engine_for
 from lladav.decoding.options import Cache, DecodingOptions
 from lladav.decoding.prompts import question_prompt
+from lladav.decoding.stops import StopTexts
+from lladav.decoding.weights import best_dtype
 from lladav.errors import UserError
 from lladav.images import prepare_image
 from lladav.model.llada_v import LLaDAV
@@ -32,7 +35,8 @@ from lladav.samples import Sample, VisualKind
 from lladav.text import ChatTokenizer
 
 MASK_SHOWN = "·"
-KINDS: dict[str, Any] = {"int": int, "float": float, "Cache": Cache}
+KINDS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "Cache": Cache}
+NONE = " | None"
 
 
 @dataclass(frozen=True)
@@ -49,19 +53,29 @@ def generate(
     text: str,
     *,
     tokenizer: ChatTokenizer | None = None,
+    stop_texts: Sequence[str] = (),
     **settings: Any,
 ) -> Answer:
-    """The model's answer to a question about images; ``settings`` are those of ``DecodingOptions``.
+    """The model's answer to a question about images, up to the first of ``stop_texts``; ``settings`` are
+    those of ``DecodingOptions``.
 
     The tokenizer is the checkpoint's own unless one is given. Raises ``UserError`` for settings that cannot
     work.
     """
     tokenizer = tokenizer or ChatTokenizer.load(model.config.tokenizer)
-    options = DecodingOptions.for_chat(tokenizer.ids, **settings)
+    options = chat_options(tokenizer, stop_texts, **settings)
     *_, last = updates(model, question(model, tokenizer, images, text), options)
     if last.answer is None:
         raise UserError(last.error or "decoding ended without an answer")
-    return Answer(tokenizer.decode(last.answer.tokens), last.answer)
+    return Answer(last.answer.text(tokenizer.decode), last.answer)
+
+
+def chat_options(
+    tokenizer: ChatTokenizer, stop_texts: Sequence[str] = (), **settings: Any
+) -> DecodingOptions:
+    """Options of a chat that ends at eot, or at the first of the texts."""
+    texts = StopTexts(stop_texts, tokenizer.decode) if stop_texts else None
+    return DecodingOptions.for_chat(tokenizer.ids, stop_texts=texts, **settings)
 
 
 def question(model: LLaDAV, tokenizer: ChatTokenizer, images: Sequence[Image.Image], text: str) -> Sample:
@@ -81,12 +95,12 @@ def updates(model: LLaDAV, prompt: Sample, options: DecodingOptions) -> Iterator
 def main() -> None:
     with one_line_errors():
         arguments = _parser().parse_args()
-        settings = {name: value for name in _settings() if (value := getattr(arguments, name)) is not None}
+        settings = {name: getattr(arguments, name) for name in _settings() if hasattr(arguments, name)}
         DecodingOptions(**settings)
         images = [_open(path) for path in arguments.image]
         model = open_model(arguments.model, getattr(torch, arguments.dtype), arguments.device)
         tokenizer = ChatTokenizer.load(arguments.model)
-        options = DecodingOptions.for_chat(tokenizer.ids, **settings)
+        options = chat_options(tokenizer, arguments.stop, **settings)
         prompt = question(model, tokenizer, images, arguments.question)
         show(updates(model, prompt, options), tokenizer, options, Console())
 
@@ -106,7 +120,7 @@ def show(
                 )
     if update.answer is None:
         raise UserError(update.error or "decoding ended without an answer")
-    console.print(tokenizer.decode(update.answer.tokens), markup=False, highlight=False)
+    console.print(update.answer.text(tokenizer.decode), markup=False, highlight=False)
     notes = [
         f"{len(update.answer.tokens)} tokens, {update.answer.forwards} forwards",
         *update.answer.warnings,
@@ -142,10 +156,22 @@ def _open(path: str) -> Image.Image:
         raise UserError(f"--image {path}: not a readable image ({error})") from None
 
 
-def _settings() -> dict[str, Any]:
+def _settings() -> dict[str, Callable[[str], Any]]:
     """Decoding settings with a flag, and what parses their values."""
-    kinds = {field.name: str(field.type).removesuffix(" | None") for field in fields(DecodingOptions)}
-    return {name: KINDS[kind] for name, kind in kinds.items() if kind in KINDS}
+    kinds = {field.name: str(field.type) for field in fields(DecodingOptions)}
+    return {
+        name: _or_none(KINDS[kind.removesuffix(NONE)]) if kind.endswith(NONE) else KINDS[kind]
+        for name, kind in kinds.items()
+        if kind.removesuffix(NONE) in KINDS
+    }
+
+
+def _or_none(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    def parsed(value: str) -> Any:
+        return None if value == "none" else parse(value)
+
+    parsed.__name__ = getattr(parse, "__name__", "value")
+    return parsed
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -155,11 +181,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model", required=True, type=Path, help="folder of a LLaDA-V checkpoint with its tokenizer"
     )
-    parser.add_argument("--image", action="append", default=[], help="may be given several times")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", default="bfloat16" if torch.cuda.is_available() else "float32")
+    parser.add_argument("--image", action="append", default=[], help="a picture; may be given several times")
+    parser.add_argument(
+        "--stop", action="append", default=[], help="text that ends the answer; may be given several times"
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=device, help=f"default {device}")
+    dtype = best_dtype(device)
+    parser.add_argument("--dtype", default=dtype, help=f"of weights; default {dtype}, the fastest here")
+    docs, defaults = field_docs(DecodingOptions), DecodingOptions()
     for name, kind in _settings().items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=None)
+        default = getattr(defaults, name)
+        text = docs[name].replace("``", "").replace("%", "%%")
+        said = "none" if default is None else default
+        flag, shown = f"--{name.replace('_', '-')}", kind.__name__.upper()
+        parser.add_argument(
+            flag, type=kind, metavar=shown, default=argparse.SUPPRESS, help=f"{text} (default {said})"
+        )
     return parser
 
 

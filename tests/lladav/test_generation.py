@@ -65,6 +65,14 @@ def test_settings_that_cannot_work_are_refused(model: LLaDAV, tokenizer: ChatTok
         lladav.generate(model, [], "x", tokenizer=tokenizer, max_tokens=8, block_length=3)
 
 
+def test_a_stop_text_ends_the_answer_wherever_tokens_are_cut(model: LLaDAV, tokenizer: ChatTokenizer) -> None:
+    whole = lladav.generate(model, [], "x", tokenizer=tokenizer, **SETTINGS)
+    stop = whole.text[1:3]
+    answer = lladav.generate(model, [], "x", tokenizer=tokenizer, stop_texts=[stop], **SETTINGS)
+    assert answer.text == whole.text[: whole.text.index(stop)]
+    assert len(answer.decoded.tokens) < len(whole.decoded.tokens)
+
+
 def test_the_command_prints_the_answer_once(
     folder: Path,
     model: LLaDAV,
@@ -90,6 +98,7 @@ def test_the_command_prints_the_answer_once(
         (["--model", "/nowhere", "x"], "error: /nowhere"),
         (["--model", "/nowhere", "--image", "/no.png", "x"], "error: --image /no.png: no such file"),
         (["--model", "/nowhere", "--steps", "4", "--factor", "1", "x"], "steps and factor exclude"),
+        (["--model", "/nowhere", "--refresh-interval", "none", "x"], "error: /nowhere"),
     ],
 )
 def test_mistakes_are_told_in_one_line(

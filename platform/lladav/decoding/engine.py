@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -40,6 +40,8 @@ SMALL_PAGE = 32
 class Decoded:
     """An answer: its tokens up to the stop, with the suffix behind, the probability each had when it was
     revealed, and the forwards and positions that they took.
+
+    Where a stop text begins inside the answer's last token, ``excess`` characters of that are the stop's.
     """
 
     tokens: list[int]
@@ -47,6 +49,13 @@ class Decoded:
     forwards: int
     positions: int
     warnings: list[str] = field(default_factory=list)
+    excess: int = 0
+
+    def text(self, decode: Callable[[Sequence[int]], str]) -> str:
+        """Its text, suffix included; ``decode`` gives the text of ids."""
+        count = len(self.confidences)
+        own = decode(self.tokens[:count])
+        return own[: len(own) - self.excess] + decode(self.tokens[count:])
 
 
 @dataclass(frozen=True)
@@ -271,6 +280,7 @@ def _decoded(state: SequenceState) -> Decoded:
         state.forwards,
         state.positions,
         state.options.warnings,
+        state.excess,
     )
 
 

@@ -14,6 +14,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
+from lladav.decoding.stops import StopTexts
 from lladav.errors import UserError
 from lladav.schema import TokenIds
 
@@ -68,6 +69,8 @@ class DecodingOptions:
     """Classifier-free guidance: logits are moved by so many times the difference that the prompt makes."""
     stop: tuple[tuple[int, ...], ...] = ()
     """Token sequences that end an answer; they are not part of it."""
+    stop_texts: StopTexts | None = None
+    """Texts that end an answer, however they are cut into tokens."""
     forbidden: tuple[int, ...] = ()
     """Ids that are never revealed."""
     suffix: tuple[int, ...] = ()

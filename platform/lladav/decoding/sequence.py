@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lladav.decoding.options import Cache, DecodingOptions
+from lladav.decoding.stops import End, beginning_of_stop, first_stop
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class SequenceState:
         for place, token in options.infill.items():
             self.tokens_G[place] = token
         self.confidence_G = np.ones(options.max_tokens, np.float64)
-        self.end = options.max_tokens
+        self.end, self.excess = options.max_tokens, 0
         self.block = self.step = 0
         self.forwards = self.positions = 0
         self._steps_of_block = options.steps_of_block
@@ -95,9 +96,11 @@ class SequenceState:
         written = int(masked[0]) if len(masked) else self.end
         if written == self.end and (self.done or self.end < self.options.max_tokens):
             return written
-        return written - max(
-            (_overlap(self.tokens_G[:written], stop) for stop in self.options.stop), default=0
-        )
+        settled = self.tokens_G[:written]
+        open_ends = [beginning_of_stop(settled, self.options.stop)]
+        if self.options.stop_texts is not None:
+            open_ends.append(self.options.stop_texts.beginning(settled.tolist()))
+        return written - max(open_ends)
 
     def fill(self, span: Span, places: Many[int], tokens: Many[int], confidences: Many[float]) -> None:
         """Take what a step over ``span`` revealed, look for stops, and move on."""
@@ -116,14 +119,8 @@ class SequenceState:
             self.block, self.step = self.block + 1, 0
 
     def _find_stop(self) -> None:
-        for stop in self.options.stop:
-            if len(stop) <= len(self.tokens_G):
-                windows = np.lib.stride_tricks.sliding_window_view(self.tokens_G, len(stop))
-                found = np.flatnonzero((windows == np.array(stop)).all(-1))
-                self.end = min([self.end, *found[:1].tolist()])
-
-
-def _overlap(tokens: np.ndarray, stop: Many[int]) -> int:
-    """Length of the longest end of the tokens that begins the stop sequence."""
-    longest = min(len(stop) - 1, len(tokens))
-    return next((n for n in range(longest, 0, -1) if tokens[-n:].tolist() == list(stop[:n])), 0)
+        ends = [End(self.end, self.excess), first_stop(self.tokens_G, self.options.stop)]
+        if self.options.stop_texts is not None:
+            ends.append(self.options.stop_texts.end(self.tokens_G[: self.end], self.mask_id))
+        first = min((end for end in ends if end), key=lambda end: (end.tokens, -end.excess))
+        self.end, self.excess = first.tokens, first.excess

@@ -31,6 +31,13 @@ CUDA_CHUNK = 32768
 """On a GPU, where each piece costs launches."""
 
 
+def best_dtype(device: str) -> str:
+    """The fastest type of weights on a device: bfloat16 where its processor multiplies by it."""
+    known = torch.cpu.get_capabilities()
+    half = device != "cpu" or known.get("amx_bf16") or known.get("avx512_bf16")
+    return "bfloat16" if half else "float32"
+
+
 class PackedLinear(nn.Module):
     """A linear layer without a bias on a packed copy of its weight."""
 
