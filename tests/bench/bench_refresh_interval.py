@@ -153,13 +153,20 @@ def draw(points: Sequence[Point], together: int, file: Path) -> None:
         ("arithmetic in steps", "#bc4c00", [point.stepwise for point in points]),
     ):
         shares = [100 * value for value in values]
-        axis.plot(speeds, shares, "o-", color=color, linewidth=1.4, markersize=5, label=label)
-        for point, speed, share in zip(points, speeds, shares, strict=True):
+        axis.plot(speeds, shares, "o", color=color, markersize=5, label=label)
+        for n, (point, speed, share) in enumerate(zip(points, speeds, shares, strict=True)):
+            above_or_below = 0, (-13, 7)[n % 2]
             axis.annotate(
-                f"r={point.interval}", (speed, share), (0, 7), textcoords="offset points", fontsize=8
+                f"{point.interval}",
+                (speed, share),
+                above_or_below,
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
             )
     axis.set_xlabel(f"tokens/s, {together} question{'s' * (together > 1)} at a time")
     axis.set_ylabel("exact match, %")
+    axis.set_title("refresh intervals from exact to once per answer", fontsize=10, loc="left")
     axis.set_ylim(0, 100)
     axis.grid(alpha=0.2)
     axis.spines[["top", "right"]].set_visible(False)
