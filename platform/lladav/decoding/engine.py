@@ -97,7 +97,8 @@ class Engine:
         language tower of up to ``packed_bytes`` is copied into the layout that a CPU multiplies by fastest;
         ``cuda_graphs`` launches cached steps on a GPU as one, for a page of the memory.
 
-        Raises ``UserError`` for a causal model and for a memory without room for a page.
+        Raises ``UserError`` for a causal model, for a memory without room for a page, and for graphs without
+        a GPU.
         """
         if model.config.attention is Attention.causal:
             raise UserError(
@@ -105,10 +106,13 @@ class Engine:
             )
         self._model = model.eval()
         weight = model.language.embed_tokens.weight
+        if cuda_graphs and not weight.is_cuda:
+            raise UserError("decoding: cuda_graphs need a model on a GPU; leave them out")
         self.memory = KVMemory(model.config.language, memory_bytes, weight.dtype, weight.device, page)
         self.prompts = PromptEncoder(model, image_bytes)
         weights = DecodingWeights(model.language, packed_bytes)
         graphs = GraphedSteps(weights.tower, self.memory) if cuda_graphs else None
+        self._capacity = self.memory.table.free
         self._runner = Runner(weights, self.memory, graphs)
         self._scheduler = Scheduler(max_rows, refresh_positions)
         self._requests: dict[str, _Request] = {}
@@ -130,10 +134,10 @@ class Engine:
             raise UserError(f"request {prompt.id}: is running already; choose another id")
         self._check_ids(options)
         request = _Request(prompt, options, self._length(prompt, options))
-        if (needed := self._pages(request)) > self.memory.table.total:
+        if (needed := self._pages(request)) > self._capacity:
             raise UserError(
                 f"request {prompt.id}: {request.length} positions take {needed} pages of K/V memory, which "
-                f"has {self.memory.table.total}; raise it, or shorten the prompt or decoding.max_tokens"
+                f"has {self._capacity}; raise it, or shorten the prompt or decoding.max_tokens"
             )
         self._requests[prompt.id] = request
         self._scheduler.add(prompt.id)

@@ -313,3 +313,8 @@ def test_causal_model_is_refused() -> None:
     model = variant(tiny_model(), attention=Attention.causal)
     with pytest.raises(UserError, match="causal"):
         one(model, text_sample("p", 4), DecodingOptions())
+
+
+def test_cuda_graphs_need_a_gpu() -> None:
+    with pytest.raises(UserError, match="cuda_graphs need a model on a GPU"):
+        engine_of(cuda_graphs=True)
