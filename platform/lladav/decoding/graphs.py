@@ -63,35 +63,34 @@ class GraphedSteps:
             raise ValueError("no page is left for padding")
         self._spare = spare
         self._tower, self._memory, self._record = tower, memory, record
-        self._graphs: OrderedDict[tuple[int, int, int], tuple[_Buffers, Work]] = OrderedDict()
+        self._graphs: OrderedDict[tuple[int, int, int], _Buffers] = OrderedDict()
 
     def forward(self, embeddings_TW: Tensor, positions_T: Tensor, parts: Sequence[Part]) -> Tensor:
         """Hidden states (T, W) after the final norm; they are valid until the next call."""
         pages = max(len(part.slots.pages) for part in parts if part.slots is not None)
         size = _rounded(len(embeddings_TW)), _power(len(parts) + 1), _power(pages)
-        buffers, replay = self._graph(size, embeddings_TW, positions_T, parts)
+        buffers = self._buffers(size)
         buffers.fill(embeddings_TW, positions_T, parts)
-        return replay()[: len(embeddings_TW)]
+        if buffers.replay is None:
+            buffers.replay = self._record(buffers.forward)
+        return buffers.replay()[: len(embeddings_TW)]
 
-    def _graph(
-        self, size: tuple[int, int, int], embeddings_TW: Tensor, positions_T: Tensor, parts: Sequence[Part]
-    ) -> tuple[_Buffers, Work]:
+    def _buffers(self, size: tuple[int, int, int]) -> _Buffers:
         if size not in self._graphs:
-            buffers = _Buffers(*size, self._tower, self._memory, self._spare)
-            buffers.fill(embeddings_TW, positions_T, parts)
-            self._graphs[size] = buffers, self._record(buffers.forward)
-            if len(self._graphs) > KEPT:
-                self._graphs.popitem(last=False)
+            self._graphs[size] = _Buffers(*size, self._tower, self._memory, self._spare)
         self._graphs.move_to_end(size)
+        if len(self._graphs) > KEPT:
+            self._graphs.popitem(last=False)
         return self._graphs[size]
 
 
 class _Buffers:
-    """Inputs of one size, and the forward that reads them; an ``Attend`` itself."""
+    """Inputs of one size, the forward that reads them, and its graph; an ``Attend`` itself."""
 
     def __init__(
         self, positions: int, rows: int, pages: int, tower: LanguageTower, memory: KVMemory, spare: Slots
     ) -> None:
+        self.replay: Work | None = None
         self._tower, self._memory = tower, memory
         self._spare = spare.pages[0]
         width, device = tower.config.width, memory.keys.device

@@ -86,7 +86,7 @@ class KVMemory:
         self.page = page
         self.table = PageTable(budget // each)
         shape = page, config.kv_heads, config.width // config.heads
-        pools = torch.empty(2, config.layers, self.table.total, *shape, dtype=dtype, device=device)
+        pools = torch.zeros(2, config.layers, self.table.total, *shape, dtype=dtype, device=device)
         self.keys, self.values = pools.unbind(0)
 
     def pages_for(self, positions: int) -> int:
