@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from PIL import Image, UnidentifiedImageError
@@ -35,8 +35,16 @@ from lladav.samples import Sample, VisualKind
 from lladav.text import ChatTokenizer
 
 MASK_SHOWN = "·"
-KINDS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "Cache": Cache}
 NONE = " | None"
+
+
+def _cache(value: str) -> Cache:
+    if value not in list(Cache):
+        raise argparse.ArgumentTypeError(f"{value!r} is none of {', '.join(Cache)}")
+    return Cache(value)
+
+
+KINDS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "Cache": _cache}
 
 
 @dataclass(frozen=True)
@@ -174,9 +182,16 @@ def _or_none(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return parsed
 
 
+class _Parser(argparse.ArgumentParser):
+    """One that complains in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help tells all flags")
+
+
 def _parser() -> argparse.ArgumentParser:
     lines = (__doc__ or "").splitlines()
-    parser = argparse.ArgumentParser(prog="python -m lladav.generate", description=lines[0])
+    parser = _Parser(prog="python -m lladav.generate", description=lines[0])
     parser.add_argument("question")
     parser.add_argument(
         "--model", required=True, type=Path, help="folder of a LLaDA-V checkpoint with its tokenizer"
@@ -194,7 +209,7 @@ def _parser() -> argparse.ArgumentParser:
         default = getattr(defaults, name)
         text = docs[name].replace("``", "").replace("%", "%%")
         said = "none" if default is None else default
-        flag, shown = f"--{name.replace('_', '-')}", kind.__name__.upper()
+        flag, shown = f"--{name.replace('_', '-')}", kind.__name__.strip("_").upper()
         parser.add_argument(
             flag, type=kind, metavar=shown, default=argparse.SUPPRESS, help=f"{text} (default {said})"
         )

@@ -99,6 +99,8 @@ def test_the_command_prints_the_answer_once(
         (["--model", "/nowhere", "--image", "/no.png", "x"], "error: --image /no.png: no such file"),
         (["--model", "/nowhere", "--steps", "4", "--factor", "1", "x"], "steps and factor exclude"),
         (["--model", "/nowhere", "--refresh-interval", "none", "x"], "error: /nowhere"),
+        (["--model", "/nowhere", "--cache", "all", "x"], "--cache: 'all' is none of none, prefix, dual"),
+        (["x"], "the following arguments are required: --model"),
     ],
 )
 def test_mistakes_are_told_in_one_line(
