@@ -9,7 +9,7 @@ import ast
 import difflib
 import inspect
 import itertools
-import textwrap
+import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -57,11 +57,15 @@ def _hints(section: Any) -> dict[str, Any]:
     return get_type_hints(section)
 
 
-@cache
 def field_docs(section: type) -> dict[str, str]:
     """The text under each field of a dataclass."""
-    (body,) = ast.parse(textwrap.dedent(inspect.getsource(section))).body
-    return dict(_docs_of(body.body)) if isinstance(body, ast.ClassDef) else {}
+    return _docs_of_module(section.__module__).get(section.__name__, {})
+
+
+@cache
+def _docs_of_module(name: str) -> dict[str, dict[str, str]]:
+    classes = [n for n in ast.parse(inspect.getsource(sys.modules[name])).body if isinstance(n, ast.ClassDef)]
+    return {c.name: dict(_docs_of(c.body)) for c in classes}
 
 
 def _docs_of(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:

@@ -38,6 +38,7 @@ from lladav.decoding.memory import PAGE, bytes_of_page  # noqa: E402
 from lladav.decoding.options import DecodingOptions  # noqa: E402
 from lladav.model.llada_v import LLaDAV  # noqa: E402
 from lladav.schema import LanguageConfig  # noqa: E402
+from tests.bench.gpu import device_or_skip, gpu_parser  # noqa: E402
 from tests.bench.reporting import report, table  # noqa: E402
 from tests.lladav.build import text_sample, tiny_config  # noqa: E402
 
@@ -76,9 +77,8 @@ class Floor:
 
 def main() -> None:
     options = parse_options()
-    device = torch.device(options.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        print("skipped: there is no GPU here; --device cpu --layers 1 --width 64 tries the logic out")
+    device = device_or_skip(options)
+    if device is None:
         return
     model = build_model(options, device)
     floor = Floor(*rates(device), model.config.language)
@@ -230,11 +230,7 @@ def memory_bytes(options: argparse.Namespace, model: LLaDAV) -> int:
 
 def parse_options() -> argparse.Namespace:
     """The command line."""
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
-    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, ...; cpu only tries the logic out")
-    parser.add_argument("--layers", type=int, default=32, help="default 32")
-    parser.add_argument("--width", type=int, default=4096, help="default 4096")
+    parser = gpu_parser(__doc__, 32, "default 32")
     parser.add_argument("--vocabulary", type=int, default=126464, help="default 126464")
     parser.add_argument("--prompt", type=int, default=3000, help="prompt positions, default 3000")
     parser.add_argument("--answer", type=int, default=96, help="tokens, default 96")

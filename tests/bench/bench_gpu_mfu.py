@@ -27,6 +27,7 @@ import torch  # noqa: E402 - the path comes first
 from lladav.model.attention import PackedAttention  # noqa: E402
 from lladav.model.language import LanguageTower, rotary_factors  # noqa: E402
 from lladav.schema import LanguageConfig  # noqa: E402
+from tests.bench.gpu import device_or_skip, gpu_parser  # noqa: E402
 from tests.bench.reporting import report, table  # noqa: E402
 from train.flops import language_flops, peak_flops  # noqa: E402
 
@@ -147,9 +148,8 @@ def samples_of(tokens: list[int]) -> list[list[int]]:
 
 def main() -> None:
     options = parse_options()
-    device = torch.device(options.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        print("skipped: there is no GPU here; --device cpu --layers 1 --width 64 tries the logic out")
+    device = device_or_skip(options)
+    if device is None:
         return
     results = []
     for lengths in samples_of(options.tokens):
@@ -165,11 +165,7 @@ def main() -> None:
 
 def parse_options() -> argparse.Namespace:
     """The command line."""
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
-    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, ...; cpu only tries the logic out")
-    parser.add_argument("--layers", type=int, default=0, help="default: as many as fit a GPU; 1 on a CPU")
-    parser.add_argument("--width", type=int, default=4096, help="default 4096")
+    parser = gpu_parser(__doc__, 0, "default: as many as fit a GPU; 1 on a CPU")
     parser.add_argument("--tokens", type=int, nargs="+", default=[4096, 16384], help="default 4096 16384")
     parser.add_argument("--steps", type=int, default=10, help="timed runs, default 10")
     return parser.parse_args()

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+HAS_TRITON = find_spec("triton") is not None
+
 
 class Summary(NamedTuple):
     """Greatest logit, its place and the sums, one a row."""
@@ -27,7 +29,7 @@ class Summary(NamedTuple):
 
 def summarize(logits_MC: Tensor, moment: bool) -> Summary:
     """The summary of each row; the logits may be overwritten."""
-    if logits_MC.is_cuda and find_spec("triton") is not None:
+    if logits_MC.is_cuda and HAS_TRITON:
         from lladav.decoding.summary_kernel import summaries_of_blocks
 
         return merged(*summaries_of_blocks(logits_MC), moment)
