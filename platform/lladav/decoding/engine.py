@@ -220,7 +220,7 @@ class Engine:
     def _length(self, prompt: Sample, options: DecodingOptions) -> int:
         """Positions of the request in all."""
         positions = prompt_length(prompt, self._model.geometry)
-        behind, longest = options.max_tokens + len(options.suffix), self._model.config.language.max_positions
+        behind, longest = options.behind, self._model.config.language.max_positions
         if positions == 0:
             raise UserError(f"sample {prompt.id}: the prompt is empty; give it at least one token")
         if positions + behind > longest:

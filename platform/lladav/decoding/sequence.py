@@ -50,7 +50,7 @@ class SequenceState:
     @property
     def length(self) -> int:
         """Positions in all: prompt, canvas, suffix."""
-        return self.prompt + self.options.max_tokens + len(self.options.suffix)
+        return self.prompt + self.options.behind
 
     @property
     def done(self) -> bool:
