@@ -233,7 +233,8 @@ class Engine:
     def _check_ids(self, options: DecodingOptions) -> None:
         vocabulary = self._model.config.language.vocab_size
         stops = (i for stop in options.stop for i in stop)
-        named = {*options.forbidden, *options.suffix, *options.infill.values(), *stops}
+        allowed = (i for ids in options.allowed.values() for i in ids)
+        named = {*options.forbidden, *options.suffix, *options.infill.values(), *stops, *allowed}
         if outside := sorted(i for i in named if not 0 <= i < vocabulary):
             raise UserError(
                 f"decoding: ids {outside} are outside the vocabulary of {vocabulary}; correct them"

@@ -77,17 +77,16 @@ class DecodingOptions:
     """Fixed ids behind the canvas, visible to it from the first step."""
     infill: Mapping[int, int] = field(default_factory=dict)
     """Fixed ids at places of the canvas; the other places are filled around them."""
+    allowed: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """Ids that may be revealed at a place of the canvas, ``forbidden`` ones included; other places may become
+    anything that is not forbidden."""
 
     def __post_init__(self) -> None:
         self._check_ranges()
         self._check_one_rule()
         _require(all(self.stop), "stop", self.stop, "leave out empty sequences")
         self._check_blocks()
-        if outside := sorted(place for place in self.infill if not 0 <= place < self.max_tokens):
-            raise UserError(
-                f"decoding: infill has places {outside} outside 0 to {self.max_tokens - 1}; move them or "
-                "raise max_tokens"
-            )
+        self._check_places()
 
     @classmethod
     def for_chat(cls, ids: TokenIds, **settings: Any) -> DecodingOptions:
@@ -152,6 +151,19 @@ class DecodingOptions:
         for name in ("temperature", "guidance"):
             _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "use 0 or more")
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "use (0, 1]")
+
+    def _check_places(self) -> None:
+        for name in ("infill", "allowed"):
+            places = getattr(self, name)
+            if outside := sorted(place for place in places if not 0 <= place < self.max_tokens):
+                raise UserError(
+                    f"decoding: {name} has places {outside} outside 0 to {self.max_tokens - 1}; move them or "
+                    "raise max_tokens"
+                )
+        if empty := sorted(place for place, ids in self.allowed.items() if not ids):
+            raise UserError(
+                f"decoding: allowed has no ids at places {empty}; name one at least, or leave the places out"
+            )
 
     def _check_one_rule(self) -> None:
         given = [name for name in RULES if getattr(self, name) is not None]

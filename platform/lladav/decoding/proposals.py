@@ -5,14 +5,18 @@ greatest logit, its id, and two sums; logits of all ids are held for rows alone 
 The share of the other ids is summed apart from the greatest one's, which keeps the order of near-certain
 rows: a plain float32 softmax calls them all 1.
 
-Shapes: M rows, V vocabulary, C a piece of it, W width, K rows that are guided.
+Shapes: M rows, V vocabulary, C a piece of it, W width, K rows that are guided, A rows with a set of allowed
+ids, N ids in those sets together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,6 +39,9 @@ class Draw:
     generator: torch.Generator | None = None
     entropy: bool = False
     """Whether anybody asks for the entropy."""
+    allowed: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """The only ids that some of its rows, counted from its first, may become; ``forbidden`` is not asked
+    there."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +72,14 @@ def propose(
         raise ValueError("draws do not cover the rows")
     state = _State(len(hidden_MW), hidden_MW.device, any(draw.entropy for draw in draws))
     samplers = [_Sampler(draw, rows) for draw, rows in _with_slices(draws) if draw.temperature > 0]
+    allowed = _Allowed.of(draws, hidden_MW.device)
     start = 0
     for piece in head:
         logits_MC = _logits(hidden_MW, piece, guided)
+        own = None if allowed is None else allowed.within(logits_MC, start)
         _forbid(logits_MC, start, draws)
+        if allowed is not None and own is not None:
+            allowed.leave(logits_MC, own)
         for sampler in samplers:
             sampler.take(logits_MC, start)
         state.take_over(logits_MC, start)
@@ -100,6 +111,56 @@ def _forbid(logits_MC: Tensor, start: int, draws: Sequence[Draw]) -> None:
         within = [i - start for i in draw.forbidden if start <= i < start + logits_MC.shape[-1]]
         if within:
             logits_MC[rows, within] = NEVER
+
+
+class _Own(NamedTuple):
+    """Logits of a piece at rows and columns that are allowed there."""
+
+    rows_N: Tensor
+    columns_N: Tensor
+    logits_N: Tensor
+
+
+class _Allowed:
+    """Rows that may become few ids alone, and those ids in ascending order, so that each piece finds its own
+    without asking the device.
+    """
+
+    def __init__(
+        self, rows_A: np.ndarray, rows_N: np.ndarray, ids_N: np.ndarray, device: torch.device
+    ) -> None:
+        order = np.argsort(ids_N, kind="stable")
+        self._ascending_N = ids_N[order]
+        self._rows_A, self._rows_N, self._ids_N = (
+            torch.from_numpy(each).to(device) for each in (rows_A, rows_N[order], self._ascending_N)
+        )
+
+    @classmethod
+    def of(cls, draws: Sequence[Draw], device: torch.device) -> _Allowed | None:
+        """The sets of all draws; none where nobody has any."""
+        sets = {
+            rows.start + row: ids for draw, rows in _with_slices(draws) for row, ids in draw.allowed.items()
+        }
+        if not sets:
+            return None
+        rows_A = np.fromiter(sets, np.int64)
+        return cls(
+            rows_A,
+            rows_A.repeat([len(ids) for ids in sets.values()]),
+            np.fromiter(chain.from_iterable(sets.values()), np.int64),
+            device,
+        )
+
+    def within(self, logits_MC: Tensor, start: int) -> _Own:
+        """The allowed logits of a piece, to be read before forbidden ids are struck out."""
+        first, end = np.searchsorted(self._ascending_N, (start, start + logits_MC.shape[-1])).tolist()
+        rows_N, columns_N = self._rows_N[first:end], self._ids_N[first:end] - start
+        return _Own(rows_N, columns_N, logits_MC[rows_N, columns_N])
+
+    def leave(self, logits_MC: Tensor, own: _Own) -> None:
+        """Strike out everything else at the rows."""
+        logits_MC[self._rows_A] = NEVER
+        logits_MC[own.rows_N, own.columns_N] = own.logits_N
 
 
 class _State:

@@ -73,7 +73,7 @@ class Runner:
         spans = [row.state.span for row in rows]
         competing = [row.state.competing for row in rows]
         sighted_MW, guided = self._guided(rows, competing, self._forward(rows, spans, competing))
-        draws = [_draw(row, len(places)) for row, places in zip(rows, competing, strict=True)]
+        draws = [_draw(row, places) for row, places in zip(rows, competing, strict=True)]
         reveals = self._reveal(rows, competing, propose(sighted_MW, self._weights.head, draws, guided))
         for row, span, reveal in zip(rows, spans, reveals, strict=True):
             row.state.fill(span, reveal.places, reveal.tokens, reveal.confidences)
@@ -169,13 +169,17 @@ class Runner:
         return reveals
 
 
-def _draw(row: Row, count: int) -> Draw:
+def _draw(row: Row, places: np.ndarray) -> Draw:
     options = row.state.options
+    allowed = options.allowed and {
+        row: options.allowed[place] for row, place in enumerate(places.tolist()) if place in options.allowed
+    }
     return Draw(
-        count,
+        len(places),
         options.forbidden,
         options.temperature,
         options.top_p,
         row.generator,
         entropy=options.entropy is not None,
+        allowed=allowed,
     )

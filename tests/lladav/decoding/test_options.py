@@ -31,6 +31,8 @@ from tests.lladav.build import TOKENS
         ({"top_p": 0.0}, "top_p is 0.0"),
         ({"guidance": -1.0}, "guidance is -1.0"),
         ({"max_tokens": 4, "infill": {4: 1, 2: 1}}, r"infill has places \[4\] outside 0 to 3"),
+        ({"max_tokens": 4, "allowed": {-1: (1,), 2: (1,)}}, r"allowed has places \[-1\] outside 0 to 3"),
+        ({"max_tokens": 4, "allowed": {0: (1,), 2: ()}}, r"allowed has no ids at places \[2\]"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_in_one_line(settings: dict[str, Any], complaint: str) -> None:

@@ -61,6 +61,47 @@ def test_forbidden_ids_are_out_of_the_question_and_of_the_sum(
     torch.testing.assert_close(found.entropy_M, torch.special.entr(exact).sum(-1), rtol=1e-4, atol=1e-6)
 
 
+def test_where_ids_are_allowed_all_others_are_out_of_the_question_and_of_the_sum(
+    hidden: Tensor, head: list[Product], weight: Tensor
+) -> None:
+    sets = {1: (30, 2, 9), 3: (5,), 4: (36, 35)}
+    draws = [Draw(2, (0, 9), allowed={1: sets[1]}), Draw(3, entropy=True, allowed={1: sets[3], 2: sets[4]})]
+    found = propose(hidden, head, draws)
+    logits = hidden.double() @ weight.double().T
+    logits[0, [0, 9]] = -torch.inf
+    for row, ids in sets.items():
+        logits[row, [i for i in range(VOCABULARY) if i not in ids]] = -torch.inf
+    exact = logits.softmax(-1)
+    assert found.tokens_M.tolist() == exact.argmax(-1).tolist()
+    torch.testing.assert_close(found.confidence_M, exact.amax(-1), rtol=1e-5, atol=0)
+    torch.testing.assert_close(found.entropy_M, torch.special.entr(exact).sum(-1), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_draws_are_among_the_allowed_ids(top_p: float) -> None:
+    logits = torch.linspace(3.0, -3.0, 20).expand(4000, 20)
+    sets = dict.fromkeys(range(2000), (17, 3))
+    draw = Draw(4000, (3, 0), temperature=2.0, top_p=top_p, generator=generator(), allowed=sets)
+    found = of_logits(logits, draw)
+    share = found.tokens_M[:2000].bincount(minlength=20) / 2000
+    among = (logits[0, [3, 17]] / 2).softmax(-1)
+    expected = among if top_p == 1 else torch.tensor([1.0, 0.0])
+    torch.testing.assert_close(share[[3, 17]], expected, atol=0.03, rtol=0)
+    assert not set(found.tokens_M[2000:].tolist()) & {0, 3}
+    own = logits[0, [3, 17]].double().softmax(-1)
+    chosen = torch.where(found.tokens_M[:2000] == 3, own[0], own[1])
+    torch.testing.assert_close(found.confidence_M[:2000], chosen, rtol=1e-5, atol=0)
+
+
+@pytest.mark.gpu
+def test_allowed_ids_are_the_same_on_a_gpu(hidden: Tensor, weight: Tensor) -> None:
+    draws = [Draw(2, (0, 9), allowed={1: (30, 2, 9)}), Draw(3, allowed={0: (5,), 2: (36, 35)})]
+    on_cpu = propose(hidden, head_pieces(weight, packed=False, chunk=7), draws)
+    on_gpu = propose(hidden.cuda(), head_pieces(weight.cuda(), packed=False, chunk=7), draws)
+    assert on_gpu.tokens_M.tolist() == on_cpu.tokens_M.tolist()
+    torch.testing.assert_close(on_gpu.confidence_M.cpu(), on_cpu.confidence_M, rtol=1e-3, atol=1e-5)
+
+
 def test_near_certain_rows_keep_their_order() -> None:
     logits = torch.zeros(3, 16)
     logits[:, 9] = torch.tensor([25.0, 60.0, 30.0])
