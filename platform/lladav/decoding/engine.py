@@ -20,7 +20,7 @@ from lladav.decoding.options import Cache, DecodingOptions
 from lladav.decoding.prompts import PromptEncoder, prompt_length
 from lladav.decoding.runner import Reveal, Row, Runner, Stream
 from lladav.decoding.scheduler import Scheduler
-from lladav.decoding.sequence import SequenceState
+from lladav.decoding.sequence import SequenceState, Span
 from lladav.decoding.weights import PACKED_BYTES, DecodingWeights
 from lladav.errors import UserError
 from lladav.model.attention import segment_mask
@@ -39,15 +39,18 @@ SMALL_PAGE = 32
 @dataclass(frozen=True)
 class Decoded:
     """An answer: its tokens up to the stop, with the suffix behind, the probability each had when it was
-    revealed, and the forwards and positions that they took.
+    revealed, and the forwards, refreshes among them, and positions that they took.
 
-    Where a stop text begins inside the answer's last token, ``excess`` characters of that are the stop's.
+    ``stopped`` tells whether a stop ended it, and not its canvas. Where a stop text begins inside the
+    answer's last token, ``excess`` characters of that are the stop's.
     """
 
     tokens: list[int]
     confidences: list[float]
     forwards: int
+    refreshes: int
     positions: int
+    stopped: bool = False
     warnings: list[str] = field(default_factory=list)
     excess: int = 0
 
@@ -62,21 +65,31 @@ class Decoded:
 class Update:
     """What a step did to a request: places filled, and how many tokens of the answer can no longer change.
 
-    The last one of a request has its ``answer``, or the ``error`` that ended it.
+    ``step`` counts the request's steps so far, and ``forwarded`` the positions of this one, of all streams.
+    The last update of a request has its ``answer``, or the ``error`` that ended it.
     """
 
     id: str
     reveal: Reveal = field(default_factory=Reveal)
     committed: int = 0
+    step: int = 0
+    forwarded: int = 0
+    refresh: bool = False
     answer: Decoded | None = None
     error: str | None = None
 
 
+Settle = Callable[[], DecodingOptions]
+"""Gives the options of a request when a row is free for it."""
+
+
 @dataclass(frozen=True)
 class _Request:
+    id: str
     prompt: Sample
     options: DecodingOptions
     length: int
+    settle: Settle | None
 
 
 class Engine:
@@ -124,23 +137,41 @@ class Engine:
         """Whether any request is running or waits."""
         return bool(self._requests)
 
-    def submit(self, prompt: Sample, options: DecodingOptions) -> list[str]:
-        """Queue a request under its prompt's id; lines about settings that change nothing.
+    @property
+    def waiting(self) -> list[str]:
+        """Requests that have no row yet, the next one first."""
+        return self._scheduler.waiting
 
-        Raises ``UserError`` for an id that is in use, for ids outside the vocabulary, for a prompt that is
+    @property
+    def running(self) -> list[str]:
+        """Requests that have a row."""
+        return self._scheduler.running
+
+    def submit(
+        self, prompt: Sample, options: DecodingOptions, name: str | None = None, settle: Settle | None = None
+    ) -> list[str]:
+        """Queue a request by name, its prompt's id unless given; lines about settings that change nothing.
+
+        Random draws depend on the seed and the prompt's id alone. ``settle`` is asked when a row is free and
+        decides how often the request refreshes: it gives ``options`` with another ``refresh_interval``, and
+        ``options`` themselves have the one that takes the most memory.
+
+        Raises ``UserError`` for a name that is in use, for ids outside the vocabulary, for a prompt that is
         empty or too long for the model, and for a request that this memory can never hold.
         """
-        if prompt.id in self._requests:
-            raise UserError(f"request {prompt.id}: is running already; choose another id")
+        name = prompt.id if name is None else name
+        if name in self._requests:
+            raise UserError(f"request {name}: is running already; choose another id")
         self._check_ids(options)
-        request = _Request(prompt, options, self._length(prompt, options))
-        if (needed := self._pages(request)) > self._capacity:
+        request = _Request(name, prompt, options, self._length(prompt, options), settle)
+        needed = _kept_streams(options) * self.memory.pages_for(request.length)
+        if needed > self._capacity:
             raise UserError(
-                f"request {prompt.id}: {request.length} positions take {needed} pages of K/V memory, which "
+                f"request {name}: {request.length} positions take {needed} pages of K/V memory, which "
                 f"has {self._capacity}; raise it, or shorten the prompt or decoding.max_tokens"
             )
-        self._requests[prompt.id] = request
-        self._scheduler.add(prompt.id)
+        self._requests[name] = request
+        self._scheduler.add(name)
         return options.warnings
 
     def cancel(self, request: str) -> None:
@@ -163,28 +194,38 @@ class Engine:
         return updates
 
     def _run(self, rows: Sequence[Row]) -> list[Update]:
+        spans = [row.state.span for row in rows]
         try:
             reveals = self._runner.step(rows)
         except Exception as error:  # whatever the forward raises, the engine goes on with the other rows
             LOG.exception("a step of %d rows failed", len(rows))
             return [Update(row.id, error=f"the step failed: {_one_line(error)}") for row in rows]
-        return [self._moved_on(row, reveal) for row, reveal in zip(rows, reveals, strict=True)]
+        return [self._moved_on(*each) for each in zip(rows, spans, reveals, strict=True)]
 
-    def _moved_on(self, row: Row, reveal: Reveal) -> Update:
-        state = row.state
+    def _moved_on(self, row: Row, span: Span, reveal: Reveal) -> Update:
+        state, streams = row.state, len(row.streams)
         if not state.done:
-            self._scheduler.due(row.id, len(row.streams) * len(state.span), state.span.refresh)
-        return Update(row.id, reveal, state.committed, _decoded(state) if state.done else None)
+            self._scheduler.due(row.id, streams * len(state.span), state.span.refresh)
+        return Update(
+            row.id,
+            reveal,
+            state.committed,
+            state.forwards,
+            streams * len(span),
+            span.refresh,
+            _decoded(state) if state.done else None,
+        )
 
     def _start(self, request: str) -> bool:
         """Give a waiting request its memory and encode its prompt; False where it has to wait."""
         wanted = self._requests[request]
-        slots = [self.memory.take(wanted.length) for _ in range(_kept_streams(wanted.options))]
+        options = wanted.settle() if wanted.settle else wanted.options
+        slots = [self.memory.take(wanted.length) for _ in range(_kept_streams(options))]
         if None in slots:
             self._release(slots)
             return False
         try:
-            row = self._row(wanted, slots)
+            row = self._row(wanted, options, slots)
         except Exception as error:  # noqa: BLE001 - a prompt that cannot be encoded fails alone
             self._release(slots)
             self._told.append(Update(request, error=f"the prompt could not be encoded: {_one_line(error)}"))
@@ -196,8 +237,8 @@ class Engine:
             self._scheduler.due(request, len(row.streams) * row.state.length, refresh=True)
         return True
 
-    def _row(self, wanted: _Request, slots: Sequence[Slots | None]) -> Row:
-        prompt, options = wanted.prompt, wanted.options
+    def _row(self, wanted: _Request, options: DecodingOptions, slots: Sequence[Slots | None]) -> Row:
+        prompt = wanted.prompt
         embeddings_PW, turns_P = self.prompts.encode(prompt)
         state = SequenceState(len(embeddings_PW), options, self._model.config.tokens.mask)
         inputs = [embeddings_PW]
@@ -207,15 +248,12 @@ class Engine:
         mask_LL = segment_mask(self._model.config.attention, state.length, turns_L)
         kept = [*slots, *[None] * (len(inputs) - len(slots))]
         streams = [Stream(each, mask_LL, of_each) for each, of_each in zip(inputs, kept, strict=True)]
-        return Row(prompt.id, state, streams, _generator(options.seed, prompt.id, turns_P.device))
+        return Row(wanted.id, state, streams, _generator(options.seed, prompt.id, turns_P.device))
 
     def _release(self, slots: Sequence[Slots | None]) -> None:
         for each in slots:
             if each is not None:
                 self.memory.give_back(each)
-
-    def _pages(self, request: _Request) -> int:
-        return _kept_streams(request.options) * self.memory.pages_for(request.length)
 
     def _length(self, prompt: Sample, options: DecodingOptions) -> int:
         """Positions of the request in all."""
@@ -283,7 +321,9 @@ def _decoded(state: SequenceState) -> Decoded:
         state.answer,
         state.confidence_G[: state.end].tolist(),
         state.forwards,
+        state.refreshes,
         state.positions,
+        state.end < state.options.max_tokens or state.excess > 0,
         state.options.warnings,
         state.excess,
     )

@@ -42,7 +42,7 @@ class SequenceState:
         self.confidence_G = np.ones(options.max_tokens, np.float64)
         self.end, self.excess = options.max_tokens, 0
         self.block = self.step = 0
-        self.forwards = self.positions = 0
+        self.forwards = self.refreshes = self.positions = 0
         self._steps_of_block = options.steps_of_block
         self._find_stop()
         self._skip_full_blocks()
@@ -107,6 +107,7 @@ class SequenceState:
         self.tokens_G[list(places)] = tokens
         self.confidence_G[list(places)] = confidences
         self.forwards += 1
+        self.refreshes += span.refresh
         self.positions += len(span)
         self.step += 1
         self._find_stop()

@@ -239,6 +239,38 @@ def test_a_request_that_does_not_fit_now_waits_its_turn() -> None:
     assert set(run(engine)) == {"b"}
 
 
+def test_options_are_settled_when_a_row_is_free() -> None:
+    engine, settled = engine_of(max_rows=1), []
+
+    def settle() -> DecodingOptions:
+        settled.append(engine.running)
+        return replace(TWELVE, refresh_interval=2)
+
+    engine.submit(text_sample("first", 5), TWELVE)
+    engine.submit(text_sample("second", 5), replace(TWELVE, refresh_interval=4), settle=settle)
+    answers = run(engine)
+    assert settled == [[]]
+    assert (answers["first"].forwards, answers["first"].refreshes) == (12, 12)
+    assert (answers["second"].forwards, answers["second"].refreshes) == (12, 6)
+
+
+def test_draws_depend_on_the_prompt_and_not_on_the_name_of_the_request() -> None:
+    engine, options = engine_of(), DecodingOptions(max_tokens=12, temperature=1.0)
+    for name in ("a", "b"):
+        engine.submit(text_sample("prompt", 5), options, name)
+    answers = run(engine)
+    assert answers["a"].tokens == answers["b"].tokens == one(MODEL, text_sample("prompt", 5), options).tokens
+
+
+def test_updates_count_steps_and_what_they_forward() -> None:
+    engine = engine_of()
+    engine.submit(text_sample("a", 5), DecodingOptions(max_tokens=4, refresh_interval=2, guidance=1.0))
+    updates = [update for _ in range(4) for update in engine.step()]
+    assert [update.step for update in updates] == [1, 2, 3, 4]
+    assert [update.refresh for update in updates] == [True, False, True, False]
+    assert [update.forwarded for update in updates] == [18, 8, 18, 8]
+
+
 def test_a_request_that_can_never_fit_is_refused() -> None:
     engine = engine_of(pages=3)
     with pytest.raises(UserError, match="request p: 32 positions take 4 pages of K/V memory, which has 3"):
