@@ -35,10 +35,12 @@ SPECIAL_TOKENS = {
 
 @dataclass(frozen=True)
 class Message:
-    """One turn; ``role`` is system, user or assistant, ``content`` may hold ``<image>`` marks."""
+    """One turn; ``role`` is system, user or assistant, ``content`` may hold marks where images go."""
 
     role: str
     content: str
+    mark: str = IMAGE_MARK
+    """What a mark is; where the text is a stranger's, one that he cannot know."""
 
 
 class ChatTokenizer:
@@ -156,8 +158,8 @@ def encode_plain(messages: Sequence[Message], tokenizer: ChatTokenizer) -> Encod
 
 
 def image_marks(messages: Sequence[Message]) -> int:
-    """How many ``<image>`` marks the messages hold."""
-    return sum(message.content.count(IMAGE_MARK) for message in messages)
+    """How many marks of images the messages hold."""
+    return sum(message.content.count(message.mark) for message in messages)
 
 
 def _encoded(ids: list[int], labels: list[int], turn: int, answer_from: int) -> Encoded:
@@ -196,12 +198,12 @@ def _header(role: str, tokenizer: ChatTokenizer) -> list[int]:
 def _turn_ids(message: Message, tokenizer: ChatTokenizer) -> list[int]:
     ids = tokenizer.ids
     name = [ids.start_header, *tokenizer.encode(message.role), ids.end_header]
-    return [*name, *_content_ids("\n\n" + message.content.strip(), tokenizer), ids.eot]
+    return [*name, *_content_ids("\n\n" + message.content.strip(), message.mark, tokenizer), ids.eot]
 
 
-def _content_ids(content: str, tokenizer: ChatTokenizer) -> list[int]:
+def _content_ids(content: str, mark: str, tokenizer: ChatTokenizer) -> list[int]:
     """Text between marks is encoded apart, as the released code does by registering the mark as a token."""
-    first, *rest = content.split(IMAGE_MARK)
+    first, *rest = content.split(mark)
     ids = tokenizer.encode(first)
     for text in rest:
         ids += [IMAGE_PLACEHOLDER, *tokenizer.encode(text)]

@@ -147,6 +147,13 @@ def test_marks_become_placeholders(tokenizer: ChatTokenizer) -> None:
     assert (encoded.input_ids == IMAGE_PLACEHOLDER).sum() == 2
 
 
+def test_a_mark_of_ones_own_leaves_the_usual_one_text(tokenizer: ChatTokenizer) -> None:
+    [message] = [Message("user", "<image> is a tag, #1 is not", mark="#1")]
+    ids = encode_prompt([message], tokenizer).input_ids.tolist()
+    assert ids.count(IMAGE_PLACEHOLDER) == image_marks([message]) == 1
+    assert "<image> is a tag, " in tokenizer.decode(ids[: ids.index(IMAGE_PLACEHOLDER)])
+
+
 def test_absent_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such tokenizer"):
         ChatTokenizer.load(tmp_path)
