@@ -1,0 +1,70 @@
+"""What a client is told went wrong, in the shape of OpenAI's errors.
+
+Every refusal is an ``ApiError``: an HTTP status, one line that says what, where and the fix, the parameter it
+is about, and, where waiting helps, for how long.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    413: "invalid_request_error",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+"""OpenAI's ``error.type`` by status."""
+
+
+class ApiError(Exception):
+    """A request is refused or fails; raised anywhere between the socket and the engine."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        """``code`` names the reason for programs, ``param`` is the path of the field at fault, as in
+        ``messages[0].content[1].image_url.url``; ``retry_after`` is in seconds.
+        """
+        super().__init__(message)
+        self.status, self.message, self.code, self.param = status, message, code, param
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors cross from a replica to the ingress; keywords would be lost."""
+        return _rebuilt, (self.status, self.message, self.code, self.param, self.retry_after)
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The JSON that OpenAI's clients understand."""
+        kind = TYPES.get(self.status, "server_error")
+        return {
+            "error": {"message": self.message, "type": kind, "param": self.param, "code": self.code},
+        }
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """``Retry-After`` in whole seconds, where waiting helps."""
+        if self.retry_after is None:
+            return {}
+        return {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
+
+
+def _rebuilt(
+    status: int, message: str, code: str | None, param: str | None, retry_after: float | None
+) -> ApiError:
+    return ApiError(status, message, code=code, param=param, retry_after=retry_after)

@@ -1,0 +1,264 @@
+"""Every setting of the serving side: typed, closed to misspelt keys, read from ``conf/serve/*.yaml``.
+
+``serve run serve.app:build config=local model=FOLDER engine.max_rows=8`` and a Serve config file's ``args``
+are read alike: the named file of ``conf/serve``, with what else is given on top, as nested or dotted keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from omegaconf import OmegaConf
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lladav.config import CONF, group_choices, read_yaml
+from lladav.config_keys import choose_from, nearest
+from lladav.decoding.options import Cache
+from lladav.errors import UserError
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+DEFAULT_CONFIG = "local"
+
+
+class Section(BaseModel):
+    """A group of settings; unknown keys are refused, text under a field is its documentation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Auth(StrEnum):
+    """Who may ask: holders of a key, or, from this machine alone, everybody."""
+
+    keys = "keys"
+    off = "off"
+
+
+class KeySettings(Section):
+    """An API key, kept as its hash; ``python -m serve.keys`` makes one."""
+
+    name: str
+    """Whose key it is; appears in logs and metrics in place of the key."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of the key, in hexadecimal."""
+    requests_per_minute: Count = 600
+    concurrency: Count = 64
+    """Requests of this key that may run at a time."""
+
+
+class MediaSettings(Section):
+    """Limits of images, checked before anything is decoded."""
+
+    images: Count = 8
+    """Images of a request."""
+    image_bytes: Count = 10 * 2**20
+    """Of one image, as it is encoded."""
+    pixels: Count = 40_000_000
+    """Of one image, width times height."""
+    seconds: Seconds = 10.0
+    """For decoding and tiling one image; what takes longer is killed."""
+    workers: Count = 2
+    """Processes that decode images, for each ingress replica."""
+
+
+class FetchSettings(Section):
+    """Fetching images by https URL; off unless ``hosts`` names some."""
+
+    hosts: list[str] = []
+    """Hosts that may be fetched from; no wildcards."""
+    seconds: Seconds = 5.0
+    """For one fetch, from the name's resolution to the last byte."""
+
+
+class LimitSettings(Section):
+    """What one request may ask for."""
+
+    body_bytes: Count = 32 * 2**20
+    """Of a request's body."""
+    max_tokens: Count = 1024
+    """Canvas of an answer, at most."""
+    default_max_tokens: Count = 128
+    """Canvas where a request names none."""
+    choices: Count = 4
+    """Largest ``n``."""
+    stops: Count = 4
+    """Stop texts of a request."""
+    messages: Count = 64
+    deadline_ms: Count = 300_000
+    """A request that takes longer ends with 504; a request may ask for less."""
+
+
+class DialSettings(Section):
+    """Bounds of the refresh interval, and the presets called ``effort``."""
+
+    min: Count = 1
+    max: Count = 64
+    """Smallest and largest refresh interval that a request gets."""
+    default: Count = 1
+    """Where a request says nothing; 1 is exact."""
+    busy: Annotated[float, Field(gt=0)] = 2.0
+    """Requests per row (running and waiting) at which a range is answered with its largest interval."""
+    presets: dict[Literal["fast", "balanced", "accurate"], dict[str, Any]] = {}
+    """What each ``effort`` stands for: decoding settings of a request."""
+
+
+class DecodingSettings(Section):
+    """Decoding where a request does not say otherwise."""
+
+    block_length: Count | None = None
+    """Blocks of an answer; none: one block. A canvas is rounded up to whole blocks."""
+    tokens_per_step: Count = 1
+    cache: Cache = Cache.prefix
+    value_tokens: Count = 16
+    """Places of a text in structured output whose schema names no ``maxLength``."""
+
+
+class ReplicaSettings(Section):
+    """Engine replicas: their number, their place, and what each holds."""
+
+    min_replicas: Annotated[int, Field(ge=0)] = 1
+    max_replicas: Count = 1
+    cpus: Annotated[float, Field(ge=0)] = 1.0
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of the weights; auto: the fastest for the device."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """torch threads on a CPU; 0: torch decides."""
+    kv_bytes: Count = 256 * 2**20
+    """Memory of keys and values."""
+    max_rows: Count = 16
+    """Answers that are decoded together."""
+    max_waiting: Annotated[int, Field(ge=0)] = 32
+    """Answers that wait at a replica for a row; further ones wait at the ingress."""
+    max_queued: Annotated[int, Field(ge=0)] = 64
+    """Requests that wait at an ingress replica for an engine replica; further ones get 503."""
+    refresh_positions: Count = 8192
+    """Positions that the refreshes of one step may forward together."""
+    cuda_graphs: bool = False
+    step_seconds: Seconds = 120.0
+    """A step that takes longer counts as hanging: the replica is replaced."""
+    drain_seconds: Seconds = 60.0
+    """How long a replica that is to stop may finish what it runs."""
+
+
+class ScalingSettings(Section):
+    """When engine replicas are added and taken away; see ``serve/autoscaling.py``."""
+
+    upper: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Share of rows in use above which replicas are added."""
+    lower: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    """Share below which one is taken away, if the rest then stays below ``upper``."""
+    queue_seconds: Seconds = 2.0
+    """Age of the oldest waiting request above which a replica is added."""
+    up_seconds: Annotated[float, Field(ge=0)] = 2.0
+    """How long the need must last before replicas are added."""
+    down_seconds: Annotated[float, Field(ge=0)] = 60.0
+    """How long they must be spare before one is taken away."""
+
+
+class IngressSettings(Section):
+    """Replicas that check requests, read images and write answers out."""
+
+    replicas: Count = 1
+    cpus: Annotated[float, Field(ge=0)] = 0.5
+    docs: bool = True
+    """Whether ``/docs`` shows the API."""
+    playground: bool = True
+    """Whether ``/`` shows the playground."""
+
+
+class ServeSettings(Section):
+    """Everything ``serve.app:build`` takes."""
+
+    model: str
+    """Folder of a LLaDA-V checkpoint with its tokenizer."""
+    name: str = "llada-v"
+    """What clients call the model."""
+    auth: Auth = Auth.keys
+    keys: list[KeySettings] = []
+    limits_storage: str = "async+memory://"
+    """Where rates are counted, as the ``limits`` package writes it; Redis for several ingress replicas."""
+    media: MediaSettings = MediaSettings()
+    fetch: FetchSettings = FetchSettings()
+    limits: LimitSettings = LimitSettings()
+    dial: DialSettings = DialSettings()
+    decoding: DecodingSettings = DecodingSettings()
+    engine: ReplicaSettings = ReplicaSettings()
+    scaling: ScalingSettings = ScalingSettings()
+    ingress: IngressSettings = IngressSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _on_top_of_its_file(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or "config" not in given:
+            return given
+        return merged(given)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.auth is Auth.keys and not self.keys:
+            raise ValueError("auth is keys and there are none; add keys, or set auth=off on a loopback host")
+        if self.auth is Auth.off and self.keys:
+            raise ValueError("auth is off and keys are given; remove one of them")
+        if len({key.name for key in self.keys}) < len(self.keys):
+            raise ValueError("keys: names differ from each other; rename one")
+        if self.dial.min > self.dial.max:
+            raise ValueError("dial: min is above max; swap them")
+        if self.engine.min_replicas > self.engine.max_replicas:
+            raise ValueError("engine: min_replicas is above max_replicas; swap them")
+        if self.scaling.lower >= self.scaling.upper:
+            raise ValueError("scaling: lower is not below upper; leave a gap, or replicas come and go")
+        return self
+
+
+def merged(given: Mapping[str, Any], conf: Path = CONF) -> dict[str, Any]:
+    """The named file of ``conf/serve`` with everything else on top; dotted keys are paths.
+
+    Raises ``UserError`` for a file that does not exist.
+    """
+    name, rest = str(given.get("config", DEFAULT_CONFIG)), {k: v for k, v in given.items() if k != "config"}
+    known = group_choices("serve", conf)
+    if name not in known:
+        raise UserError(f"config={name}: no such file in conf/serve{choose_from(name, known)}")
+    tree = OmegaConf.create(read_yaml(conf / "serve" / f"{name}.yaml"))
+    for key, value in rest.items():
+        OmegaConf.update(tree, key, value, merge=True, force_add=True)
+    values = OmegaConf.to_container(tree)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def load(given: Mapping[str, Any], conf: Path = CONF) -> ServeSettings:
+    """The settings that arguments stand for; raises ``UserError`` in one line for any that cannot work."""
+    try:
+        return ServeSettings.model_validate(merged(given, conf))
+    except ValidationError as error:
+        raise UserError(complaint(error)) from None
+
+
+def complaint(error: ValidationError) -> str:
+    """The first thing that pydantic found, in one line: where, what, the fix."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = sorted(_paths(ServeSettings))
+        guess = nearest(where, known)
+        return f"{where}: unknown setting" + (f"; did you mean {guess}?" if guess else "; see conf/serve")
+    message = first["msg"].removeprefix("Value error, ")
+    return (
+        f"{where}={first['input']}: {message}"
+        if where and first["type"] != "missing"
+        else (f"{where}: needs a value" if first["type"] == "missing" else message)
+    )
+
+
+def _paths(section: type[BaseModel], prefix: str = "") -> set[str]:
+    found = set()
+    for name, field in section.model_fields.items():
+        found.add(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found |= _paths(field.annotation, f"{prefix}{name}.")
+    return found
