@@ -1,0 +1,78 @@
+"""Images, the bytes of images, and what decoding them in this process comes to."""
+
+from __future__ import annotations
+
+import base64
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lladav.images import ViewGeometry
+from lladav.samples import Visual, VisualKind
+from serve.errors import ApiError
+from serve.media import decode
+
+GEOMETRY = ViewGeometry(
+    tile=16, side=4, grid=3, shrink_above_views=6, frame_side=2, newline_per_frame_row=True
+)
+PARAM = "messages[0].content[1].image_url.url"
+PIXELS = 10_000
+TELLTALE = ("secret", "/work", "/usr", "base64,A", "cannot identify")
+"""Pieces of images, queries and paths, and what Pillow says with an object's address."""
+
+
+def encoded(image: Image.Image, name: str = "PNG", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, name, **options)
+    return stream.getvalue()
+
+
+def picture(width: int = 24, height: int = 18) -> Image.Image:
+    """Noise above a gradient: every format has something to compress."""
+    noise = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    noise[height // 2 :] = np.linspace(0, 255, width, dtype=np.uint8)[None, :, None]
+    return Image.fromarray(noise)
+
+
+def uri(content: bytes, media_type: str = "image/png") -> str:
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+
+
+def chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def png(width: int, height: int, *chunks: bytes) -> bytes:
+    """A PNG of 8-bit grey with any header at all."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"".join((b"\x89PNG\r\n\x1a\n", head, *chunks, chunk(b"IEND", b"")))
+
+
+def named(*urls: str) -> list[tuple[str, str]]:
+    return [(url, f"messages[0].content[{place}].image_url.url") for place, url in enumerate(urls, 1)]
+
+
+def checked(error: ApiError) -> ApiError:
+    assert error.param in [param for _, param in named(*"abcdefghij")]
+    assert "\n" not in error.message
+    assert len(error.message) < 250
+    assert not any(told in error.message for told in TELLTALE)
+    return error
+
+
+def decoded(content: bytes, kind: VisualKind = VisualKind.tiled, pixels: int = PIXELS) -> Visual | ApiError:
+    """What the worker makes of bytes, in this process; any error but ``ApiError`` is raised."""
+    try:
+        return decode(content, kind, GEOMETRY, pixels, PARAM)
+    except ApiError as error:
+        return error
+
+
+def refused(content: bytes, kind: VisualKind = VisualKind.tiled, pixels: int = PIXELS) -> ApiError:
+    found = decoded(content, kind, pixels)
+    assert isinstance(found, ApiError)
+    return checked(found)
