@@ -1,0 +1,156 @@
+"""The way back from a decoded canvas to values: each reads its window, and whatever is there, fits its shape.
+
+What is written in a window ends at the first eos or eot; what follows does not count.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any, Protocol
+
+from lladav.text import ChatTokenizer
+from serve.shapes import Number, Scalar, Text
+
+NUMERAL = re.compile(r"-?[0-9]{0,40}\.?[0-9]{1,40}")
+INSIDE_QUOTES = re.compile(r'(?:[^"\\]|\\.)*', re.DOTALL)
+PAD = -1
+"""Stands for either end."""
+
+
+class Value(Protocol):
+    """Reads its part of a decoded canvas."""
+
+    def read(self, tokens: Sequence[int]) -> Any:
+        """A value that fits the schema, whatever was decoded."""
+        ...
+
+    def empty(self, tokens: Sequence[int]) -> bool:
+        """Whether nothing was written."""
+        ...
+
+
+@dataclass(frozen=True)
+class Window:
+    """Places of the canvas that hold one value."""
+
+    places: range
+    tokenizer: ChatTokenizer
+    ends: frozenset[int]
+
+    def tokens(self, tokens: Sequence[int]) -> list[int]:
+        """What was decoded there, either end as ``PAD``."""
+        return [PAD if i in self.ends else i for i in tokens[self.places.start : self.places.stop]]
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """What is written before the first end."""
+        return self.tokenizer.decode(list(takewhile(lambda i: i != PAD, self.tokens(tokens)))).strip()
+
+
+@dataclass(frozen=True)
+class Fields:
+    fields: dict[str, Value]
+
+    def read(self, tokens: Sequence[int]) -> dict[str, Any]:
+        return {name: value.read(tokens) for name, value in self.fields.items()}
+
+    def empty(self, tokens: Sequence[int]) -> bool:  # noqa: ARG002 - a protocol
+        return False
+
+
+@dataclass(frozen=True)
+class List:
+    """Items that were left empty are dropped, as far as the schema lets them."""
+
+    items: list[Value]
+    least: int
+
+    def read(self, tokens: Sequence[int]) -> list[Any]:
+        return [
+            item.read(tokens) for n, item in enumerate(self.items) if n < self.least or not item.empty(tokens)
+        ]
+
+    def empty(self, tokens: Sequence[int]) -> bool:  # noqa: ARG002 - a protocol
+        return False
+
+
+@dataclass(frozen=True)
+class Fixed:
+    value: Scalar
+
+    def read(self, tokens: Sequence[int]) -> Scalar:  # noqa: ARG002 - a protocol
+        return self.value
+
+    def empty(self, tokens: Sequence[int]) -> bool:  # noqa: ARG002 - a protocol
+        return False
+
+
+@dataclass(frozen=True)
+class TextValue:
+    """The model writes JSON, so a quote mark ends a text and a backslash escapes."""
+
+    shape: Text
+    window: Window
+
+    def read(self, tokens: Sequence[int]) -> str | None:
+        text = self._text(tokens)
+        return None if not text and self.shape.nullable else self.shape.fit(text)
+
+    def empty(self, tokens: Sequence[int]) -> bool:
+        return not self._text(tokens)
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        """A character that the window cuts in two is left out at the end."""
+        written = INSIDE_QUOTES.match(self.window.text(tokens))
+        text = _unescaped(written.group() if written else "")
+        return text.encode(errors="replace").decode().rstrip("\ufffd").strip()
+
+
+def _unescaped(text: str) -> str:
+    try:
+        return json.loads(f'"{text}"', strict=False)
+    except ValueError:  # escapes of another language, or half of one
+        return text
+
+
+@dataclass(frozen=True)
+class NumberValue:
+    shape: Number
+    window: Window
+
+    def read(self, tokens: Sequence[int]) -> int | float | None:
+        numeral = self._numeral(tokens)
+        return None if numeral is None and self.shape.nullable else self.shape.fit(numeral or "0")
+
+    def empty(self, tokens: Sequence[int]) -> bool:
+        return self._numeral(tokens) is None
+
+    def _numeral(self, tokens: Sequence[int]) -> str | None:
+        found = NUMERAL.match(self.window.text(tokens))
+        return found.group() if found else None
+
+
+@dataclass(frozen=True)
+class ChoiceValue:
+    """Places are filled one by one, so they may mix alternatives: the one that agrees at most places counts.
+
+    An alternative beyond the values is that of nothing.
+    """
+
+    values: tuple[Scalar, ...]
+    alternatives: list[list[int]]
+    window: Window
+
+    def read(self, tokens: Sequence[int]) -> Scalar:
+        return self.values[self._best(tokens, len(self.values))]
+
+    def empty(self, tokens: Sequence[int]) -> bool:
+        return self._best(tokens, len(self.alternatives)) >= len(self.values)
+
+    def _best(self, tokens: Sequence[int], count: int) -> int:
+        decoded = self.window.tokens(tokens)
+        agree = [sum(map(int.__eq__, decoded, each)) for each in self.alternatives[:count]]
+        return agree.index(max(agree))
