@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from ray.runtime_env import RuntimeEnv
 from ray.serve.config import AutoscalingPolicy
@@ -164,7 +163,7 @@ def _check_values(model: type[BaseModel], value: Any, path: Where) -> None:
 def _check_args(args: Mapping[str, Any], path: Where) -> None:
     try:
         load({str(key): value for key, value in args.items()})
-    except (UserError, OmegaConfBaseException) as error:
+    except UserError as error:
         raise UserError(f"{_dotted(path)}: {_one_line(str(error))}") from None
 
 

@@ -11,13 +11,24 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from omegaconf import OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 
 from lladav.config import CONF, group_choices, read_yaml
-from lladav.config_keys import choose_from, nearest
-from lladav.decoding.options import Cache
+from lladav.config_keys import choose_from
+from lladav.decoding.options import RULES, Cache
 from lladav.errors import UserError
+from serve.complaints import complaint
+from serve.knobs import Knobs
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -27,7 +38,9 @@ DEFAULT_CONFIG = "local"
 class Section(BaseModel):
     """A group of settings; unknown keys are refused, text under a field is its documentation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True
+    )
 
 
 class Auth(StrEnum):
@@ -101,8 +114,19 @@ class DialSettings(Section):
     """Where a request says nothing; 1 is exact."""
     busy: Annotated[float, Field(gt=0)] = 2.0
     """Requests per row (running and waiting) at which a range is answered with its largest interval."""
-    presets: dict[Literal["fast", "balanced", "accurate"], dict[str, Any]] = {}
-    """What each ``effort`` stands for: decoding settings of a request."""
+    presets: dict[Literal["fast", "balanced", "accurate"], Knobs] = {}
+    """What each ``effort`` stands for."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.min > self.max:
+            raise ValueError("min is above max; swap them")
+        for name, preset in self.presets.items():
+            if len(rules := [rule for rule in RULES if rule in preset.given()]) > 1:
+                raise ValueError(
+                    f"presets.{name}: {' and '.join(rules)} exclude each other; keep one of them"
+                )
+        return self
 
 
 class DecodingSettings(Section):
@@ -177,9 +201,10 @@ class ServeSettings(Section):
     """Folder of a LLaDA-V checkpoint with its tokenizer."""
     name: str = "llada-v"
     """What clients call the model."""
-    auth: Auth = Auth.keys
+    auth: Annotated[Auth, BeforeValidator(lambda given: "off" if given is False else given)] = Auth.keys
+    """YAML reads ``off`` without quotes as false."""
     keys: list[KeySettings] = []
-    limits_storage: str = "async+memory://"
+    limits_storage: Annotated[str, Field(pattern=r"^async\+[a-z+]+://")] = "async+memory://"
     """Where rates are counted, as the ``limits`` package writes it; Redis for several ingress replicas."""
     media: MediaSettings = MediaSettings()
     fetch: FetchSettings = FetchSettings()
@@ -190,12 +215,17 @@ class ServeSettings(Section):
     scaling: ScalingSettings = ScalingSettings()
     ingress: IngressSettings = IngressSettings()
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _on_top_of_its_file(cls, given: Any) -> Any:
+    def _on_top_of_its_file(cls, given: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+        """Where a file is named, as in what Ray Serve hands to our builder."""
         if not isinstance(given, Mapping) or "config" not in given:
-            return given
-        return merged(given)
+            return check(given)
+        values = merged(given)
+        try:
+            return check(values)
+        except ValidationError as error:
+            raise UserError(complaint(error, cls, values)) from None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -205,8 +235,8 @@ class ServeSettings(Section):
             raise ValueError("auth is off and keys are given; remove one of them")
         if len({key.name for key in self.keys}) < len(self.keys):
             raise ValueError("keys: names differ from each other; rename one")
-        if self.dial.min > self.dial.max:
-            raise ValueError("dial: min is above max; swap them")
+        if len({key.sha256 for key in self.keys}) < len(self.keys):
+            raise ValueError("keys: two entries are of the same key; make another one")
         if self.engine.min_replicas > self.engine.max_replicas:
             raise ValueError("engine: min_replicas is above max_replicas; swap them")
         if self.scaling.lower >= self.scaling.upper:
@@ -214,10 +244,19 @@ class ServeSettings(Section):
         return self
 
 
+def load(given: Mapping[str, Any], conf: Path = CONF) -> ServeSettings:
+    """The settings that arguments stand for; raises ``UserError`` in one line for any that cannot work."""
+    values = merged(given, conf)
+    try:
+        return ServeSettings.model_validate(values)
+    except ValidationError as error:
+        raise UserError(complaint(error, ServeSettings, values)) from None
+
+
 def merged(given: Mapping[str, Any], conf: Path = CONF) -> dict[str, Any]:
     """The named file of ``conf/serve`` with everything else on top; dotted keys are paths.
 
-    Raises ``UserError`` for a file that does not exist.
+    Raises ``UserError`` for a file that does not exist, and for what is no setting.
     """
     name, rest = str(given.get("config", DEFAULT_CONFIG)), {k: v for k, v in given.items() if k != "config"}
     known = group_choices("serve", conf)
@@ -225,40 +264,18 @@ def merged(given: Mapping[str, Any], conf: Path = CONF) -> dict[str, Any]:
         raise UserError(f"config={name}: no such file in conf/serve{choose_from(name, known)}")
     tree = OmegaConf.create(read_yaml(conf / "serve" / f"{name}.yaml"))
     for key, value in rest.items():
-        OmegaConf.update(tree, key, value, merge=True, force_add=True)
+        _set(tree, str(key), value)
     values = OmegaConf.to_container(tree)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
 
-def load(given: Mapping[str, Any], conf: Path = CONF) -> ServeSettings:
-    """The settings that arguments stand for; raises ``UserError`` in one line for any that cannot work."""
+def _set(tree: DictConfig, key: str, value: Any) -> None:
+    if not all(key.split(".")):
+        raise UserError(f"{key!r}: not a setting; write section.key, as in engine.max_rows")
     try:
-        return ServeSettings.model_validate(merged(given, conf))
-    except ValidationError as error:
-        raise UserError(complaint(error)) from None
-
-
-def complaint(error: ValidationError) -> str:
-    """The first thing that pydantic found, in one line: where, what, the fix."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = sorted(_paths(ServeSettings))
-        guess = nearest(where, known)
-        return f"{where}: unknown setting" + (f"; did you mean {guess}?" if guess else "; see conf/serve")
-    message = first["msg"].removeprefix("Value error, ")
-    return (
-        f"{where}={first['input']}: {message}"
-        if where and first["type"] != "missing"
-        else (f"{where}: needs a value" if first["type"] == "missing" else message)
-    )
-
-
-def _paths(section: type[BaseModel], prefix: str = "") -> set[str]:
-    found = set()
-    for name, field in section.model_fields.items():
-        found.add(prefix + name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found |= _paths(field.annotation, f"{prefix}{name}.")
-    return found
+        OmegaConf.update(tree, key, value, merge=True, force_add=True)
+    except GrammarParseError:
+        raise UserError(f"{key}: ${{ begins something that does not end; close it or leave it out") from None
+    except OmegaConfBaseException as error:
+        raise UserError(f"{key}: cannot be set ({str(error).splitlines()[0]})") from None

@@ -1,0 +1,206 @@
+"""Settings of serving: every shipped file loads, mistakes are told in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from lladav.config import CONF, group_choices
+from lladav.decoding.options import DecodingOptions
+from lladav.errors import UserError
+from serve.knobs import Interval, Knobs
+from serve.settings import Auth, ServeSettings, load
+
+KEY = {"name": "someone", "sha256": "0" * 64}
+NEEDED = {"local": {"model": "folder"}, "gpu": {"model": "folder", "keys": [KEY]}}
+"""What each shipped file leaves to whoever uses it."""
+
+
+def told(**given: Any) -> str:
+    """What is said about arguments that are wrong, in one line."""
+    with pytest.raises(UserError) as error:
+        load({"model": "folder", **given})
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_the_files_are_those_that_are_tested() -> None:
+    assert group_choices("serve") == sorted(NEEDED)
+
+
+@pytest.mark.parametrize("name", group_choices("serve"))
+def test_every_shipped_file_loads(name: str) -> None:
+    settings = load({"config": name, **NEEDED[name]})
+    assert settings.model == "folder"
+    assert set(settings.dial.presets) == {"fast", "balanced", "accurate"}
+    assert settings.dial.presets["accurate"].given() == {"refresh_interval": 1}
+
+
+@pytest.mark.parametrize("name", group_choices("serve"))
+def test_every_preset_is_something_that_can_be_decoded(name: str) -> None:
+    settings = load({"config": name, **NEEDED[name]})
+    for preset in settings.dial.presets.values():
+        knobs = {k: v for k, v in preset.given().items() if k != "refresh_interval"}
+        DecodingOptions(max_tokens=64, **knobs)
+
+
+def test_the_file_for_a_cluster_wants_a_model_and_keys() -> None:
+    with pytest.raises(UserError, match="model: needs a value"):
+        load({"config": "gpu", "keys": [KEY]})
+    assert "add keys" in told(config="gpu")
+
+
+def test_local_is_the_file_where_none_is_named() -> None:
+    assert load({"model": "m"}) == load({"model": "m", "config": "local"})
+    assert load({"model": "m"}).auth is Auth.off
+
+
+def test_dotted_and_nested_keys_go_on_top_of_the_file() -> None:
+    fast = {"dial.presets.fast.steps": 4, "dial.presets.fast.threshold": None}
+    settings = load({"model": "m", "engine.max_rows": "3", "engine": {"cpus": 2}, **fast})
+    assert (settings.engine.max_rows, settings.engine.cpus, settings.engine.threads) == (3, 2, 1)
+    assert settings.dial.presets["fast"] == Knobs(refresh_interval=Interval(min=8, max=32), steps=4)
+
+
+def test_a_builder_of_ray_serve_gets_the_same() -> None:
+    """Ray validates the arguments of an application with the builder's annotation."""
+    given = {"config": "local", "model": "m", "engine.max_rows": 3}
+    assert ServeSettings.model_validate(given) == load(given)
+    assert ServeSettings.model_validate(load(given).model_dump()) == load(given)
+
+
+@pytest.mark.parametrize("given", [{"engine.max_row": 3}, {"config": "locl"}, {"name": "${x"}])
+def test_a_builder_tells_the_same(given: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as error:
+        ServeSettings.model_validate({"config": "local", "model": "m", **given})
+    assert told(**given) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("engine.max_row", "engine.max_rows"),
+        ("max_rows", "engine.max_rows"),
+        ("limts.choices", "limits"),
+        ("dial.presets.fast.treshold", "dial.presets.fast.threshold"),
+        ("dial.presets.fsat.threshold", "dial.presets.fast"),
+        ("dial.presets.fast.refresh_interval.mx", "dial.presets.fast.refresh_interval.max"),
+    ],
+)
+def test_misspelt_keys_get_a_suggestion(key: str, meant: str) -> None:
+    assert told(**{key: 1}).endswith(f": unknown setting; did you mean {meant}?")
+
+
+def test_a_misspelt_key_of_a_list_comes_before_what_is_missing_for_it() -> None:
+    keys = [KEY, {"name": "b", "sha25": "0" * 64}]
+    assert told(config="gpu", keys=keys) == "keys[1].sha25: unknown setting; did you mean keys[1].sha256?"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"config": "locl"}, "config=locl: no such file in conf/serve; did you mean local?"),
+        ({"zzz": 1}, "zzz: unknown setting; see conf/serve"),
+        ({"": 1}, "'': not a setting"),
+        ({"engine..max_rows": 1}, "'engine..max_rows': not a setting"),
+        ({"name": "${x"}, "name: ${ begins something that does not end"),
+        ({"name": {1, 2}}, "name: cannot be set"),
+        ({"keys[0].name": "a"}, "keys: Input should be a valid list"),
+        ({"engine": 3}, "engine=3: "),
+        ({"engine": {3: 4}}, "engine.3: unknown setting"),
+        ({"engine.max_rows": 0}, "engine.max_rows=0: Input should be greater than or equal to 1"),
+        ({"engine.dtype": "float8"}, "engine.dtype=float8: Input should be 'auto', 'float32' or 'bfloat16'"),
+        ({"engine.min_replicas": 2}, "engine: min_replicas is above max_replicas; swap them"),
+        ({"scaling.lower": 0.9}, "scaling: lower is not below upper"),
+        ({"dial.min": 65}, "dial: min is above max; swap them"),
+        ({"dial.presets.fast.threshold": 2}, "dial.presets.fast.threshold=2: "),
+        ({"dial.presets.fast.factor": 1}, "dial: presets.fast: threshold and factor exclude each other"),
+        (
+            {"dial.presets.fast.refresh_interval": 0},
+            "dial.presets.fast.refresh_interval=0: Input should be g",
+        ),
+        (
+            {"dial.presets.fast.refresh_interval": {"min": 4, "max": 3}},
+            "dial.presets.fast.refresh_interval: min is above max",
+        ),
+        ({"limits_storage": "memory://"}, "limits_storage=memory://: "),
+        ({"auth": "keys"}, "auth is keys and there are none"),
+        ({"keys": [KEY]}, "auth is off and keys are given"),
+        ({"auth": "keys", "keys": [KEY, KEY]}, "keys: names differ from each other"),
+        ({"auth": "keys", "keys": [KEY, {**KEY, "name": "b"}]}, "keys: two entries are of the same key"),
+    ],
+)
+def test_mistakes_are_told_by_where_they_are(given: dict[str, Any], expected: str) -> None:
+    assert told(**given).startswith(expected)
+
+
+def test_a_key_that_is_no_text_is_no_setting() -> None:
+    with pytest.raises(UserError, match="3: unknown setting"):
+        load({3: 4})  # type: ignore[dict-item]
+
+
+def test_a_key_in_clear_is_not_repeated() -> None:
+    secret = "sk-lladav-secret"
+    given = {"config": "gpu", "model": "m", "keys": [{"name": "a", "sha256": secret}]}
+    assert secret not in told(**given)
+    with pytest.raises(ValidationError) as error:
+        ServeSettings.model_validate(given)
+    assert secret not in str(error.value)
+
+
+def test_off_needs_no_quotes(tmp_path: Path) -> None:
+    (tmp_path / "serve").mkdir()
+    (tmp_path / "serve" / "local.yaml").write_text("auth: off\n")
+    assert load({"model": "m"}, tmp_path).auth is Auth.off
+
+
+def test_values_given_to_a_file_that_is_no_mapping(tmp_path: Path) -> None:
+    (tmp_path / "serve").mkdir()
+    (tmp_path / "serve" / "local.yaml").write_text("[1]\n")
+    with pytest.raises(UserError, match="no mapping"):
+        load({"model": "m"}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"refresh_interval": 0}, {"steps": 0}, {"tokens_per_step": 0}, {"block_length": 0}, {"threshold": 0},
+        {"threshold": 1.01}, {"threshold": float("nan")}, {"factor": 0}, {"entropy": float("inf")},
+        {"temperature": -1}, {"guidance": float("nan")}, {"top_p": 0}, {"cache": "all"}, {"reveal": "quota"},
+        {"refresh_interval": {"min": 1}}, {"refresh_interval": {"min": 0, "max": 3}},
+        {"refresh_interval": [1, 2]}, {"refresh_interval": "many"},
+    ],
+)  # fmt: skip
+def test_a_knob_out_of_its_range_is_one_finding(knobs: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as error:
+        Knobs.model_validate(knobs)
+    assert error.value.error_count() == 1
+
+
+def test_knobs_that_are_given() -> None:
+    class Body(Knobs):
+        model: str
+
+    body = Body.model_validate({"model": "m", "refresh_interval": {"min": 2, "max": 9}, "temperature": 0})
+    assert body.given() == {"refresh_interval": Interval(min=2, max=9), "temperature": 0}
+    assert Knobs().given() == {}
+
+
+def test_every_knob_is_an_option_and_every_setting_of_a_preset_is_documented() -> None:
+    assert set(Knobs.model_fields) <= set(DecodingOptions.__dataclass_fields__)
+    assert all(field.description for field in Knobs.model_fields.values())
+
+
+def test_sections_are_closed() -> None:
+    sections = [f.annotation for f in ServeSettings.model_fields.values()]
+    for section in sections:
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            assert section.model_config.get("extra") == "forbid"
+            assert section.model_config.get("frozen") is True
+
+
+def test_shipped_files_are_beside_the_code_in_a_checkout(root: Path) -> None:
+    assert Path(CONF).samefile(root / "conf")
