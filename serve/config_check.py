@@ -14,6 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+if __name__ == "__main__":
+    sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "platform")]
+
 import yaml
 from pydantic import BaseModel, ValidationError
 from ray.runtime_env import RuntimeEnv
