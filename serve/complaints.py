@@ -15,8 +15,8 @@ NO_SUCH_KEY = ("extra_forbidden", "invalid_key")
 MISSING = "missing"
 NAME = "[key]"
 """Pydantic's last part of the place of a name that a mapping does not take."""
-PRIVATE = ("keys",)
-"""Sections whose values are not repeated: somebody may have written a key in clear."""
+PRIVATE = ("keys", "limits_storage")
+"""Settings whose values are not repeated: a key in clear may be there by mistake, or a password."""
 
 
 def complaint(error: ValidationError, model: type[BaseModel], values: Mapping[str, Any]) -> str:

@@ -59,7 +59,7 @@ class KeySettings(Section):
     """SHA-256 of the key, in hexadecimal."""
     requests_per_minute: Count = 600
     concurrency: Count = 64
-    """Requests of this key that may run at a time."""
+    """Requests of this key that may run at a time, at each ingress replica."""
 
 
 class MediaSettings(Section):
@@ -205,7 +205,8 @@ class ServeSettings(Section):
     """YAML reads ``off`` without quotes as false."""
     keys: list[KeySettings] = []
     limits_storage: Annotated[str, Field(pattern=r"^async\+[a-z+]+://")] = "async+memory://"
-    """Where rates are counted, as the ``limits`` package writes it; Redis for several ingress replicas."""
+    """Where rates are counted, as the ``limits`` package writes it: in memory each ingress replica counts for
+    itself, ``async+redis://HOST:PORT`` (needs the package coredis) counts for all."""
     media: MediaSettings = MediaSettings()
     fetch: FetchSettings = FetchSettings()
     limits: LimitSettings = LimitSettings()

@@ -126,7 +126,7 @@ def test_a_misspelt_key_of_a_list_comes_before_what_is_missing_for_it() -> None:
             {"dial.presets.fast.refresh_interval": {"min": 4, "max": 3}},
             "dial.presets.fast.refresh_interval: min is above max",
         ),
-        ({"limits_storage": "memory://"}, "limits_storage=memory://: "),
+        ({"limits_storage": "memory://"}, "limits_storage: String should match pattern"),
         ({"auth": "keys"}, "auth is keys and there are none"),
         ({"keys": [KEY]}, "auth is off and keys are given"),
         ({"auth": "keys", "keys": [KEY, KEY]}, "keys: names differ from each other"),
