@@ -1,0 +1,80 @@
+"""What travels between an ingress and an engine replica: a job to an engine, and what becomes of it back.
+
+Plain values: each side has a tokenizer of its own, and options are made of a job on either side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from lladav.decoding.engine import Decoded
+from lladav.decoding.options import DecodingOptions
+from lladav.decoding.runner import Reveal
+from lladav.decoding.stops import StopTexts
+from lladav.samples import Sample
+from lladav.text import ChatTokenizer
+from serve.dial import Dial
+
+
+class Watch(StrEnum):
+    """What a client wants to see before its answers are done."""
+
+    nothing = "nothing"
+    committed = "committed"
+    """Tokens that can no longer change."""
+    denoise = "denoise"
+    """Every step, with what it revealed."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request as an engine runs it: one prompt, one or more answers."""
+
+    id: str
+    prompt: Sample
+    prompt_tokens: int
+    """Positions of the prompt, visual tokens included."""
+    settings: Mapping[str, Any]
+    """Settings of ``DecodingOptions``, besides ``refresh_interval`` and ``stop_texts``."""
+    dial: Dial
+    deadline: float
+    """When the request ends unanswered, as ``time.time()`` counts."""
+    choices: int = 1
+    stop: tuple[str, ...] = ()
+    watch: Watch = Watch.nothing
+
+    def options(self, tokenizer: ChatTokenizer, interval: int) -> DecodingOptions:
+        """Options at a refresh interval; raises ``UserError`` where they do not fit together."""
+        texts = StopTexts(self.stop, tokenizer.decode) if self.stop else None
+        given = {**self.settings, "stop_texts": texts, "refresh_interval": interval}
+        return DecodingOptions.for_chat(tokenizer.ids, **given)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a step did to an answer that is watched."""
+
+    choice: int
+    step: int
+    committed: int
+    """Tokens that can no longer change, so far."""
+    tokens: list[int] = field(default_factory=list)
+    """Those among them that are new."""
+    confidences: list[float] = field(default_factory=list)
+    reveal: Reveal = field(default_factory=Reveal)
+    """What the step filled in; empty unless every step is watched."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """An answer that is done, and the refresh interval that it got."""
+
+    choice: int
+    answer: Decoded
+    interval: int
+
+
+Event = Progress | Ended

@@ -1,0 +1,307 @@
+"""A decoding engine in a thread of its own, asked from an event loop.
+
+The thread takes a step after another while anybody is running; what a step did is handed to the event loop at
+once, in one call. An event loop never waits for a step, and a request that is abandoned leaves the engine
+before the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Protocol
+
+from lladav.decoding.engine import Decoded, Engine, Update
+from lladav.decoding.options import DecodingOptions
+from lladav.errors import UserError
+from lladav.text import ChatTokenizer
+from serve.dial import Pace, choose, forecast
+from serve.errors import ApiError
+from serve.jobs import Ended, Event, Job, Progress, Watch
+
+LOG = logging.getLogger("ray.serve.engine")
+
+MARGIN = 0.8
+"""Share of the time that is left which the forecast of an answer may take."""
+
+
+class Observer(Protocol):
+    """Who counts what an engine does; see ``serve.metrics.EngineMetrics``."""
+
+    def step(self, seconds: float, refreshes: int, cached: int) -> None: ...
+
+    def admitted(self, queue_seconds: float, interval: int) -> None: ...
+
+    def gauges(self, rows_used: int, rows: int, waiting: int, oldest_waiting_seconds: float) -> None: ...
+
+    def image_cache(self, hits: int, misses: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Load:
+    """Rows in use and in all, answers that wait for one, and for how long the oldest has."""
+
+    rows_used: int
+    rows: int
+    waiting: int
+    oldest_waiting_seconds: float
+
+
+@dataclass
+class _Answer:
+    """An answer of a job, as far as it is."""
+
+    work: _Work
+    choice: int
+    given: dict[int, tuple[int, float]]
+    """Token and confidence at places that are filled."""
+    told: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.work.job.id}/{self.choice}"
+
+
+@dataclass
+class _Work:
+    """A job in the engine, and where its events go."""
+
+    job: Job
+    loop: asyncio.AbstractEventLoop
+    inbox: asyncio.Queue[Event | ApiError] = field(default_factory=asyncio.Queue)
+    since: float = field(default_factory=time.monotonic)
+    interval: int | None = None
+    answers: list[_Answer] = field(default_factory=list)
+
+
+class EngineWorker:
+    """Runs jobs in an engine; the methods are called from event loops."""
+
+    def __init__(
+        self, engine: Engine, tokenizer: ChatTokenizer, rows: int, busy: float, observer: Observer
+    ) -> None:
+        """``rows`` are those of the engine, ``busy`` the requests per row at which dials stand at their
+        largest interval.
+        """
+        self._engine, self._tokenizer, self._observer = engine, tokenizer, observer
+        self._rows, self._busy = rows, busy
+        self._commands: queue.SimpleQueue[_Work | str | None] = queue.SimpleQueue()
+        self._answers: dict[str, _Answer] = {}
+        self._pace = Pace()
+        self._admitted = False
+        self._images = (0, 0)
+        self._load, self._oldest = Load(0, rows, 0, 0.0), None
+        self._stepping_since: float | None = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    async def events(self, job: Job) -> AsyncIterator[list[Event]]:
+        """What happens to a job, as it happens; what came in the meantime comes together.
+
+        Raises ``ApiError`` for a job that cannot run or that fails. The job leaves the engine when the
+        iterator is closed.
+        """
+        work = _Work(job, asyncio.get_running_loop())
+        self._commands.put(work)
+        try:
+            left = job.choices
+            while left:
+                events = await _next_events(work.inbox)
+                left -= sum(isinstance(event, Ended) for event in events)
+                yield events
+        finally:
+            self._commands.put(job.id)
+
+    @property
+    def load(self) -> Load:
+        """What was in the engine after the last step."""
+        age = 0.0 if self._oldest is None else time.monotonic() - self._oldest
+        return replace(self._load, oldest_waiting_seconds=age)
+
+    @property
+    def step_seconds(self) -> float:
+        """For how long the step that runs now has been running."""
+        since = self._stepping_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs; it ends by itself only when something is wrong with it."""
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """End the thread after the step that it is in."""
+        self._commands.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while self._take_commands():
+                if self._engine.busy:
+                    self._stepping_since = time.monotonic()
+                    self._step()
+                    self._stepping_since = None
+                self._report()
+        except Exception:
+            LOG.exception("the engine's thread ends")
+            error = ApiError(500, "the engine failed; ask again", code="engine_error")
+            _deliver([(work, error) for work in self._works()])
+
+    def _take_commands(self) -> bool:
+        """Do what was asked for since the last step; with nothing to run, wait. False when it is to stop."""
+        wait = not self._engine.busy
+        while True:
+            try:
+                command = self._commands.get(block=wait)
+            except queue.Empty:
+                return True
+            if command is None:
+                return False
+            if isinstance(command, _Work):
+                self._submit(command)
+            else:
+                self._cancel(command)
+            wait = False
+
+    def _submit(self, work: _Work) -> None:
+        job = work.job
+        try:
+            options = job.options(self._tokenizer, job.dial.max)
+            for choice in range(job.choices):
+                answer = _Answer(
+                    work, choice, {place: (token, 1.0) for place, token in options.infill.items()}
+                )
+                prompt = replace(job.prompt, id=f"answer {choice}")  # on which its draws depend
+                self._engine.submit(prompt, options, answer.name, partial(self._settle, work))
+                work.answers.append(answer)
+                self._answers[answer.name] = answer
+        except UserError as error:
+            self._drop(work)
+            _deliver([(work, ApiError(400, str(error)))])
+
+    def _cancel(self, job: str) -> None:
+        for work in self._works():
+            if work.job.id == job:
+                self._drop(work)
+
+    def _works(self) -> list[_Work]:
+        """Jobs that have an answer in the engine."""
+        return list({id(answer.work): answer.work for answer in self._answers.values()}.values())
+
+    def _drop(self, work: _Work) -> None:
+        for answer in work.answers:
+            self._engine.cancel(answer.name)
+            self._answers.pop(answer.name, None)
+
+    def _settle(self, work: _Work) -> DecodingOptions:
+        """Options of a job that a row is free for; all of its answers get one interval."""
+        self._admitted = True
+        if work.interval is None:
+            work.interval = self._choose(work.job)
+        return work.job.options(self._tokenizer, work.interval)
+
+    def _choose(self, job: Job) -> int:
+        running, waiting = len(self._engine.running), len(self._engine.waiting)
+        options = job.options(self._tokenizer, job.dial.max)
+        company = self._pace.positions if running else 0.0
+        seconds_left = MARGIN * (job.deadline - time.time())
+        ahead = forecast(self._pace, options, job.prompt_tokens, company)
+        return choose(job.dial, (running + waiting) / self._rows, self._busy, seconds_left, ahead)
+
+    def _step(self) -> None:
+        self._admitted, start = False, time.monotonic()
+        before = self._engine.running
+        updates = self._engine.step()
+        seconds = time.monotonic() - start
+        self._observe_admissions(before)
+        forwarded = sum(update.forwarded for update in updates)
+        if forwarded and not self._admitted:  # a step that also encodes images tells nothing of the pace
+            self._pace.add(forwarded, seconds)
+        refreshes = sum(update.refresh for update in updates)
+        self._observer.step(seconds, refreshes, sum(update.forwarded > 0 for update in updates) - refreshes)
+        _deliver([message for update in updates for message in self._messages(update)])
+
+    def _observe_admissions(self, before: Sequence[str]) -> None:
+        for name in set(self._engine.running) - set(before):
+            work = self._answers[name].work
+            self._observer.admitted(time.monotonic() - work.since, work.interval or 1)
+
+    def _report(self) -> None:
+        waiting = self._engine.waiting
+        self._load = Load(len(self._engine.running), self._rows, len(waiting), 0.0)
+        self._oldest = self._answers[waiting[0]].work.since if waiting else None
+        load, prompts = self.load, self._engine.prompts
+        self._observer.gauges(load.rows_used, load.rows, load.waiting, load.oldest_waiting_seconds)
+        hits, misses = self._images
+        if (prompts.hits, prompts.misses) != self._images:
+            self._images = (prompts.hits, prompts.misses)
+            self._observer.image_cache(prompts.hits - hits, prompts.misses - misses)
+
+    def _messages(self, update: Update) -> list[tuple[_Work, Event | ApiError]]:
+        """What its client is told of an update."""
+        answer = self._answers.get(update.id)
+        if answer is None:  # its job has failed in this very step
+            return []
+        work = answer.work
+        if update.error is not None:
+            self._drop(work)
+            return [(work, ApiError(500, f"{update.error}; ask again", code="engine_error"))]
+        told = self._progress(answer, update)
+        if update.answer is not None:
+            del self._answers[update.id]
+            told.append(_ended(answer, update.answer))
+        return [(work, event) for event in told]
+
+    def _progress(self, answer: _Answer, update: Update) -> list[Event]:
+        watch, reveal = answer.work.job.watch, update.reveal
+        if watch is Watch.nothing:
+            return []
+        answer.given |= {
+            place: (token, confidence)
+            for place, token, confidence in zip(reveal.places, reveal.tokens, reveal.confidences, strict=True)
+        }
+        new = [answer.given[place] for place in range(answer.told, update.committed)]
+        answer.told = max(answer.told, update.committed)
+        if not new and watch is Watch.committed:
+            return []
+        tokens, confidences = [token for token, _ in new], [confidence for _, confidence in new]
+        shown = {"reveal": reveal} if watch is Watch.denoise else {}
+        return [Progress(answer.choice, update.step, answer.told, tokens, confidences, **shown)]
+
+
+def _ended(answer: _Answer, decoded: Decoded) -> Ended:
+    return Ended(answer.choice, decoded, answer.work.interval or 1)
+
+
+async def _next_events(inbox: asyncio.Queue[Event | ApiError]) -> list[Event]:
+    """Wait for an event and take whatever is there."""
+    found, events = [await inbox.get()], []
+    while not inbox.empty():
+        found.append(inbox.get_nowait())
+    for each in found:
+        if isinstance(each, ApiError):
+            raise each
+        events.append(each)
+    return events
+
+
+def _deliver(messages: Sequence[tuple[_Work, Event | ApiError]]) -> None:
+    """Hand messages over, those for one event loop in one call."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Work, Event | ApiError]]] = {}
+    for work, message in messages:
+        by_loop.setdefault(work.loop, []).append((work, message))
+    for loop, of_loop in by_loop.items():
+        with contextlib.suppress(RuntimeError):  # a loop that is closed has nobody left in it
+            loop.call_soon_threadsafe(_put, of_loop)
+
+
+def _put(messages: Sequence[tuple[_Work, Event | ApiError]]) -> None:
+    for work, message in messages:
+        work.inbox.put_nowait(message)

@@ -1,0 +1,93 @@
+"""The API for tests: a small model, its engine in this process, and a web server in front, without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from ray.serve._private.http_util import RequestIdMiddleware
+from serve.metrics import EngineMetrics, IngressMetrics
+
+from lladav.checkpoint import export
+from lladav.schema import TokenIds
+from lladav.text import ChatTokenizer
+from serve.api.web import Service, web_app
+from serve.engines import Engines
+from serve.ingress import completions_of
+from serve.jobs import Ended, Event, Job
+from serve.keys import Gate
+from serve.replica import engine_of, open_replica_model
+from serve.settings import ServeSettings, load
+from serve.worker import EngineWorker
+from tests.lladav.build import tiny_config, tiny_model
+
+NAME = "llada-v-tiny"
+
+
+def checkpoint(folder: Path, tokenizer_folder: Path) -> Path:
+    """An untrained model as a checkpoint with its tokenizer."""
+    tokenizer = ChatTokenizer.load(tokenizer_folder)
+    config = tiny_config(vocab_size=tokenizer.vocab_size)
+    config.tokens = TokenIds(**vars(tokenizer.ids))
+    model = tiny_model(config, std=0.2)
+    export(model, config, folder, tokenizer=tokenizer_folder)
+    return folder
+
+
+def settings_of(model: Path, **given: Any) -> ServeSettings:
+    """The settings of ``conf/serve/local.yaml`` with some of one's own, dots as double underscores."""
+    dotted = {name.replace("__", "."): value for name, value in given.items()}
+    return load({"config": "local", "model": str(model), **dotted})
+
+
+class LocalEngines(Engines):
+    """An engine in this process; ``worker`` may be asked what is in it."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self.engine = engine_of(open_replica_model(settings), settings.engine)
+        tokenizer = ChatTokenizer.load(settings.model)
+        self.worker = EngineWorker(
+            self.engine, tokenizer, settings.engine.max_rows, settings.dial.busy, EngineMetrics(settings.name)
+        )
+
+    async def answer(self, job: Job) -> list[Ended]:
+        ended = [e async for events in self.worker.events(job) for e in events if isinstance(e, Ended)]
+        return sorted(ended, key=lambda each: each.choice)
+
+    def events(self, job: Job) -> AsyncIterator[list[Event]]:
+        return self.worker.events(job)
+
+
+@contextlib.contextmanager
+def serving(settings: ServeSettings, engines: Engines) -> Iterator[str]:
+    """The address of a server that asks ``engines``, for as long as the block lasts."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    ready = threading.Event()
+    stop: list[uvicorn.Server] = []
+
+    async def run() -> None:
+        async def is_ready() -> bool:
+            return True
+
+        metrics = IngressMetrics(settings.name)
+        service = Service(settings, completions_of(settings, engines), Gate(settings), metrics, is_ready)
+        app = RequestIdMiddleware(web_app(service))  # as Ray Serve does
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+        stop.append(server)
+        asyncio.get_running_loop().call_soon(ready.set)
+        await server.serve([listener])
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
+    thread.start()
+    ready.wait()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        stop[0].should_exit = True
+        thread.join()

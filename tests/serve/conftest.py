@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve.settings import ServeSettings
+from tests.serve.apis import LocalEngines, checkpoint, serving, settings_of
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory, golden: Any) -> Path:
+    """An untrained model as a checkpoint."""
+    return checkpoint(tmp_path_factory.mktemp("served"), golden.folder / "tokenizer")
+
+
+@pytest.fixture(scope="session")
+def served(model_folder: Path) -> ServeSettings:
+    """The settings of ``api``."""
+    return settings_of(model_folder)
+
+
+@pytest.fixture(scope="session")
+def engines(served: ServeSettings) -> Iterator[LocalEngines]:
+    """The engine behind ``api``."""
+    made = LocalEngines(served)
+    yield made
+    made.worker.stop()
+
+
+@pytest.fixture(scope="session")
+def api(served: ServeSettings, engines: LocalEngines) -> Iterator[str]:
+    """Address of a running API, its engine in this process."""
+    with serving(served, engines) as address:
+        yield address

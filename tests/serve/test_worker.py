@@ -1,0 +1,200 @@
+"""The engine's thread: events in order, rows that are free at once, failures that stay alone, the dial."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from lladav.decoding.engine import Engine
+from serve.dial import Dial
+from serve.errors import ApiError
+from serve.jobs import Ended, Event, Job, Progress, Watch
+from serve.settings import ServeSettings
+from serve.worker import EngineWorker
+from tests.lladav.build import text_sample
+from tests.serve.apis import LocalEngines
+
+FAR = 4e9
+ROWS = 16
+
+
+@pytest.fixture
+def worker(engines: LocalEngines) -> Iterator[EngineWorker]:
+    """The worker that all tests share; nobody leaves anything in it."""
+    yield engines.worker
+    wait_until(lambda: (engines.worker.load.rows_used, engines.worker.load.waiting) == (0, 0))
+    assert engines.engine.memory.table.free == engines.engine._capacity
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it does not come to hold"
+        time.sleep(0.01)
+
+
+def job(name: str = "job", tokens: int = 16, **given: Any) -> Job:
+    settings = {"max_tokens": tokens, "stop": (), **given.pop("settings", {})}
+    return Job(name, text_sample("answer", 9), 9, settings, **{"dial": Dial(1, 1), "deadline": FAR, **given})
+
+
+async def collected(worker: EngineWorker, wanted: Job) -> list[Event]:
+    return [event async for events in worker.events(wanted) for event in events]
+
+
+def run(worker: EngineWorker, wanted: Job) -> list[Event]:
+    return asyncio.run(collected(worker, wanted))
+
+
+def test_committed_tokens_come_in_order_and_once(worker: EngineWorker) -> None:
+    *steps, ended = run(worker, job(watch=Watch.committed))
+    assert isinstance(ended, Ended)
+    tokens = [token for step in steps if isinstance(step, Progress) for token in step.tokens]
+    assert tokens == ended.answer.tokens[: len(tokens)]
+    assert len(tokens) == 16
+
+
+def test_who_watches_every_step_sees_each_place_once(worker: EngineWorker) -> None:
+    *steps, ended = run(worker, job(watch=Watch.denoise))
+    assert [step.step for step in steps if isinstance(step, Progress)] == list(range(1, 17))
+    places = [place for step in steps if isinstance(step, Progress) for place in step.reveal.places]
+    assert sorted(places) == list(range(16))
+    assert isinstance(ended, Ended)
+
+
+def test_who_watches_nothing_hears_of_the_end_alone(worker: EngineWorker) -> None:
+    ended = run(worker, job(choices=3, settings={"temperature": 1.0}))
+    assert sorted(each.choice for each in ended) == [0, 1, 2]
+    assert len({tuple(each.answer.tokens) for each in ended if isinstance(each, Ended)}) == 3
+
+
+def test_answers_do_not_depend_on_company(worker: EngineWorker) -> None:
+    async def together() -> list[list[Event]]:
+        jobs = [job(f"job {n}", settings={"temperature": 1.0, "seed": n % 2}) for n in range(2 * ROWS)]
+        return await asyncio.gather(*(collected(worker, each) for each in jobs))
+
+    found = [events[-1] for events in asyncio.run(together())]
+    texts = [tuple(each.answer.tokens) for each in found if isinstance(each, Ended)]
+    assert len(texts) == 2 * ROWS
+    assert len(set(texts)) == 2
+
+
+def test_an_abandoned_job_leaves_within_a_step(worker: EngineWorker) -> None:
+    async def begin_and_leave() -> None:
+        events = worker.events(job(tokens=512, choices=4, watch=Watch.denoise))
+        await anext(events)
+        await events.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(begin_and_leave())
+    wait_until(lambda: worker.load.rows_used == 0, seconds=2.0)
+
+
+def test_a_cancelled_task_leaves_too(worker: EngineWorker) -> None:
+    async def begin_and_cancel() -> None:
+        task = asyncio.create_task(collected(worker, job(tokens=512)))
+        while not worker.load.rows_used:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    asyncio.run(begin_and_cancel())
+    wait_until(lambda: worker.load.rows_used == 0, seconds=2.0)
+
+
+def test_load_counts_rows_and_who_waits(worker: EngineWorker) -> None:
+    async def crowd() -> None:
+        tasks = [asyncio.create_task(collected(worker, job(f"job {n}", tokens=256))) for n in range(ROWS + 5)]
+        while not worker.load.oldest_waiting_seconds > 0.05:
+            await asyncio.sleep(0.01)
+        assert (worker.load.rows_used, worker.load.rows, worker.load.waiting) == (ROWS, ROWS, 5)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(crowd())
+
+
+def test_a_job_that_cannot_run_is_refused(worker: EngineWorker) -> None:
+    with pytest.raises(ApiError, match="exclude each other") as refused:
+        run(worker, job(settings={"steps": 4, "threshold": 0.5}))
+    assert refused.value.status == 400
+
+
+def test_a_forward_that_fails_fails_its_jobs_alone(
+    worker: EngineWorker, engines: LocalEngines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = engines.engine._runner.step
+
+    def fails_once(_: Any) -> Any:
+        monkeypatch.setattr(engines.engine._runner, "step", forward)
+        raise RuntimeError("out of memory\nand a long story")
+
+    monkeypatch.setattr(engines.engine._runner, "step", fails_once)
+    with pytest.raises(ApiError, match="out of memory") as failed:
+        run(worker, job(choices=2))
+    assert failed.value.status == 500
+    assert "story" not in failed.value.message
+    assert isinstance(run(worker, job())[-1], Ended)
+
+
+def interval(worker: EngineWorker, wanted: Job) -> int:
+    ended = run(worker, wanted)[-1]
+    assert isinstance(ended, Ended)
+    return ended.interval
+
+
+def test_the_dial_stays_low_where_nobody_waits(worker: EngineWorker) -> None:
+    assert interval(worker, job(dial=Dial(2, 32))) == 2
+
+
+def test_the_dial_goes_up_where_many_wait(worker: EngineWorker) -> None:
+    async def crowd() -> list[list[Event]]:
+        jobs = [job(f"job {n}", dial=Dial(2, 32)) for n in range(4 * ROWS)]
+        return await asyncio.gather(*(collected(worker, each) for each in jobs))
+
+    ends = [events[-1] for events in asyncio.run(crowd())]
+    intervals = [each.interval for each in ends if isinstance(each, Ended)]
+    assert max(intervals) == 32
+    assert intervals[-1] < 32
+
+
+def test_the_dial_goes_up_where_time_is_short(served: ServeSettings) -> None:
+    """The pace is learnt from steps; here each takes as long as the clock of the test says."""
+    engines = LocalEngines(served)
+    try:
+        for n in range(12):
+            engines.worker._pace.add(60.0 + n, 1e-3 * (60.0 + n))
+        short = replace(job(tokens=64, dial=Dial(1, 64)), deadline=time.time() + 4.0)
+        assert interval(engines.worker, short) > 1
+        assert interval(engines.worker, replace(short, deadline=FAR)) == 1
+    finally:
+        engines.worker.stop()
+
+
+def test_a_step_that_hangs_is_seen(served: ServeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    engines = LocalEngines(served)
+    step = Engine.step
+
+    def slow(engine: Engine) -> Any:
+        time.sleep(0.5)
+        return step(engine)
+
+    monkeypatch.setattr(Engine, "step", slow)
+
+    async def begin() -> None:
+        task = asyncio.create_task(collected(engines.worker, job()))
+        while engines.worker.step_seconds < 0.2:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(begin())
+    engines.worker.stop()
+    assert not engines.worker.alive
