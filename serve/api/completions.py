@@ -1,0 +1,215 @@
+"""From requests to answers, whole or as a stream of server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from lladav.text import ChatTokenizer
+from serve.api import answers
+from serve.api.answers import AnswerText, ChatForm, Form, Piece, TextForm
+from serve.api.planning import Plan, Planner
+from serve.api.prompts import chat_prompt, image_references, text_prompt
+from serve.api.requests import ChatRequest, CompletionRequest, DecodingBody
+from serve.engines import Engines
+from serve.errors import ApiError
+from serve.jobs import Ended, Event, Progress, Watch
+from serve.media import MediaLoader
+
+T = TypeVar("T")
+DONE = "data: [DONE]\n\n"
+
+
+@dataclass
+class Task:
+    """A request that is ready to run."""
+
+    plan: Plan
+    form: Form
+    model: str
+    usage_asked: bool
+    created: int = field(default_factory=lambda: int(time.time()))
+    usage: dict[str, Any] | None = None
+    """Once its answers are done."""
+    first_token: Callable[[], None] = lambda: None
+    """Called when the first committed text is sent."""
+
+
+class Completions:
+    """Answers requests with the help of engines."""
+
+    def __init__(
+        self, name: str, engines: Engines, planner: Planner, media: MediaLoader, tokenizer: ChatTokenizer
+    ) -> None:
+        """``name`` is what the model is called."""
+        self._name, self._engines, self._planner = name, engines, planner
+        self._media, self._tokenizer = media, tokenizer
+
+    async def prepare_chat(self, request: ChatRequest, name: str) -> Task:
+        """Read the images of a request and plan it; raises ``ApiError``."""
+        arrived = time.time()
+        visuals = await self._media.visuals(image_references(request.messages))
+        prompt = chat_prompt(request.messages, visuals, self._tokenizer)
+        plan = self._planner.plan(request, prompt, f"chatcmpl-{name}", arrived)
+        return self._task(request, plan, ChatForm(self._tokenizer, request.logprobs))
+
+    async def prepare_text(self, request: CompletionRequest, name: str) -> Task:
+        """Plan a request; raises ``ApiError``."""
+        prompt = text_prompt(request.prompt, self._tokenizer)
+        plan = self._planner.plan(request, prompt, f"cmpl-{name}", time.time())
+        return self._task(request, plan, TextForm())
+
+    def _task(self, request: DecodingBody, plan: Plan, form: Form) -> Task:
+        asked = request.stream_options is not None and request.stream_options.include_usage
+        return Task(plan, form, self._name, asked)
+
+    async def answer(self, task: Task) -> dict[str, Any]:
+        """The body of the whole answer; raises ``ApiError``."""
+        plan = task.plan
+        with _deadline_named():
+            async with asyncio.timeout(_left(plan)):
+                ended = await self._engines.answer(plan.job)
+        task.usage = answers.usage(plan, ended)
+        pieces = [AnswerText(plan, self._tokenizer).end(each) for each in ended]
+        task.first_token()
+        choices = [answers.choice(n, task.form.whole(each), each.finish) for n, each in enumerate(pieces)]
+        body = {**_head(task, task.form.object), "choices": choices, "usage": task.usage}
+        return {**body, "warnings": plan.warnings} if plan.warnings else body
+
+    async def stream(self, task: Task) -> AsyncIterator[str]:
+        """The answer as server-sent events. What goes wrong before the first is raised as ``ApiError``; later
+        it is an event of its own, and the last but one.
+        """
+        events = self._events(task)
+        first = await anext(events)
+        return self._server_sent(task, first, events)
+
+    async def _server_sent(
+        self, task: Task, first: Sequence[Event], rest: AsyncIterator[list[Event]]
+    ) -> AsyncIterator[str]:
+        writer = _Writer(task, self._tokenizer)
+        try:
+            for chunk in (*writer.opening(), *writer.chunks(first)):
+                yield _event(chunk)
+            async for events in rest:
+                for chunk in writer.chunks(events):
+                    yield _event(chunk)
+            if task.usage_asked:
+                yield _event(writer.closing())
+        except ApiError as error:
+            yield _event(error.body)
+        finally:
+            await rest.aclose()  # type: ignore[attr-defined] - a generator of ours
+        yield DONE
+
+    async def _events(self, task: Task) -> AsyncIterator[list[Event]]:
+        """The engine's events until the deadline; the job ends with the iterator."""
+        events = self._engines.events(task.plan.job)
+        try:
+            with _deadline_named():
+                while True:
+                    async with asyncio.timeout(_left(task.plan)):
+                        try:
+                            found = await anext(events)
+                        except StopAsyncIteration:
+                            return
+                    yield found
+        finally:
+            await events.aclose()  # type: ignore[attr-defined] - a generator of ours
+
+
+class _Writer:
+    """Turns events of a job into chunks."""
+
+    def __init__(self, task: Task, tokenizer: ChatTokenizer) -> None:
+        self._task, self._tokenizer = task, tokenizer
+        self._texts = [AnswerText(task.plan, tokenizer) for _ in range(task.plan.job.choices)]
+        self._head = _head(task, task.form.chunk_object)
+        self._ended: list[Ended] = []
+        self._told_first = False
+
+    def opening(self) -> Iterator[dict[str, Any]]:
+        """Roles, and blank canvases for those who watch."""
+        part, plan = self._task.form.opening(), self._task.plan
+        for number in range(len(self._texts)):
+            chunk = self._chunk([] if part is None else [answers.choice(number, part)])
+            if plan.job.watch is Watch.denoise:
+                chunk["denoise"] = answers.blank(plan, number, self._tokenizer)
+            if part is not None or "denoise" in chunk:
+                yield chunk
+
+    def chunks(self, events: Sequence[Event]) -> Iterator[dict[str, Any]]:
+        """What events of the engine add."""
+        for event in events:
+            if isinstance(event, Progress):
+                yield from self._progress(event)
+            else:
+                yield self._end(event)
+
+    def closing(self) -> dict[str, Any]:
+        """The last chunk: no choices, but what they took."""
+        warnings = self._task.plan.warnings
+        return {
+            **self._head,
+            "choices": [],
+            "usage": self._task.usage,
+            **({"warnings": warnings} if warnings else {}),
+        }
+
+    def _progress(self, event: Progress) -> Iterator[dict[str, Any]]:
+        piece = self._texts[event.choice].add(event)
+        watched = self._task.plan.job.watch is Watch.denoise
+        if piece is None and not watched:
+            return
+        choices = [] if piece is None else [self._choice(event.choice, piece)]
+        chunk = self._chunk(choices)
+        if watched:
+            chunk["denoise"] = answers.denoise(self._task.plan, event, self._tokenizer)
+        yield chunk
+
+    def _end(self, event: Ended) -> dict[str, Any]:
+        self._ended.append(event)
+        self._task.usage = answers.usage(self._task.plan, self._ended)
+        return self._chunk([self._choice(event.choice, self._texts[event.choice].end(event))])
+
+    def _choice(self, number: int, piece: Piece) -> dict[str, Any]:
+        if not self._told_first:
+            self._told_first = True
+            self._task.first_token()
+        return answers.choice(number, self._task.form.part(piece), piece.finish)
+
+    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        """With usage asked for, OpenAI's chunks say null until the last one."""
+        return {**self._head, "choices": choices, **({"usage": None} if self._task.usage_asked else {})}
+
+
+def _head(task: Task, kind: str) -> dict[str, Any]:
+    return {
+        "id": task.plan.job.id,
+        "object": kind,
+        "created": task.created,
+        "model": task.model,
+        "system_fingerprint": None,
+    }
+
+
+def _left(plan: Plan) -> float:
+    return plan.job.deadline - time.time()
+
+
+@contextlib.contextmanager
+def _deadline_named() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError:
+        message = "the answer was not done by its deadline; allow a larger refresh_interval or more time"
+        raise ApiError(504, message, code="deadline_exceeded", param="deadline_ms") from None
+
+
+def _event(body: Any) -> str:
+    return f"data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n"

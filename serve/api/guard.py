@@ -1,0 +1,161 @@
+"""What stands before every route: who asks, how much, how large, and the line that is logged about it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve.errors import ApiError
+from serve.keys import Gate
+from serve.metrics import IngressMetrics
+from serve.settings import Auth, KeySettings, ServeSettings
+
+LOG = logging.getLogger("ray.serve.requests")
+PLAIN_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
+"""Ids that are logged as they are. Ray Serve makes one for each request that has none, and sends it back."""
+OPEN = {"/", "/health", "/ready", "/openapi.json"}
+"""Paths that need no key; the playground's files are the others."""
+PLAYGROUND = "/playground/"
+GONE = 499
+"""Status, in logs and metrics, where the client went away before there was one; nginx's number."""
+UNKNOWN = "other"
+"""Endpoint of what has no route, in metrics: names in paths would never end."""
+
+
+class Guard:
+    """ASGI middleware; what it refuses never reaches a route."""
+
+    def __init__(
+        self, app: ASGIApp, settings: ServeSettings, gate: Gate, metrics: IngressMetrics, routes: set[str]
+    ) -> None:
+        self._app, self._gate, self._metrics, self._routes = app, gate, metrics, routes
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, send)
+        try:
+            await self._admit(scope, receive, exchange)
+        except ApiError as error:
+            self._metrics.rejected(error.code or str(error.status))
+            await _refuse(error, scope, receive, exchange)
+        except Exception:
+            LOG.exception("request %s failed", exchange.id)
+            error = ApiError(500, "the server failed; ask again", code="internal_error")
+            await _refuse(error, scope, receive, exchange)
+        finally:
+            self._tell(exchange)
+
+    async def _admit(self, scope: Scope, receive: Receive, exchange: _Exchange) -> None:
+        key = self._identify(scope)
+        exchange.key = key.name if key else None
+        if scope["method"] != "POST":
+            await self._app(scope, receive, exchange.send)
+            return
+        async with self._admitted(key):
+            body = await self._body(scope, receive)
+            await self._app(scope, _replay(body, receive), exchange.send)
+
+    def _identify(self, scope: Scope) -> KeySettings | None:
+        headers = Headers(scope=scope)
+        if self._settings.auth is Auth.off:
+            host = (scope.get("client") or ("",))[0]
+            self._gate.check_loopback(host, headers.get("host"), headers.get("origin"))
+            return None
+        if scope["path"] in OPEN or scope["path"].startswith(PLAYGROUND):
+            return None
+        return self._gate.identify(headers.get("authorization"))
+
+    @contextlib.asynccontextmanager
+    async def _admitted(self, key: KeySettings | None) -> AsyncIterator[None]:
+        if key is None:
+            yield
+            return
+        async with self._gate.admit(key):
+            yield
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        """The whole body, unless it is too long."""
+        limit = self._settings.limits.body_bytes
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdigit() and int(declared) > limit:
+            raise _too_long(limit)
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ApiError(400, "the connection ended before the body did", code="disconnected")
+            body += message.get("body", b"")
+            if len(body) > limit:
+                raise _too_long(limit)
+            if not message.get("more_body"):
+                return bytes(body)
+
+    def _tell(self, exchange: _Exchange) -> None:
+        endpoint = exchange.path if exchange.path in self._routes else UNKNOWN
+        seconds = time.monotonic() - exchange.since
+        status = exchange.status or GONE
+        self._metrics.observe_request(endpoint, status, seconds)
+        line = {
+            "request": exchange.id,
+            "key": exchange.key,
+            "endpoint": endpoint,
+            "status": status,
+            "seconds": round(seconds, 4),
+            **exchange.notes,
+        }
+        LOG.info(json.dumps(line))
+
+
+class _Exchange:
+    """A request and what is known of its answer."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        given = Headers(scope=scope).get("x-request-id", "")
+        self.id = given if PLAIN_ID.fullmatch(given) else uuid.uuid4().hex
+        self.path: str = scope["path"]
+        self.since = time.monotonic()
+        self.key: str | None = None
+        self.status: int | None = None
+        """Of the answer, once it has begun."""
+        self.notes: dict[str, Any] = {}
+        """What a route adds to the line that is logged."""
+        self._send = send
+        scope.setdefault("state", {})["exchange"] = self
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self._send(message)
+
+
+async def _refuse(error: ApiError, scope: Scope, receive: Receive, exchange: _Exchange) -> None:
+    if exchange.status is None:
+        await JSONResponse(error.body, error.status, error.headers)(scope, receive, exchange.send)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """``receive`` with the body that was read already."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return replayed
+
+
+def _too_long(limit: int) -> ApiError:
+    message = f"the body is longer than {limit} bytes; send fewer or smaller images"
+    return ApiError(413, message, code="body_too_large")

@@ -1,0 +1,50 @@
+"""The OpenAPI document: what FastAPI derives from the routes, with OpenAI's errors and the key."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+
+
+class Fault(BaseModel):
+    message: str
+    """What is wrong, where, and the fix."""
+    type: str
+    param: str | None
+    """Path of the field at fault."""
+    code: str | None
+    """The reason, for programs."""
+
+
+class ErrorBody(BaseModel):
+    """Body of every error."""
+
+    error: Fault
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": HTTPStatus(status).phrase}
+    for status in (400, 401, 403, 404, 413, 422, 429, 500, 503, 504)
+}
+
+OPEN_PATHS = {"/health", "/ready"}
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The document of the routes; made once."""
+    if app.openapi_schema is None:
+        made = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        made["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        for path, methods in made["paths"].items():
+            if path not in OPEN_PATHS:
+                for operation in methods.values():
+                    operation["security"] = [{"key": []}, {}]
+        for path in ("/v1/chat/completions", "/v1/completions"):
+            content = made["paths"][path]["post"]["responses"]["200"]["content"]
+            content["text/event-stream"] = {"schema": {"type": "string"}}
+        app.openapi_schema = made
+    return app.openapi_schema

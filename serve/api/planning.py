@@ -1,0 +1,228 @@
+"""From a request to a job: knobs, presets, the operator's bounds and defaults, checked before any work.
+
+What a request gives wins over its ``effort``, and that over the server's defaults. Rules of revealing exclude
+each other, so one that wins takes the place of all others.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lladav.decoding.options import RULES
+from lladav.decoding.prompts import prompt_length
+from lladav.errors import UserError
+from lladav.images import ViewGeometry
+from lladav.samples import Sample
+from lladav.schema import ModelConfig
+from lladav.text import ChatTokenizer
+from serve.api.requests import ChatRequest, CompletionRequest, DecodingBody, Rule, SchemaFormat, StreamMode
+from serve.dial import Dial
+from serve.errors import ApiError
+from serve.jobs import Job, Watch
+from serve.knobs import Interval
+from serve.settings import DialSettings, ServeSettings
+from serve.structured import Skeleton
+
+USUAL: dict[Rule, dict[str, float]] = {
+    Rule.threshold: {"threshold": 0.9},
+    Rule.factor: {"factor": 1.0},
+    Rule.entropy: {"entropy": 0.1},
+}
+"""Numbers of rules that are named without one."""
+SEEDS = 2**62
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job, and what its answers are made into."""
+
+    job: Job
+    max_tokens: int
+    """Where an answer is cut off; the canvas may be longer, as blocks are filled whole."""
+    skeleton: Skeleton | None
+    warnings: list[str]
+    """Settings that change nothing, a line each."""
+
+
+class Planner:
+    """Makes jobs of requests for a model."""
+
+    def __init__(
+        self, settings: ServeSettings, tokenizer: ChatTokenizer, model: ModelConfig, geometry: ViewGeometry
+    ) -> None:
+        self._settings, self._tokenizer, self._geometry = settings, tokenizer, geometry
+        self._longest = model.language.max_positions
+
+    def plan(self, request: DecodingBody, prompt: Sample, name: str, arrived: float) -> Plan:
+        """The job of a request that arrived at a ``time.time()``; raises ``ApiError`` if it cannot work."""
+        self._check_limits(request)
+        knobs = self._knobs(request)
+        interval, cut = knobs.pop("refresh_interval", None), self._max_tokens(request)
+        skeleton = self._skeleton(request, cut)
+        answer = self._canvas(knobs, cut) if skeleton is None else self._laid_out(knobs, skeleton, request)
+        if isinstance(request, CompletionRequest) and request.suffix:
+            answer["suffix"] = tuple(self._tokenizer.encode(request.suffix))
+        answer["seed"] = random.randrange(SEEDS) if request.seed is None else request.seed
+        limit = self._settings.limits.deadline_ms
+        job = Job(
+            name,
+            prompt,
+            prompt_length(prompt, self._geometry),
+            answer,
+            _dial(interval, request.deadline_ms is not None, self._settings.dial),
+            arrived + min(request.deadline_ms or limit, limit) / 1000,
+            request.n,
+            tuple(request.stops),
+            _watch(request),
+        )
+        return Plan(job, skeleton.max_tokens if skeleton else cut, skeleton, self._checked(job))
+
+    def _check_limits(self, request: DecodingBody) -> None:
+        limits, settings = self._settings.limits, self._settings
+        if request.model != settings.name:
+            message = f"model: there is no {request.model!r} here; use {settings.name!r}"
+            raise ApiError(404, message, code="model_not_found", param="model")
+        _at_most(request.n, limits.choices, "n", "answers")
+        _at_most(len(request.stops), limits.stops, "stop", "texts")
+        if isinstance(request, ChatRequest):
+            _at_most(len(request.messages), limits.messages, "messages", "messages")
+
+    def _knobs(self, request: DecodingBody) -> dict[str, Any]:
+        """Decoding settings by precedence, with one rule of revealing at most."""
+        own, defaults = request.given(), self._settings.decoding
+        preset = self._preset(request)
+        rules = {name: own[name] for name in RULES if name in own} or _rule(request.reveal, preset)
+        knobs = {**preset, **own}
+        if request.reveal is not None:
+            _check_rule(request.reveal, rules)
+        if not rules and defaults.tokens_per_step > 1:
+            rules = {"tokens_per_step": defaults.tokens_per_step}
+        kept = {name: value for name, value in knobs.items() if name not in RULES}
+        return {"cache": defaults.cache, **kept, **rules}
+
+    def _preset(self, request: DecodingBody) -> dict[str, Any]:
+        if request.effort is None:
+            return {}
+        preset = self._settings.dial.presets.get(request.effort.value)
+        if preset is None:
+            message = f"effort: this server has no {request.effort.value!r}; set refresh_interval"
+            raise ApiError(400, message, param="effort")
+        return preset.given()
+
+    def _max_tokens(self, request: DecodingBody) -> int:
+        given = request.max_tokens
+        name = "max_tokens"
+        if isinstance(request, ChatRequest) and request.max_completion_tokens is not None:
+            if given is not None and given != request.max_completion_tokens:
+                message = "max_tokens and max_completion_tokens differ; keep one of them"
+                raise ApiError(400, message, param=name)
+            given, name = request.max_completion_tokens, "max_completion_tokens"
+        limits = self._settings.limits
+        if given is None:
+            return limits.max_tokens if _schema(request) else limits.default_max_tokens
+        _at_most(given, limits.max_tokens, name, "tokens")
+        return given
+
+    def _canvas(self, knobs: dict[str, Any], max_tokens: int) -> dict[str, Any]:
+        """Whole blocks, of the length that was asked for, or of the server's where a canvas has as many."""
+        block = knobs.pop("block_length", None)
+        if block is None:
+            block = min(self._settings.decoding.block_length or max_tokens, max_tokens)
+        canvas = -(-max_tokens // block) * block
+        if canvas - max_tokens and canvas > self._settings.limits.max_tokens:
+            canvas = block * (self._settings.limits.max_tokens // block) or max_tokens
+        return {**knobs, "max_tokens": canvas, "block_length": min(block, canvas)}
+
+    def _skeleton(self, request: DecodingBody, max_tokens: int) -> Skeleton | None:
+        schema = _schema(request)
+        if schema is None:
+            return None
+        if request.stops:
+            raise ApiError(400, "stop: JSON of a schema ends by itself; leave it out", param="stop")
+        return Skeleton(schema, self._tokenizer, self._settings.decoding.value_tokens, max_tokens)
+
+    def _laid_out(self, knobs: dict[str, Any], skeleton: Skeleton, request: DecodingBody) -> dict[str, Any]:
+        """The skeleton as one block, unless the request wants others: values are best seen together."""
+        length = skeleton.max_tokens
+        block = min(request.block_length or length, length)
+        knobs.pop("block_length", None)
+        canvas = -(-length // block) * block
+        rest = dict.fromkeys(range(length, canvas), self._tokenizer.ids.eot)
+        return {
+            **knobs,
+            "max_tokens": canvas,
+            "block_length": block,
+            "infill": skeleton.infill | rest,
+            "allowed": skeleton.allowed,
+            "stop": (),
+        }
+
+    def _checked(self, job: Job) -> list[str]:
+        """Warnings about the job's options; raises ``ApiError`` where they do not fit together."""
+        try:
+            options = job.options(self._tokenizer, job.dial.max)
+        except UserError as error:
+            raise ApiError(400, str(error).removeprefix("decoding: ")) from None
+        if job.prompt_tokens + options.behind > self._longest:
+            message = (
+                f"the prompt's {job.prompt_tokens} tokens and {options.behind} of the answer are more than "
+                f"the model's {self._longest}; shorten the prompt or max_tokens"
+            )
+            raise ApiError(400, message, code="context_length_exceeded", param="messages")
+        warnings = replace(options, refresh_interval=job.dial.min).warnings
+        if job.choices > 1 and options.temperature == 0:
+            warnings.append("n above 1 at temperature 0 gives the same answer each time")
+        return warnings
+
+
+def _rule(reveal: Rule | None, preset: Mapping[str, Any]) -> dict[str, Any]:
+    """The preset's rule, or the usual number of the rule that is named."""
+    rules = {name: preset[name] for name in RULES if name in preset}
+    if reveal is None or set(rules) & _names(reveal):
+        return rules
+    return dict(USUAL.get(reveal, {}))
+
+
+def _names(reveal: Rule) -> set[str]:
+    return {"steps", "tokens_per_step"} if reveal is Rule.quota else {reveal.value}
+
+
+def _check_rule(reveal: Rule, rules: Mapping[str, Any]) -> None:
+    if other := sorted(set(rules) - _names(reveal)):
+        message = f"reveal: {reveal.value} and {', '.join(other)} exclude each other; keep one of them"
+        raise ApiError(400, message, param="reveal")
+
+
+def _schema(request: DecodingBody) -> dict[str, Any] | None:
+    if isinstance(request, ChatRequest) and isinstance(request.response_format, SchemaFormat):
+        return request.response_format.json_schema.schema_
+    return None
+
+
+def _dial(wanted: int | Interval | None, hurried: bool, bounds: DialSettings) -> Dial:
+    """The intervals that a request may get: what it permits of what the operator does.
+
+    With a deadline and nothing said it is all that the operator permits.
+    """
+    if wanted is None:
+        return Dial(bounds.min, bounds.max) if hurried else Dial(bounds.default, bounds.default)
+    low, high = (wanted, wanted) if isinstance(wanted, int) else (wanted.min, wanted.max)
+    dial = Dial(max(low, bounds.min), min(high, bounds.max))
+    if dial.min > dial.max:
+        message = f"refresh_interval: this server permits {bounds.min} to {bounds.max}; choose within"
+        raise ApiError(400, message, param="refresh_interval")
+    return dial
+
+
+def _watch(request: DecodingBody) -> Watch:
+    if not request.stream:
+        return Watch.nothing
+    return Watch.denoise if request.stream_mode is StreamMode.denoise else Watch.committed
+
+
+def _at_most(value: int, limit: int, param: str, what: str) -> None:
+    if value > limit:
+        raise ApiError(400, f"{param}: at most {limit} {what} here, not {value}; ask for less", param=param)

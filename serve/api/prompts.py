@@ -1,0 +1,82 @@
+"""From the messages of a request to the prompt that the model sees."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+
+import numpy as np
+
+from lladav.samples import IGNORED, Encoded, Sample, Visual
+from lladav.text import SYSTEM_PROMPT, ChatTokenizer, Message, encode_prompt
+from serve.api.requests import (
+    ChatMessage,
+    ImagePart,
+    SystemMessage,
+    TextPart,
+    UserMessage,
+)
+from serve.errors import ApiError
+
+NAME = "request"
+"""Id of every prompt: its answers are named where they are decoded."""
+
+
+def image_references(messages: Sequence[ChatMessage]) -> list[tuple[str, str]]:
+    """URLs of the images of a conversation in the order of their marks, each with the path of its field."""
+    return [
+        (part.image_url.url, f"messages[{number}].content[{place}].image_url.url")
+        for number, message in enumerate(messages)
+        for place, part in enumerate(_parts(message))
+        if isinstance(part, ImagePart)
+    ]
+
+
+def chat_prompt(
+    messages: Sequence[ChatMessage], visuals: Sequence[Visual], tokenizer: ChatTokenizer
+) -> Sample:
+    """The conversation up to where its answer begins; without a system message it gets the model's usual one.
+
+    Raises ``ApiError`` for a conversation that has no question at its end, or a system message inside.
+    """
+    _check_order(messages)
+    mark = f"<image {uuid.uuid4()}>"
+    turns = [_turn(message, mark) for message in messages]
+    if turns[0].role != "system":
+        turns.insert(0, Message("system", SYSTEM_PROMPT))
+    return Sample(NAME, encode_prompt(turns, tokenizer), list(visuals))
+
+
+def text_prompt(text: str, tokenizer: ChatTokenizer) -> Sample:
+    """Text that goes on, without roles."""
+    ids = np.array([tokenizer.ids.bos, *tokenizer.encode(text)], dtype=np.int32)
+    nothing = np.zeros_like(ids)
+    return Sample(NAME, Encoded(ids, np.full_like(ids, IGNORED), nothing, nothing.astype(bool)))
+
+
+def _check_order(messages: Sequence[ChatMessage]) -> None:
+    for number, message in enumerate(messages):
+        if number and isinstance(message, SystemMessage):
+            raise _refused(number, "a system message stands first or nowhere; move it")
+    if not isinstance(messages[-1], UserMessage):
+        raise _refused(len(messages) - 1, "the last message is what is answered; end with one of the user")
+
+
+def _refused(number: int, reason: str) -> ApiError:
+    param = f"messages[{number}].role"
+    return ApiError(400, f"{param}: {reason}", param=param)
+
+
+def _turn(message: ChatMessage, mark: str) -> Message:
+    role = "system" if isinstance(message, SystemMessage) else message.role
+    parts = _parts(message)
+    texts = [part for part in parts if isinstance(part, TextPart)]
+    if len(texts) == 1:  # the model was trained with images before the question about them
+        parts = [*(part for part in parts if isinstance(part, ImagePart)), *texts]
+    content = "\n".join(part.text if isinstance(part, TextPart) else mark for part in parts)
+    return Message(role, content, mark)
+
+
+def _parts(message: ChatMessage) -> Sequence[TextPart | ImagePart]:
+    content = message.content
+    return [TextPart(type="text", text=content)] if isinstance(content, str) else content

@@ -1,0 +1,178 @@
+"""Bodies of requests: OpenAI's fields, and the knobs of diffusion beside them; unknown fields are refused."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from serve.knobs import Knobs
+
+Count = Annotated[int, Field(ge=1)]
+Text = Annotated[str, Field(max_length=1_000_000)]
+
+
+class Body(BaseModel):
+    """A part of a request."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Effort(StrEnum):
+    """Settings by name; the server's configuration says what each stands for."""
+
+    fast = "fast"
+    balanced = "balanced"
+    accurate = "accurate"
+
+
+class Rule(StrEnum):
+    """What decides how many tokens a step reveals."""
+
+    quota = "quota"
+    threshold = "threshold"
+    factor = "factor"
+    entropy = "entropy"
+
+
+class StreamMode(StrEnum):
+    """What a stream shows before an answer is done."""
+
+    committed = "committed"
+    denoise = "denoise"
+
+
+class StreamOptions(Body):
+    include_usage: bool = False
+    """Whether a last chunk has the usage."""
+
+
+class TextPart(Body):
+    type: Literal["text"]
+    text: Text
+
+
+class ImageUrl(Body):
+    url: str
+    """A data URI with base64; an https URL where the server fetches from its host."""
+    detail: Literal["auto", "low", "high"] = "auto"
+    """Changes nothing: the size of the image decides its tiles."""
+
+
+class ImagePart(Body):
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+Parts = Annotated[list[Part], Field(min_length=1)]
+
+
+class SystemMessage(Body):
+    role: Literal["system", "developer"]
+    content: Text | list[TextPart]
+    name: str | None = None
+
+
+class UserMessage(Body):
+    role: Literal["user"]
+    content: Text | Parts
+    name: str | None = None
+
+
+class AssistantMessage(Body):
+    role: Literal["assistant"]
+    content: Text | list[TextPart]
+    name: str | None = None
+    refusal: None = None
+
+
+ChatMessage = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]
+
+
+class JsonSchema(Body):
+    name: Annotated[str, Field(max_length=64)]
+    description: str | None = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    """JSON Schema of the answer; what is supported stands in the documentation."""
+    strict: bool | None = None
+    """Changes nothing: answers always fit the schema."""
+
+
+class PlainFormat(Body):
+    type: Literal["text"]
+
+
+class SchemaFormat(Body):
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+class DecodingBody(Knobs):
+    """What both kinds of completion take."""
+
+    model: str
+    max_tokens: Count | None = None
+    """Longest answer, in tokens."""
+    effort: Effort | None = None
+    """Settings by name; those that are given beside it win."""
+    reveal: Rule | None = None
+    """What decides how many tokens a step reveals; ``threshold``, ``factor``, ``entropy``, ``steps`` and
+    ``tokens_per_step`` name their rule by themselves."""
+    deadline_ms: Count | None = None
+    """After so long the request ends with 504. Of the refresh intervals that it permits it gets the smallest
+    that is expected to finish in time."""
+    stop: Annotated[str, Field(min_length=1)] | list[Annotated[str, Field(min_length=1)]] | None = None
+    """Texts that end an answer; they are not part of it."""
+    seed: Annotated[int, Field(ge=-(2**62), lt=2**62)] | None = None
+    """Of the sampling: the same request with the same seed has the same answer."""
+    n: Count = 1
+    """Answers, each with draws of its own."""
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    stream_mode: StreamMode = StreamMode.committed
+    """committed: text is only ever appended. denoise: every step is shown, in a field of its own."""
+    user: str | None = None
+    """Changes nothing."""
+
+    @property
+    def stops(self) -> list[str]:
+        """The stop texts."""
+        return [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
+
+
+class ChatRequest(DecodingBody):
+    """Body of ``POST /v1/chat/completions``."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_completion_tokens: Count | None = None
+    """OpenAI's newer name of ``max_tokens``."""
+    logprobs: bool = False
+    """Whether each token comes with the logarithm of its probability when it was revealed."""
+    top_logprobs: Literal[0] | None = None
+    """Other candidates are not kept."""
+    response_format: Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")] | None = None
+    """json_schema: the answer is JSON that fits the schema."""
+    frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
+    """0 alone: penalties have no meaning where tokens are not written in order."""
+    presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
+    """0 alone, as above."""
+    metadata: dict[str, str] | None = None
+    """Changes nothing."""
+    store: Literal[False] | None = None
+    """Nothing is stored."""
+
+
+class CompletionRequest(DecodingBody):
+    """Body of ``POST /v1/completions``: text that goes on, or that fills the gap before ``suffix``."""
+
+    prompt: Text
+    suffix: Text | None = None
+    """What follows the answer; it is seen from the first step."""
+    echo: Literal[False] | None = None
+    """The prompt is not repeated."""
+    best_of: Literal[1] | None = None
+    """All answers are returned."""
+    logprobs: None = None
+    """Chat completions alone give probabilities."""

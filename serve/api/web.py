@@ -1,0 +1,205 @@
+"""The routes: OpenAI's endpoints, health, metrics, and the playground."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from serve.api.completions import Completions, Task
+from serve.api.guard import Guard
+from serve.api.openapi import ERRORS, document
+from serve.api.requests import ChatRequest, CompletionRequest
+from serve.api.validation import refusal
+from serve.errors import ApiError
+from serve.keys import Gate
+from serve.metrics import IngressMetrics, exposition
+from serve.playground import CONTENT_SECURITY_POLICY, FOLDER
+from serve.settings import ServeSettings
+
+STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+"""Proxies are not to hold events back."""
+METRICS_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the routes need."""
+
+    settings: ServeSettings
+    completions: Completions
+    gate: Gate
+    metrics: IngressMetrics
+    ready: Callable[[], Awaitable[bool]]
+    """Whether somebody can answer."""
+
+
+def web_app(service: Service) -> FastAPI:
+    """The ASGI application."""
+    app = FastAPI(title="LLaDA-V", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    _add_completions(app, service)
+    _add_models(app, service.settings)
+    _add_operations(app, service)
+    if service.settings.ingress.playground:
+        _add_playground(app)
+    _add_errors(app, service.metrics)
+    app.openapi = lambda: document(app)  # type: ignore[method-assign]
+    routes = {getattr(route, "path", "") for route in app.routes}
+    app.add_middleware(
+        Guard, settings=service.settings, gate=service.gate, metrics=service.metrics, routes=routes
+    )
+    return app
+
+
+def _add_completions(app: FastAPI, service: Service) -> None:
+    completions = service.completions
+
+    @app.post("/v1/chat/completions", responses=ERRORS, response_model=None, tags=["completions"])
+    async def chat(body: ChatRequest, request: Request) -> Response:
+        """The next message of a conversation about text and images."""
+        task = await completions.prepare_chat(body, request.state.exchange.id)
+        return await _answered(service, task, body.stream, request)
+
+    @app.post("/v1/completions", responses=ERRORS, response_model=None, tags=["completions"])
+    async def complete(body: CompletionRequest, request: Request) -> Response:
+        """Text that goes on, or that fills the gap before a suffix."""
+        task = await completions.prepare_text(body, request.state.exchange.id)
+        return await _answered(service, task, body.stream, request)
+
+
+async def _answered(service: Service, task: Task, stream: bool, request: Request) -> Response:
+    since = request.state.exchange.since
+    task.first_token = lambda: service.metrics.first_token(time.monotonic() - since)
+    if not stream:
+        body = await service.completions.answer(task)
+        _note(service, task, request)
+        return JSONResponse(body)
+    events = await service.completions.stream(task)
+    return StreamingResponse(
+        _noted(events, service, task, request), media_type="text/event-stream", headers=STREAM_HEADERS
+    )
+
+
+async def _noted(
+    events: AsyncIterator[str], service: Service, task: Task, request: Request
+) -> AsyncIterator[str]:
+    try:
+        async for event in events:
+            yield event
+    finally:
+        await events.aclose()  # type: ignore[attr-defined] - a generator of ours
+        _note(service, task, request)
+
+
+def _note(service: Service, task: Task, request: Request) -> None:
+    """What is logged of an answer, and counted."""
+    if task.usage is not None:
+        service.metrics.tokens(task.usage["completion_tokens"])
+        request.state.exchange.notes.update(task.usage)
+
+
+def _add_models(app: FastAPI, settings: ServeSettings) -> None:
+    started = int(time.time())
+
+    def described() -> dict[str, Any]:
+        dial, limits = settings.dial, settings.limits
+        return {
+            "id": settings.name,
+            "object": "model",
+            "created": started,
+            "owned_by": "lladav",
+            "max_tokens": limits.max_tokens,
+            "default_max_tokens": limits.default_max_tokens,
+            "max_images": settings.media.images,
+            "block_length": settings.decoding.block_length,
+            "refresh_interval": {"min": dial.min, "max": dial.max, "default": dial.default},
+            "efforts": sorted(dial.presets),
+        }
+
+    @app.get("/v1/models", responses=ERRORS, tags=["models"])
+    async def list_models() -> dict[str, Any]:
+        """The one model, and the bounds of what a request may ask of it."""
+        return {"object": "list", "data": [described()]}
+
+    @app.get("/v1/models/{model}", responses=ERRORS, tags=["models"])
+    async def get_model(model: str) -> dict[str, Any]:
+        """The model by its name."""
+        if model != settings.name:
+            message = f"model: there is no {model!r} here; use {settings.name!r}"
+            raise ApiError(404, message, code="model_not_found", param="model")
+        return described()
+
+
+def _add_operations(app: FastAPI, service: Service) -> None:
+    @app.get("/health", tags=["operations"])
+    async def health() -> dict[str, str]:
+        """Whether this process lives."""
+        return {"status": "ok"}
+
+    @app.get("/ready", responses={503: ERRORS[503]}, tags=["operations"])
+    async def ready() -> dict[str, str]:
+        """Whether a request would be answered."""
+        if not await service.ready():
+            raise ApiError(503, "no engine replica is up yet; ask again", code="not_ready", retry_after=2.0)
+        return {"status": "ok"}
+
+    @app.get(
+        "/metrics",
+        response_class=PlainTextResponse,
+        responses={status: ERRORS[status] for status in (401, 403)},
+        tags=["operations"],
+    )
+    async def metrics() -> PlainTextResponse:
+        """Metrics of all nodes, in Prometheus' text format."""
+        return PlainTextResponse(await exposition(METRICS_SECONDS), media_type="text/plain; version=0.0.4")
+
+
+def _add_playground(app: FastAPI) -> None:
+    headers = {
+        "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-cache",
+    }
+
+    class Files(StaticFiles):
+        def file_response(self, *args: Any, **kwargs: Any) -> Response:
+            response = super().file_response(*args, **kwargs)
+            response.headers.update(headers)
+            return response
+
+    app.mount("/playground", Files(directory=FOLDER), name="playground")
+
+    @app.get("/", include_in_schema=False)
+    async def playground() -> FileResponse:
+        return FileResponse(FOLDER / "index.html", headers=headers)
+
+
+def _add_errors(app: FastAPI, metrics: IngressMetrics) -> None:
+    def answer(error: ApiError, headers: Mapping[str, str] | None = None) -> JSONResponse:
+        metrics.rejected(error.code or str(error.status))
+        return JSONResponse(error.body, error.status, {**(headers or {}), **error.headers})
+
+    @app.exception_handler(ApiError)
+    async def refused(_: Request, error: ApiError) -> JSONResponse:
+        return answer(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        return answer(refusal(error))
+
+    @app.exception_handler(HTTPException)
+    async def of_http(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's word for bytes that are not text
+            return answer(ApiError(400, "body: not JSON in UTF-8; send an object", code="invalid_json"))
+        reason = HTTPStatus(error.status_code).phrase.lower()
+        message = f"{request.method} {request.url.path}: {reason}; /openapi.json lists what there is"
+        return answer(ApiError(error.status_code, message, code=reason.replace(" ", "_")), error.headers)

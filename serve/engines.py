@@ -1,0 +1,95 @@
+"""How an ingress asks the engine replicas, and what it makes of what can go wrong on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Protocol
+
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RequestCancelledError
+from ray.serve.handle import DeploymentHandle
+
+from serve.errors import ApiError
+from serve.jobs import Ended, Event, Job
+
+SATURATED_SECONDS, LOST_SECONDS = 2.0, 1.0
+"""After which a client may ask again: where all rows and queues are full, and where a replica was lost."""
+
+
+class Engines(Protocol):
+    """Whoever runs jobs; all methods raise ``ApiError``."""
+
+    async def answer(self, job: Job) -> list[Ended]:
+        """All answers of a job."""
+        ...
+
+    def events(self, job: Job) -> AsyncIterator[list[Event]]:
+        """What happens to a job, as it happens; closing the iterator ends the job."""
+        ...
+
+
+class EngineReplicas:
+    """The replicas behind a handle of Ray Serve."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+        self._streams = handle.options(stream=True)
+
+    async def answer(self, job: Job) -> list[Ended]:
+        """All answers of a job; where its replica is lost, another one is asked, once.
+
+        Nothing was sent to the client yet, and the answers would be the same.
+        """
+        try:
+            return await self._answer(job)
+        except ReplicaLostError:
+            return await self._answer(job)
+
+    async def _answer(self, job: Job) -> list[Ended]:
+        with _as_api_errors():
+            response = self._handle.answer.remote(job)
+            try:
+                return await response
+            except asyncio.CancelledError:
+                response.cancel()
+                raise
+
+    async def events(self, job: Job) -> AsyncIterator[list[Event]]:
+        with _as_api_errors():
+            response: Any = self._streams.events.remote(job)
+            try:
+                async for events in response:
+                    yield events
+            finally:
+                response.cancel()
+
+
+class ReplicaLostError(ApiError):
+    """A replica ended while it ran a job."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            503,
+            "the replica that ran the request was lost; ask again",
+            code="replica_lost",
+            retry_after=LOST_SECONDS,
+        )
+
+
+@contextlib.contextmanager
+def _as_api_errors() -> Iterator[None]:
+    try:
+        yield
+    except BackPressureError:
+        message = "all replicas are busy and the queue is full; ask again later"
+        raise ApiError(503, message, code="saturated", retry_after=SATURATED_SECONDS) from None
+    except (RayActorError, DeploymentUnavailableError, RequestCancelledError):
+        raise ReplicaLostError from None
+    except RayTaskError as error:
+        if isinstance(error.cause, ApiError):
+            raise error.cause from None
+        raise ApiError(500, "the replica failed; ask again", code="engine_error") from error
+    except RayError:
+        raise ReplicaLostError from None
