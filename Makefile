@@ -1,6 +1,6 @@
 # The index of commands; `make` alone lists them. Paths are relative: the folder's name may hold spaces.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format bench clean
+.PHONY: help venv demo serve test lint format bench clean
 PYTHON_OF_VENV := .venv/bin/python
 ARGS ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -15,6 +15,9 @@ venv: .venv/ready ## make .venv with the pinned versions
 
 demo: .venv/ready ## train the whole curriculum on this machine and show what was learned
 	@$(PYTHON_OF_VENV) -m train.demo $(ARGS)
+
+serve: .venv/ready ## serve a model and its playground on this machine; ARGS="model=FOLDER port=8080"
+	@$(PYTHON_OF_VENV) -m serve.run $(ARGS)
 
 test: .venv/ready ## run the tests; ARGS="-k noise" picks some
 	$(PYTHON_OF_VENV) -m pytest --numprocesses 2 --dist loadgroup $(ARGS)

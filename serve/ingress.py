@@ -1,0 +1,57 @@
+"""The deployment that clients talk to: it checks requests, reads images, asks the engines, writes answers."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from lladav.checkpoint import model_config_of
+from lladav.images import ViewGeometry
+from lladav.text import ChatTokenizer
+from serve.api.completions import Completions
+from serve.api.planning import Planner
+from serve.api.web import Service, web_app
+from serve.engines import EngineReplicas, Engines
+from serve.keys import Gate
+from serve.media import MediaLoader
+from serve.metrics import IngressMetrics
+from serve.settings import ServeSettings
+
+RUNNING = "RUNNING"
+"""Ray Serve's name of a replica that takes requests."""
+
+
+@serve.ingress()
+class Ingress:
+    """Holds no model: a tokenizer and the model's configuration are enough."""
+
+    def __init__(self, settings: ServeSettings, engines: DeploymentHandle) -> None:
+        self._settings, self._engines = settings, engines
+
+    async def __serve_build_asgi_app__(self) -> FastAPI:
+        """Called by Ray Serve, in the event loop that the application will run in."""
+        settings = self._settings
+        completions = completions_of(settings, EngineReplicas(self._engines))
+        metrics = IngressMetrics(settings.name)
+        return web_app(Service(settings, completions, Gate(settings), metrics, self._ready))
+
+    async def _ready(self) -> bool:
+        """Whether an engine replica is up, or would come up when asked."""
+        if self._settings.engine.min_replicas == 0:
+            return True
+        status = await asyncio.to_thread(serve.status)
+        application = status.applications[serve.get_replica_context().app_name]
+        states = application.deployments[self._engines.deployment_name].replica_states
+        return any(state == RUNNING and count > 0 for state, count in states.items())
+
+
+def completions_of(settings: ServeSettings, engines: Engines) -> Completions:
+    """What answers requests about the settings' model."""
+    tokenizer, model = ChatTokenizer.load(settings.model), model_config_of(settings.model)
+    geometry = ViewGeometry.of(model)
+    planner = Planner(settings, tokenizer, model, geometry)
+    media = MediaLoader(settings.media, settings.fetch, geometry)
+    return Completions(settings.name, engines, planner, media, tokenizer)

@@ -1,0 +1,74 @@
+"""The deployment that decodes: a model, its engine and the thread that runs it, one for each replica."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lladav.checkpoint import open_model
+from lladav.decoding.engine import SMALL_PAGE, Engine
+from lladav.decoding.memory import PAGE
+from lladav.decoding.weights import best_dtype
+from lladav.model.llada_v import LLaDAV
+from lladav.text import ChatTokenizer
+from serve.autoscaling import STATS
+from serve.jobs import Ended, Event, Job
+from serve.metrics import EngineMetrics
+from serve.settings import ReplicaSettings, ServeSettings
+from serve.worker import EngineWorker
+
+
+class EngineReplica:
+    """Answers jobs; its methods are called through a handle of Ray Serve."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self._settings = settings.engine
+        tokenizer = ChatTokenizer.load(settings.model)
+        engine = engine_of(open_replica_model(settings), settings.engine)
+        self._worker = EngineWorker(
+            engine, tokenizer, settings.engine.max_rows, settings.dial.busy, EngineMetrics(settings.name)
+        )
+
+    async def answer(self, job: Job) -> list[Ended]:
+        """All answers of a job, in order."""
+        ended = [
+            event async for events in self._worker.events(job) for event in events if isinstance(event, Ended)
+        ]
+        return sorted(ended, key=lambda each: each.choice)
+
+    async def events(self, job: Job) -> AsyncIterator[list[Event]]:
+        """What happens to a job, as it happens."""
+        async for events in self._worker.events(job):
+            yield events
+
+    def check_health(self) -> None:
+        """Called by Ray Serve, which replaces a replica whose check raises."""
+        if not self._worker.alive:
+            raise RuntimeError("the engine's thread has ended")
+        if (seconds := self._worker.step_seconds) > self._settings.step_seconds:
+            raise RuntimeError(f"a step has been running for {seconds:.0f} s")
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Ray Serve, for the policy in ``serve.autoscaling``."""
+        load = self._worker.load
+        return {name: float(getattr(load, name)) for name in STATS}
+
+
+def open_replica_model(settings: ServeSettings) -> LLaDAV:
+    """The model on the replica's device."""
+    replica = settings.engine
+    device = "cuda" if replica.gpus else "cpu"
+    if device == "cpu" and replica.threads:
+        torch.set_num_threads(replica.threads)
+    dtype = best_dtype(device) if replica.dtype == "auto" else replica.dtype
+    return open_model(Path(settings.model), getattr(torch, dtype), device)
+
+
+def engine_of(model: LLaDAV, replica: ReplicaSettings) -> Engine:
+    """The replica's engine around a model."""
+    options: dict[str, Any] = {"cuda_graphs": replica.cuda_graphs}
+    options["page"] = PAGE if replica.gpus else SMALL_PAGE
+    return Engine(model, replica.kv_bytes, replica.max_rows, replica.refresh_positions, **options)

@@ -1,0 +1,143 @@
+"""The API and its playground on this machine, until interrupted.
+
+    make serve
+    python -m serve.run port=8080 engine.max_rows=8
+
+Starts a private Ray, deploys the application on it, and says how to ask it. Without ``model=FOLDER`` it
+serves the tiny model that ``make demo`` trains, and trains that first where it is missing.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
+
+import ray  # noqa: E402 - the path comes first
+from ray import serve  # noqa: E402
+
+from lladav.cluster import local_head, runtime_env  # noqa: E402
+from lladav.config import one_line_errors  # noqa: E402
+from lladav.errors import UserError  # noqa: E402
+from serve.app import build  # noqa: E402
+from serve.settings import Auth, ServeSettings, load  # noqa: E402
+
+HOST, PORT = "127.0.0.1", 8000
+TRAINED = "runs/ov_vw-tiny-digits/checkpoint-*/weights"
+PICTURE = Path("serve/playground/static/examples/digits.png")
+QUESTION = "Which digits are in the picture?"
+
+
+def main(arguments: list[str]) -> None:
+    os.chdir(ROOT)
+    with one_line_errors():
+        given = dict(_pair(argument) for argument in arguments)
+        port = _port(given.pop("port", str(PORT)))
+        settings = load({**given, "model": str(Path(given.get("model") or _tiny_model()).absolute())})
+        begin = time.monotonic()
+        needed = settings.engine.max_replicas * settings.engine.cpus
+        cpus = math.ceil(needed + settings.ingress.replicas * settings.ingress.cpus)
+        with local_head(cpus=max(cpus, os.cpu_count() or 1)) as head:
+            os.environ.update(head.environment)
+            ray.init(
+                head.address,
+                runtime_env=runtime_env(),
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
+            serve.start(http_options={"host": HOST, "port": port})
+            serve.run(build(settings), name="lladav", route_prefix="/")
+            print(_examples(settings, port, head.dashboard, time.monotonic() - begin), flush=True)
+            _wait()
+            print("draining", flush=True)
+            serve.shutdown()
+            ray.shutdown()
+
+
+def _pair(argument: str) -> tuple[str, str]:
+    key, sign, value = argument.partition("=")
+    if not sign:
+        raise UserError(f"{argument}: not a setting; write key=value")
+    return key, value
+
+
+def _port(text: str) -> int:
+    """A port that is free: Ray Serve would try for a while and then say so at length."""
+    if not text.isdigit() or not 0 < int(text) < 2**16:
+        raise UserError(f"port={text}: not a port; choose 1 to 65535")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, int(text)))
+        except OSError:
+            raise UserError(f"port={text}: taken; choose another one, as in port={int(text) + 1}") from None
+    return int(text)
+
+
+def _tiny_model() -> Path:
+    """The last weights of the demo's last stage."""
+    if not list(Path().glob(TRAINED)):
+        print("no trained model yet: training the tiny one, as make demo does", flush=True)
+        if subprocess.run([sys.executable, "-m", "train.demo"], check=False).returncode:
+            raise UserError("the tiny model could not be trained; see above, or give model=FOLDER")
+    return max(Path().glob(TRAINED), key=lambda folder: int(re.findall(r"\d+", folder.parent.name)[-1]))
+
+
+def _examples(settings: ServeSettings, port: int, dashboard: str, seconds: float) -> str:
+    url = f"http://{HOST}:{port}"
+    key = "" if settings.auth is Auth.off else '\n  -H "Authorization: Bearer $LLADAV_API_KEY" \\'
+    api_key = '"none"' if settings.auth is Auth.off else 'os.environ["LLADAV_API_KEY"]'
+    python = shlex.quote(os.path.relpath(sys.executable))
+    return f"""
+{settings.name} is served after {seconds:.0f} s; Ctrl-C ends it
+
+playground  {url}/
+API         {url}/v1   (OpenAI's; {url}/openapi.json)
+dashboard   {dashboard}
+
+curl -s {url}/v1/chat/completions -H 'Content-Type: application/json' \\{key}
+  --data-binary @- <<JSON
+{{"model": "{settings.name}", "refresh_interval": 4, "messages": [{{"role": "user", "content": [
+  {{"type": "image_url", "image_url": {{
+    "url": "data:image/png;base64,$(base64 < {PICTURE} | tr -d '\\n')"}}}},
+  {{"type": "text", "text": "{QUESTION}"}}]}}]}}
+JSON
+
+{python} - <<'PYTHON'
+import base64, os, openai
+client = openai.OpenAI(base_url="{url}/v1", api_key={api_key})
+picture = base64.b64encode(open("{PICTURE}", "rb").read()).decode()
+answer = client.chat.completions.create(
+    model="{settings.name}",
+    messages=[{{"role": "user", "content": [
+        {{"type": "image_url", "image_url": {{"url": "data:image/png;base64," + picture}}}},
+        {{"type": "text", "text": "{QUESTION}"}},
+    ]}}],
+    extra_body={{"refresh_interval": {{"min": 1, "max": 16}}}},
+)
+print(answer.choices[0].message.content, answer.usage)
+PYTHON
+"""
+
+
+def _wait() -> None:
+    """Until Ctrl-C or SIGTERM."""
+    signals = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    signal.sigwait(signals)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

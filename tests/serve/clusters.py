@@ -1,0 +1,166 @@
+"""The application on a Ray of its own, and clients that keep asking it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+import ray
+from ray import serve
+
+from lladav.cluster import local_head, runtime_env
+from serve.app import build
+from serve.settings import ServeSettings
+from tests.serve.apis import NAME, settings_of
+
+APP, ENGINE = "lladav", "engine"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running application."""
+
+    address: str
+    model: Path
+
+    def load(self) -> dict[str, float]:
+        """Rows in use and more, of an application with one engine replica."""
+        handle: Any = serve.get_deployment_handle(ENGINE, APP)
+        return handle.record_autoscaling_stats.remote().result(timeout_s=30)
+
+    def wait_until_empty(self, seconds: float = 15.0) -> None:
+        deadline = time.monotonic() + seconds
+        while (load := self.load())["rows_used"] or load["waiting"]:
+            assert time.monotonic() < deadline, load
+            time.sleep(0.05)
+
+    def engines(self) -> list[psutil.Process]:
+        """Processes of engine replicas."""
+        return [p for p in psutil.process_iter() if _title(p).startswith(f"ray::ServeReplica:{APP}:{ENGINE}")]
+
+    def deploy(self, **given: Any) -> None:
+        """Put another version in place of this one; returns when it runs."""
+        serve.run(build(settings_of(self.model, **given)), name=APP, route_prefix="/")
+
+
+def _title(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
+
+
+@contextlib.contextmanager
+def cluster(model: Path, **given: Any) -> Iterator[Served]:
+    """The application with some settings of one's own, on a private Ray."""
+    settings: ServeSettings = settings_of(model, **given)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with local_head(cpus=8) as head, _environment(head.environment):
+        ray.init(head.address, runtime_env=runtime_env(), log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            serve.start(http_options={"host": "127.0.0.1", "port": port})
+            serve.run(build(settings), name=APP, route_prefix="/")
+            yield Served(f"http://127.0.0.1:{port}", model)
+            serve.shutdown()
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@dataclass
+class Outcome:
+    """What became of one request."""
+
+    status: int
+    error: dict[str, Any] | None
+    seconds: float
+    retry_after: str | None = None
+    text: str = ""
+    ended: bool = True
+    """Whether a stream came to its ``[DONE]``."""
+
+    @property
+    def ok(self) -> bool:
+        return self.status == 200 and self.error is None and self.ended
+
+
+async def ask(session: aiohttp.ClientSession, address: str, **given: Any) -> Outcome:
+    """One chat completion, whole or as a stream."""
+    body = {"model": NAME, "messages": [{"role": "user", "content": "Count."}], "max_tokens": 32, **given}
+    begin = time.monotonic()
+    async with session.post(f"{address}/v1/chat/completions", json=body) as response:
+        text = await response.text()
+        seconds, after = time.monotonic() - begin, response.headers.get("Retry-After")
+        if response.content_type != "text/event-stream":
+            said = json.loads(text)
+            return Outcome(response.status, said.get("error"), seconds, after, text)
+    *chunks, last = [line.removeprefix("data: ") for line in text.splitlines() if line]
+    errors = [json.loads(chunk).get("error") for chunk in chunks]
+    return Outcome(200, next(filter(None, errors), None), seconds, text=text, ended=last == "[DONE]")
+
+
+def ask_all(address: str, count: int, **given: Any) -> list[Outcome]:
+    """So many requests at a time."""
+
+    async def all_of_them() -> list[Outcome]:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+            return await asyncio.gather(*(ask(session, address, **given) for _ in range(count)))
+
+    return asyncio.run(all_of_them())
+
+
+@dataclass
+class ConstantLoad:
+    """Clients that ask one request after another in a thread, until the block ends."""
+
+    address: str
+    clients: int = 4
+    given: dict[str, Any] = field(default_factory=dict)
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def __enter__(self) -> ConstantLoad:
+        self._going = True
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._going = False
+        self._thread.join()
+
+    def wait_for(self, more: int) -> None:
+        """Until so many more requests have ended."""
+        wanted = len(self.outcomes) + more
+        while len(self.outcomes) < wanted:
+            time.sleep(0.02)
+
+    async def _run(self) -> None:
+        async with aiohttp.ClientSession() as session:
+            await asyncio.gather(*(self._client(session, n) for n in range(self.clients)))
+
+    async def _client(self, session: aiohttp.ClientSession, number: int) -> None:
+        while self._going:
+            given = {"stream": bool(number % 2), **self.given}
+            self.outcomes.append(await ask(session, self.address, **given))

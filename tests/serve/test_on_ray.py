@@ -1,0 +1,119 @@
+"""The whole application on Ray Serve: answers, clients that leave, overload, faults, new versions under load."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import httpx2 as httpx
+import openai
+import pytest
+from PIL import Image
+
+from tests.serve.apis import NAME
+from tests.serve.clusters import ConstantLoad, Outcome, Served, ask_all, cluster
+from tests.serve.pictures import encoded, uri
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+ENDLESS: dict[str, Any] = {"max_tokens": 512, "temperature": 5.0, "stream_mode": "denoise"}
+SMALL: dict[str, Any] = {"engine__cpus": 0.5, "engine__max_rows": 4, "engine__max_waiting": 4}
+
+
+@pytest.fixture(scope="module")
+def served(model_folder: Path) -> Iterator[Served]:
+    with cluster(model_folder, **SMALL, engine__max_queued=4) as running:
+        yield running
+
+
+def test_the_official_client_asks_about_an_image(served: Served) -> None:
+    with openai.OpenAI(base_url=f"{served.address}/v1", api_key="none") as client:
+        picture = {"type": "image_url", "image_url": {"url": uri(encoded(Image.new("RGB", (50, 40))))}}
+        content: Any = [picture, {"type": "text", "text": "What is this?"}]
+        asked: Any = {"model": NAME, "messages": [{"role": "user", "content": content}], "max_tokens": 16}
+        whole = client.chat.completions.create(**asked)
+        chunks = list(client.chat.completions.create(**asked, stream=True))
+    said = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert said == whole.choices[0].message.content
+
+
+def test_operations_are_answered(served: Served) -> None:
+    with httpx.Client(base_url=served.address) as client:
+        assert client.get("/health").json() == client.get("/ready").json() == {"status": "ok"}
+        assert client.get("/").text.startswith("<!doctype html>")
+        assert [*client.get("/v1/models").headers.get_list("x-request-id")][1:] == []
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_clients_that_leave_free_their_rows(served: Served, stream: bool) -> None:
+    async def begin_and_leave(session: aiohttp.ClientSession) -> None:
+        body = {
+            "model": NAME,
+            "messages": [{"role": "user", "content": "Count."}],
+            "stream": stream,
+            **ENDLESS,
+        }
+        with contextlib.suppress(asyncio.TimeoutError):
+            async with (
+                asyncio.timeout(0.5),
+                session.post(f"{served.address}/v1/chat/completions", json=body) as reply,
+            ):
+                await reply.content.readline()
+
+    async def several() -> None:
+        async with aiohttp.ClientSession() as session:
+            await asyncio.gather(*(begin_and_leave(session) for _ in range(4)))
+
+    for _ in range(5):
+        asyncio.run(several())
+        served.wait_until_empty(seconds=5.0)
+
+
+def test_overload_is_told_and_others_are_answered(served: Served) -> None:
+    outcomes = ask_all(served.address, 40, max_tokens=128, temperature=5.0)
+    refused = [outcome for outcome in outcomes if not outcome.ok]
+    assert {(each.status, code_of(each)) for each in refused} == {(503, "saturated")}
+    assert all(each.retry_after for each in refused)
+    assert len(outcomes) - len(refused) >= 8
+    served.wait_until_empty()
+
+
+def test_metrics_tell_of_engines_and_requests(served: Served) -> None:
+    wanted = ("ray_lladav_requests_total", "ray_lladav_forwards_total", "ray_lladav_step_seconds_bucket")
+    deadline = time.monotonic() + 60
+    while not all(
+        name in (text := httpx.get(f"{served.address}/metrics", timeout=30).text) for name in wanted
+    ):
+        assert time.monotonic() < deadline, text[-2000:]
+        time.sleep(1)
+
+
+def test_a_new_version_under_load_fails_nobody(served: Served) -> None:
+    with ConstantLoad(served.address) as load:
+        load.wait_for(4)
+        served.deploy(**SMALL, engine__max_queued=32, engine__min_replicas=2, engine__max_replicas=2)
+        load.wait_for(4)
+        served.deploy(**SMALL, engine__max_queued=33, engine__min_replicas=2, engine__max_replicas=2)
+        load.wait_for(4)
+    assert [outcome for outcome in load.outcomes if not outcome.ok] == []
+
+
+def test_a_replica_that_is_killed_fails_its_streams_alone(served: Served) -> None:
+    victim = served.engines()[0]
+    with ConstantLoad(served.address, clients=6, given={"max_tokens": 128, "temperature": 5.0}) as load:
+        load.wait_for(4)
+        victim.send_signal(signal.SIGKILL)
+        load.wait_for(12)
+    failed = [outcome for outcome in load.outcomes if not outcome.ok]
+    assert len(failed) <= 6
+    assert {code_of(outcome) for outcome in failed} <= {"replica_lost"}
+    assert all(outcome.ended for outcome in failed)
+
+
+def code_of(outcome: Outcome) -> str | None:
+    return outcome.error["code"] if outcome.error else None
