@@ -12,7 +12,6 @@ from typing import Any
 
 import uvicorn
 from ray.serve._private.http_util import RequestIdMiddleware
-from serve.metrics import EngineMetrics, IngressMetrics
 
 from lladav.checkpoint import export
 from lladav.schema import TokenIds
@@ -22,6 +21,7 @@ from serve.engines import Engines
 from serve.ingress import completions_of
 from serve.jobs import Ended, Event, Job
 from serve.keys import Gate
+from serve.metrics import EngineMetrics, IngressMetrics
 from serve.replica import engine_of, open_replica_model
 from serve.settings import ServeSettings, load
 from serve.worker import EngineWorker

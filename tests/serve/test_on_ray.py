@@ -1,4 +1,4 @@
-"""The whole application on Ray Serve: answers, clients that leave, overload, faults, new versions under load."""
+"""The whole application on Ray Serve: answers, clients that leave, overload, faults, new versions."""
 
 from __future__ import annotations
 
