@@ -20,6 +20,9 @@ from serve.metrics import EngineMetrics
 from serve.settings import ReplicaSettings, ServeSettings
 from serve.worker import EngineWorker
 
+BROKEN = 5
+"""Steps that fail one after another, and nothing else, when something is wrong with more than a request."""
+
 
 class EngineReplica:
     """Answers jobs; its methods are called through a handle of Ray Serve."""
@@ -48,6 +51,8 @@ class EngineReplica:
         """Called by Ray Serve, which replaces a replica whose check raises."""
         if not self._worker.alive:
             raise RuntimeError("the engine's thread has ended")
+        if (steps := self._worker.failed_steps) >= BROKEN:
+            raise RuntimeError(f"the last {steps} steps failed")
         if (seconds := self._worker.step_seconds) > self._settings.step_seconds:
             raise RuntimeError(f"a step has been running for {seconds:.0f} s")
 

@@ -96,6 +96,7 @@ class EngineWorker:
         self._answers: dict[str, _Answer] = {}
         self._pace = Pace()
         self._admitted = False
+        self._failed_steps = 0
         self._images = (0, 0)
         self._load, self._oldest = Load(0, rows, 0, 0.0), None
         self._stepping_since: float | None = None
@@ -135,6 +136,11 @@ class EngineWorker:
     def alive(self) -> bool:
         """Whether the thread runs; it ends by itself only when something is wrong with it."""
         return self._thread.is_alive()
+
+    @property
+    def failed_steps(self) -> int:
+        """Steps up to the last one in which nothing went well."""
+        return self._failed_steps
 
     def stop(self) -> None:
         """End the thread after the step that it is in."""
@@ -224,6 +230,9 @@ class EngineWorker:
         forwarded = sum(update.forwarded for update in updates)
         if forwarded and not self._admitted:  # a step that also encodes images tells nothing of the pace
             self._pace.add(forwarded, seconds)
+        if updates:
+            failed = all(update.error is not None for update in updates)
+            self._failed_steps = self._failed_steps + 1 if failed else 0
         refreshes = sum(update.refresh for update in updates)
         self._observer.step(seconds, refreshes, sum(update.forwarded > 0 for update in updates) - refreshes)
         _deliver([message for update in updates for message in self._messages(update)])

@@ -127,21 +127,34 @@ def test_a_job_that_cannot_run_is_refused(worker: EngineWorker) -> None:
     assert refused.value.status == 400
 
 
-def test_a_forward_that_fails_fails_its_jobs_alone(
+def test_a_job_that_fails_the_forward_fails_alone(
     worker: EngineWorker, engines: LocalEngines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forward = engines.engine._runner.step
 
-    def fails_once(_: Any) -> Any:
-        monkeypatch.setattr(engines.engine._runner, "step", forward)
-        raise RuntimeError("out of memory\nand a long story")
+    def fails(rows: Any) -> Any:
+        if any(row.id.startswith("bad") for row in rows):
+            raise RuntimeError("out of memory\nand a long story")
+        return forward(rows)
 
-    monkeypatch.setattr(engines.engine._runner, "step", fails_once)
-    with pytest.raises(ApiError, match="out of memory") as failed:
-        run(worker, job(choices=2))
-    assert failed.value.status == 500
-    assert "story" not in failed.value.message
-    assert isinstance(run(worker, job())[-1], Ended)
+    async def both() -> list[Any]:
+        jobs = [collected(worker, job("bad", choices=2)), collected(worker, job("good", choices=2))]
+        return await asyncio.gather(*jobs, return_exceptions=True)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engines.engine._runner, "step", fails)
+        failed, answered = asyncio.run(both())
+        assert isinstance(failed, ApiError)
+        assert (failed.status, failed.message) == (
+            500,
+            "the step failed: RuntimeError: out of memory; ask again",
+        )
+        assert len(answered) == 2
+        with pytest.raises(ApiError):
+            run(worker, job("bad"))
+        assert worker.failed_steps > 0
+    run(worker, job())
+    assert worker.failed_steps == 0
 
 
 def interval(worker: EngineWorker, wanted: Job) -> int:

@@ -194,12 +194,18 @@ class Engine:
         return updates
 
     def _run(self, rows: Sequence[Row]) -> list[Update]:
+        """A step of rows; after one that fails each is tried alone, so that only those at fault end."""
         spans = [row.state.span for row in rows]
+        draws = [row.generator.get_state() for row in rows]
         try:
             reveals = self._runner.step(rows)
-        except Exception as error:  # whatever the forward raises, the engine goes on with the other rows
+        except Exception as error:  # whatever the forward raises, the engine goes on
             LOG.exception("a step of %d rows failed", len(rows))
-            return [Update(row.id, error=f"the step failed: {_one_line(error)}") for row in rows]
+            if len(rows) == 1:
+                return [Update(rows[0].id, error=f"the step failed: {_one_line(error)}")]
+            for row, state in zip(rows, draws, strict=True):
+                row.generator.set_state(state)
+            return [update for row in rows for update in self._run([row])]
         return [self._moved_on(*each) for each in zip(rows, spans, reveals, strict=True)]
 
     def _moved_on(self, row: Row, span: Span, reveal: Reveal) -> Update:

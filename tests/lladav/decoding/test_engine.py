@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from lladav.decoding.engine import Decoded, Engine, Update, decode
 from lladav.decoding.memory import bytes_of_page
 from lladav.decoding.options import Cache, DecodingOptions
+from lladav.decoding.runner import Reveal, Row, Runner
 from lladav.errors import UserError
 from lladav.model.language import LanguageTower
 from lladav.model.llada_v import LLaDAV
@@ -317,6 +318,30 @@ def test_a_forward_that_fails_takes_its_rows_and_the_engine_goes_on(monkeypatch:
     assert update.error == "the step failed: RuntimeError: broken"
     engine.submit(text_sample("a", 5), TWELVE)
     assert set(run(engine)) == {"a"}
+
+
+def test_a_row_that_fails_the_forward_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    options, step = replace(TWELVE, temperature=1.0), Runner.step
+
+    def broken(runner: Runner, rows: Sequence[Row]) -> list[Reveal]:
+        if any(row.id == "bad" for row in rows):
+            for row in rows:
+                torch.rand(1, generator=row.generator)
+            raise RuntimeError("broken")
+        return step(runner, rows)
+
+    prompts = [text_sample(name, 5, seed=n) for n, name in enumerate(("a", "bad", "b"))]
+    engine = engine_of()
+    for prompt in prompts:
+        engine.submit(prompt, options)
+    with monkeypatch.context() as patched:
+        patched.setattr(Runner, "step", broken)
+        updates = engine.step()
+    assert [update.id for update in updates if update.error] == ["bad"]
+    answers = run(engine)
+    assert [answers[p.id].tokens for p in prompts[::2]] == [
+        one(MODEL, p, options).tokens for p in prompts[::2]
+    ]
 
 
 def test_settings_that_change_nothing_are_told() -> None:
