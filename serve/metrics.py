@@ -126,8 +126,8 @@ def _gauge(name: str, model: str) -> Gauge:
 
 
 def _add(counter: Counter, n: int, **labels: str) -> None:
-    """Ray refuses to add nothing."""
-    if n:
+    """Ray refuses to add nothing, and less."""
+    if n > 0:
         counter.inc(n, labels)
 
 
