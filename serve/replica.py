@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ class EngineReplica:
         self._settings = settings.engine
         tokenizer = ChatTokenizer.load(settings.model)
         engine = engine_of(open_replica_model(settings), settings.engine)
+        self._metrics = EngineMetrics(settings.name)
         self._worker = EngineWorker(
-            engine, tokenizer, settings.engine.max_rows, settings.dial.busy, EngineMetrics(settings.name)
+            engine, tokenizer, settings.engine.max_rows, settings.dial.busy, self._metrics
         )
 
     async def answer(self, job: Job) -> list[Ended]:
@@ -48,7 +50,11 @@ class EngineReplica:
             yield events
 
     def check_health(self) -> None:
-        """Called by Ray Serve, which replaces a replica whose check raises."""
+        """Called by Ray Serve, which replaces a replica whose check raises.
+
+        Gauges that nobody sets are forgotten within seconds, so an idle engine's are set here.
+        """
+        self._metrics.gauges(**asdict(self._worker.load))
         if not self._worker.alive:
             raise RuntimeError("the engine's thread has ended")
         if (steps := self._worker.failed_steps) >= BROKEN:

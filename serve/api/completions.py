@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 from lladav.text import ChatTokenizer
 from serve.api import answers
 from serve.api.answers import AnswerText, ChatForm, Form, Piece, TextForm
+from serve.api.bodies import ChatRequest, CompletionRequest, DecodingBody
 from serve.api.planning import Plan, Planner
 from serve.api.prompts import chat_prompt, image_references, text_prompt
-from serve.api.requests import ChatRequest, CompletionRequest, DecodingBody
 from serve.engines import Engines
 from serve.errors import ApiError
 from serve.jobs import Ended, Event, Progress, Watch

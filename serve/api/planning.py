@@ -18,7 +18,7 @@ from lladav.images import ViewGeometry
 from lladav.samples import Sample
 from lladav.schema import ModelConfig
 from lladav.text import ChatTokenizer
-from serve.api.requests import ChatRequest, CompletionRequest, DecodingBody, Rule, SchemaFormat, StreamMode
+from serve.api.bodies import ChatRequest, CompletionRequest, DecodingBody, Rule, SchemaFormat, StreamMode
 from serve.dial import Dial
 from serve.errors import ApiError
 from serve.jobs import Job, Watch

@@ -9,7 +9,7 @@ import numpy as np
 
 from lladav.samples import IGNORED, Encoded, Sample, Visual
 from lladav.text import SYSTEM_PROMPT, ChatTokenizer, Message, encode_prompt
-from serve.api.requests import (
+from serve.api.bodies import (
     ChatMessage,
     ImagePart,
     SystemMessage,

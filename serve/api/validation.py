@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi.exceptions import RequestValidationError
 
 from lladav.config_keys import nearest
-from serve.api.requests import ChatRequest, CompletionRequest
+from serve.api.bodies import ChatRequest, CompletionRequest
 from serve.complaints import path_of
 from serve.errors import ApiError
 

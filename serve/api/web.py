@@ -14,10 +14,10 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Res
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
+from serve.api.bodies import ChatRequest, CompletionRequest
 from serve.api.completions import Completions, Task
 from serve.api.guard import Guard
 from serve.api.openapi import ERRORS, document
-from serve.api.requests import ChatRequest, CompletionRequest
 from serve.api.validation import refusal
 from serve.errors import ApiError
 from serve.keys import Gate
