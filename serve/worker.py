@@ -81,6 +81,10 @@ class _Work:
     answers: list[_Answer] = field(default_factory=list)
 
 
+Message = tuple[_Work, Event | ApiError]
+"""Something to tell, and whose it is."""
+
+
 class EngineWorker:
     """Runs jobs in an engine; the methods are called from event loops."""
 
@@ -150,11 +154,9 @@ class EngineWorker:
     def _run(self) -> None:
         try:
             while self._take_commands():
-                if self._engine.busy:
-                    self._stepping_since = time.monotonic()
-                    self._step()
-                    self._stepping_since = None
+                messages = self._step() if self._engine.busy else []
                 self._report()
+                _deliver(messages)
         except Exception:
             LOG.exception("the engine's thread ends")
             error = ApiError(500, "the engine failed; ask again", code="engine_error")
@@ -221,11 +223,12 @@ class EngineWorker:
         ahead = forecast(self._pace, options, job.prompt_tokens, company)
         return choose(job.dial, (running + waiting) / self._rows, self._busy, seconds_left, ahead)
 
-    def _step(self) -> None:
-        self._admitted, start = False, time.monotonic()
-        before = self._engine.running
+    def _step(self) -> list[Message]:
+        """Take a step; what it has to say to whom."""
+        before, self._admitted = self._engine.running, False
+        start = self._stepping_since = time.monotonic()
         updates = self._engine.step()
-        seconds = time.monotonic() - start
+        self._stepping_since, seconds = None, time.monotonic() - start
         self._observe_admissions(before)
         forwarded = sum(update.forwarded for update in updates)
         if forwarded and not self._admitted:  # a step that also encodes images tells nothing of the pace
@@ -235,7 +238,7 @@ class EngineWorker:
             self._failed_steps = self._failed_steps + 1 if failed else 0
         refreshes = sum(update.refresh for update in updates)
         self._observer.step(seconds, refreshes, sum(update.forwarded > 0 for update in updates) - refreshes)
-        _deliver([message for update in updates for message in self._messages(update)])
+        return [message for update in updates for message in self._messages(update)]
 
     def _observe_admissions(self, before: Sequence[str]) -> None:
         for name in set(self._engine.running) - set(before):
@@ -253,7 +256,7 @@ class EngineWorker:
             self._images = (prompts.hits, prompts.misses)
             self._observer.image_cache(prompts.hits - hits, prompts.misses - misses)
 
-    def _messages(self, update: Update) -> list[tuple[_Work, Event | ApiError]]:
+    def _messages(self, update: Update) -> list[Message]:
         """What its client is told of an update."""
         answer = self._answers.get(update.id)
         if answer is None:  # its job has failed in this very step
@@ -301,9 +304,9 @@ async def _next_events(inbox: asyncio.Queue[Event | ApiError]) -> list[Event]:
     return events
 
 
-def _deliver(messages: Sequence[tuple[_Work, Event | ApiError]]) -> None:
+def _deliver(messages: Sequence[Message]) -> None:
     """Hand messages over, those for one event loop in one call."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Work, Event | ApiError]]] = {}
+    by_loop: dict[asyncio.AbstractEventLoop, list[Message]] = {}
     for work, message in messages:
         by_loop.setdefault(work.loop, []).append((work, message))
     for loop, of_loop in by_loop.items():
@@ -311,6 +314,6 @@ def _deliver(messages: Sequence[tuple[_Work, Event | ApiError]]) -> None:
             loop.call_soon_threadsafe(_put, of_loop)
 
 
-def _put(messages: Sequence[tuple[_Work, Event | ApiError]]) -> None:
+def _put(messages: Sequence[Message]) -> None:
     for work, message in messages:
         work.inbox.put_nowait(message)
