@@ -35,6 +35,11 @@ class AnswerText:
         self._tokens: list[int] = []
         self._sent = ""
 
+    @property
+    def count(self) -> int:
+        """Tokens so far."""
+        return len(self._tokens)
+
     def add(self, progress: Progress) -> Piece | None:
         """What newly committed tokens add; nothing where that is not a whole character yet.
 
@@ -52,7 +57,7 @@ class AnswerText:
         """The rest of the text, and why the answer ends."""
         answer, cut, told = ended.answer, self._plan.max_tokens, len(self._tokens)
         own = len(answer.confidences)
-        tokens = answer.tokens[: min(own, cut)]
+        tokens = self._tokens = answer.tokens[: min(own, cut)]
         if self._plan.skeleton is not None:
             text, finish = self._plan.skeleton.finish(answer.tokens[:own]), "stop"
         elif own > cut:
@@ -75,14 +80,18 @@ def usage(plan: Plan, ended: Sequence[Ended]) -> dict[str, Any]:
     forwards = sum(each.answer.forwards for each in ended)
     refreshes = sum(each.answer.refreshes for each in ended)
     return {
-        "prompt_tokens": plan.job.prompt_tokens,
-        "completion_tokens": tokens,
-        "total_tokens": plan.job.prompt_tokens + tokens,
+        **tokens_used(plan, tokens),
         "forwards": forwards,
         "refreshes": refreshes,
         "cached_steps": forwards - refreshes,
         "refresh_interval": ended[0].interval,
     }
+
+
+def tokens_used(plan: Plan, tokens: int) -> dict[str, int]:
+    """OpenAI's part of the usage."""
+    prompt = plan.job.prompt_tokens
+    return {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
 
 
 class Form(Protocol):

@@ -46,6 +46,8 @@ class StreamMode(StrEnum):
 class StreamOptions(Body):
     include_usage: bool = False
     """Whether a last chunk has the usage."""
+    continuous_usage_stats: bool = False
+    """Whether each chunk has the tokens so far, as load generators ask for."""
 
 
 class TextPart(Body):
@@ -125,6 +127,8 @@ class DecodingBody(Knobs):
     that is expected to finish in time."""
     stop: Annotated[str, Field(min_length=1)] | list[Annotated[str, Field(min_length=1)]] | None = None
     """Texts that end an answer; they are not part of it."""
+    ignore_eos: bool = False
+    """Fill ``max_tokens`` with text: the end of a turn is never written. For load generators."""
     seed: Annotated[int, Field(ge=-(2**62), lt=2**62)] | None = None
     """Of the sampling: the same request with the same seed has the same answer."""
     n: Count = 1

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from lladav.text import ChatTokenizer
 from serve.api import answers
 from serve.api.answers import AnswerText, ChatForm, Form, Piece, TextForm
-from serve.api.bodies import ChatRequest, CompletionRequest, DecodingBody
+from serve.api.bodies import ChatRequest, CompletionRequest, DecodingBody, StreamOptions
 from serve.api.planning import Plan, Planner
 from serve.api.prompts import chat_prompt, image_references, text_prompt
 from serve.engines import Engines
@@ -32,10 +32,10 @@ class Task:
     plan: Plan
     form: Form
     model: str
-    usage_asked: bool
+    usage: StreamOptions
     created: int = field(default_factory=lambda: int(time.time()))
-    usage: dict[str, Any] | None = None
-    """Once its answers are done."""
+    used: dict[str, Any] | None = None
+    """The usage, once its answers are done."""
     first_token: Callable[[], None] = lambda: None
     """Called when the first committed text is sent."""
 
@@ -65,8 +65,7 @@ class Completions:
         return self._task(request, plan, TextForm())
 
     def _task(self, request: DecodingBody, plan: Plan, form: Form) -> Task:
-        asked = request.stream_options is not None and request.stream_options.include_usage
-        return Task(plan, form, self._name, asked)
+        return Task(plan, form, self._name, request.stream_options or StreamOptions())
 
     async def answer(self, task: Task) -> dict[str, Any]:
         """The body of the whole answer; raises ``ApiError``."""
@@ -74,11 +73,11 @@ class Completions:
         with _deadline_named():
             async with asyncio.timeout(_left(plan)):
                 ended = await self._engines.answer(plan.job)
-        task.usage = answers.usage(plan, ended)
+        task.used = answers.usage(plan, ended)
         pieces = [AnswerText(plan, self._tokenizer).end(each) for each in ended]
         task.first_token()
         choices = [answers.choice(n, task.form.whole(each), each.finish) for n, each in enumerate(pieces)]
-        body = {**_head(task, task.form.object), "choices": choices, "usage": task.usage}
+        body = {**_head(task, task.form.object), "choices": choices, "usage": task.used}
         return {**body, "warnings": plan.warnings} if plan.warnings else body
 
     async def stream(self, task: Task) -> AsyncIterator[str]:
@@ -99,7 +98,7 @@ class Completions:
             async for events in rest:
                 for chunk in writer.chunks(events):
                     yield _event(chunk)
-            if task.usage_asked:
+            if task.usage.include_usage:
                 yield _event(writer.closing())
         except ApiError as error:
             yield _event(error.body)
@@ -157,7 +156,7 @@ class _Writer:
         return {
             **self._head,
             "choices": [],
-            "usage": self._task.usage,
+            "usage": self._task.used,
             **({"warnings": warnings} if warnings else {}),
         }
 
@@ -174,8 +173,9 @@ class _Writer:
 
     def _end(self, event: Ended) -> dict[str, Any]:
         self._ended.append(event)
-        self._task.usage = answers.usage(self._task.plan, self._ended)
-        return self._chunk([self._choice(event.choice, self._texts[event.choice].end(event))])
+        self._task.used = answers.usage(self._task.plan, self._ended)
+        piece = self._texts[event.choice].end(event)
+        return self._chunk([self._choice(event.choice, piece)])
 
     def _choice(self, number: int, piece: Piece) -> dict[str, Any]:
         if not self._told_first:
@@ -185,7 +185,11 @@ class _Writer:
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         """With usage asked for, OpenAI's chunks say null until the last one."""
-        return {**self._head, "choices": choices, **({"usage": None} if self._task.usage_asked else {})}
+        asked, used = self._task.usage, None
+        if asked.continuous_usage_stats:
+            used = answers.tokens_used(self._task.plan, sum(text.count for text in self._texts))
+        usage = {"usage": used} if asked.include_usage or used else {}
+        return {**self._head, "choices": choices, **usage}
 
 
 def _head(task: Task, kind: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lladav.decoding.options import RULES
+from lladav.decoding.options import RULES, DecodingOptions
 from lladav.decoding.prompts import prompt_length
 from lladav.errors import UserError
 from lladav.images import ViewGeometry
@@ -65,6 +65,9 @@ class Planner:
         answer = self._canvas(knobs, cut) if skeleton is None else self._laid_out(knobs, skeleton, request)
         if isinstance(request, CompletionRequest) and request.suffix:
             answer["suffix"] = tuple(self._tokenizer.encode(request.suffix))
+        if request.ignore_eos and skeleton is None:
+            ids = self._tokenizer.ids
+            answer |= {"stop": (), "forbidden": (ids.eot, *DecodingOptions.for_chat(ids).forbidden)}
         answer["seed"] = random.randrange(SEEDS) if request.seed is None else request.seed
         limit = self._settings.limits.deadline_ms
         job = Job(

@@ -101,9 +101,9 @@ async def _noted(
 
 def _note(service: Service, task: Task, request: Request) -> None:
     """What is logged of an answer, and counted."""
-    if task.usage is not None:
-        service.metrics.tokens(task.usage["completion_tokens"])
-        request.state.exchange.notes.update(task.usage)
+    if task.used is not None:
+        service.metrics.tokens(task.used["completion_tokens"])
+        request.state.exchange.notes.update(task.used)
 
 
 def _add_models(app: FastAPI, settings: ServeSettings) -> None:

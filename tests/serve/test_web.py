@@ -160,6 +160,15 @@ def test_answers_are_cut_at_max_tokens_though_blocks_are_whole(client: httpx.Cli
     assert content(events(client, max_tokens=5, block_length=4)) == answer["choices"][0]["message"]["content"]
 
 
+def test_load_generators_get_full_answers_and_usage_all_along(client: httpx.Client) -> None:
+    asked = {"include_usage": True, "continuous_usage_stats": True}
+    *chunks, last = events(client, ignore_eos=True, temperature=5.0, stream_options=asked)
+    counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    assert counts == sorted(counts)
+    assert counts[-1] == last["usage"]["completion_tokens"] == 16
+    assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+
+
 def test_efforts_are_settings_by_name_and_what_is_given_wins(client: httpx.Client) -> None:
     def interval(**given: Any) -> int:
         return client.post(CHAT, json=body(**given)).json()["usage"]["refresh_interval"]
