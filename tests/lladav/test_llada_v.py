@@ -67,6 +67,24 @@ def test_activation_checkpointing_changes_nothing() -> None:
     assert not model.language.activation_checkpointing
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 0.05)])
+def test_loss_and_gradients_of_a_gpu(dtype: torch.dtype, tolerance: float) -> None:
+    """Those of a CPU in float32, within a part of each gradient's norm."""
+    model, on_gpu = tiny_model(), tiny_model().to("cuda", dtype)
+    batch = noisy(model, [image_sample("i", model.geometry, [(40, 30)]), text_sample("t", 40, supervised=20)])
+    expected = gradients_of(model, batch)
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        found = gradients_of(on_gpu, batch.to("cuda"))
+        loss = on_gpu(batch.to("cuda"))[0].item()
+    assert loss == pytest.approx(model(batch)[0].item(), rel=tolerance)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        if not name.endswith("k_proj.bias"):  # moves all scores of a row alike: zero but for rounding
+            gap = (found[name].float().cpu() - gradient).norm()
+            assert gap <= tolerance * gradient.norm(), name
+
+
 def count_runs(module: nn.Module) -> list[int]:
     """Grows by one with each forward of the module."""
     runs: list[int] = []
