@@ -160,7 +160,7 @@ def attend_to_pages(
 def _flash(
     query_THD: Tensor, keys: Tensor, values: Tensor, queries: Lengths, of_keys: Lengths, **paged: Any
 ) -> Tensor:
-    """One split of the keys whatever their number, so that an answer does not depend on its company."""
+    """One split of the keys whatever their number, so that it rounds alike in any company."""
     out = varlen_attn(
         query_THD,
         keys,

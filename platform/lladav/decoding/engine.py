@@ -1,8 +1,8 @@
 """The decoding engine: requests come and go at every denoising step.
 
 ``submit`` checks a request and queues it, ``step`` runs one denoising step of whoever is due and tells what
-each row revealed, ``cancel`` ends one. An answer does not depend on what else is running. Nothing but torch
-is needed: ``decode`` runs a list of prompts to the end.
+each row revealed, ``cancel`` ends one. An answer does not depend on what else is running; on a GPU, its
+rounding does. Nothing but torch is needed: ``decode`` runs a list of prompts to the end.
 """
 
 from __future__ import annotations
