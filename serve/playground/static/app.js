@@ -1,0 +1,38 @@
+/** The playground's page: puts the parts together and starts them. */
+
+import { Answers } from "./answer.js";
+import { QuestionForm } from "./form.js";
+import { filesOf } from "./images.js";
+import { addFiles, loadModels, state } from "./state.js";
+import { createApp, h, nextTick, watch } from "./vue.js";
+
+function Page() {
+  return h("main", [
+    h("header", { class: "top" }, [
+      h("h1", "LLaDA-V playground"),
+      state.model && h("code", { class: "model", title: "Model" }, state.model),
+    ]),
+    h(QuestionForm),
+    h(Answers),
+  ]);
+}
+
+function paste(event) {
+  const files = filesOf(event.clipboardData);
+  if (!files.length) return;
+  event.preventDefault();
+  addFiles(files);
+}
+
+/** On narrow screens the answer lies below the form. */
+function showAnswers() {
+  const smooth = matchMedia("(prefers-reduced-motion: no-preference)").matches;
+  const options = { block: "nearest", behavior: smooth ? "smooth" : "instant" };
+  nextTick(() => document.querySelector(".card")?.scrollIntoView(options));
+}
+
+document.addEventListener("paste", paste);
+for (const kind of ["dragover", "drop"]) document.addEventListener(kind, (event) => event.preventDefault());
+watch(() => state.runs, showAnswers);
+createApp(Page).mount("#app");
+loadModels();

@@ -1,0 +1,55 @@
+/** What is asked of the API: a request's body, and the same request as a shell command. */
+
+import { COMPLETIONS } from "./api.js";
+
+/** Fields that are sent as numbers where they are filled in; the server's defaults hold otherwise. */
+export const NUMBERS = {
+  max_tokens: { label: "Max tokens", min: 1, step: 1 },
+  block_length: { label: "Block length", min: 1, step: 1 },
+  temperature: { label: "Temperature", min: 0, step: 0.1 },
+  seed: { label: "Seed", min: 0, step: 1 },
+};
+
+/** How many tokens a step reveals: by the server's default, or by one of these. */
+export const RULES = {
+  threshold: { label: "Threshold", value: "0.9", min: 0, max: 1, step: 0.05 },
+  tokens_per_step: { label: "Tokens per step", value: "2", min: 1, step: 1 },
+};
+
+export function newKnobs() {
+  const rules = Object.entries(RULES).map(([name, { value }]) => [name, value]);
+  return { rule: "", ...Object.fromEntries(Object.keys(NUMBERS).map((name) => [name, ""])), ...Object.fromEntries(rules) };
+}
+
+/** The body that a question, its images, a dial and the knobs stand for. */
+export function bodyOf({ model, question, images, knobs }, dial) {
+  const pictures = images.map(({ url }) => ({ type: "image_url", image_url: { url } }));
+  return {
+    model,
+    messages: [{ role: "user", content: [...pictures, { type: "text", text: question }] }],
+    stream: true,
+    stream_mode: "denoise",
+    stream_options: { include_usage: true },
+    ...(dial.effort ? { effort: dial.effort } : { refresh_interval: dial.interval }),
+    ...filledIn(knobs),
+  };
+}
+
+function filledIn(knobs) {
+  const names = [...Object.keys(NUMBERS), knobs.rule].filter((name) => name && `${knobs[name]}`.trim() !== "");
+  return Object.fromEntries(names.map((name) => [name, Number(knobs[name])]));
+}
+
+/** The request for a POSIX shell. The key stays out of it, and images are too long for an argument: a here-document. */
+export function curlOf(body, withKey) {
+  const url = new URL(COMPLETIONS, document.baseURI).href;
+  return [
+    `curl --no-buffer '${url.replaceAll("'", "%27")}' \\`,
+    "  -H 'Content-Type: application/json' \\",
+    ...(withKey ? ['  -H "Authorization: Bearer $LLADAV_API_KEY" \\'] : []),
+    "  --data-binary @- <<'JSON'",
+    JSON.stringify(body),
+    "JSON",
+    "",
+  ].join("\n");
+}

@@ -1,0 +1,115 @@
+/** What the page holds, and everything that changes it. The server keeps nothing of it; the tab keeps the key. */
+
+import { listModels } from "./api.js";
+import { differences, piecesOf } from "./canvas.js";
+import { newDials } from "./dial.js";
+import { fetchImage, readImages } from "./images.js";
+import { bodyOf, newKnobs } from "./request.js";
+import { newRun, perform } from "./run.js";
+import { computed, reactive, shallowRef } from "./vue.js";
+
+const KEY = "lladav-api-key";
+
+export const EXAMPLES = [
+  { label: "Read digits", question: "Which digits are in the picture?", images: ["digits.png"] },
+  { label: "Calculate", question: "Add the first and the last digit. Think step by step.", images: ["sum.png"] },
+  {
+    label: "Several images",
+    question: "Read the digits of each image.",
+    images: ["several-1.png", "several-2.png", "several-3.png"],
+  },
+  { label: "Describe my image", question: "Describe the image.", images: null },
+];
+
+export const state = reactive({
+  models: [],
+  model: "",
+  question: "",
+  images: [],
+  compare: false,
+  dials: newDials(null),
+  knobs: newKnobs(),
+  settingsOpen: false,
+  key: sessionStorage.getItem(KEY) ?? "",
+  keyWanted: false,
+  notice: "",
+  runs: [],
+});
+
+const aborter = shallowRef(null);
+
+export const running = computed(() => state.runs.some((run) => run.status === "running"));
+export const chosenModel = computed(() => state.models.find(({ id }) => id === state.model));
+
+/** What differs between two finished answers, by run; none before. */
+export const differing = computed(() => {
+  if (state.runs.length !== 2 || state.runs.some((run) => run.status !== "done")) return null;
+  return differences(...state.runs.map((run) => piecesOf(run.canvas)));
+});
+
+export async function loadModels() {
+  try {
+    state.models = await listModels(state.key);
+    state.notice = "";
+    chooseModel(chosenModel.value?.id ?? state.models[0]?.id ?? "");
+  } catch (error) {
+    refuse(error);
+  }
+}
+
+/** Dials go to the model's default, within its bounds. */
+export function chooseModel(id) {
+  if (id === state.model) return;
+  state.model = id;
+  state.dials = newDials(chosenModel.value);
+}
+
+export function keepKey(key) {
+  state.key = key.trim();
+  sessionStorage.setItem(KEY, state.key);
+  loadModels();
+}
+
+export async function addFiles(files) {
+  const { images, refused } = await readImages(files);
+  state.images.push(...images);
+  state.notice = refused.length ? `${refused.join(", ")}: not an image.` : "";
+}
+
+export function removeImage(id) {
+  state.images = state.images.filter((image) => image.id !== id);
+}
+
+export async function useExample({ question, images }) {
+  state.question = question;
+  if (images) state.images = await Promise.all(images.map(fetchImage));
+}
+
+/** Sends the question once for each dial; returns when all answers have ended. */
+export async function ask() {
+  if (!state.question.trim()) {
+    state.notice = "Write a question first.";
+    return;
+  }
+  if (!chosenModel.value) await loadModels(); // there was no key, or no server, when the page was opened
+  if (!chosenModel.value) return;
+  state.notice = "";
+  aborter.value = new AbortController();
+  state.runs = state.compare ? [runOf("A", 0), runOf("B", 1)] : [runOf("", 0)];
+  await Promise.all(state.runs.map((run) => perform(run, state.key, aborter.value.signal)));
+  if (state.runs.some((run) => run.error?.status === 401)) state.keyWanted = true;
+}
+
+/** Cancels what runs; what has arrived stays. */
+export function stop() {
+  aborter.value?.abort();
+}
+
+function runOf(label, which) {
+  return newRun(label, state.dials[which], bodyOf(state, state.dials[which]));
+}
+
+function refuse(error) {
+  state.notice = error.message;
+  if (error.status === 401) state.keyWanted = true;
+}
