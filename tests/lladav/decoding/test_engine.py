@@ -5,7 +5,6 @@ stay where they are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +14,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lladav.decoding.engine import Decoded, Engine, Update, decode
-from lladav.decoding.memory import PAGE as GPU_PAGE
 from lladav.decoding.memory import bytes_of_page
 from lladav.decoding.options import Cache, DecodingOptions
 from lladav.decoding.runner import Reveal, Row, Runner
@@ -390,34 +388,3 @@ def test_causal_model_is_refused() -> None:
 def test_cuda_graphs_need_a_gpu() -> None:
     with pytest.raises(UserError, match="cuda_graphs need a model on a GPU"):
         engine_of(cuda_graphs=True)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("attention", [Attention.bidirectional, Attention.dialogue_causal])
-@pytest.mark.parametrize("options", OPTIONS)
-def test_answers_of_a_gpu(options: DecodingOptions, attention: Attention) -> None:
-    """In float32 those of a CPU; draws have another generator there, but repeat."""
-    model = variant(MODEL, attention=attention)
-    on_cpu = decode(model, some_prompts(), options)
-    model = deepcopy(model).cuda()
-    with torch.backends.cudnn.flags(allow_tf32=False):
-        on_gpu, again = (decode(model, some_prompts(), options) for _ in range(2))
-    assert on_gpu == again
-    if options.temperature == 0:
-        assert [answer.tokens for answer in on_gpu] == [answer.tokens for answer in on_cpu]
-        for one_gpu, one_cpu in zip(on_gpu, on_cpu, strict=True):
-            assert one_gpu.confidences == pytest.approx(one_cpu.confidences, rel=1e-3)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("options", OPTIONS)
-def test_graphs_on_a_gpu_change_no_answer_of_any_options(options: DecodingOptions) -> None:
-    model = deepcopy(MODEL).to("cuda", torch.bfloat16)
-    budget = 40 * bytes_of_page(model.config.language, torch.bfloat16, GPU_PAGE)
-    found = []
-    for cuda_graphs in (False, True):
-        engine = Engine(model, budget, cuda_graphs=cuda_graphs)
-        for prompt in some_prompts():
-            engine.submit(prompt, options)
-        found.append({name: answer.tokens for name, answer in run(engine).items()})
-    assert found[0] == found[1]

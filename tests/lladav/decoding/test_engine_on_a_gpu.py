@@ -1,0 +1,46 @@
+"""The engine on a GPU, with every kind of option."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+
+from lladav.decoding.engine import Engine, decode
+from lladav.decoding.memory import PAGE, bytes_of_page
+from lladav.decoding.options import DecodingOptions
+from lladav.schema import Attention
+from tests.lladav.build import variant
+from tests.lladav.decoding.test_engine import MODEL, OPTIONS, run, some_prompts
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("attention", [Attention.bidirectional, Attention.dialogue_causal])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_answers(options: DecodingOptions, attention: Attention) -> None:
+    """In float32 those of a CPU; draws have another generator there, but repeat."""
+    model = variant(MODEL, attention=attention)
+    on_cpu = decode(model, some_prompts(), options)
+    model = deepcopy(model).cuda()
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        on_gpu, again = (decode(model, some_prompts(), options) for _ in range(2))
+    assert on_gpu == again
+    if options.temperature == 0:
+        assert [answer.tokens for answer in on_gpu] == [answer.tokens for answer in on_cpu]
+        for one_gpu, one_cpu in zip(on_gpu, on_cpu, strict=True):
+            assert one_gpu.confidences == pytest.approx(one_cpu.confidences, rel=1e-3)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_graphs_change_no_answer(options: DecodingOptions) -> None:
+    model = deepcopy(MODEL).to("cuda", torch.bfloat16)
+    budget = 40 * bytes_of_page(model.config.language, torch.bfloat16, PAGE)
+    found = []
+    for cuda_graphs in (False, True):
+        engine = Engine(model, budget, cuda_graphs=cuda_graphs)
+        for prompt in some_prompts():
+            engine.submit(prompt, options)
+        found.append({name: answer.tokens for name, answer in run(engine).items()})
+    assert found[0] == found[1]
