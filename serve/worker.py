@@ -99,7 +99,6 @@ class EngineWorker:
         self._commands: queue.SimpleQueue[_Work | str | None] = queue.SimpleQueue()
         self._answers: dict[str, _Answer] = {}
         self._pace = Pace()
-        self._admitted = False
         self._failed_steps = 0
         self._images = (0, 0)
         self._load, self._oldest = Load(0, rows, 0, 0.0), None
@@ -210,7 +209,6 @@ class EngineWorker:
 
     def _settle(self, work: _Work) -> DecodingOptions:
         """Options of a job that a row is free for; all of its answers get one interval."""
-        self._admitted = True
         if work.interval is None:
             work.interval = self._choose(work.job)
         return work.job.options(self._tokenizer, work.interval)
@@ -225,25 +223,26 @@ class EngineWorker:
 
     def _step(self) -> list[Message]:
         """Take a step; what it has to say to whom."""
-        before, self._admitted = self._engine.running, False
+        before = set(self._engine.running)
         start = self._stepping_since = time.monotonic()
         updates = self._engine.step()
         self._stepping_since, seconds = None, time.monotonic() - start
-        self._observe_admissions(before)
+        admitted = {*self._engine.running, *(update.id for update in updates)} - before
+        self._observe(updates, seconds, [self._answers[name].work for name in admitted])
+        return [message for update in updates for message in self._messages(update)]
+
+    def _observe(self, updates: Sequence[Update], seconds: float, admitted: Sequence[_Work]) -> None:
+        """Count and time a step; one that also encoded prompts tells nothing of the pace."""
+        for work in admitted:
+            self._observer.admitted(time.monotonic() - work.since, work.interval or 1)
         forwarded = sum(update.forwarded for update in updates)
-        if forwarded and not self._admitted:  # a step that also encodes images tells nothing of the pace
+        if forwarded and not admitted:
             self._pace.add(forwarded, seconds)
         if updates:
             failed = all(update.error is not None for update in updates)
             self._failed_steps = self._failed_steps + 1 if failed else 0
         refreshes = sum(update.refresh for update in updates)
         self._observer.step(seconds, refreshes, sum(update.forwarded > 0 for update in updates) - refreshes)
-        return [message for update in updates for message in self._messages(update)]
-
-    def _observe_admissions(self, before: Sequence[str]) -> None:
-        for name in set(self._engine.running) - set(before):
-            work = self._answers[name].work
-            self._observer.admitted(time.monotonic() - work.since, work.interval or 1)
 
     def _report(self) -> None:
         waiting = self._engine.waiting
