@@ -16,7 +16,7 @@ from serve.api.planning import Planner
 from serve.api.web import Service, web_app
 from serve.engines import EngineReplicas, Engines
 from serve.keys import Gate
-from serve.media import MediaLoader
+from serve.media.loading import MediaLoader
 from serve.metrics import IngressMetrics
 from serve.settings import ServeSettings
 

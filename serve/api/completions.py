@@ -19,7 +19,7 @@ from serve.api.prompts import chat_prompt, image_references, text_prompt
 from serve.engines import Engines
 from serve.errors import ApiError
 from serve.jobs import Ended, Event, Progress, Watch
-from serve.media import MediaLoader
+from serve.media.loading import MediaLoader
 
 T = TypeVar("T")
 DONE = "data: [DONE]\n\n"

@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from serve.fetching import Endpoint, Fetcher
+from serve.media.fetching import Endpoint, Fetcher
 from serve.settings import FetchSettings
 
 HOST = "images.example"

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.errors import ApiError
-from serve.fetching import NAT64, Endpoint, Fetcher, is_public
+from serve.media.fetching import NAT64, Endpoint, Fetcher, is_public
 from serve.settings import FetchSettings
 from tests.serve.https import HOST, LIMIT, Authority, Server
 

@@ -19,8 +19,8 @@ from PIL import Image
 from lladav.images import prepare_image
 from lladav.samples import Visual, VisualKind
 from serve.errors import ApiError
-from serve.fetching import Fetcher
-from serve.media import FORMATS, MediaLoader, padable
+from serve.media.fetching import Fetcher
+from serve.media.loading import FORMATS, MediaLoader, padable
 from serve.settings import FetchSettings, MediaSettings
 from tests.serve.loops import Run, forever
 from tests.serve.pictures import (

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from lladav.samples import Visual
-from serve.media import FORMATS, to_rgb
+from serve.media.loading import FORMATS, to_rgb
 from tests.serve.pictures import (
     decoded,
     encoded,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from anyio import BrokenWorkerProcess
 
-from serve.media import WorkerPool, WorkerTimeout
+from serve.media.loading import WorkerPool, WorkerTimeout
 from tests.serve.loops import Run, forever
 
 

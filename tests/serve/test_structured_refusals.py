@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from serve.errors import ApiError
-from serve.json_schema import MOST, ROOT
+from serve.structured.json_schema import MOST, ROOT
 from tests.serve.skeletons import INTEGER, NULL, NUMBER, STRING, array, record, skeleton
 
 REFUSED = [

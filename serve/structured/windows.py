@@ -13,7 +13,7 @@ from itertools import takewhile
 from typing import Any, Protocol
 
 from lladav.text import ChatTokenizer
-from serve.shapes import Number, Scalar, Text
+from serve.structured.shapes import Number, Scalar, Text
 
 NUMERAL = re.compile(r"-?[0-9]{0,40}\.?[0-9]{1,40}")
 INSIDE_QUOTES = re.compile(r'(?:[^"\\]|\\.)*', re.DOTALL)

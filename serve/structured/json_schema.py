@@ -15,7 +15,18 @@ from typing import Any
 from urllib.parse import unquote
 
 from serve.errors import ApiError
-from serve.shapes import Choice, Items, Number, Record, Scalar, Scalars, Shape, Text, or_null, takes_null
+from serve.structured.shapes import (
+    Choice,
+    Items,
+    Number,
+    Record,
+    Scalar,
+    Scalars,
+    Shape,
+    Text,
+    or_null,
+    takes_null,
+)
 
 ROOT = "response_format.json_schema.schema"
 DESCRIBING = {

@@ -16,9 +16,19 @@ from functools import lru_cache
 
 from lladav.text import ChatTokenizer
 from serve.errors import ApiError
-from serve.json_schema import read_schema
-from serve.shapes import Choice, Items, Number, Record, Scalar, Shape, Text
-from serve.windows import PAD, ChoiceValue, Fields, Fixed, List, NumberValue, TextValue, Value, Window
+from serve.structured.json_schema import read_schema
+from serve.structured.shapes import Choice, Items, Number, Record, Scalar, Shape, Text
+from serve.structured.windows import (
+    PAD,
+    ChoiceValue,
+    Fields,
+    Fixed,
+    List,
+    NumberValue,
+    TextValue,
+    Value,
+    Window,
+)
 
 CHARACTERS = 3
 """Of a token, where a text has a length: English has more, and short texts get a place for each."""

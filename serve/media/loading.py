@@ -26,7 +26,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from lladav.images import ViewGeometry, prepare_image
 from lladav.samples import Visual, VisualKind
 from serve.errors import ApiError
-from serve.fetching import Fetcher
+from serve.media.fetching import Fetcher
 from serve.settings import FetchSettings, MediaSettings
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")

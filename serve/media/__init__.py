@@ -1,0 +1,1 @@
+"""Images of strangers: fetched, decoded and tiled within limits."""
