@@ -7,7 +7,7 @@ import { addFiles, ask, chooseModel, chosenModel, EXAMPLES, keepKey, removeImage
 import { h, nextTick, ref, watch } from "./vue.js";
 
 export function QuestionForm() {
-  return h("form", { class: "ask", novalidate: true, onSubmit: submit, "aria-label": "Question" }, [
+  return h("form", { class: "ask", novalidate: true, onSubmit: submit, "aria-label": "Ask a question" }, [
     h(Images),
     h(Question),
     h(Dials),
@@ -201,11 +201,16 @@ const KeyField = {
 
 function Actions() {
   const type = running.value ? "button" : "submit"; // one element, so that it keeps the focus
+  const onClick = (event) => {
+    if (!running.value) return;
+    event.preventDefault(); // before the browser acts on the click this is a submit button again, which would ask anew
+    stop();
+  };
   return h("div", { class: "actions" }, [
     state.notice && h("p", { class: "notice", role: "alert" }, state.notice),
     h(
       "button",
-      { id: "run", type, class: running.value && "secondary", onClick: () => running.value && stop() },
+      { id: "run", type, class: running.value && "secondary", onClick },
       running.value ? "Stop" : state.compare ? "Ask both" : "Ask",
     ),
   ]);
