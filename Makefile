@@ -1,6 +1,6 @@
 # The index of commands; `make` alone lists them. Paths are relative: the folder's name may hold spaces.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo serve test lint format bench clean
+.PHONY: help venv demo serve test proofs lint format bench clean
 PYTHON_OF_VENV := .venv/bin/python
 ARGS ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -21,6 +21,9 @@ serve: .venv/ready ## serve a model and its playground on this machine; ARGS="mo
 
 test: .venv/ready ## run the tests; ARGS="-k noise" picks some
 	$(PYTHON_OF_VENV) -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
+
+proofs: .venv/ready ## run the server's long proofs: disconnects, soak, faults, fuzz; takes about half an hour
+	$(PYTHON_OF_VENV) -m pytest --full -m proof -s --timeout 3600 $(ARGS)
 
 lint: .venv/ready ## check style, types and the direction of imports
 	$(PYTHON_OF_VENV) -m ruff check .

@@ -33,7 +33,7 @@ from lladav.errors import UserError  # noqa: E402
 from serve.app import build  # noqa: E402
 from serve.settings import Auth, ServeSettings, load  # noqa: E402
 
-HOST, PORT = "127.0.0.1", 8000
+APP, HOST, PORT = "lladav", "127.0.0.1", 8000
 TRAINED = "runs/ov_vw-tiny-digits/checkpoint-*/weights"
 PICTURE = Path("serve/playground/static/examples/digits.png")
 QUESTION = "Which digits are in the picture?"
@@ -57,11 +57,11 @@ def main(arguments: list[str]) -> None:
                 logging_level=logging.WARNING,
             )
             serve.start(http_options={"host": HOST, "port": port})
-            serve.run(build(settings), name="lladav", route_prefix="/")
+            serve.run(build(settings), name=APP, route_prefix="/")
             print(_examples(settings, port, head.dashboard, time.monotonic() - begin), flush=True)
             _wait()
-            print("draining", flush=True)
-            serve.shutdown()
+            print("ending, after what still runs", flush=True)
+            serve.delete(APP)
             ray.shutdown()
 
 

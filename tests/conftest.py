@@ -52,6 +52,16 @@ class Golden:
         return load_file(self.folder / "tensors.safetensors")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="run proofs in their long form")
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether proofs run in their long form."""
+    return request.config.getoption("--full")
+
+
 @pytest.fixture(scope="session")
 def golden() -> Golden:
     """The golden vectors."""

@@ -31,11 +31,13 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     for status in (400, 401, 403, 404, 413, 422, 429, 500, 503, 504)
 }
 
+EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+"""A server-sent event; its data is a chunk in JSON, or [DONE]."""
 OPEN_PATHS = {"/health", "/ready"}
 
 
-def document(app: FastAPI) -> dict[str, Any]:
-    """The document of the routes; made once."""
+def document(app: FastAPI, model: str) -> dict[str, Any]:
+    """The document of the routes, with the name of the one model there is; made once."""
     if app.openapi_schema is None:
         made = get_openapi(title=app.title, version=app.version, routes=app.routes)
         made["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
@@ -43,8 +45,10 @@ def document(app: FastAPI) -> dict[str, Any]:
             if path not in OPEN_PATHS:
                 for operation in methods.values():
                     operation["security"] = [{"key": []}, {}]
+        for body in ("ChatRequest", "CompletionRequest"):
+            made["components"]["schemas"][body]["properties"]["model"]["enum"] = [model]
         for path in ("/v1/chat/completions", "/v1/completions"):
             content = made["paths"][path]["post"]["responses"]["200"]["content"]
-            content["text/event-stream"] = {"schema": {"type": "string"}}
+            content["text/event-stream"] = {"schema": EVENT}
         app.openapi_schema = made
     return app.openapi_schema

@@ -51,7 +51,7 @@ def web_app(service: Service) -> FastAPI:
     if service.settings.ingress.playground:
         _add_playground(app)
     _add_errors(app, service.metrics)
-    app.openapi = lambda: document(app)  # type: ignore[method-assign]
+    app.openapi = lambda: document(app, service.settings.name)  # type: ignore[method-assign]
     routes = {getattr(route, "path", "") for route in app.routes}
     app.add_middleware(
         Guard, settings=service.settings, gate=service.gate, metrics=service.metrics, routes=routes

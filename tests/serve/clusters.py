@@ -73,7 +73,7 @@ def cluster(model: Path, **given: Any) -> Iterator[Served]:
             serve.start(http_options={"host": "127.0.0.1", "port": port})
             serve.run(build(settings), name=APP, route_prefix="/")
             yield Served(f"http://127.0.0.1:{port}", model)
-            serve.shutdown()
+            serve.delete(APP)
         finally:
             ray.shutdown()
 

@@ -7,6 +7,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import httpx2 as httpx
 import openai
 import pytest
 from PIL import Image
+from ray import serve
 
 from tests.serve.apis import NAME
-from tests.serve.clusters import ConstantLoad, Outcome, Served, ask_all, cluster
+from tests.serve.clusters import APP, ConstantLoad, Outcome, Served, ask_all, cluster
 from tests.serve.pictures import encoded, uri
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -94,11 +96,10 @@ def test_metrics_tell_of_engines_and_requests(served: Served) -> None:
 
 
 def test_a_new_version_under_load_fails_nobody(served: Served) -> None:
-    with ConstantLoad(served.address) as load:
+    long = {"max_tokens": 256, "ignore_eos": True}  # so that replicas have something to finish
+    with ConstantLoad(served.address, given=long) as load:
         load.wait_for(4)
         served.deploy(**SMALL, engine__max_queued=32, engine__min_replicas=2, engine__max_replicas=2)
-        load.wait_for(4)
-        served.deploy(**SMALL, engine__max_queued=33, engine__min_replicas=2, engine__max_replicas=2)
         load.wait_for(4)
     assert [outcome for outcome in load.outcomes if not outcome.ok] == []
 
@@ -113,6 +114,16 @@ def test_a_replica_that_is_killed_fails_its_streams_alone(served: Served) -> Non
     assert len(failed) <= 6
     assert {code_of(outcome) for outcome in failed} <= {"replica_lost"}
     assert all(outcome.ended for outcome in failed)
+
+
+def test_the_application_ends_after_what_it_runs(served: Served) -> None:
+    long = {"max_tokens": 512, "ignore_eos": True, "stream": True}
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask_all, served.address, 4, **long)
+        time.sleep(1.0)
+        assert not asked.done()
+        serve.delete(APP)
+    assert all(outcome.ok for outcome in asked.result())
 
 
 def code_of(outcome: Outcome) -> str | None:
