@@ -24,6 +24,13 @@ function paste(event) {
   addFiles(files);
 }
 
+/** A drop beside the field for images counts, too; without this the browser would leave the page. */
+function drop(event) {
+  if (event.defaultPrevented) return;
+  event.preventDefault();
+  addFiles(filesOf(event.dataTransfer));
+}
+
 /** On narrow screens the answer lies below the form. */
 function showAnswers() {
   const smooth = matchMedia("(prefers-reduced-motion: no-preference)").matches;
@@ -32,7 +39,8 @@ function showAnswers() {
 }
 
 document.addEventListener("paste", paste);
-for (const kind of ["dragover", "drop"]) document.addEventListener(kind, (event) => event.preventDefault());
+document.addEventListener("dragover", (event) => event.preventDefault());
+document.addEventListener("drop", drop);
 watch(() => state.runs, showAnswers);
 createApp(Page).mount("#app");
 loadModels();
