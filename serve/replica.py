@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +22,8 @@ from serve.metrics import EngineMetrics
 from serve.settings import ReplicaSettings, ServeSettings
 from serve.worker import EngineWorker
 
+CPU_KERNELS = 64
+"""Kernels that oneDNN keeps. Each size of a step has its own; the usual 1024 of them take half a gigabyte."""
 BROKEN = 5
 """Steps that fail one after another, and nothing else, when something is wrong with more than a request."""
 
@@ -72,8 +75,10 @@ def open_replica_model(settings: ServeSettings) -> LLaDAV:
     """The model on the replica's device."""
     replica = settings.engine
     device = "cuda" if replica.gpus else "cpu"
-    if device == "cpu" and replica.threads:
-        torch.set_num_threads(replica.threads)
+    if device == "cpu":
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(CPU_KERNELS))
+        if replica.threads:
+            torch.set_num_threads(replica.threads)
     dtype = best_dtype(device) if replica.dtype == "auto" else replica.dtype
     return open_model(Path(settings.model), getattr(torch, dtype), device)
 

@@ -216,4 +216,5 @@ def _deadline_named() -> Iterator[None]:
 
 
 def _event(body: Any) -> str:
-    return f"data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    """In ASCII: clients in many languages take U+2028 or U+0085 for the end of a line."""
+    return f"data: {json.dumps(body, separators=(',', ':'))}\n\n"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -16,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from serve.api.bodies import ChatRequest, CompletionRequest
 from serve.api.completions import Completions, Task
-from serve.api.guard import Guard
+from serve.api.guard import GONE, Guard
 from serve.api.openapi import ERRORS, document
 from serve.api.validation import refusal
 from serve.errors import ApiError
@@ -25,6 +26,7 @@ from serve.metrics import IngressMetrics, exposition
 from serve.playground import CONTENT_SECURITY_POLICY, FOLDER
 from serve.settings import ServeSettings
 
+T = TypeVar("T")
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 """Proxies are not to hold events back."""
 METRICS_SECONDS = 5.0
@@ -79,13 +81,31 @@ async def _answered(service: Service, task: Task, stream: bool, request: Request
     since = request.state.exchange.since
     task.first_token = lambda: service.metrics.first_token(time.monotonic() - since)
     if not stream:
-        body = await service.completions.answer(task)
+        body = await _unless_gone(request, service.completions.answer(task))
         _note(service, task, request)
         return JSONResponse(body)
-    events = await service.completions.stream(task)
+    events = await _unless_gone(request, service.completions.stream(task))
     return StreamingResponse(
         _noted(events, service, task, request), media_type="text/event-stream", headers=STREAM_HEADERS
     )
+
+
+async def _unless_gone(request: Request, awaited: Coroutine[Any, Any, T]) -> T:
+    """What is awaited; it is cancelled when the client goes away, which not every server does by itself."""
+    task, gone = asyncio.create_task(awaited), asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ApiError(GONE, "the client went away", code="disconnected")
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _noted(
