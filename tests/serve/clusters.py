@@ -64,13 +64,20 @@ def _title(process: psutil.Process) -> str:
 @contextlib.contextmanager
 def cluster(model: Path, **given: Any) -> Iterator[Served]:
     """The application with some settings of one's own, on a private Ray."""
+    with local_head(cpus=8) as head, deployed(head.address, head.environment, model, **given) as served:
+        yield served
+
+
+@contextlib.contextmanager
+def deployed(ray_address: str, environment: dict[str, str], model: Path, **given: Any) -> Iterator[Served]:
+    """The application on a Ray that runs."""
     settings: ServeSettings = settings_of(model, **given)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    with local_head(cpus=8) as head, _environment(head.environment):
-        ray.init(head.address, runtime_env=runtime_env(), log_to_driver=False, logging_level=logging.ERROR)
+    with _environment(environment):
+        ray.init(ray_address, runtime_env=runtime_env(), log_to_driver=False, logging_level=logging.ERROR)
         try:
-            serve.start(http_options={"host": "127.0.0.1", "port": port})
+            serve.start(http_options={"host": "127.0.0.1", "port": port}, proxy_location="HeadOnly")
             serve.run(build(settings), name=APP, route_prefix="/")
             yield Served(f"http://127.0.0.1:{port}", model)
             serve.delete(APP)

@@ -1,0 +1,67 @@
+"""Replicas from nothing to several and back, on nodes that come and go with them, and nothing is lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import ray
+from ray import serve
+
+from tests.serve.clusters import APP, ENGINE, ask_all, deployed
+from tests.serve.nodes import elastic_cluster
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+REPLICAS = 2
+REQUESTS = 16
+SETTINGS = {
+    "engine__min_replicas": 0,
+    "engine__max_replicas": REPLICAS,
+    "engine__cpus": 1,
+    "engine__max_rows": 2,
+    "engine__max_waiting": 2,
+    "engine__max_queued": REQUESTS,
+    "scaling__up_seconds": 0.5,
+    "scaling__down_seconds": 3.0,
+    "ingress__cpus": 2,  # the whole head, so that each engine needs a node
+}
+
+
+def running() -> int:
+    """Engine replicas that are up."""
+    states = serve.status().applications[APP].deployments[ENGINE].replica_states
+    return sum(count for state, count in states.items() if state == "RUNNING")
+
+
+def nodes() -> int:
+    return sum(node["Alive"] for node in ray.nodes())
+
+
+def wait_until(holds: Callable[[], bool], seconds: float) -> float:
+    begin = time.monotonic()
+    while not holds():
+        assert time.monotonic() < begin + seconds, (running(), nodes())
+        time.sleep(0.2)
+    return time.monotonic() - begin
+
+
+def test_replicas_and_nodes_come_and_go_and_every_request_is_answered(model_folder: Path) -> None:
+    with (
+        elastic_cluster(workers=REPLICAS) as (address, environment),
+        deployed(address, environment, model_folder, **SETTINGS) as served,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        assert (running(), nodes()) == (0, 1)
+        asked = pool.submit(ask_all, served.address, REQUESTS, max_tokens=512, ignore_eos=True)
+        up = wait_until(lambda: running() == REPLICAS, 120)
+        assert nodes() == 1 + REPLICAS
+        outcomes = asked.result()
+        assert [outcome.error for outcome in outcomes if not outcome.ok] == []
+        down = wait_until(lambda: running() == 0, 60)
+        gone = wait_until(lambda: nodes() == 1, 60)
+    print(
+        f"\n{REQUESTS} requests answered; up after {up:.0f} s, down {down:.0f} s and nodes gone {gone:.0f} s later"
+    )
