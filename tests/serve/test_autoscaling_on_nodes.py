@@ -62,6 +62,5 @@ def test_replicas_and_nodes_come_and_go_and_every_request_is_answered(model_fold
         assert [outcome.error for outcome in outcomes if not outcome.ok] == []
         down = wait_until(lambda: running() == 0, 60)
         gone = wait_until(lambda: nodes() == 1, 60)
-    print(
-        f"\n{REQUESTS} requests answered; up after {up:.0f} s, down {down:.0f} s and nodes gone {gone:.0f} s later"
-    )
+    times = f"up after {up:.0f} s, down {down:.0f} s and nodes gone {gone:.0f} s later"
+    print(f"\n{REQUESTS} requests answered; {times}")
