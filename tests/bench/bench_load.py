@@ -29,7 +29,7 @@ import matplotlib as mpl  # noqa: E402 - the path comes first
 from tests.bench.reporting import report, table  # noqa: E402
 
 mpl.use("Agg")
-from matplotlib import pyplot, ticker  # noqa: E402
+from matplotlib import pyplot  # noqa: E402
 
 QUESTIONS = (
     "Which digits are in the picture?",
@@ -125,7 +125,7 @@ def draw(points: Sequence[Point], out: Path) -> None:
         axes.set_title(title)
         axes.set_xlabel("requests at a time")
         axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(ticker.ScalarFormatter())
+        axes.xaxis.set_major_formatter("{x:.0f}")
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.legend()
