@@ -33,13 +33,13 @@ class Interval(BaseModel):
         return self
 
 
-def _shape(interval: Any) -> str:
+def shape_of_interval(interval: Any) -> str:
     """Decides what a value is meant to be, so that what is wrong with it is told of one alone."""
     return "range" if isinstance(interval, Mapping | Interval) else "number"
 
 
 RefreshInterval = Annotated[
-    Annotated[Count, Tag("number")] | Annotated[Interval, Tag("range")], Discriminator(_shape)
+    Annotated[Count, Tag("number")] | Annotated[Interval, Tag("range")], Discriminator(shape_of_interval)
 ]
 
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from serve.knobs import Knobs
+from lladav.decoding.options import Cache
+from serve.knobs import Interval, Knobs, shape_of_interval
 
 Count = Annotated[int, Field(ge=1)]
+Named = Field(strict=False)
+"""JSON has no enumerations: their members come as text."""
 Text = Annotated[str, Field(max_length=1_000_000)]
 
 
 class Body(BaseModel):
-    """A part of a request."""
+    """A part of a request; a number is no text and no truth value, as the OpenAPI document says."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
 class Effort(StrEnum):
@@ -111,15 +114,34 @@ class SchemaFormat(Body):
     json_schema: JsonSchema
 
 
+class Range(Interval):
+    """A range of refresh intervals; the smallest that load and deadline allow is used."""
+
+    model_config = ConfigDict(strict=True)
+
+
+RefreshInterval = Annotated[
+    Annotated[Count, Tag("number")] | Annotated[Range, Tag("range")], Discriminator(shape_of_interval)
+]
+
+
 class DecodingBody(Knobs):
     """What both kinds of completion take."""
 
+    model_config = ConfigDict(strict=True)
+
     model: str
+    refresh_interval: RefreshInterval | None = None
+    """Steps from one refresh of keys and values to the next: 1 is exact, more is faster and less faithful. A
+    range, {min, max}, leaves the choice to the server."""
+    cache: Annotated[Cache | None, Named] = None
+    """What steps between refreshes take from the last one: none, prefix (what lies before the block) or dual
+    (both sides of it)."""
     max_tokens: Count | None = None
     """Longest answer, in tokens."""
-    effort: Effort | None = None
+    effort: Annotated[Effort | None, Named] = None
     """Settings by name; those that are given beside it win."""
-    reveal: Rule | None = None
+    reveal: Annotated[Rule | None, Named] = None
     """What decides how many tokens a step reveals; ``threshold``, ``factor``, ``entropy``, ``steps`` and
     ``tokens_per_step`` name their rule by themselves."""
     deadline_ms: Count | None = None
@@ -135,7 +157,7 @@ class DecodingBody(Knobs):
     """Answers, each with draws of its own."""
     stream: bool = False
     stream_options: StreamOptions | None = None
-    stream_mode: StreamMode = StreamMode.committed
+    stream_mode: Annotated[StreamMode, Named] = StreamMode.committed
     """committed: text is only ever appended. denoise: every step is shown, in a field of its own."""
     user: str | None = None
     """Changes nothing."""

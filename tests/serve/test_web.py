@@ -71,6 +71,10 @@ def content(chunks: list[Any]) -> str:
         ({"response_format": DATE}, 400, "response_format.json_schema.schema.type", "use one of"),
         ({"effort": "heroic"}, 422, "effort", "fast"),
         ({"top_logprobs": 3, "logprobs": True}, 422, "top_logprobs", ""),
+        ({"seed": True}, 422, "seed", "valid integer"),
+        ({"temperature": "1"}, 422, "temperature", "valid number"),
+        ({"stream": 1}, 422, "stream", "valid boolean"),
+        ({"refresh_interval": {"min": True, "max": 4}}, 422, "refresh_interval.min", "valid integer"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_by_name(
