@@ -1,37 +1,117 @@
-"""Schemathesis against the OpenAPI document: what fits it, and much that does not, is answered as it says."""
+"""Schemathesis asks what the OpenAPI document describes, and what it rules out; answers are as it says."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import openai.types as forms
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-pytestmark = [pytest.mark.proof, pytest.mark.slow]
-SHORT, LONG = 15, 300
-"""Requests for each operation."""
+from tests.serve.apis import LocalEngines, serving, settings_of
+
+pytestmark = [pytest.mark.proof, pytest.mark.slow, pytest.mark.usefixtures("quiet")]
+SHORT, LONG = 12, 400
+"""Requests of each operation, in each way that there is."""
+LIMITS = {"n": 4, "max_tokens": 32, "max_completion_tokens": 32, "block_length": 8, "refresh_interval": 64}
+OPERATIONS = {
+    *("POST /v1/chat/completions", "POST /v1/completions", "GET /v1/models", "GET /v1/models/{model}"),
+    *("GET /health", "GET /ready", "GET /metrics"),
+}
+REFUSED = {"negative_data_rejection": {"expected-statuses": [400, 404, 413, 422]}}
+"""What does not fit the document may be too long as well."""
+CONFIG = schemathesis.Config.from_dict({"checks": REFUSED})
+FORMS: dict[str, Any] = {"chat.completion": forms.chat.ChatCompletion, "text_completion": forms.Completion}
 
 
-def test_answers_are_as_the_document_says(api: str, full: bool) -> None:
-    schema = schemathesis.openapi.from_url(f"{api}/openapi.json")
-    count = 0
-    for result in schema.get_all_operations():
-        count += 1
-        operation = result.ok()
-        if operation.path == "/metrics":  # gathers from a Ray, and none is here
-            continue
+@pytest.fixture(scope="module")
+def address(model_folder: Path) -> Iterator[str]:
+    """An API whose answers are short, whatever is asked."""
+    made = settings_of(model_folder, limits__max_tokens=32, limits__default_max_tokens=16)
+    engines = LocalEngines(made)
+    with serving(made, engines) as at:
+        yield at
+    engines.worker.stop()
 
-        @given(case=operation.as_strategy())
-        @settings(
-            max_examples=LONG if full else SHORT,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-            derandomize=not full,
-        )
-        def ask(case: Any) -> None:
-            case.call_and_validate(excluded_checks=[positive_data_acceptance])  # limits are not in schemas
 
-        ask()
-    assert count >= 7
+def test_answers_are_as_the_document_says(address: str, full: bool) -> None:
+    schema = schemathesis.openapi.from_url(f"{address}/openapi.json", config=CONFIG)
+    operations = {result.ok().label: result.ok() for result in schema.get_all_operations()}
+    assert set(operations) == OPERATIONS
+    for name, operation in operations.items():
+        for way, cases in _ways(operation).items():
+            statuses = _ask(cases, LONG if full else SHORT)
+            told = ", ".join(f"{count} times {status}" for status, count in sorted(statuses.items()))
+            print(f"document: {name}, {way}: {told}")
+
+
+def _ways(operation: Any) -> dict[str, SearchStrategy[Any]]:
+    """Requests that fit the document, such of them as can be answered, and what it rules out."""
+    fitting = operation.as_strategy(generation_mode=GenerationMode.POSITIVE).map(_patient)
+    if operation.method != "post":
+        return {"fitting": fitting}
+    return {
+        "fitting": fitting,
+        "answerable": st.builds(_answerable, fitting, st.sets(st.integers(0, 30), max_size=4)),
+        "ruled out": operation.as_strategy(generation_mode=GenerationMode.NEGATIVE),
+    }
+
+
+def _patient(case: Any) -> Any:
+    """The case with a deadline that can be met: 504 is no fault of the server's."""
+    if isinstance(case.body, dict) and isinstance(case.body.get("deadline_ms"), int):
+        case.body["deadline_ms"] = max(case.body["deadline_ms"], 60_000)
+    return case
+
+
+def _answerable(case: Any, kept: set[int]) -> Any:
+    """The case with a few of its settings, within this server's limits, about an ordinary question."""
+    names = [name for name in sorted(case.body) if name not in ("model", "messages", "prompt")]
+    body = {name: case.body[name] for number, name in enumerate(names) if number in kept}
+    for name, limit in LIMITS.items():
+        if isinstance(body.get(name), int):
+            body[name] = 1 + body[name] % limit
+    asked = {"messages": [{"role": "user", "content": "Count."}]} if "messages" in case.body else {}
+    case.body = {"model": case.body["model"], **(asked or {"prompt": "One, two"}), **body}
+    return case
+
+
+def _ask(cases: SearchStrategy[Any], count: int) -> Counter[int]:
+    """How often which status came back."""
+    statuses: Counter[int] = Counter()
+
+    @settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=cases)
+    def each(case: Any) -> None:
+        # limits of the settings are not in the document, so what fits it may still be refused
+        response = case.call_and_validate(excluded_checks=[positive_data_acceptance])
+        statuses[response.status_code] += 1
+        if response.status_code == 200 and case.method == "POST":
+            _check_answer(response)
+
+    each()
+    return statuses
+
+
+def _check_answer(response: Any) -> None:
+    """Whether OpenAI's client would understand it."""
+    if response.headers["content-type"][0].startswith("application/json"):
+        answer = response.json()
+        FORMS[answer["object"]].model_validate(answer)
+    else:
+        assert response.text.endswith("data: [DONE]\n\n")
