@@ -46,11 +46,9 @@ def test_twice_the_load_leaves_goodput_and_clear_refusals(served: Served, full: 
     admitted, refused = _parted(outcomes)
     goodput = len(admitted) / seconds
     times = sorted(outcome.seconds for outcome in admitted)
-    print(
-        f"\n{2 * capacity:.1f} requests/s, twice the capacity: {goodput / capacity:.0%} of it answered, "
-        f"p50 {statistics.median(times):.2f} s, p99 {times[round(0.99 * (len(times) - 1))]:.2f} s, "
-        f"{len(refused)} of {len(outcomes)} refused"
-    )
+    p99 = times[round(0.99 * (len(times) - 1))]
+    share = f"{goodput / capacity:.0%} of the capacity answered, {len(refused)} of {len(outcomes)} refused"
+    print(f"\n{2 * capacity:.1f} requests/s: {share}; p50 {statistics.median(times):.2f} s, p99 {p99:.2f} s")
     assert {(outcome.status, _code(outcome)) for outcome in refused} <= {(503, "saturated")}
     assert all(outcome.retry_after for outcome in refused)
     assert goodput > GOODPUT * capacity
@@ -71,9 +69,8 @@ def test_a_replica_that_hangs_is_replaced(served: Served, full: bool) -> None:
         load.wait_for(4 * ROWS)
     failed = Counter(_code(outcome) for outcome in load.outcomes if not outcome.ok)
     answered = len(load.outcomes) - failed.total()
-    print(
-        f"\na stopped replica was replaced after {replaced:.0f} s; {answered} answered, failed: {dict(failed)}"
-    )
+    told = f"{answered} answered, failed {dict(failed)}"
+    print(f"\na stopped replica was replaced after {replaced:.0f} s; {told}")
     assert set(failed) <= {"replica_lost"}
     assert failed.total() <= 2 * ROWS
 
