@@ -1,9 +1,8 @@
 """The Serve application: ``serve run serve.app:build config=local model=FOLDER``.
 
-Arguments are the keys of ``serve/settings.py``, dotted, on top of a file of ``conf/serve``.
+Arguments are the keys of ``serve/settings.py``, dotted, on top of a file of ``conf/serve``. Ray reads the
+type of ``build``'s parameter: no ``from __future__ import annotations`` here, which would make it text.
 """
-
-from __future__ import annotations
 
 from typing import Any
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 import re
 import subprocess
@@ -12,11 +13,15 @@ from typing import Any
 
 import pytest
 import yaml
-from ray.serve.schema import ServeDeploySchema
+from ray.serve._private.build_app import build_app
+from ray.serve.deployment import deployment_to_schema
+from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from lladav.errors import UserError
+from serve.app import build
 from serve.autoscaling import autoscaling_config
 from serve.config_check import check, main
+from serve.settings import ServeSettings, load
 
 GOOD: dict[str, Any] = {
     "proxy_location": "EveryNode",
@@ -131,6 +136,22 @@ def test_a_good_config_passes_in_every_form() -> None:
     check(yaml.safe_dump(GOOD))
     spec = {"serveConfigV2": yaml.safe_dump(GOOD), "rayClusterConfig": {}}
     check(yaml.safe_dump({"apiVersion": "ray.io/v1", "kind": "RayService", "spec": spec}))
+
+
+@pytest.mark.parametrize("replicas", [1, 4])
+def test_what_ray_would_write_about_the_application_passes(replicas: int) -> None:
+    """As ``serve build`` does, which takes no builder itself."""
+    args = {"config": "local", "model": "/models/tiny", "engine": {"max_replicas": replicas}}
+    parts_of_it = [deployment_to_schema(each) for each in build_app(build(load(args)), name="a").deployments]
+    written = ServeApplicationSchema(
+        name="a", import_path="serve.app:build", args=args, deployments=parts_of_it, runtime_env={}
+    )
+    check({"applications": [written.model_dump(exclude_unset=True)]})
+
+
+def test_ray_learns_that_the_builder_takes_settings() -> None:
+    (args,) = inspect.signature(build).parameters.values()
+    assert args.annotation is ServeSettings
 
 
 def test_every_section_of_rays_is_tried() -> None:
