@@ -59,7 +59,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def full(request: pytest.FixtureRequest) -> bool:
     """Whether proofs run in their long form."""
-    return request.config.getoption("--full")
+    return bool(request.config.getoption("--full"))
 
 
 @pytest.fixture(scope="session")
