@@ -8,9 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from lladav.decoding.options import Cache
-from serve.knobs import Interval, Knobs, shape_of_interval
+from serve.knobs import WHOLE, Count, Interval, Knobs, shape_of_interval
 
-Count = Annotated[int, Field(ge=1)]
 Named = Field(strict=False)
 """JSON has no enumerations: their members come as text."""
 Text = Annotated[str, Field(max_length=1_000_000)]
@@ -151,7 +150,7 @@ class DecodingBody(Knobs):
     """Texts that end an answer; they are not part of it."""
     ignore_eos: bool = False
     """Fill ``max_tokens`` with text: the end of a turn is never written. For load generators."""
-    seed: Annotated[int, Field(ge=-(2**62), lt=2**62)] | None = None
+    seed: Annotated[int, Field(ge=-(2**62), lt=2**62), WHOLE] | None = None
     """Of the sampling: the same request with the same seed has the same answer."""
     n: Count = 1
     """Answers, each with draws of its own."""

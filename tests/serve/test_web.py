@@ -184,6 +184,13 @@ def test_efforts_are_settings_by_name_and_what_is_given_wins(client: httpx.Clien
     assert client.post(CHAT, json=body(effort="fast", tokens_per_step=2)).status_code == 200
 
 
+def test_a_whole_number_may_have_a_point(client: httpx.Client) -> None:
+    given = body(max_tokens=8.0, n=1.0, seed=3.0, refresh_interval=2.0)
+    answer, same = client.post(CHAT, json=given).json(), client.post(CHAT, json=body(max_tokens=8)).json()
+    assert answer["usage"]["completion_tokens"] == same["usage"]["completion_tokens"]
+    assert client.post(CHAT, json=body(max_tokens=8.5)).json()["error"]["param"] == "max_tokens"
+
+
 def test_the_deadline_is_kept(client: httpx.Client, engines: LocalEngines) -> None:
     response = client.post(CHAT, json=body(deadline_ms=1, max_tokens=512))
     assert response.status_code == 504
