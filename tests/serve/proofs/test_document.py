@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import openai.types as forms
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
+from openai.types import Completion
+from openai.types.chat import ChatCompletion
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
@@ -29,7 +30,7 @@ OPERATIONS = {
 REFUSED = {"negative_data_rejection": {"expected-statuses": [400, 404, 413, 422]}}
 """What does not fit the document may be too long as well."""
 CONFIG = schemathesis.Config.from_dict({"checks": REFUSED})
-FORMS: dict[str, Any] = {"chat.completion": forms.chat.ChatCompletion, "text_completion": forms.Completion}
+FORMS: dict[str, Any] = {"chat.completion": ChatCompletion, "text_completion": Completion}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,8 @@ def address(model_folder: Path) -> Iterator[str]:
 
 def test_answers_are_as_the_document_says(address: str, full: bool) -> None:
     schema = schemathesis.openapi.from_url(f"{address}/openapi.json", config=CONFIG)
-    operations = {result.ok().label: result.ok() for result in schema.get_all_operations()}
+    results: list[Any] = list(schema.get_all_operations())
+    operations = {each.label: each for each in (result.ok() for result in results)}
     assert set(operations) == OPERATIONS
     for name, operation in operations.items():
         for way, cases in _ways(operation).items():
@@ -94,7 +96,7 @@ def _ask(cases: SearchStrategy[Any], count: int) -> Counter[int]:
         database=None,
         derandomize=True,
         phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=[*HealthCheck],  # type: ignore[arg-type] - members of their enumeration
     )
     @given(case=cases)
     def each(case: Any) -> None:
