@@ -164,6 +164,9 @@ def _check_values(model: type[BaseModel], value: Any, path: Where) -> None:
 
 
 def _check_args(args: Mapping[str, Any], path: Where) -> None:
+    """Through Ray's hands nothing says which file is meant if the args do not."""
+    if isinstance(args, Mapping) and "config" not in args:
+        raise UserError(f"{_dotted(path)}: config: names no file of conf/serve; write config: local or gpu")
     try:
         load({str(key): value for key, value in args.items()})
     except UserError as error:

@@ -40,6 +40,9 @@ SHORT_FOLDER = "/tmp"
 STORE_FRACTION, STORE_LEAST, STORE_MOST = 0.1, 128 * 2**20, 8 * 2**30
 """Object store of a Ray of ours: a fraction of the memory, within bounds in bytes."""
 
+SERVE = "RAY_SERVE_"
+"""How variables begin that are Ray Serve's own."""
+
 READY_SECONDS, STOP_SECONDS, POLL_SECONDS = 120, 8, 0.2
 
 PORT_OPTIONS = (
@@ -153,8 +156,11 @@ def _head(folder: Path, ports: list[int], environment: dict[str, str]) -> Head:
 
 
 def _environment(folder: Path, python: Path) -> dict[str, str]:
-    """Ours, with nothing that points to another Ray; ``RAY_TMPDIR`` marks every process that inherits it."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    """Ours, with nothing that points to another Ray; ``RAY_TMPDIR`` marks every process that inherits it.
+
+    Options of Ray Serve stay, and so what is set for its tracing.
+    """
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") or k.startswith(SERVE)}
     return inherited | {
         "PATH": _path(python),
         "RAY_TMPDIR": str(folder),

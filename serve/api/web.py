@@ -45,8 +45,11 @@ class Service:
 
 
 def web_app(service: Service) -> FastAPI:
-    """The ASGI application."""
-    app = FastAPI(title="LLaDA-V", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    """The ASGI application.
+
+    FastAPI's own spans would begin a trace of their own, between those of Ray Serve around it and below it.
+    """
+    app = FastAPI(title="LLaDA-V", docs_url=None, redoc_url=None, telemetry={"tracing": False})
     _add_completions(app, service)
     _add_models(app, service.settings)
     _add_operations(app, service)

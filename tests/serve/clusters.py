@@ -113,11 +113,13 @@ class Outcome:
         return self.status == 200 and self.error is None and self.ended
 
 
-async def ask(session: aiohttp.ClientSession, address: str, **given: Any) -> Outcome:
+async def ask(
+    session: aiohttp.ClientSession, address: str, headers: dict[str, str] | None = None, **given: Any
+) -> Outcome:
     """One chat completion, whole or as a stream."""
     body = {"model": NAME, "messages": [{"role": "user", "content": "Count."}], "max_tokens": 32, **given}
     begin = time.monotonic()
-    async with session.post(f"{address}/v1/chat/completions", json=body) as response:
+    async with session.post(f"{address}/v1/chat/completions", json=body, headers=headers) as response:
         text = await response.text()
         seconds, after = time.monotonic() - begin, response.headers.get("Retry-After")
         if response.content_type != "text/event-stream":

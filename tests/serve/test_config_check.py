@@ -200,6 +200,7 @@ def test_ray_itself_takes_most_of_them() -> None:
         (f"{APP}.args", {"config": "locl"}, "did you mean local?"),
         (f"{APP}.args", {"name": "${nothing"}, "applications[0].args: "),
         (APP, {"args": {"config": "local"}}, "applications[0].args: model: needs a value"),
+        (APP, {"args": {"model": "m"}}, "applications[0].args: config: names no file"),
         (APP, {"args": 3}, "applications[0].args: "),
     ],
 )

@@ -57,7 +57,8 @@ class TestIdentify:
         assert GATE.identify(form.format(KEYS["ada"])).name == "ada"
 
     @pytest.mark.parametrize(
-        "header", [None, "", "Bearer", "Bearer ", "Basic YTpi", "Bearer a b", KEYS["ada"]]
+        "header",
+        [None, "", "Bearer", "Bearer ", "Basic YTpi", "Bearer a b", pytest.param(KEYS["ada"], id="a key")],
     )
     def test_what_is_no_bearer_is_refused(self, header: str | None) -> None:
         assert "Bearer KEY" in refused(header).message

@@ -1,0 +1,139 @@
+"""A Serve config file, deployed as ``serve deploy`` does: settings, overrides, traces of requests."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+import yaml
+from ray.serve._private.constants import DEFAULT_TRACING_EXPORTER_IMPORT_PATH
+
+from lladav.cluster import Head, local_head
+from serve.config_check import check
+from tests.serve.clusters import APP, ask_all
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
+OVERRIDES = [
+    {"name": "engine", "max_queued_requests": 7, "ray_actor_options": {"num_cpus": 0.5}},
+    {"name": "ingress", "num_replicas": 2},
+]
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """An application that was deployed from a file."""
+
+    head: Head
+    address: str
+    status: dict[str, Any]
+
+    def options_of(self, deployment: str) -> dict[str, Any]:
+        return self.status["deployments"][deployment]["deployment_config"]
+
+
+@pytest.fixture(scope="module")
+def config(root: Path, model_folder: Path) -> dict[str, Any]:
+    """The documented file with a model and a port of our own, and more."""
+    config = yaml.safe_load((root / "docs/serve_config.yaml").read_text())
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        config["http_options"]["port"] = probe.getsockname()[1]
+    config["applications"][0]["args"]["model"] = str(model_folder)
+    config["applications"][0]["deployments"] = OVERRIDES
+    return config
+
+
+@pytest.fixture(scope="module")
+def deployed(root: Path, config: dict[str, Any]) -> Iterator[Deployed]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{root / 'platform'}:{root}")
+        patch.setenv("RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH", DEFAULT_TRACING_EXPORTER_IMPORT_PATH)
+        patch.setenv("RAY_SERVE_TRACING_SAMPLING_RATIO", "1.0")
+        with local_head(cpus=8) as head:
+            applications = f"{head.dashboard}/api/serve/applications/"
+            httpx.put(applications, json=config, timeout=60).raise_for_status()
+            status = wait_until_running(applications)
+            yield Deployed(head, f"http://127.0.0.1:{config['http_options']['port']}", status)
+            httpx.delete(applications, timeout=60).raise_for_status()
+
+
+def wait_until_running(applications: str) -> dict[str, Any]:
+    deadline = time.monotonic() + 90
+    while True:
+        status = httpx.get(applications, timeout=30).json()["applications"].get(APP, {})
+        if status.get("status") == "RUNNING":
+            return status
+        assert time.monotonic() < deadline, status.get("message", status)
+        assert status.get("status") != "DEPLOY_FAILED", status["message"]
+        time.sleep(0.5)
+
+
+def test_the_config_is_understood(config: dict[str, Any]) -> None:
+    check(config)
+
+
+def test_its_settings_and_overrides_hold(deployed: Deployed) -> None:
+    engine, ingress = deployed.options_of("engine"), deployed.options_of("ingress")
+    assert engine["autoscaling_config"]["max_replicas"] == 2
+    assert engine["autoscaling_config"]["policy"]["policy_function"] == "serve.autoscaling:EnginePolicy"
+    assert engine["max_queued_requests"] == 7
+    assert engine["ray_actor_options"]["num_cpus"] == 0.5
+    assert ingress["num_replicas"] == 2
+    (model,) = httpx.get(f"{deployed.address}/v1/models", timeout=30).json()["data"]
+    assert model["max_tokens"] == 256
+
+
+@pytest.mark.parametrize(("stream", "called"), [(False, "answer"), (True, "events")])
+def test_a_request_is_one_trace_from_proxy_to_engine(deployed: Deployed, stream: bool, called: str) -> None:
+    spans = spans_of_a_request(deployed, stream=stream)
+    assert len({span["context"]["trace_id"] for span in spans}) == 1
+    assert chain(spans) == [
+        "proxy_http_request ingress POST /v1/chat/completions",
+        "route_to_replica ingress __call__",
+        "replica_handle_request ingress __call__",
+        f"route_to_replica engine {called}",
+        f"replica_handle_request engine {called}",
+    ]
+
+
+def test_a_trace_that_the_client_began_goes_on(deployed: Deployed) -> None:
+    trace = secrets.token_hex(16)
+    spans = spans_of_a_request(deployed, traceparent=f"00-{trace}-{secrets.token_hex(8)}-01")
+    assert {span["context"]["trace_id"] for span in spans} == {f"0x{trace}"}
+
+
+def spans_of_a_request(deployed: Deployed, stream: bool = False, **headers: str) -> list[dict[str, Any]]:
+    """Ask, and wait for what the five parties wrote about it."""
+    name = secrets.token_hex(8)
+    (outcome,) = ask_all(deployed.address, 1, headers={"X-Request-ID": name, **headers}, stream=stream)
+    assert outcome.ok
+    deadline = time.monotonic() + 30
+    while len(spans := [s for s in written_spans(deployed) if s["attributes"]["request_id"] == name]) < 5:
+        assert time.monotonic() < deadline, spans
+        time.sleep(0.2)
+    return spans
+
+
+def written_spans(deployed: Deployed) -> Iterator[dict[str, Any]]:
+    """What Ray's own exporter has written so far: indented JSON objects, one after another."""
+    for file in deployed.head.folder.glob("session_latest/logs/serve/spans/*"):
+        *whole, _ = file.read_text().split("\n}\n")
+        yield from (json.loads(f"{text}}}") for text in whole)
+
+
+def chain(spans: list[dict[str, Any]]) -> list[str]:
+    """Names of spans from the first to the last, each the parent of the next."""
+    below = {span["parent_id"]: span for span in spans}
+    ids = {span["context"]["span_id"] for span in spans}
+    (span,) = [span for span in spans if span["parent_id"] not in ids]
+    names = [span["name"]]
+    while span := below.get(span["context"]["span_id"]):
+        names.append(span["name"])
+    return names
