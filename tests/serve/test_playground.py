@@ -286,6 +286,7 @@ def test_the_keyboard_is_enough_and_every_control_has_a_name(api: str, open_page
         (["x", "\ufffd", "\ufffd", "y"], "xéy", ["x", "é", "y"]),
         (["ab", "cd", "ef"], "abc", ["ab", "c"]),  # a stop text cuts inside a token
         (["\ufffd"], "", []),
+        (["\ufffd", "\ufffd", "\ufffd"], "é\ufffd", ["é\ufffd"]),
         (["q"], "other", ["other"]),
     ],
 )
