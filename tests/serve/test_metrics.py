@@ -228,7 +228,7 @@ def text_with_everything() -> str:
     deadline = time.monotonic() + SECONDS_UNTIL_SHOWN
     while True:
         text: Any = ray.get(actor.exposition.remote())
-        missing = [name for name in NAMES if f"# TYPE ray_{name} " not in text]
+        missing = [name for name in NAMES if f"\nray_{name}" not in text]
         if not missing:
             return text
         assert time.monotonic() < deadline, f"not shown: {missing}"
