@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import secrets
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import yaml
 from ray.serve._private.constants import DEFAULT_TRACING_EXPORTER_IMPORT_PATH
 
 from lladav.cluster import Head, local_head
+from serve.autoscaling import autoscaling_config
 from serve.config_check import check
 from tests.serve.clusters import APP, ask_all
 
@@ -58,21 +61,26 @@ def deployed(root: Path, config: dict[str, Any]) -> Iterator[Deployed]:
         patch.setenv("RAY_SERVE_TRACING_SAMPLING_RATIO", "1.0")
         with local_head(cpus=8) as head:
             applications = f"{head.dashboard}/api/serve/applications/"
-            httpx.put(applications, json=config, timeout=60).raise_for_status()
-            status = wait_until_running(applications)
-            yield Deployed(head, f"http://127.0.0.1:{config['http_options']['port']}", status)
+            port = config["http_options"]["port"]
+            yield Deployed(head, f"http://127.0.0.1:{port}", put(applications, config))
             httpx.delete(applications, timeout=60).raise_for_status()
 
 
-def wait_until_running(applications: str) -> dict[str, Any]:
+def put(applications: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Deploy a config; what Ray says of the application once it runs, with no replica too many."""
+    httpx.put(applications, json=config, timeout=60).raise_for_status()
     deadline = time.monotonic() + 90
     while True:
         status = httpx.get(applications, timeout=30).json()["applications"].get(APP, {})
-        if status.get("status") == "RUNNING":
+        if status.get("status") == "RUNNING" and all(map(is_settled, status["deployments"].values())):
             return status
         assert time.monotonic() < deadline, status.get("message", status)
         assert status.get("status") != "DEPLOY_FAILED", status["message"]
         time.sleep(0.5)
+
+
+def is_settled(deployment: dict[str, Any]) -> bool:
+    return len(deployment["replicas"]) == deployment["target_num_replicas"]
 
 
 def test_the_config_is_understood(config: dict[str, Any]) -> None:
@@ -137,3 +145,30 @@ def chain(spans: list[dict[str, Any]]) -> list[str]:
     while span := below.get(span["context"]["span_id"]):
         names.append(span["name"])
     return names
+
+
+def test_replicas_that_are_taken_away_finish_what_they_run(
+    deployed: Deployed, config: dict[str, Any]
+) -> None:
+    applications = f"{deployed.head.dashboard}/api/serve/applications/"
+    assert replicas_of(put(applications, with_engines(config, 2))) == {"engine": 2, "ingress": 2}
+    with ThreadPoolExecutor(1) as pool:
+        long = {"max_tokens": 256, "ignore_eos": True, "stream": True}
+        asked = pool.submit(ask_all, deployed.address, 12, **long)
+        time.sleep(1.0)
+        fewer = with_engines(config, 1)
+        fewer["applications"][0]["deployments"][1]["num_replicas"] = 1
+        httpx.put(applications, json=fewer, timeout=60).raise_for_status()
+        assert not asked.done()
+        assert [outcome for outcome in asked.result() if not outcome.ok] == []
+    assert replicas_of(put(applications, fewer)) == {"engine": 1, "ingress": 1}
+
+
+def with_engines(config: dict[str, Any], count: int) -> dict[str, Any]:
+    changed = copy.deepcopy(config)
+    changed["applications"][0]["deployments"][0]["autoscaling_config"] = autoscaling_config(count, count, {})
+    return changed
+
+
+def replicas_of(status: dict[str, Any]) -> dict[str, int]:
+    return {name: len(each["replicas"]) for name, each in status["deployments"].items()}
