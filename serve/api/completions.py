@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from lladav.text import ChatTokenizer
 from serve.api import answers
@@ -21,7 +22,7 @@ from serve.errors import ApiError
 from serve.jobs import Ended, Event, Progress, Watch
 from serve.media.loading import MediaLoader
 
-T = TypeVar("T")
+LOG = logging.getLogger("ray.serve.requests")
 DONE = "data: [DONE]\n\n"
 
 
@@ -53,6 +54,7 @@ class Completions:
     async def prepare_chat(self, request: ChatRequest, name: str) -> Task:
         """Read the images of a request and plan it; raises ``ApiError``."""
         arrived = time.time()
+        self._planner.check(request)
         visuals = await self._media.visuals(image_references(request.messages))
         prompt = chat_prompt(request.messages, visuals, self._tokenizer)
         plan = self._planner.plan(request, prompt, f"chatcmpl-{name}", arrived)
@@ -60,6 +62,7 @@ class Completions:
 
     async def prepare_text(self, request: CompletionRequest, name: str) -> Task:
         """Plan a request; raises ``ApiError``."""
+        self._planner.check(request)
         prompt = text_prompt(request.prompt, self._tokenizer)
         plan = self._planner.plan(request, prompt, f"cmpl-{name}", time.time())
         return self._task(request, plan, TextForm())
@@ -102,6 +105,9 @@ class Completions:
                 yield _event(writer.closing())
         except ApiError as error:
             yield _event(error.body)
+        except Exception:
+            LOG.exception("request %s failed in its stream", task.plan.job.id)
+            yield _event(ApiError(500, "the server failed; ask again", code="internal_error").body)
         finally:
             await rest.aclose()  # type: ignore[attr-defined] - a generator of ours
         yield DONE

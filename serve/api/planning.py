@@ -56,9 +56,19 @@ class Planner:
         self._settings, self._tokenizer, self._geometry = settings, tokenizer, geometry
         self._longest = model.language.max_positions
 
+    def check(self, request: DecodingBody) -> None:
+        """Raise ``ApiError`` for what can be refused before images are read."""
+        limits, settings = self._settings.limits, self._settings
+        if request.model != settings.name:
+            message = f"model: there is no {request.model!r} here; use {settings.name!r}"
+            raise ApiError(404, message, code="model_not_found", param="model")
+        _at_most(request.n, limits.choices, "n", "answers")
+        _at_most(len(request.stops), limits.stops, "stop", "texts")
+        if isinstance(request, ChatRequest):
+            _at_most(len(request.messages), limits.messages, "messages", "messages")
+
     def plan(self, request: DecodingBody, prompt: Sample, name: str, arrived: float) -> Plan:
         """The job of a request that arrived at a ``time.time()``; raises ``ApiError`` if it cannot work."""
-        self._check_limits(request)
         knobs = self._knobs(request)
         interval, cut = knobs.pop("refresh_interval", None), self._max_tokens(request)
         skeleton = self._skeleton(request, cut)
@@ -82,16 +92,6 @@ class Planner:
             _watch(request),
         )
         return Plan(job, skeleton.max_tokens if skeleton else cut, skeleton, self._checked(job))
-
-    def _check_limits(self, request: DecodingBody) -> None:
-        limits, settings = self._settings.limits, self._settings
-        if request.model != settings.name:
-            message = f"model: there is no {request.model!r} here; use {settings.name!r}"
-            raise ApiError(404, message, code="model_not_found", param="model")
-        _at_most(request.n, limits.choices, "n", "answers")
-        _at_most(len(request.stops), limits.stops, "stop", "texts")
-        if isinstance(request, ChatRequest):
-            _at_most(len(request.messages), limits.messages, "messages", "messages")
 
     def _knobs(self, request: DecodingBody) -> dict[str, Any]:
         """Decoding settings by precedence, with one rule of revealing at most."""

@@ -222,6 +222,18 @@ def test_what_fails_in_mid_stream_is_an_event_and_then_the_end(
     assert last["error"]["type"] == "server_error"
 
 
+def test_what_nobody_foresaw_in_mid_stream_is_an_event_too(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise ZeroDivisionError("at /home/secret")
+
+    monkeypatch.setattr("serve.api.answers.denoise", fails)
+    *_, last = events(client, stream_mode="denoise")
+    assert last["error"]["code"] == "internal_error"
+    assert "secret" in caplog.text
+
+
 def test_a_client_that_leaves_frees_its_rows(client: httpx.Client, engines: LocalEngines) -> None:
     endless = body(stream=True, stream_mode="denoise", max_tokens=512, n=4, temperature=5.0)
     for _ in range(5):
