@@ -9,6 +9,7 @@ serves the tiny model that ``make demo`` trains, and trains that first where it 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -19,6 +20,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,9 +29,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
 import ray  # noqa: E402 - the path comes first
 from ray import serve  # noqa: E402
 
+from lladav.checkpoint import model_config_of  # noqa: E402
 from lladav.cluster import local_head, runtime_env  # noqa: E402
 from lladav.config import one_line_errors  # noqa: E402
 from lladav.errors import UserError  # noqa: E402
+from lladav.text import ChatTokenizer  # noqa: E402
 from serve.app import build  # noqa: E402
 from serve.settings import Auth, ServeSettings, load  # noqa: E402
 
@@ -45,24 +49,30 @@ def main(arguments: list[str]) -> None:
         given = dict(_pair(argument) for argument in arguments)
         port = _port(given.pop("port", str(PORT)))
         settings = load({**given, "model": str(Path(given.get("model") or _tiny_model()).absolute())})
+        _check_model(settings.model)
         begin = time.monotonic()
         needed = settings.engine.max_replicas * settings.engine.cpus
         cpus = math.ceil(needed + settings.ingress.replicas * settings.ingress.cpus)
         with local_head(cpus=max(cpus, os.cpu_count() or 1)) as head:
             os.environ.update(head.environment)
-            ray.init(
-                head.address,
-                runtime_env=runtime_env(),
-                log_to_driver=False,
-                logging_level=logging.WARNING,
-            )
-            serve.start(http_options={"host": HOST, "port": port})
-            serve.run(build(settings), name=APP, route_prefix="/")
-            print(_examples(settings, port, head.dashboard, time.monotonic() - begin), flush=True)
-            _wait()
-            print("ending, after what still runs", flush=True)
-            serve.delete(APP)
-            ray.shutdown()
+            with _connected(head.address):
+                serve.start(http_options={"host": HOST, "port": port})
+                serve.run(build(settings), name=APP, route_prefix="/")
+                print(_examples(settings, port, head.dashboard, time.monotonic() - begin), flush=True)
+                _wait()
+                print("ending, after what still runs", flush=True)
+                serve.delete(APP)
+
+
+@contextlib.contextmanager
+def _connected(address: str) -> Iterator[None]:
+    """A connection to Ray that ends before Ray does, come what may: left alone, it waits for it."""
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    ray.init(address, runtime_env=runtime_env(), log_to_driver=False, logging_level=logging.WARNING)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def _pair(argument: str) -> tuple[str, str]:
@@ -70,6 +80,12 @@ def _pair(argument: str) -> tuple[str, str]:
     if not sign:
         raise UserError(f"{argument}: not a setting; write key=value")
     return key, value
+
+
+def _check_model(folder: str) -> None:
+    """What replicas would find out one after another, and tell in a traceback each."""
+    model_config_of(folder)
+    ChatTokenizer.load(folder)
 
 
 def _port(text: str) -> int:

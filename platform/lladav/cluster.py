@@ -43,7 +43,7 @@ STORE_FRACTION, STORE_LEAST, STORE_MOST = 0.1, 128 * 2**20, 8 * 2**30
 SERVE = "RAY_SERVE_"
 """How variables begin that are Ray Serve's own."""
 
-READY_SECONDS, STOP_SECONDS, POLL_SECONDS = 120, 8, 0.2
+READY_SECONDS, STOP_SECONDS, POLL_SECONDS = 120, 5, 0.2
 
 PORT_OPTIONS = (
     "--port",
