@@ -34,6 +34,8 @@ class Served:
 
     address: str
     model: Path
+    folder: str
+    """Of the Ray that it runs on."""
 
     def load(self) -> dict[str, float]:
         """Rows in use and more, of an application with one engine replica."""
@@ -47,17 +49,19 @@ class Served:
             time.sleep(0.05)
 
     def engines(self) -> list[psutil.Process]:
-        """Processes of engine replicas."""
-        return [p for p in psutil.process_iter() if _title(p).startswith(f"ray::ServeReplica:{APP}:{ENGINE}")]
+        """Processes of engine replicas of this Ray, whose folder its raylet is told: there may be others."""
+        name = f"ray::ServeReplica:{APP}:{ENGINE}"
+        found = [process for process in psutil.process_iter() if _title(process).startswith(name)]
+        return [process for process in found if self.folder in _title(process.parent())]
 
     def deploy(self, **given: Any) -> None:
         """Put another version in place of this one; returns when it runs."""
         serve.run(build(settings_of(self.model, **given)), name=APP, route_prefix="/")
 
 
-def _title(process: psutil.Process) -> str:
+def _title(process: psutil.Process | None) -> str:
     with contextlib.suppress(psutil.Error):
-        return " ".join(process.cmdline())
+        return " ".join(process.cmdline()) if process else ""
     return ""
 
 
@@ -79,7 +83,7 @@ def deployed(ray_address: str, environment: dict[str, str], model: Path, **given
         try:
             serve.start(http_options={"host": "127.0.0.1", "port": port}, proxy_location="HeadOnly")
             serve.run(build(settings), name=APP, route_prefix="/")
-            yield Served(f"http://127.0.0.1:{port}", model)
+            yield Served(f"http://127.0.0.1:{port}", model, environment["RAY_TMPDIR"])
             serve.delete(APP)
         finally:
             ray.shutdown()
