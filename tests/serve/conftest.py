@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,16 @@ import pytest
 
 from serve.settings import ServeSettings
 from tests.serve.apis import LocalEngines, checkpoint, serving, settings_of
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet() -> Iterator[None]:
+    """No line in the log for each request: what a test prints stays readable."""
+    log = logging.getLogger("ray.serve.requests")
+    before = log.level
+    log.setLevel(logging.WARNING)
+    yield
+    log.setLevel(before)
 
 
 @pytest.fixture(scope="session")
