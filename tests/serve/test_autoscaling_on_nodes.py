@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -48,7 +51,21 @@ def wait_until(holds: Callable[[], bool], seconds: float) -> float:
     return time.monotonic() - begin
 
 
-def test_replicas_and_nodes_come_and_go_and_every_request_is_answered(model_folder: Path) -> None:
+def test_replicas_and_nodes_come_and_go_and_every_request_is_answered(model_folder: Path, root: Path) -> None:
+    """In a process of its own: Ray ends one that was connected to another cluster before."""
+    paths = os.pathsep.join((str(root), str(root / "platform")))
+    done = subprocess.run(
+        [sys.executable, __file__, str(model_folder)],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    print(done.stdout)
+
+
+def come_and_go(model_folder: Path) -> None:
     with (
         elastic_cluster(workers=REPLICAS) as (address, environment),
         deployed(address, environment, model_folder, **SETTINGS) as served,
@@ -64,3 +81,7 @@ def test_replicas_and_nodes_come_and_go_and_every_request_is_answered(model_fold
         gone = wait_until(lambda: nodes() == 1, 60)
     times = f"up after {up:.0f} s, down {down:.0f} s and nodes gone {gone:.0f} s later"
     print(f"\n{REQUESTS} requests answered; {times}")
+
+
+if __name__ == "__main__":
+    come_and_go(Path(sys.argv[1]))
