@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,8 +55,21 @@ class Served:
         return [process for process in found if self.folder in _title(process.parent())]
 
     def deploy(self, **given: Any) -> None:
-        """Put another version in place of this one; returns when it runs."""
-        serve.run(build(settings_of(self.model, **given)), name=APP, route_prefix="/")
+        """Put another version in place of this one; returns when its engine replicas run and no other.
+
+        Ray Serve calls an application running a moment before, if it looks before it has begun.
+        """
+        settings = settings_of(self.model, **given)
+        serve.run(build(settings), name=APP, route_prefix="/")
+        deadline = time.monotonic() + 60
+        while (states := _states()) != {"RUNNING": settings.engine.min_replicas}:
+            assert time.monotonic() < deadline, states
+            time.sleep(0.1)
+
+
+def _states() -> Mapping[Any, int]:
+    """How many engine replicas are in which state."""
+    return serve.status().applications[APP].deployments[ENGINE].replica_states
 
 
 def _title(process: psutil.Process | None) -> str:
