@@ -10,8 +10,8 @@ from ray import serve
 from ray.serve import Application
 
 from serve.autoscaling import autoscaling_config
+from serve.engine.replica import EngineReplica
 from serve.ingress import Ingress
-from serve.replica import EngineReplica
 from serve.settings import ReplicaSettings, ServeSettings
 
 SPARE = 64

@@ -14,7 +14,7 @@ from lladav.text import ChatTokenizer
 from serve.api.completions import Completions
 from serve.api.planning import Planner
 from serve.api.web import Service, web_app
-from serve.engines import EngineReplicas, Engines
+from serve.engine.client import EngineReplicas, Engines
 from serve.keys import Gate
 from serve.media.loading import MediaLoader
 from serve.metrics import IngressMetrics

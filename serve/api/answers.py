@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from lladav.text import ChatTokenizer
 from serve.api.planning import Plan
-from serve.jobs import Ended, Progress
+from serve.engine.jobs import Ended, Progress
 
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 """What a decoder shows for the first bytes of a character whose others are in a token to come."""

@@ -17,9 +17,9 @@ from serve.api.answers import AnswerText, ChatForm, Form, Piece, TextForm
 from serve.api.bodies import ChatRequest, CompletionRequest, DecodingBody, StreamOptions
 from serve.api.planning import Plan, Planner
 from serve.api.prompts import chat_prompt, image_references, text_prompt
-from serve.engines import Engines
+from serve.engine.client import Engines
+from serve.engine.jobs import Ended, Event, Progress, Watch
 from serve.errors import ApiError
-from serve.jobs import Ended, Event, Progress, Watch
 from serve.media.loading import MediaLoader
 
 LOG = logging.getLogger("ray.serve.requests")

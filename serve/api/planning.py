@@ -19,9 +19,9 @@ from lladav.samples import Sample
 from lladav.schema import ModelConfig
 from lladav.text import ChatTokenizer
 from serve.api.bodies import ChatRequest, CompletionRequest, DecodingBody, Rule, SchemaFormat, StreamMode
-from serve.dial import Dial
+from serve.engine.dial import Dial
+from serve.engine.jobs import Job, Watch
 from serve.errors import ApiError
-from serve.jobs import Job, Watch
 from serve.knobs import Interval
 from serve.settings import DialSettings, ServeSettings
 from serve.structured import Skeleton

@@ -29,7 +29,7 @@ from lladav.decoding.options import DecodingOptions  # noqa: E402
 from lladav.samples import Sample  # noqa: E402
 from lladav.schema import TokenIds  # noqa: E402
 from lladav.text import SYSTEM_PROMPT, ChatTokenizer, Message, encode_prompt  # noqa: E402
-from serve.replica import engine_of, open_replica_model  # noqa: E402
+from serve.engine.replica import engine_of, open_replica_model  # noqa: E402
 from tests.bench.reporting import report, table  # noqa: E402
 from tests.lladav.build import tiny_config, tiny_model  # noqa: E402
 from tests.serve.apis import settings_of  # noqa: E402

@@ -17,14 +17,14 @@ from lladav.checkpoint import export
 from lladav.schema import TokenIds
 from lladav.text import ChatTokenizer
 from serve.api.web import Service, web_app
-from serve.engines import Engines
+from serve.engine.client import Engines
+from serve.engine.jobs import Ended, Event, Job
+from serve.engine.replica import engine_of, open_replica_model
+from serve.engine.worker import EngineWorker
 from serve.ingress import completions_of
-from serve.jobs import Ended, Event, Job
 from serve.keys import Gate
 from serve.metrics import EngineMetrics, IngressMetrics
-from serve.replica import engine_of, open_replica_model
 from serve.settings import ServeSettings, load
-from serve.worker import EngineWorker
 from tests.lladav.build import tiny_config, tiny_model
 
 NAME = "llada-v-tiny"

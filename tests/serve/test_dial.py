@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lladav.decoding.engine import decode
 from lladav.decoding.options import Cache, DecodingOptions
 from lladav.decoding.sequence import SequenceState
-from serve.dial import Dial, Pace, by_load, choose, forecast, forwards, positions
+from serve.engine.dial import Dial, Pace, by_load, choose, forecast, forwards, positions
 from tests.lladav.build import TOKENS, text_sample, tiny_model
 
 MODEL = tiny_model(std=0.3)

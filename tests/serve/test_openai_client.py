@@ -12,8 +12,8 @@ import pytest
 from jsonschema import validate
 from PIL import Image
 
+from serve.engine.jobs import Ended, Job
 from serve.errors import ApiError
-from serve.jobs import Ended, Job
 from serve.settings import ServeSettings
 from tests.serve.apis import NAME, LocalEngines, serving
 from tests.serve.pictures import encoded, uri

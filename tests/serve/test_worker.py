@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from lladav.decoding.engine import Engine
-from serve.dial import Dial
+from serve.engine.dial import Dial
+from serve.engine.jobs import Ended, Event, Job, Progress, Watch
+from serve.engine.worker import EngineWorker
 from serve.errors import ApiError
-from serve.jobs import Ended, Event, Job, Progress, Watch
 from serve.settings import ServeSettings
-from serve.worker import EngineWorker
 from tests.lladav.build import text_sample
 from tests.serve.apis import LocalEngines
 

@@ -22,9 +22,9 @@ from lladav.decoding.engine import Decoded, Engine, Update
 from lladav.decoding.options import DecodingOptions
 from lladav.errors import UserError
 from lladav.text import ChatTokenizer
-from serve.dial import Pace, choose, forecast
+from serve.engine.dial import Pace, choose, forecast
+from serve.engine.jobs import Ended, Event, Job, Progress, Watch
 from serve.errors import ApiError
-from serve.jobs import Ended, Event, Job, Progress, Watch
 
 LOG = logging.getLogger("ray.serve.engine")
 

@@ -11,8 +11,8 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 
+from serve.engine.jobs import Ended, Event, Job
 from serve.errors import ApiError
-from serve.jobs import Ended, Event, Job
 
 SATURATED_SECONDS, LOST_SECONDS = 2.0, 1.0
 """After which a client may ask again: where all rows and queues are full, and where a replica was lost."""

@@ -17,10 +17,10 @@ from lladav.decoding.weights import best_dtype
 from lladav.model.llada_v import LLaDAV
 from lladav.text import ChatTokenizer
 from serve.autoscaling import STATS
-from serve.jobs import Ended, Event, Job
+from serve.engine.jobs import Ended, Event, Job
+from serve.engine.worker import EngineWorker
 from serve.metrics import EngineMetrics
 from serve.settings import ReplicaSettings, ServeSettings
-from serve.worker import EngineWorker
 
 CPU_KERNELS = 64
 """Kernels that oneDNN keeps. Each size of a step has its own; the usual 1024 of them take half a gigabyte."""

@@ -16,7 +16,7 @@ from lladav.decoding.runner import Reveal
 from lladav.decoding.stops import StopTexts
 from lladav.samples import Sample
 from lladav.text import ChatTokenizer
-from serve.dial import Dial
+from serve.engine.dial import Dial
 
 
 class Watch(StrEnum):

@@ -1,0 +1,1 @@
+"""The deployment that decodes, and how the ingress asks it."""
