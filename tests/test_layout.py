@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,13 @@ def modules(root: Path) -> Iterator[Path]:
 
 def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.ray
+def test_tests_with_a_ray_take_turns(request: pytest.FixtureRequest):
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        pytest.skip("one process runs all tests")
+    assert request.node.nodeid.endswith("@ray")
 
 
 def test_platform_is_a_source_root_and_no_package(root: Path):

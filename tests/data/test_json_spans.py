@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data.sources import json_spans
@@ -31,7 +31,6 @@ def spans_in(folder: Path, text: str | bytes, find=list_spans) -> list[bytes]:
 
 
 @given(ELEMENTS, st.booleans(), st.sampled_from([None, 1]), st.sampled_from([1, 7, 64, 1 << 20]))
-@settings(deadline=None)
 def test_elements_of_a_list_are_found(
     tmp_path_factory: pytest.TempPathFactory,
     elements: list,

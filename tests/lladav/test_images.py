@@ -86,7 +86,7 @@ def test_published_token_counts(width: int, height: int, views: int, tokens: int
 
 
 @given(st.integers(1, 20000), st.integers(1, 20000))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_every_size_keeps_something_of_the_image(width: int, height: int) -> None:
     for geometry in (PUBLISHED, ViewGeometry.of(tiny_config())):
         merge = merge_geometry(width, height, geometry)
@@ -103,14 +103,14 @@ def test_extreme_sizes_keep_something_of_the_image(size: tuple[int, int]) -> Non
 
 
 @given(st.integers(1, 6000), st.integers(1, 6000))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_worst_token_count_is_bounded(width: int, height: int) -> None:
     views = view_count(VisualKind.tiled, width, height, PUBLISHED)
     assert token_count(VisualKind.tiled, width, height, views, PUBLISHED) <= 4500
 
 
 @given(st.integers(1, 90), st.integers(1, 90), st.sampled_from([VisualKind.square, VisualKind.tiled]))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_views_are_as_many_as_the_size_tells(width: int, height: int, kind: VisualKind) -> None:
     geometry = ViewGeometry.of(tiny_config())
     visual = prepare_image(noise_image(width, height), kind, geometry)

@@ -69,7 +69,7 @@ def golden_image(golden: Any, name: str) -> Image.Image:
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.sampled_from(list(VisualKind)), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_merged_tokens_are_as_many_as_the_size_tells(
     width: int, height: int, kind: VisualKind, published: bool
 ) -> None:

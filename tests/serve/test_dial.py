@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lladav.decoding.engine import decode
@@ -101,7 +101,6 @@ def test_where_confidence_decides_they_are_no_less_than_the_engine_forwards(rule
 
 
 @given(st.data())
-@settings(deadline=None)
 def test_positions_are_those_of_the_state(data: st.DataObject) -> None:
     block, blocks = data.draw(st.integers(1, 8)), data.draw(st.integers(1, 4))
     places = st.integers(0, block * blocks - 1)

@@ -27,6 +27,12 @@ ENDLESS: dict[str, Any] = {"max_tokens": 512, "temperature": 5.0, "stream_mode":
 LONG: dict[str, Any] = {"max_tokens": 256, "ignore_eos": True}
 """So that replicas have something to finish."""
 SMALL: dict[str, Any] = {"engine__cpus": 0.5, "engine__max_rows": 4, "engine__max_waiting": 4}
+PAIR: dict[str, Any] = {
+    **SMALL,
+    "engine__max_queued": 32,
+    "engine__min_replicas": 2,
+    "engine__max_replicas": 2,
+}
 
 
 @pytest.fixture(scope="module")
@@ -112,12 +118,13 @@ def test_a_replica_that_gets_sigterm_ends_after_what_it_runs(served: Served) -> 
 def test_a_new_version_under_load_fails_nobody(served: Served) -> None:
     with ConstantLoad(served.address, given=LONG) as load:
         load.wait_for(4)
-        served.deploy(**SMALL, engine__max_queued=32, engine__min_replicas=2, engine__max_replicas=2)
+        served.deploy(**PAIR)
         load.wait_for(4)
     assert [outcome for outcome in load.outcomes if not outcome.ok] == []
 
 
 def test_a_replica_that_is_killed_fails_its_streams_alone(served: Served) -> None:
+    served.deploy(**PAIR)
     victim = served.engines()[0]
     with ConstantLoad(served.address, clients=6, given={"max_tokens": 128, "temperature": 5.0}) as load:
         load.wait_for(4)

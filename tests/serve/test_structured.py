@@ -240,7 +240,7 @@ def restricted(made: Skeleton, tokens: Mapping[int, int]) -> Iterable[int]:
 
 
 @given(SCHEMAS, st.data())
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 def test_any_tokens_become_json_that_validates(schema: dict[str, Any], data: st.DataObject) -> None:
     """Those that the engine can reveal, and others."""
     made = skeleton(schema)

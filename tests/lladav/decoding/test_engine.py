@@ -80,7 +80,7 @@ def test_batch_equals_each_prompt_alone(options: DecodingOptions) -> None:
 
 
 @given(st.data())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 def test_an_answer_is_the_same_in_any_company(data: st.DataObject) -> None:
     """Requests of any knobs come at any step, under a tight budget for refreshes and for memory."""
     requests = {

@@ -92,7 +92,6 @@ def _ask(cases: SearchStrategy[Any], count: int) -> Counter[int]:
 
     @settings(
         max_examples=count,
-        deadline=None,
         database=None,
         derandomize=True,
         phases=[Phase.generate],
