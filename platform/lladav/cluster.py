@@ -110,7 +110,7 @@ def local_head(cpus: int | None = None, object_store_bytes: int | None = None) -
     Raises ``RuntimeError`` with the end of Ray's output where the head does not come up.
     """
     with _own_folder() as folder, _interrupted_by_termination():
-        python = _plain_python(folder)
+        python = plain_python(folder)
         ports, environment = _free_ports(len(PORT_OPTIONS)), _environment(folder, python)
         command = [
             str(python),
@@ -125,7 +125,7 @@ def local_head(cpus: int | None = None, object_store_bytes: int | None = None) -
             _end(process, folder)
 
 
-def _plain_python(folder: Path) -> Path:
+def plain_python(folder: Path) -> Path:
     """This Python under a path that needs no quotes: Ray does not quote its workers' interpreter."""
     python = Path(sys.executable)
     if shlex.quote(str(python)) == str(python):

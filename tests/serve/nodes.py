@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,6 +18,8 @@ from typing import Any
 import psutil
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 from ray.util import get_node_ip_address
+
+from lladav.cluster import plain_python
 
 HEAD_CPUS, WORKER_CPUS = 2, 1
 STORE_BYTES = 10**8
@@ -39,7 +40,15 @@ def elastic_cluster(workers: int) -> Iterator[tuple[str, dict[str, str]]]:
     environment = {**inherited, "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(folder)}
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}"),
+            *(
+                str(plain_python(folder)),
+                "-m",
+                "ray.scripts.scripts",
+                "start",
+                "--head",
+                "--block",
+                f"--port={port}",
+            ),
             *(f"--autoscaling-config={config}", f"--num-cpus={HEAD_CPUS}", "--include-dashboard=false"),
             *(f"--object-store-memory={STORE_BYTES}", f"--temp-dir={folder}/ray", "--disable-usage-stats"),
         ],
