@@ -19,6 +19,8 @@ def _whole(value: Any) -> Any:
 
 
 WHOLE = BeforeValidator(_whole)
+Named = Field(strict=False)
+"""JSON has no enumerations: their members come as text."""
 Count = Annotated[int, Field(ge=1), WHOLE]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -28,7 +30,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 class Interval(BaseModel):
     """A range of refresh intervals; the smallest that load and deadline allow is used."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     min: Count
     max: Count
@@ -70,7 +72,7 @@ class Knobs(BaseModel):
     """A step reveals the n most probable tokens while the n-th has probability 1 - factor / (n + 1)."""
     entropy: Positive | None = None
     """A step reveals the most probable tokens while their entropies stay within so many nats."""
-    cache: Cache | None = None
+    cache: Annotated[Cache | None, Named] = None
     """What steps between refreshes take from the last one: none, prefix (what lies before the block) or dual
     (both sides of it)."""
     guidance: NotNegative | None = None
@@ -79,6 +81,13 @@ class Knobs(BaseModel):
     """Of sampling; 0 takes the most probable token."""
     top_p: Share | None = None
     """Sample among the most probable tokens that hold so much of the probability."""
+
+    @property
+    def intervals(self) -> list[int]:
+        """The refresh interval, or both ends of its range; none where it is left out."""
+        if isinstance(self.refresh_interval, Interval):
+            return [self.refresh_interval.min, self.refresh_interval.max]
+        return [] if self.refresh_interval is None else [self.refresh_interval]
 
     def given(self) -> dict[str, Any]:
         """The knobs that have a value; fields of a subclass are none."""

@@ -11,6 +11,7 @@ import asyncio
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from http import HTTPStatus
 
 import aiohttp
 import ray
@@ -44,6 +45,8 @@ GAUGES = {
 NAMES = frozenset({*HISTOGRAMS, *COUNTERS, *GAUGES})
 """All of them, without Ray's prefix; each has the label ``model`` besides its own."""
 
+ANSWERING = {"/v1/chat/completions", "/v1/completions"}
+"""Endpoints whose requests are timed."""
 EXPOSED = ("ray_lladav_", "ray_serve_")
 """Beginnings of the names that ``exposition`` shows."""
 ABOUT = re.compile(r"# (?:HELP|TYPE) (\S+)")
@@ -60,9 +63,13 @@ class IngressMetrics:
         self._rejections = _counter("lladav_rejections_total", model)
 
     def observe_request(self, endpoint: str, status: int, seconds: float) -> None:
-        """A request ended; ``endpoint`` is one of few, never a path as a client wrote it."""
+        """A request ended; ``endpoint`` is one of few, never a path as a client wrote it.
+
+        Probes and refusals take no time: only those of answers are kept.
+        """
         self._requests.inc(tags={"endpoint": endpoint, "status": str(status)})
-        self._seconds.observe(seconds)
+        if endpoint in ANSWERING and status == HTTPStatus.OK:
+            self._seconds.observe(seconds)
 
     def first_token(self, seconds: float) -> None:
         """An answer has begun, so long after its request came."""

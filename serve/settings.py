@@ -103,6 +103,12 @@ class LimitSettings(Section):
     deadline_ms: Count = 300_000
     """A request that takes longer ends with 504; a request may ask for less."""
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.default_max_tokens > self.max_tokens:
+            raise ValueError("default_max_tokens is above max_tokens; lower it")
+        return self
+
 
 class DialSettings(Section):
     """Bounds of the refresh interval, and the presets called ``effort``."""
@@ -121,7 +127,14 @@ class DialSettings(Section):
     def _fits_together(self) -> Self:
         if self.min > self.max:
             raise ValueError("min is above max; swap them")
+        if not self.min <= self.default <= self.max:
+            raise ValueError(f"default: {self.default} is not between min and max; set it to one of them")
         for name, preset in self.presets.items():
+            if outside := [r for r in preset.intervals if not self.min <= r <= self.max]:
+                bounds = f"{self.min} to {self.max}"
+                raise ValueError(
+                    f"presets.{name}: refresh_interval {outside[0]} is not within {bounds}; change either"
+                )
             if len(rules := [rule for rule in RULES if rule in preset.given()]) > 1:
                 raise ValueError(
                     f"presets.{name}: {' and '.join(rules)} exclude each other; keep one of them"
@@ -188,8 +201,6 @@ class IngressSettings(Section):
 
     replicas: Count = 1
     cpus: Annotated[float, Field(ge=0)] = 0.5
-    docs: bool = True
-    """Whether ``/docs`` shows the API."""
     playground: bool = True
     """Whether ``/`` shows the playground."""
 

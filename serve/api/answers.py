@@ -143,7 +143,7 @@ class ChatForm:
         return {
             "token": text,
             "logprob": math.log(max(confidence, LEAST)),
-            "bytes": list(text.encode()),
+            "bytes": None if INCOMPLETE in text else list(text.encode()),
             "top_logprobs": [],
         }
 

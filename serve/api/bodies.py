@@ -5,13 +5,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Field
 
-from lladav.decoding.options import Cache
-from serve.knobs import WHOLE, Count, Interval, Knobs, shape_of_interval
+from serve.knobs import WHOLE, Count, Knobs, Named
 
-Named = Field(strict=False)
-"""JSON has no enumerations: their members come as text."""
 Text = Annotated[str, Field(max_length=1_000_000)]
 
 
@@ -113,29 +110,12 @@ class SchemaFormat(Body):
     json_schema: JsonSchema
 
 
-class Range(Interval):
-    """A range of refresh intervals; the smallest that load and deadline allow is used."""
-
-    model_config = ConfigDict(strict=True)
-
-
-RefreshInterval = Annotated[
-    Annotated[Count, Tag("number")] | Annotated[Range, Tag("range")], Discriminator(shape_of_interval)
-]
-
-
 class DecodingBody(Knobs):
     """What both kinds of completion take."""
 
     model_config = ConfigDict(strict=True)
 
     model: str
-    refresh_interval: RefreshInterval | None = None
-    """Steps from one refresh of keys and values to the next: 1 is exact, more is faster and less faithful. A
-    range, {min, max}, leaves the choice to the server."""
-    cache: Annotated[Cache | None, Named] = None
-    """What steps between refreshes take from the last one: none, prefix (what lies before the block) or dual
-    (both sides of it)."""
     max_tokens: Count | None = None
     """Longest answer, in tokens."""
     effort: Annotated[Effort | None, Named] = None
@@ -152,14 +132,19 @@ class DecodingBody(Knobs):
     """Fill ``max_tokens`` with text: the end of a turn is never written. For load generators."""
     seed: Annotated[int, Field(ge=-(2**62), lt=2**62), WHOLE] | None = None
     """Of the sampling: the same request with the same seed has the same answer."""
-    n: Count = 1
-    """Answers, each with draws of its own."""
-    stream: bool = False
+    n: Count | None = None
+    """Answers, each with draws of its own; 1 unless given."""
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
     stream_mode: Annotated[StreamMode, Named] = StreamMode.committed
     """committed: text is only ever appended. denoise: every step is shown, in a field of its own."""
     user: str | None = None
     """Changes nothing."""
+
+    @property
+    def choices(self) -> int:
+        """How many answers are wanted."""
+        return self.n or 1
 
     @property
     def stops(self) -> list[str]:
@@ -173,7 +158,7 @@ class ChatRequest(DecodingBody):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: Count | None = None
     """OpenAI's newer name of ``max_tokens``."""
-    logprobs: bool = False
+    logprobs: bool | None = None
     """Whether each token comes with the logarithm of its probability when it was revealed."""
     top_logprobs: Literal[0] | None = None
     """Other candidates are not kept."""

@@ -37,6 +37,8 @@ class Task:
     created: int = field(default_factory=lambda: int(time.time()))
     used: dict[str, Any] | None = None
     """The usage, once its answers are done."""
+    error: ApiError | None = None
+    """What ended a stream that had begun."""
     first_token: Callable[[], None] = lambda: None
     """Called when the first committed text is sent."""
 
@@ -58,7 +60,7 @@ class Completions:
         visuals = await self._media.visuals(image_references(request.messages))
         prompt = chat_prompt(request.messages, visuals, self._tokenizer)
         plan = self._planner.plan(request, prompt, f"chatcmpl-{name}", arrived)
-        return self._task(request, plan, ChatForm(self._tokenizer, request.logprobs))
+        return self._task(request, plan, ChatForm(self._tokenizer, bool(request.logprobs)))
 
     async def prepare_text(self, request: CompletionRequest, name: str) -> Task:
         """Plan a request; raises ``ApiError``."""
@@ -104,12 +106,14 @@ class Completions:
             if task.usage.include_usage:
                 yield _event(writer.closing())
         except ApiError as error:
-            yield _event(error.body)
+            task.error = error
         except Exception:
             LOG.exception("request %s failed in its stream", task.plan.job.id)
-            yield _event(ApiError(500, "the server failed; ask again", code="internal_error").body)
+            task.error = ApiError(500, "the server failed; ask again", code="internal_error")
         finally:
             await rest.aclose()  # type: ignore[attr-defined] - a generator of ours
+        if task.error is not None:
+            yield _event(task.error.body)
         yield DONE
 
     async def _events(self, task: Task) -> AsyncIterator[list[Event]]:
@@ -137,6 +141,7 @@ class _Writer:
         self._head = _head(task, task.form.chunk_object)
         self._ended: list[Ended] = []
         self._told_first = False
+        self._warnings = list(task.plan.warnings)
 
     def opening(self) -> Iterator[dict[str, Any]]:
         """Roles, and blank canvases for those who watch."""
@@ -158,13 +163,7 @@ class _Writer:
 
     def closing(self) -> dict[str, Any]:
         """The last chunk: no choices, but what they took."""
-        warnings = self._task.plan.warnings
-        return {
-            **self._head,
-            "choices": [],
-            "usage": self._task.used,
-            **({"warnings": warnings} if warnings else {}),
-        }
+        return {**self._head, "choices": [], "usage": self._task.used}
 
     def _progress(self, event: Progress) -> Iterator[dict[str, Any]]:
         piece = self._texts[event.choice].add(event)
@@ -190,12 +189,13 @@ class _Writer:
         return answers.choice(number, self._task.form.part(piece), piece.finish)
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        """With usage asked for, OpenAI's chunks say null until the last one."""
+        """A usage that was asked for is null until the last chunk, as OpenAI's; warnings come first."""
         asked, used = self._task.usage, None
         if asked.continuous_usage_stats:
             used = answers.tokens_used(self._task.plan, sum(text.count for text in self._texts))
         usage = {"usage": used} if asked.include_usage or used else {}
-        return {**self._head, "choices": choices, **usage}
+        warnings, self._warnings = self._warnings, []
+        return {**self._head, "choices": choices, **usage, **({"warnings": warnings} if warnings else {})}
 
 
 def _head(task: Task, kind: str) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class Guard:
             self._tell(exchange)
 
     async def _admit(self, scope: Scope, receive: Receive, exchange: _Exchange) -> None:
-        key = self._identify(scope)
+        key = self._identify(scope, exchange.path)
         exchange.key = key.name if key else None
         if scope["method"] != "POST":
             await self._app(scope, receive, exchange.send)
@@ -68,13 +68,13 @@ class Guard:
             body = await self._body(scope, receive)
             await self._app(scope, _replay(body, receive), exchange.send)
 
-    def _identify(self, scope: Scope) -> KeySettings | None:
+    def _identify(self, scope: Scope, path: str) -> KeySettings | None:
         headers = Headers(scope=scope)
         if self._settings.auth is Auth.off:
             host = (scope.get("client") or ("",))[0]
             self._gate.check_loopback(host, headers.get("host"), headers.get("origin"))
             return None
-        if scope["path"] in OPEN or scope["path"].startswith(PLAYGROUND):
+        if path in OPEN or path.startswith(PLAYGROUND):
             return None
         return self._gate.identify(headers.get("authorization"))
 
@@ -125,7 +125,8 @@ class _Exchange:
     def __init__(self, scope: Scope, send: Send) -> None:
         given = Headers(scope=scope).get("x-request-id", "")
         self.id = given if PLAIN_ID.fullmatch(given) else uuid.uuid4().hex
-        self.path: str = scope["path"]
+        self.path: str = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+        """Below the application's own prefix."""
         self.since = time.monotonic()
         self.key: str | None = None
         self.status: int | None = None

@@ -62,7 +62,7 @@ class Planner:
         if request.model != settings.name:
             message = f"model: there is no {request.model!r} here; use {settings.name!r}"
             raise ApiError(404, message, code="model_not_found", param="model")
-        _at_most(request.n, limits.choices, "n", "answers")
+        _at_most(request.choices, limits.choices, "n", "answers")
         _at_most(len(request.stops), limits.stops, "stop", "texts")
         if isinstance(request, ChatRequest):
             _at_most(len(request.messages), limits.messages, "messages", "messages")
@@ -87,7 +87,7 @@ class Planner:
             answer,
             _dial(interval, request.deadline_ms is not None, self._settings.dial),
             arrived + min(request.deadline_ms or limit, limit) / 1000,
-            request.n,
+            request.choices,
             tuple(request.stops),
             _watch(request),
         )

@@ -71,13 +71,13 @@ def _add_completions(app: FastAPI, service: Service) -> None:
     async def chat(body: ChatRequest, request: Request) -> Response:
         """The next message of a conversation about text and images."""
         task = await completions.prepare_chat(body, request.state.exchange.id)
-        return await _answered(service, task, body.stream, request)
+        return await _answered(service, task, bool(body.stream), request)
 
     @app.post("/v1/completions", responses=ERRORS, response_model=None, tags=["completions"])
     async def complete(body: CompletionRequest, request: Request) -> Response:
         """Text that goes on, or that fills the gap before a suffix."""
         task = await completions.prepare_text(body, request.state.exchange.id)
-        return await _answered(service, task, body.stream, request)
+        return await _answered(service, task, bool(body.stream), request)
 
 
 async def _answered(service: Service, task: Task, stream: bool, request: Request) -> Response:
@@ -124,6 +124,10 @@ async def _noted(
 
 def _note(service: Service, task: Task, request: Request) -> None:
     """What is logged of an answer, and counted."""
+    if task.error is not None:
+        code = task.error.code or str(task.error.status)
+        service.metrics.rejected(code)
+        request.state.exchange.notes["error"] = code
     if task.used is not None:
         service.metrics.tokens(task.used["completion_tokens"])
         request.state.exchange.notes.update(task.used)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 from ray.serve._private.http_util import RequestIdMiddleware
 
 from lladav.checkpoint import export
@@ -64,6 +65,16 @@ class LocalEngines(Engines):
         return self.worker.events(job)
 
 
+def app_of(settings: ServeSettings, engines: Engines) -> FastAPI:
+    """The web application in front of engines."""
+
+    async def is_ready() -> bool:
+        return True
+
+    metrics = IngressMetrics(settings.name)
+    return web_app(Service(settings, completions_of(settings, engines), Gate(settings), metrics, is_ready))
+
+
 @contextlib.contextmanager
 def serving(settings: ServeSettings, engines: Engines) -> Iterator[str]:
     """The address of a server that asks ``engines``, for as long as the block lasts."""
@@ -72,12 +83,7 @@ def serving(settings: ServeSettings, engines: Engines) -> Iterator[str]:
     stop: list[uvicorn.Server] = []
 
     async def run() -> None:
-        async def is_ready() -> bool:
-            return True
-
-        metrics = IngressMetrics(settings.name)
-        service = Service(settings, completions_of(settings, engines), Gate(settings), metrics, is_ready)
-        app = RequestIdMiddleware(web_app(service))  # as Ray Serve does
+        app = RequestIdMiddleware(app_of(settings, engines))  # as Ray Serve does
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
         stop.append(server)
         asyncio.get_running_loop().call_soon(ready.set)

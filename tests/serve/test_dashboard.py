@@ -20,7 +20,7 @@ GRID = 24
 
 @pytest.fixture(scope="module")
 def board(root: Path) -> dict[str, Any]:
-    return json.loads((root / "docs" / "grafana" / "serving.json").read_text(encoding="utf-8"))
+    return json.loads((root / "k8s" / "base" / "monitoring" / "serving.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import logging
@@ -14,8 +15,8 @@ from urllib.parse import urlsplit
 import httpx2 as httpx
 import pytest
 
-from serve.settings import ServeSettings
-from tests.serve.apis import NAME, LocalEngines, serving
+from serve.settings import Auth, KeySettings, ServeSettings
+from tests.serve.apis import NAME, LocalEngines, app_of, serving
 from tests.serve.pictures import encoded, picture, uri
 
 CHAT = "/v1/chat/completions"
@@ -202,8 +203,15 @@ def test_the_deadline_is_kept(client: httpx.Client, engines: LocalEngines) -> No
 
 def test_settings_that_change_nothing_are_told(client: httpx.Client) -> None:
     assert "top_p" in client.post(CHAT, json=body(top_p=0.5)).json()["warnings"][0]
-    [last] = events(client, top_p=0.5, stream_options={"include_usage": True})[-1:]
-    assert "top_p" in last["warnings"][0]
+    first, *others = events(client, top_p=0.5)
+    assert "top_p" in first["warnings"][0]
+    assert not any("warnings" in chunk for chunk in others)
+
+
+def test_null_is_what_is_left_out(client: httpx.Client) -> None:
+    given = dict.fromkeys(("n", "stream", "logprobs", "stop", "seed", "temperature", "refresh_interval"))
+    answer = client.post(CHAT, json=body(**given)).json()
+    assert answer == {**client.post(CHAT, json=body()).json(), **{k: answer[k] for k in ("id", "created")}}
 
 
 def test_what_fails_in_mid_stream_is_an_event_and_then_the_end(
@@ -229,9 +237,11 @@ def test_what_nobody_foresaw_in_mid_stream_is_an_event_too(
         raise ZeroDivisionError("at /home/secret")
 
     monkeypatch.setattr("serve.api.answers.denoise", fails)
-    *_, last = events(client, stream_mode="denoise")
+    with caplog.at_level(logging.INFO, "ray.serve.requests"):
+        *_, last = events(client, stream_mode="denoise")
     assert last["error"]["code"] == "internal_error"
     assert "secret" in caplog.text
+    assert json.loads(caplog.records[-1].getMessage())["error"] == "internal_error"
 
 
 def test_a_client_that_leaves_frees_its_rows(client: httpx.Client, engines: LocalEngines) -> None:
@@ -263,6 +273,19 @@ def test_requests_have_ids_and_a_line_in_the_log(
     assert second["endpoint"] == "other"
     said = " ".join(record.getMessage() for record in caplog.records)
     assert not any(word in said for word in ("What is this", "secret", "nothing", "base64"))
+
+
+def test_below_a_prefix_paths_mean_the_same(served: ServeSettings, engines: LocalEngines) -> None:
+    key = KeySettings(name="a", sha256="0" * 64)
+    settings = served.model_copy(update={"auth": Auth.keys, "keys": [key]})
+
+    async def statuses() -> list[int]:
+        transport = httpx.ASGITransport(app_of(settings, engines), root_path="/below")
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as asked:
+            paths = ("/below/health", "/below/", "/below/playground/index.html", "/below/v1/models")
+            return [(await asked.get(path)).status_code for path in paths]
+
+    assert asyncio.run(statuses()) == [200, 200, 200, 401]
 
 
 def test_health_readiness_and_the_document(client: httpx.Client) -> None:
