@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from serve.settings import ServeSettings
 
 SERVING = ("ray::ServeReplica:", "ray::ProxyActor", "ray::HAProxyManager")
-"""Beginnings of titles of processes that requests run through; a proxy may hold those of replicas elsewhere."""
+"""How titles of processes begin that requests run through; a proxy holds those of replicas elsewhere, too."""
 POLL_SECONDS, AGAIN_SECONDS = 0.2, 5.0
 
 SERVE_SECONDS = 10.0
@@ -153,7 +153,7 @@ def _node(raylet: psutil.Process) -> Node | None:
 
 def _title(process: psutil.Process) -> str:
     try:
-        return " ".join(process.cmdline())
+        return " ".join(process.cmdline()).rstrip()  # Ray pads it to the room that its arguments had
     except psutil.Error:
         return ""
 
