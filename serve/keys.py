@@ -2,8 +2,9 @@
 
     python -m serve.keys NAME
 
-makes a key and prints it once, with the entry for ``keys`` of the settings. The server keeps hashes alone: a
-key holds 256 random bits, so that a plain SHA-256 of it cannot be undone.
+makes a key and prints it once, with the entry for ``keys`` of the settings or for the file that ``keys_file``
+names. The server keeps hashes alone: a key holds 256 random bits, so that a plain SHA-256 of it cannot be
+undone.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "platform")]
@@ -29,17 +31,25 @@ from limits.aio.storage import Storage
 from limits.aio.strategies import MovingWindowRateLimiter
 from limits.errors import ConfigurationError, StorageError
 from limits.storage import storage_from_string
+from pydantic import ValidationError
 
 from lladav.config import one_line_errors
 from lladav.errors import UserError
+from serve.complaints import complaint
 from serve.errors import ApiError
-from serve.settings import KeySettings, ServeSettings
+from serve.settings import KeySettings, Section, ServeSettings, clash
 
 PREFIX = "sk-lladav-"
 NAMESPACE = "lladav"
 """Of the counts, in a storage that others may use, too."""
 AGAIN_SECONDS = 1.0
 """After which a client may ask again where it cannot be known when there is room."""
+
+HELP = """
+# shown this once; for its holder. The server gets its hash, below keys: of its settings, or in a file of such
+# entries that keys_file names. A Kubernetes Secret of it, to be mounted where ingress replicas run:
+# kubectl create secret generic lladav-keys --from-file=keys.yaml
+"""
 
 BEARER = re.compile(r"bearer +(\S+) *", re.IGNORECASE | re.ASCII)
 HOST = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[^:/@\[\]]+))(?::[0-9]{1,5})?", re.IGNORECASE)
@@ -50,8 +60,9 @@ class Gate:
     """What a request has to pass; for one event loop. All methods raise ``ApiError``."""
 
     def __init__(self, settings: ServeSettings) -> None:
-        """Raises ``UserError`` where rates cannot be counted as the settings say."""
-        self._model, self._keys = settings.name, settings.keys
+        """Raises ``UserError`` where rates cannot be counted as the settings say, or for a file of keys that
+        cannot be used."""
+        self._model, self._keys = settings.name, keys_of(settings)
         self._limiter = MovingWindowRateLimiter(_storage(settings.limits_storage))
         self._running: Counter[str] = Counter()
 
@@ -108,6 +119,43 @@ class Gate:
             raise _forbidden("Host has to name this machine, as in http://127.0.0.1 or http://localhost")
         if origin is not None and not _is_of_loopback(origin):
             raise _forbidden("pages of other sites may not ask")
+
+
+class KeyFile(Section):
+    """What the file that ``keys_file`` names holds, below a name for messages about it."""
+
+    keys: list[KeySettings]
+
+
+def keys_of(settings: ServeSettings) -> list[KeySettings]:
+    """The keys of the settings and of their file, which is read now; raises ``UserError`` in one line."""
+    if settings.keys_file is None:
+        return settings.keys
+    keys = [*settings.keys, *_read(Path(settings.keys_file))]
+    if why := clash(keys):
+        raise UserError(f"{settings.keys_file}, with keys: {why}")
+    return keys
+
+
+def _read(file: Path) -> list[KeySettings]:
+    entries = _entries(file)
+    if not isinstance(entries, list) or not entries:
+        raise UserError(f"{file}: holds no list of keys; python -m serve.keys NAME prints entries of one")
+    values = {"keys": entries}
+    try:
+        return KeyFile.model_validate(values).keys
+    except ValidationError as error:
+        raise UserError(f"{file}: {complaint(error, KeyFile, values)}") from None
+
+
+def _entries(file: Path) -> Any:
+    """Messages repeat nothing of the file: a key in clear may be there by mistake."""
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise UserError(f"{file}: not YAML; write entries as python -m serve.keys NAME prints them") from None
 
 
 def hash_of(key: str) -> str:
@@ -175,7 +223,7 @@ def main(arguments: Sequence[str]) -> None:
             raise UserError("whose key? write python -m serve.keys NAME")
         key = new_key()
         print(key)
-        print("\n# shown this once; for its holder. The server gets its hash, below keys: of its settings:\n")
+        print(HELP)
         print(entry(arguments[0], key), end="")
 
 

@@ -6,7 +6,7 @@ are read alike: the named file of ``conf/serve``, with what else is given on top
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -60,6 +60,15 @@ class KeySettings(Section):
     requests_per_minute: Count = 600
     concurrency: Count = 64
     """Requests of this key that may run at a time, at each ingress replica."""
+
+
+def clash(keys: Sequence[KeySettings]) -> str | None:
+    """Why keys cannot stand beside each other."""
+    if len({key.name for key in keys}) < len(keys):
+        return "names differ from each other; rename one"
+    if len({key.sha256 for key in keys}) < len(keys):
+        return "two entries are of the same key; make another one"
+    return None
 
 
 class MediaSettings(Section):
@@ -215,6 +224,8 @@ class ServeSettings(Section):
     auth: Annotated[Auth, BeforeValidator(lambda given: "off" if given is False else given)] = Auth.keys
     """YAML reads ``off`` without quotes as false."""
     keys: list[KeySettings] = []
+    keys_file: str | None = None
+    """YAML file of further keys, e.g. a mounted Kubernetes Secret; read when an ingress replica starts."""
     limits_storage: Annotated[str, Field(pattern=r"^async\+[a-z+]+://")] = "async+memory://"
     """Where rates are counted, as the ``limits`` package writes it: in memory each ingress replica counts for
     itself, ``async+redis://HOST:PORT`` (needs the package coredis) counts for all."""
@@ -241,14 +252,13 @@ class ServeSettings(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.auth is Auth.keys and not self.keys:
+        given = bool(self.keys or self.keys_file)
+        if self.auth is Auth.keys and not given:
             raise ValueError("auth is keys and there are none; add keys, or set auth=off on a loopback host")
-        if self.auth is Auth.off and self.keys:
+        if self.auth is Auth.off and given:
             raise ValueError("auth is off and keys are given; remove one of them")
-        if len({key.name for key in self.keys}) < len(self.keys):
-            raise ValueError("keys: names differ from each other; rename one")
-        if len({key.sha256 for key in self.keys}) < len(self.keys):
-            raise ValueError("keys: two entries are of the same key; make another one")
+        if why := clash(self.keys):
+            raise ValueError(f"keys: {why}")
         if self.engine.min_replicas > self.engine.max_replicas:
             raise ValueError("engine: min_replicas is above max_replicas; swap them")
         if self.scaling.lower >= self.scaling.upper:

@@ -4,6 +4,16 @@ An entry point prints the message of a ``UserError`` and exits with code 2; anyt
 and keeps its traceback.
 """
 
+import argparse
+from typing import NoReturn
+
 
 class UserError(ValueError):
     """Bad input: the message names the thing, what is wrong with it and the fix."""
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser of arguments that complains in one line, by a ``UserError``."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help tells all flags")

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from PIL import Image, UnidentifiedImageError
@@ -28,7 +28,7 @@ from lladav.decoding.options import Cache, DecodingOptions
 from lladav.decoding.prompts import question_prompt
 from lladav.decoding.stops import StopTexts
 from lladav.decoding.weights import best_dtype
-from lladav.errors import UserError
+from lladav.errors import OneLineParser, UserError
 from lladav.images import prepare_image
 from lladav.model.llada_v import LLaDAV
 from lladav.samples import Sample, VisualKind
@@ -182,16 +182,9 @@ def _or_none(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return parsed
 
 
-class _Parser(argparse.ArgumentParser):
-    """One that complains in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; --help tells all flags")
-
-
 def _parser() -> argparse.ArgumentParser:
     lines = (__doc__ or "").splitlines()
-    parser = _Parser(prog="python -m lladav.generate", description=lines[0])
+    parser = OneLineParser(prog="python -m lladav.generate", description=lines[0])
     parser.add_argument("question")
     parser.add_argument(
         "--model", required=True, type=Path, help="folder of a LLaDA-V checkpoint with its tokenizer"

@@ -164,6 +164,18 @@ def test_replicas_that_are_taken_away_finish_what_they_run(
     assert replicas_of(put(applications, fewer)) == {"engine": 1, "ingress": 1}
 
 
+def test_a_file_of_keys_that_is_not_there_is_told(deployed: Deployed, config: dict[str, Any]) -> None:
+    applications = f"{deployed.head.dashboard}/api/serve/applications/"
+    changed = copy.deepcopy(config)
+    changed["applications"][0]["args"] |= {"auth": "keys", "keys_file": "/none.yaml"}
+    httpx.put(applications, json=changed, timeout=60).raise_for_status()
+    expected = "/none.yaml: cannot be read (No such file or directory)"
+    deadline = time.monotonic() + 90
+    while expected not in str(status := httpx.get(applications, timeout=30).json()["applications"][APP]):
+        assert time.monotonic() < deadline, status
+        time.sleep(0.5)
+
+
 def with_engines(config: dict[str, Any], count: int) -> dict[str, Any]:
     changed = copy.deepcopy(config)
     changed["applications"][0]["deployments"][0]["autoscaling_config"] = autoscaling_config(count, count, {})

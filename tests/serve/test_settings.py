@@ -51,6 +51,7 @@ def test_the_file_for_a_cluster_wants_a_model_and_keys() -> None:
     with pytest.raises(UserError, match="model: needs a value"):
         load({"config": "gpu", "keys": [KEY]})
     assert "add keys" in told(config="gpu")
+    assert load({"config": "gpu", "model": "m", "keys_file": "/on/other/nodes"}).keys == []
 
 
 def test_local_is_the_file_where_none_is_named() -> None:
@@ -132,6 +133,7 @@ def test_a_misspelt_key_of_a_list_comes_before_what_is_missing_for_it() -> None:
         ({"limits_storage": "memory://"}, "limits_storage: String should match pattern"),
         ({"auth": "keys"}, "auth is keys and there are none"),
         ({"keys": [KEY]}, "auth is off and keys are given"),
+        ({"keys_file": "keys.yaml"}, "auth is off and keys are given"),
         ({"auth": "keys", "keys": [KEY, KEY]}, "keys: names differ from each other"),
         ({"auth": "keys", "keys": [KEY, {**KEY, "name": "b"}]}, "keys: two entries are of the same key"),
     ],
