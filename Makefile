@@ -1,12 +1,12 @@
 # The index of commands; `make` alone lists them. Paths are relative: the folder's name may hold spaces.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo serve test proofs lint format bench clean
+.PHONY: help venv demo serve test proofs k8s-check lint format bench clean
 PYTHON_OF_VENV := .venv/bin/python
 ARGS ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 venv: .venv/ready ## make .venv with the pinned versions
 
@@ -24,6 +24,9 @@ test: .venv/ready ## run the tests; ARGS="-k noise" picks some
 
 proofs: .venv/ready ## run the server's long proofs: disconnects, soak, faults, fuzz; takes about half an hour
 	$(PYTHON_OF_VENV) -m pytest --full -m proof -s --timeout 3600 $(ARGS)
+
+k8s-check: .venv/ready ## check the Kubernetes manifests without a cluster
+	@$(PYTHON_OF_VENV) -m k8s.check
 
 lint: .venv/ready ## check style, types and the direction of imports
 	$(PYTHON_OF_VENV) -m ruff check .

@@ -1,0 +1,161 @@
+"""What a stage of the curriculum takes: GPU hours, GPU memory, storage.
+
+    python -m k8s.costs
+
+prints the table of ``k8s/README.md``. Everything is reckoned from the configuration; what cannot be known
+before (how long samples are, how busy the GPUs keep) is assumed, and the assumptions are named below.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":
+    sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
+
+import torch  # noqa: E402 - the path comes first
+
+from lladav.config import load  # noqa: E402
+from lladav.model.llada_v import LLaDAV  # noqa: E402
+from lladav.schema import Config, Part  # noqa: E402
+from train.flops import PEAK_TFLOPS, language_flops, projector_flops, vision_flops  # noqa: E402
+
+GPU, MFU = "H100", 0.35
+"""Accelerator, and the share of its peak that useful work reaches: assumed, see ``mfu`` in a run's log."""
+VIEWS = {"square": 1, "tiled": 4}
+"""Views of a sample: assumed."""
+TEXT_TOKENS = {"plain": 30, "chat": 300}
+"""Tokens of a sample's text: assumed."""
+MASKED_SHARE = 0.25
+"""Masked rows among a sample's text: noise levels are even, and about half of the text is supervised."""
+WEIGHTS, GRADIENTS, STATES = 2, 2, 12
+"""Bytes of a parameter: bf16 weight; bf16 gradient; fp32 weight and AdamW's two moments."""
+GIB, TERA = 2**30, 1e12
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Of the whole model, of what a stage trains, and of the largest layer."""
+
+    all: int
+    trained: int
+    largest_layer: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one stage takes."""
+
+    stage: str
+    samples: int
+    tokens: int
+    """Of an average sample, visual ones included."""
+    flops: float
+    """Of an average sample, forward and backward."""
+    gpus: int
+    gpu_gib: float
+    """On each GPU with one sample of ``stage.max_length``."""
+    checkpoint_gib: float
+    storage_gib: float
+    """Of all checkpoints that are kept, and one that is being written."""
+
+    @property
+    def gpu_hours(self) -> float:
+        return self.samples * self.flops / (PEAK_TFLOPS[GPU] * TERA * MFU) / 3600
+
+    @property
+    def hours(self) -> float:
+        return self.gpu_hours / self.gpus
+
+
+def cost(config: Config) -> Cost:
+    """What the stage of a configuration takes."""
+    parameters, tokens = parameters_of(config), sample_tokens(config)
+    checkpoint = parameters.all * WEIGHTS + parameters.trained * STATES
+    kept = config.train.keep_checkpoints + 1
+    return Cost(
+        stage=config.stage.name,
+        samples=(config.stage.samples or 0) * config.stage.epochs,
+        tokens=tokens,
+        flops=sample_flops(config, tokens),
+        gpus=config.cluster.workers,
+        gpu_gib=gpu_bytes(config, parameters) / GIB,
+        checkpoint_gib=checkpoint / GIB,
+        storage_gib=kept * checkpoint / GIB,
+    )
+
+
+def parameters_of(config: Config) -> Parameters:
+    """Counted on a model without memory."""
+    with torch.device("meta"):
+        model = LLaDAV(config.model)
+    trained = sum(p.numel() for part in config.stage.trained for p in model.part(part))
+    layers = [sum(p.numel() for p in layer.parameters()) for layer in model.language.layers]
+    return Parameters(sum(p.numel() for p in model.parameters()), trained, max(layers))
+
+
+def sample_tokens(config: Config) -> int:
+    """Tokens of an average sample: its views' and its text's."""
+    vision = config.model.vision
+    per_view = (vision.image_size // vision.patch_size) ** 2
+    return VIEWS[config.stage.images] * per_view + TEXT_TOKENS[config.stage.template]
+
+
+def sample_flops(config: Config, tokens: int) -> float:
+    """The sum that ``train.flops`` makes of real micro-batches, for an average sample."""
+    model, trained = config.model, config.stage.trained
+    views, masked = VIEWS[config.stage.images], MASKED_SHARE * TEXT_TOKENS[config.stage.template]
+    head = 2 * masked * model.language.width * model.language.vocab_size
+    before = Part.projector in trained or Part.vision in trained
+    language = 1 + (before or Part.language in trained) + (Part.language in trained)
+    return (
+        (language_flops([tokens], model.language) + head) * language
+        + projector_flops(views, model) * (1 + (Part.vision in trained) + (Part.projector in trained))
+        + vision_flops(views, model.vision) * (1 + 2 * (Part.vision in trained))
+    )
+
+
+def gpu_bytes(config: Config, parameters: Parameters) -> float:
+    """Sharded states, two gathered layers, kept inputs of layers, one layer's work, and a chunk of logits."""
+    language, longest = config.model.language, config.stage.max_length
+    sharded = parameters.all * WEIGHTS + parameters.trained * (GRADIENTS + STATES)
+    inputs = language.layers * longest * language.width * WEIGHTS
+    work = longest * (8 * language.width + 4 * language.mlp_width) * WEIGHTS
+    logits = 2 * config.train.loss_chunk * language.vocab_size * 4
+    return sharded / config.cluster.workers + 2 * parameters.largest_layer * WEIGHTS + inputs + work + logits
+
+
+def stages(cluster: str = "kuberay") -> Iterator[Cost]:
+    """Every stage of the 8B model, in the order of the curriculum."""
+    for stage in ("pretrain", "si", "ov", "vw", "ov_vw"):
+        yield cost(load([f"stage={stage}", "model=llada_v_8b", "data=llava", f"cluster={cluster}"]))
+
+
+def table() -> str:
+    """Markdown."""
+    head = ("stage", "samples", "tokens/sample", "PFLOP/sample", "GPUs", "GPU hours", "days", "GiB/GPU")
+    rows = [(*head, "GiB/checkpoint", "GiB kept"), ("---",) + ("---:",) * 9]
+    for each in stages():
+        rows.append(
+            (
+                each.stage,
+                f"{each.samples:,}",
+                f"{each.tokens:,}",
+                f"{each.flops / 1e15:.2f}",
+                str(each.gpus),
+                f"{each.gpu_hours:,.0f}",
+                f"{each.hours / 24:.1f}",
+                f"{each.gpu_gib:.0f}",
+                f"{each.checkpoint_gib:.0f}",
+                f"{each.storage_gib:.0f}",
+            )
+        )
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+if __name__ == "__main__":
+    print(table())

@@ -1,0 +1,41 @@
+"""Schemas of the custom resources that are used here.
+
+``kuberay-1.7.0.json.xz`` holds those of KubeRay's ``RayCluster``, ``RayJob`` and ``RayService`` (Apache-2.0),
+taken from its release by ``python -m k8s.crds FOLDER``; ``others.yaml`` describes what is used here of the
+Prometheus operator and KEDA, and nothing else of them.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+FOLDER = Path(__file__).resolve().parent
+KUBERAY = FOLDER / "kuberay-1.7.0.json.xz"
+
+Schema = dict[str, Any]
+
+
+@cache
+def schemas() -> Mapping[tuple[str, str], Schema]:
+    """OpenAPI schemas by API version and kind."""
+    kuberay = json.loads(lzma.decompress(KUBERAY.read_bytes()))
+    others = yaml.safe_load((FOLDER / "others.yaml").read_text(encoding="utf-8"))
+    return {tuple(key.rsplit(" ", 1)): schema for key, schema in {**kuberay, **others}.items()}  # type: ignore[misc]
+
+
+def extracted(folder: Path) -> dict[str, Schema]:
+    """The schemas of the served versions ``v1`` in a folder of CRDs."""
+    found = {}
+    for file in sorted(folder.glob("*.yaml")):
+        crd = yaml.load(file.read_text(encoding="utf-8"), yaml.CSafeLoader)["spec"]
+        for version in crd["versions"]:
+            if version["name"] == "v1":
+                found[f"{crd['group']}/v1 {crd['names']['kind']}"] = version["schema"]["openAPIV3Schema"]
+    return found

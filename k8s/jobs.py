@@ -1,0 +1,152 @@
+"""The jobs of each overlay, made from ``conf``: one for each stage, and what comes before and after them.
+
+    python -m k8s.jobs
+
+writes ``k8s/overlays/*/jobs.yaml``. What all training jobs have in common is the component ``training``.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":
+    sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
+
+import yaml  # noqa: E402 - the path comes first
+
+from k8s.costs import cost  # noqa: E402
+from lladav.config import CONF, chain, group_choices, load, run_name  # noqa: E402
+from lladav.schema import Config  # noqa: E402
+
+SHARED = "/mnt/shared"
+HEADER = "# Made from conf by python -m k8s.jobs; change conf or k8s/jobs.py, not this file.\n"
+PATIENCE, LEAST_HOURS = 3.0, 6.0
+"""A stage may take this many times what ``k8s.costs`` reckons, and at least so long."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What an overlay trains, with which settings on top of those of its groups."""
+
+    groups: tuple[str, ...]
+    settings: tuple[str, ...]
+    model: str
+    """Name of the exported model."""
+    prepare: tuple[str, ...] = ()
+    """Command that makes what the curriculum starts from."""
+
+
+WEIGHTS = f"{SHARED}/weights"
+PUBLISHED = (
+    f"data.root={SHARED}/data",
+    f"model.weights.language={WEIGHTS}/LLaDA-8B-Instruct",
+    f"model.weights.vision={WEIGHTS}/siglip2-so400m-patch14-384",
+    f"model.tokenizer={WEIGHTS}/LLaDA-8B-Instruct",
+)
+EMBEDDED = (
+    f"data.root={SHARED}/digits",
+    f"model.weights.language={SHARED}/towers/language",
+    f"model.weights.vision={SHARED}/towers/vision",
+    f"model.tokenizer={SHARED}/digits/tokenizer",
+)
+TINY = ("model=tiny", "data=digits")
+PROFILES = {
+    "dev-cpu": Profile(
+        (*TINY, "cluster=local"),
+        (f"train.storage={SHARED}/runs", "train.micro_batch=32", *EMBEDDED),
+        "llada-v-tiny",
+        prepare=("python", "train/towers.py", *TINY, *EMBEDDED),
+    ),
+    "gpu": Profile(("model=llada_v_8b", "data=llava", "cluster=kuberay"), PUBLISHED, "llada-v-8b"),
+    "spot": Profile(("model=llada_v_8b", "data=llava", "cluster=kuberay"), PUBLISHED, "llada-v-8b"),
+}
+
+
+def jobs(profile: Profile) -> Iterator[dict[str, Any]]:
+    """Everything of an overlay that runs to an end, in the order in which it is run."""
+    settings = (*profile.groups, *profile.settings)
+    if profile.prepare:
+        yield plain_job("lladav-prepare", profile.prepare, suspend=False)
+    curriculum = chain(CONF)
+    ablations = [stage for stage in group_choices("stage", CONF) if stage not in curriculum]
+    for stage in (*curriculum, *ablations):
+        overrides = (f"stage={stage}", *settings)
+        yield stage_job(load(overrides), ("python", "train/run.py", *overrides))
+    config = load((f"stage={curriculum[-1]}", *settings))
+    run = (f"run={run_name(config)}", f"storage={config.train.storage}")
+    export = ("python", "train/export.py", *run, f"out={SHARED}/models/{profile.model}")
+    yield plain_job("lladav-export", export, suspend=True)
+
+
+def stage_job(config: Config, command: tuple[str, ...]) -> dict[str, Any]:
+    """A RayJob; ``components/training`` adds its cluster."""
+    stage = config.stage.name
+    hours = max(LEAST_HOURS, PATIENCE * cost(config).hours)
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayJob",
+        "metadata": {
+            "name": f"lladav-{stage.replace('_', '-')}",
+            "labels": {"app.kubernetes.io/component": "training", "lladav/stage": stage},
+        },
+        "spec": {"entrypoint": shlex.join(command), "activeDeadlineSeconds": math.ceil(hours) * 3600},
+    }
+
+
+def plain_job(name: str, command: tuple[str, ...], suspend: bool) -> dict[str, Any]:
+    """A Job of one pod without Ray."""
+    limits = {"cpu": "2", "memory": "32Gi" if suspend else "4Gi"}
+    container = {
+        "name": "lladav",
+        "image": "lladav",
+        "command": list(command),
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "resources": {"requests": limits, "limits": limits},
+        "volumeMounts": [{"name": "shared", "mountPath": SHARED}],
+    }
+    pod = {
+        "restartPolicy": "Never",
+        "priorityClassName": "lladav-training",
+        "automountServiceAccountToken": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 1000,
+            "fsGroup": 1000,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": [{"name": "shared", "persistentVolumeClaim": {"claimName": "lladav-shared"}}],
+    }
+    labels = {"app.kubernetes.io/component": name.removeprefix("lladav-")}
+    template = {"metadata": {"labels": labels}, "spec": pod}
+    spec = {"backoffLimit": 2, "ttlSecondsAfterFinished": 86400, "suspend": suspend, "template": template}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "labels": labels},
+        "spec": spec,
+    }
+
+
+def text(profile: Profile) -> str:
+    """The file of a profile."""
+    return HEADER + yaml.dump_all(jobs(profile), Dumper=_Plain, sort_keys=False, width=110)
+
+
+class _Plain(yaml.SafeDumper):
+    """YAML that says what is alike twice instead of pointing to it."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - PyYAML's signature
+        return True
+
+
+if __name__ == "__main__":
+    for overlay, its_profile in PROFILES.items():
+        (ROOT / "k8s" / "overlays" / overlay / "jobs.yaml").write_text(text(its_profile), encoding="utf-8")

@@ -1,0 +1,104 @@
+"""Manifests as they are applied: built by kustomize, and the parts of them that checks ask for."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lladav.errors import UserError
+from serve.settings import ServeSettings, load
+
+FOLDER = Path(__file__).resolve().parent
+OVERLAYS = ("dev-cpu", "gpu", "spot")
+
+Resource = dict[str, Any]
+"""One object of Kubernetes."""
+
+
+def build(folder: Path) -> list[Resource]:
+    """The objects of a kustomization, as ``kubectl apply -k`` sends them.
+
+    Raises ``UserError`` where kubectl is missing or refuses the folder.
+    """
+    return list(yaml.load_all(_built(folder), yaml.CSafeLoader))
+
+
+def with_component(folder: Path, component: str) -> list[Resource]:
+    """The objects of an overlay with one more component, as whoever deploys would write it."""
+    with tempfile.TemporaryDirectory() as place:
+        copy = shutil.copytree(FOLDER, Path(place) / "k8s")
+        overlay = copy / folder.relative_to(FOLDER)
+        file = overlay / "kustomization.yaml"
+        kustomization = yaml.safe_load(file.read_text(encoding="utf-8"))
+        kustomization.setdefault("components", []).append(f"../../components/{component}")
+        file.write_text(yaml.safe_dump(kustomization), encoding="utf-8")
+        return build(overlay)
+
+
+@lru_cache(32)
+def _built(folder: Path) -> str:
+    if shutil.which("kubectl") is None:
+        raise UserError("kubectl is not installed; the checks build manifests with it")
+    done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"{folder}: kustomize refuses it: {' '.join(done.stderr.split())}")
+    return done.stdout
+
+
+def title(resource: Resource) -> str:
+    """``Kind name``."""
+    return f"{resource.get('kind')} {resource.get('metadata', {}).get('name')}"
+
+
+def of_kind(resources: list[Resource], *kinds: str) -> list[Resource]:
+    return [resource for resource in resources if resource["kind"] in kinds]
+
+
+def cluster_spec(resource: Resource) -> Resource | None:
+    """The Ray cluster that a resource describes, if it does."""
+    spec = resource.get("spec") or {}
+    if resource["kind"] == "RayCluster":
+        return spec
+    return spec.get("rayClusterConfig") or spec.get("rayClusterSpec")
+
+
+def pod_templates(resource: Resource) -> Iterator[tuple[str, Resource]]:
+    """Every kind of pod that comes of a resource, with its path."""
+    spec = resource.get("spec") or {}
+    if resource["kind"] in ("Deployment", "StatefulSet", "Job"):
+        yield "spec.template", spec["template"]
+    if "submitterPodTemplate" in spec:
+        yield "spec.submitterPodTemplate", spec["submitterPodTemplate"]
+    cluster = cluster_spec(resource)
+    if cluster is not None:
+        yield "headGroupSpec.template", cluster["headGroupSpec"]["template"]
+        for group in cluster.get("workerGroupSpecs") or []:
+            yield f"workerGroupSpecs[{group['groupName']}].template", group["template"]
+
+
+def ray_head(resource: Resource) -> Resource:
+    """The pod of a Ray cluster's head."""
+    cluster = cluster_spec(resource)
+    assert cluster is not None
+    return cluster["headGroupSpec"]["template"]["spec"]
+
+
+def serve_settings(service: Resource) -> ServeSettings:
+    """The settings in a RayService."""
+    [application] = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"]
+    return load(application["args"])
+
+
+def ray_cluster(resource: Resource, namespace: str = "lladav") -> Resource:
+    """The RayCluster that the operator makes of a RayJob or a RayService."""
+    metadata = {"name": resource["metadata"]["name"], "namespace": namespace}
+    spec = cluster_spec(resource)
+    assert spec is not None
+    return {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": metadata, "spec": spec}

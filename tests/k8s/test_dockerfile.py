@@ -1,0 +1,142 @@
+"""The Dockerfile's steps work in a clean folder, with what ``.dockerignore`` lets through and nothing else.
+
+There is no container engine here: files are copied as the steps say, pip resolves without installing, and
+what the image is for is run by this Python in the copy.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from k8s.check import linted
+
+INSTRUCTION = re.compile(r"^([A-Z]+)\s+(.*)$")
+
+
+def instructions(root: Path) -> list[tuple[str, str]]:
+    """Keyword and rest of each instruction, continued lines joined."""
+    text = (root / "k8s" / "Dockerfile").read_text(encoding="utf-8")
+    code = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+    found = [
+        INSTRUCTION.match(line.strip()) for line in code.replace("\\\n", " ").splitlines() if line.strip()
+    ]
+    return [(match[1], match[2]) for match in found if match]
+
+
+def of_kind(root: Path, keyword: str) -> list[str]:
+    return [rest for found, rest in instructions(root) if found == keyword]
+
+
+@pytest.fixture(scope="module")
+def context(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is sent to the builder: nothing but what ``.dockerignore`` takes out of its first line."""
+    folder = tmp_path_factory.mktemp("context")
+    lines = (root / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert next(line for line in lines if line and not line.startswith("#")) == "*"
+    for name in (line[1:] for line in lines if line.startswith("!")):
+        source, target = root / name, folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def image(root: Path, context: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The image's WORKDIR after all COPY instructions."""
+    folder = tmp_path_factory.mktemp("app")
+    for copied in of_kind(root, "COPY"):
+        *sources, target = copied.split()
+        for name in sources:
+            into = folder / target
+            if (context / name).is_dir():
+                shutil.copytree(context / name, into)
+            else:
+                shutil.copy(context / name, into / Path(name).name if target.endswith("/") else into)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment(root: Path, image: Path) -> dict[str, str]:
+    """The variables that ENV sets, the image's folder in place of its path."""
+    pairs = re.findall(r"(\w+)=(\S+)", " ".join(of_kind(root, "ENV")))
+    values = {name: value.replace("/app", str(image)) for name, value in pairs if name != "HOME"}
+    return {**os.environ, **values, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def test_hadolint_finds_nothing() -> None:
+    assert [*linted()] == []
+
+
+def test_the_image_is_pinned_small_and_runs_as_nobody_special(root: Path) -> None:
+    [base] = of_kind(root, "FROM")
+    assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+", base)
+    assert of_kind(root, "USER") == ["1000"]
+    assert of_kind(root, "WORKDIR") == ["/app"]
+
+
+def test_packages_of_the_system_exist(root: Path) -> None:
+    [step] = [step for step in of_kind(root, "RUN") if "apt-get" in step]
+    names = re.search(r"--no-install-recommends ([\w+ .-]+) &&", step)
+    assert names
+    if shutil.which("apt-cache") is None:
+        pytest.skip("no Debian here")
+    for name in names[1].split():
+        known = subprocess.run(["apt-cache", "show", name], capture_output=True, check=False)
+        assert known.returncode == 0, name
+
+
+def pip_steps(root: Path) -> Iterator[str]:
+    """Commands that install; their index is this machine's."""
+    for step in of_kind(root, "RUN"):
+        if "pip install" in step:
+            yield re.sub(r'--(extra-)?index-url "?\S+', "", step).replace(
+                "&& rm requirements.py requirements.txt", ""
+            )
+
+
+@pytest.mark.slow
+def test_all_pins_are_known_and_fit_together(root: Path, image: Path, environment: dict[str, str]) -> None:
+    """pip would install what ``constraints.txt`` says; torch is there already, as from its own layer."""
+    [torch, others] = pip_steps(root)
+    assert "grep '^torch=='" in torch
+    dry = "python -m pip install --dry-run --quiet --report report.json"
+    command = others.replace("pip install", dry)
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=image, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("python", "train/run.py", "stage=vw", "model=llada_v_8b", "data=llava", "print=true"),
+        ("python", "train/run.py", "--help"),
+        ("python", "train/export.py", "--help"),
+        ("python", "train/towers.py", "--help"),
+        ("python", "-m", "serve.drain", "--help"),
+        ("python", "-c", "import serve.app"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_pods_run_starts(image: Path, environment: dict[str, str], command: tuple[str, ...]) -> None:
+    done = subprocess.run(command, cwd=image, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_byte_code_can_be_made(image: Path, environment: dict[str, str], root: Path) -> None:
+    [step] = [step for step in of_kind(root, "RUN") if "compileall" in step]
+    command = step.partition("&&")[2].strip()
+    done = subprocess.run(["sh", "-c", command], cwd=image, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0

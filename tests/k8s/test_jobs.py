@@ -1,0 +1,60 @@
+"""Jobs that are made from conf: one for each stage, restartable by themselves, in files that do not drift."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from k8s.jobs import PROFILES, jobs, text
+from k8s.manifests import FOLDER, Resource, of_kind
+from lladav.config import CONF, chain, group_choices, load
+from lladav.schema import Config
+
+
+def config_of(job: Resource) -> Config:
+    """The settings that a job's command gives."""
+    python, entry, *overrides = shlex.split(job["spec"]["entrypoint"])
+    assert (python, entry) == ("python", "train/run.py")
+    return load(overrides)
+
+
+@pytest.mark.parametrize("overlay", PROFILES)
+def test_every_stage_has_a_job(overlay: str) -> None:
+    stages = [config_of(job).stage.name for job in of_kind([*jobs(PROFILES[overlay])], "RayJob")]
+    assert sorted(stages) == sorted(group_choices("stage", CONF))
+    assert stages[: len(chain())] == chain()
+
+
+@pytest.mark.parametrize("overlay", PROFILES)
+def test_files_are_as_conf_says(overlay: str) -> None:
+    file = FOLDER / "overlays" / overlay / "jobs.yaml"
+    assert file.read_text(encoding="utf-8") == text(PROFILES[overlay])
+
+
+@pytest.mark.parametrize("overlay", PROFILES)
+def test_jobs_wait_and_can_be_run_again(overlays: dict[str, list[Resource]], overlay: str) -> None:
+    for job in of_kind(overlays[overlay], "RayJob"):
+        spec, config = job["spec"], config_of(job)
+        assert spec["suspend"]
+        assert spec["backoffLimit"] > 0
+        assert spec["shutdownAfterJobFinishes"]
+        assert spec["ttlSecondsAfterFinished"] > 0
+        assert spec["activeDeadlineSeconds"] >= 6 * 3600
+        assert config.train.storage.startswith("/mnt/shared/"), "a retry has to find the checkpoints"
+
+
+def test_the_export_takes_the_last_stage_of_the_curriculum(overlays: dict[str, list[Resource]]) -> None:
+    for overlay in PROFILES:
+        jobs_ = of_kind(overlays[overlay], "Job")
+        [export] = [job for job in jobs_ if job["metadata"]["name"] == "lladav-export"]
+        command = export["spec"]["template"]["spec"]["containers"][0]["command"]
+        assert any(part.startswith(f"run={chain()[-1]}-") for part in command)
+        assert export["spec"]["suspend"]
+
+
+def test_longer_stages_may_take_longer(overlays: dict[str, list[Resource]]) -> None:
+    deadline = {
+        j["metadata"]["name"]: j["spec"]["activeDeadlineSeconds"] for j in of_kind(overlays["gpu"], "RayJob")
+    }
+    assert deadline["lladav-pretrain"] < deadline["lladav-vw"] < deadline["lladav-si"]
