@@ -64,6 +64,8 @@ def content(chunks: list[Any]) -> str:
         ({"n": 9}, 400, "n", "at most 4"),
         ({"stop": ["a"] * 9}, 400, "stop", "at most 4"),
         ({"stop": ""}, 422, "stop", "at least 1"),
+        ({"stop": "x" * 257}, 422, "stop", "at most 256"),
+        ({"stop": ["x", "x" * 257]}, 422, "stop[1]", "at most 256"),
         ({"max_tokens": 8, "max_completion_tokens": 9}, 400, "max_tokens", "differ"),
         ({"max_tokens": None, "max_completion_tokens": 1000}, 400, "max_completion_tokens", "at most 512"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, 400, "messages[0].role", "user"),
