@@ -31,7 +31,7 @@ class Dial:
 
 
 def choose(
-    dial: Dial, load: float, busy: float, seconds_left: float | None, forecast: Callable[[int], float]
+    dial: Dial, load: float, busy: float, seconds_left: float, forecast: Callable[[int], float]
 ) -> int:
     """The smallest interval that ``load`` allows and whose forecast fits in ``seconds_left``.
 
@@ -39,8 +39,6 @@ def choose(
     interval. Where no interval fits it is the largest one.
     """
     least = by_load(dial, load, busy)
-    if seconds_left is None:
-        return least
     return next((r for r in range(least, dial.max + 1) if forecast(r) <= seconds_left), dial.max)
 
 
