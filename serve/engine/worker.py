@@ -208,10 +208,18 @@ class EngineWorker:
             self._answers.pop(answer.name, None)
 
     def _settle(self, work: _Work) -> DecodingOptions:
-        """Options of a job that a row is free for; all of its answers get one interval."""
-        if work.interval is None:
+        """Options of a job that a row is free for; all of its answers get the interval of the first.
+
+        One whose memory is not free yet is asked about again, when load and time left are others.
+        """
+        if work.interval is None or not self._begun(work):
             work.interval = self._choose(work.job)
         return work.job.options(self._tokenizer, work.interval)
+
+    def _begun(self, work: _Work) -> bool:
+        """Whether any answer of a job runs or has ended."""
+        running = self._engine.running
+        return any(each.name in running or each.name not in self._answers for each in work.answers)
 
     def _choose(self, job: Job) -> int:
         running, waiting = len(self._engine.running), len(self._engine.waiting)

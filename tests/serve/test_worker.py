@@ -178,6 +178,57 @@ def test_the_dial_goes_up_where_many_wait(worker: EngineWorker) -> None:
     assert intervals[-1] < 32
 
 
+@contextlib.contextmanager
+def scarce(engines: LocalEngines, pages: int) -> Iterator[None]:
+    """Memory with so many pages that are free."""
+    memory = engines.engine.memory
+    held = memory.take(memory.page * (memory.table.free - pages))
+    assert held is not None
+    try:
+        yield
+    finally:
+        memory.give_back(held)
+
+
+async def crowd_behind(worker: EngineWorker, first: asyncio.Task[Any], waiting: int) -> None:
+    """Many that come when so many answers of the first job have to wait for memory."""
+    while worker.load.waiting < waiting:
+        assert not first.done()
+        await asyncio.sleep(0.01)
+    jobs = [job(f"job {n}", tokens=1) for n in range(2 * ROWS)]
+    tasks = [asyncio.create_task(collected(worker, each)) for each in jobs]
+    while worker.load.waiting < waiting + len(tasks):
+        assert not first.done()
+        await asyncio.sleep(0.01)
+
+
+def test_the_dial_is_turned_once_there_is_memory_and_not_before(
+    worker: EngineWorker, engines: LocalEngines
+) -> None:
+    async def wait_for_memory() -> list[Event]:
+        with scarce(engines, 0):
+            first = asyncio.create_task(collected(worker, job(dial=Dial(2, 32))))
+            await crowd_behind(worker, first, 1)
+        return await first
+
+    (ended,) = asyncio.run(wait_for_memory())
+    assert isinstance(ended, Ended)
+    assert ended.interval == 32
+
+
+def test_answers_of_a_job_have_one_interval_though_one_begins_after_another(
+    worker: EngineWorker, engines: LocalEngines
+) -> None:
+    async def one_by_one() -> list[Event]:
+        with scarce(engines, 9):
+            first = asyncio.create_task(collected(worker, job(tokens=256, choices=2, dial=Dial(2, 32))))
+            await crowd_behind(worker, first, 1)
+            return await first
+
+    ended = asyncio.run(one_by_one())
+    assert [each.interval for each in ended if isinstance(each, Ended)] == [2, 2]
+
+
 def test_the_dial_goes_up_where_time_is_short(served: ServeSettings) -> None:
     """The pace is learnt from steps; here each takes as long as the clock of the test says."""
     engines = LocalEngines(served)
