@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
@@ -66,7 +67,7 @@ class _Answer:
 
     @property
     def name(self) -> str:
-        return f"{self.work.job.id}/{self.choice}"
+        return f"{self.work.job.id}/{self.work.number}/{self.choice}"
 
 
 @dataclass
@@ -75,12 +76,16 @@ class _Work:
 
     job: Job
     loop: asyncio.AbstractEventLoop
+    number: int = field(default_factory=itertools.count().__next__)
+    """A job may be here twice: it is asked again where its replica seemed to be lost."""
     inbox: asyncio.Queue[Event | ApiError] = field(default_factory=asyncio.Queue)
     since: float = field(default_factory=time.monotonic)
     interval: int | None = None
     answers: list[_Answer] = field(default_factory=list)
 
 
+Command = tuple[Callable[[_Work], None], _Work]
+"""Something to do in the thread, and with what."""
 Message = tuple[_Work, Event | ApiError]
 """Something to tell, and whose it is."""
 
@@ -96,7 +101,7 @@ class EngineWorker:
         """
         self._engine, self._tokenizer, self._observer = engine, tokenizer, observer
         self._rows, self._busy = rows, busy
-        self._commands: queue.SimpleQueue[_Work | str | None] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._answers: dict[str, _Answer] = {}
         self._pace = Pace()
         self._failed_steps = 0
@@ -113,7 +118,7 @@ class EngineWorker:
         iterator is closed.
         """
         work = _Work(job, asyncio.get_running_loop())
-        self._commands.put(work)
+        self._commands.put((self._submit, work))
         try:
             left = job.choices
             while left:
@@ -121,7 +126,7 @@ class EngineWorker:
                 left -= sum(isinstance(event, Ended) for event in events)
                 yield events
         finally:
-            self._commands.put(job.id)
+            self._commands.put((self._drop, work))
 
     @property
     def load(self) -> Load:
@@ -171,10 +176,8 @@ class EngineWorker:
                 return True
             if command is None:
                 return False
-            if isinstance(command, _Work):
-                self._submit(command)
-            else:
-                self._cancel(command)
+            do, work = command
+            do(work)
             wait = False
 
     def _submit(self, work: _Work) -> None:
@@ -192,11 +195,6 @@ class EngineWorker:
         except UserError as error:
             self._drop(work)
             _deliver([(work, ApiError(400, str(error)))])
-
-    def _cancel(self, job: str) -> None:
-        for work in self._works():
-            if work.job.id == job:
-                self._drop(work)
 
     def _works(self) -> list[_Work]:
         """Jobs that have an answer in the engine."""

@@ -262,9 +262,20 @@ def test_requests_have_ids_and_a_line_in_the_log(
     first, second = (json.loads(record.getMessage()) for record in caplog.records)
     assert (first["request"], first["endpoint"], first["status"]) == ("mine-1", CHAT, 200)
     assert first["forwards"] >= first["refreshes"] > 0
+    assert first["answer"] == given.json()["id"]
     assert second["endpoint"] == "other"
     said = " ".join(record.getMessage() for record in caplog.records)
     assert not any(word in said for word in ("What is this", "secret", "nothing", "base64"))
+
+
+def test_requests_of_one_id_are_both_answered(client: httpx.Client) -> None:
+    named = {"x-request-id": "same"}
+    with client.stream("POST", CHAT, json=body(stream=True, max_tokens=128), headers=named) as response:
+        other = client.post(CHAT, json=body(), headers=named)
+        lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+    assert lines[-1] == "[DONE]"
+    assert json.loads(lines[-2])["choices"][0]["finish_reason"]
+    assert other.json()["id"] != json.loads(lines[0])["id"]
 
 
 def test_health_readiness_and_the_document(client: httpx.Client) -> None:

@@ -108,6 +108,19 @@ def test_a_cancelled_task_leaves_too(worker: EngineWorker) -> None:
     wait_until(lambda: worker.load.rows_used == 0, seconds=2.0)
 
 
+def test_jobs_of_one_id_do_not_know_of_each_other(worker: EngineWorker) -> None:
+    async def leave_one_of_two() -> list[Event]:
+        stays = asyncio.create_task(collected(worker, job(tokens=64)))
+        leaves = worker.events(job(tokens=64, watch=Watch.denoise))
+        await anext(leaves)
+        await leaves.aclose()  # type: ignore[attr-defined]
+        return await stays
+
+    (ended,) = asyncio.run(leave_one_of_two())
+    assert isinstance(ended, Ended)
+    assert len(ended.answer.tokens) == 64
+
+
 def test_load_counts_rows_and_who_waits(worker: EngineWorker) -> None:
     async def crowd() -> None:
         tasks = [asyncio.create_task(collected(worker, job(f"job {n}", tokens=256))) for n in range(ROWS + 5)]
