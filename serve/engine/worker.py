@@ -70,7 +70,7 @@ class _Answer:
         return f"{self.work.job.id}/{self.work.number}/{self.choice}"
 
 
-@dataclass
+@dataclass(eq=False)
 class _Work:
     """A job in the engine, and where its events go."""
 
@@ -102,7 +102,10 @@ class EngineWorker:
         self._engine, self._tokenizer, self._observer = engine, tokenizer, observer
         self._rows, self._busy = rows, busy
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._works: set[_Work] = set()
+        """Jobs whose clients are there, whatever became of their answers."""
         self._answers: dict[str, _Answer] = {}
+        self._over = False
         self._pace = Pace()
         self._failed_steps = 0
         self._images = (0, 0)
@@ -120,13 +123,15 @@ class EngineWorker:
         work = _Work(job, asyncio.get_running_loop())
         self._commands.put((self._submit, work))
         try:
+            if self._over:  # asked after the command is in the queue, which is emptied after this is set
+                raise _failed()
             left = job.choices
             while left:
                 events = await _next_events(work.inbox)
                 left -= sum(isinstance(event, Ended) for event in events)
                 yield events
         finally:
-            self._commands.put((self._drop, work))
+            self._commands.put((self._leave, work))
 
     @property
     def load(self) -> Load:
@@ -163,8 +168,17 @@ class EngineWorker:
                 _deliver(messages)
         except Exception:
             LOG.exception("the engine's thread ends")
-            error = ApiError(500, "the engine failed; ask again", code="engine_error")
-            _deliver([(work, error) for work in self._works()])
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        """Tell everybody who is here; who comes now finds out by himself."""
+        self._over = True
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if (command := self._commands.get_nowait()) is not None:
+                    self._works.add(command[1])
+        _deliver([(work, _failed()) for work in self._works])
 
     def _take_commands(self) -> bool:
         """Do what was asked for since the last step; with nothing to run, wait. False when it is to stop."""
@@ -182,6 +196,7 @@ class EngineWorker:
 
     def _submit(self, work: _Work) -> None:
         job = work.job
+        self._works.add(work)
         try:
             options = job.options(self._tokenizer, job.dial.max)
             for choice in range(job.choices):
@@ -196,9 +211,9 @@ class EngineWorker:
             self._drop(work)
             _deliver([(work, ApiError(400, str(error)))])
 
-    def _works(self) -> list[_Work]:
-        """Jobs that have an answer in the engine."""
-        return list({id(answer.work): answer.work for answer in self._answers.values()}.values())
+    def _leave(self, work: _Work) -> None:
+        self._works.discard(work)
+        self._drop(work)
 
     def _drop(self, work: _Work) -> None:
         for answer in work.answers:
@@ -291,6 +306,10 @@ class EngineWorker:
         tokens, confidences = [token for token, _ in new], [confidence for _, confidence in new]
         shown = {"reveal": reveal} if watch is Watch.denoise else {}
         return [Progress(answer.choice, update.step, answer.told, tokens, confidences, **shown)]
+
+
+def _failed() -> ApiError:
+    return ApiError(500, "the engine failed; ask again", code="engine_error")
 
 
 def _ended(answer: _Answer, decoded: Decoded) -> Ended:

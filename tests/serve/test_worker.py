@@ -275,3 +275,42 @@ def test_a_step_that_hangs_is_seen(served: ServeSettings, monkeypatch: pytest.Mo
     asyncio.run(begin())
     engines.worker.stop()
     assert not engines.worker.alive
+
+
+def told(worker: EngineWorker, *wanted: Job) -> list[tuple[int, str | None]]:
+    """Status and code of the errors that jobs come to, soon."""
+
+    async def all_of_them() -> list[Any]:
+        async with asyncio.timeout(20):
+            return await asyncio.gather(*(collected(worker, each) for each in wanted), return_exceptions=True)
+
+    errors = asyncio.run(all_of_them())
+    return [(each.status, each.code) for each in errors if isinstance(each, ApiError)]
+
+
+ENGINE_ERROR = 500, "engine_error"
+
+
+@pytest.mark.parametrize("method", ["submit", "step"])
+def test_all_are_told_when_the_thread_ends(
+    served: ServeSettings, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise MemoryError("no room for anything")
+
+    engines = LocalEngines(served)
+    monkeypatch.setattr(engines.engine, method, fails)
+    assert told(engines.worker, job("a"), job("b")) == [ENGINE_ERROR] * 2
+    wait_until(lambda: not engines.worker.alive)
+    assert told(engines.worker, job("late")) == [ENGINE_ERROR]
+
+
+def test_who_is_done_in_the_very_step_that_ends_the_thread_is_told(
+    served: ServeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise MemoryError("no room for anything")
+
+    engines = LocalEngines(served)
+    monkeypatch.setattr(engines.worker._observer, "gauges", fails)
+    assert told(engines.worker, job(tokens=1)) == [ENGINE_ERROR]
