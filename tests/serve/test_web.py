@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import httpx2 as httpx
 import pytest
 
+from lladav.text import ChatTokenizer
 from serve.settings import ServeSettings
 from tests.serve.apis import NAME, LocalEngines, serving
 from tests.serve.pictures import encoded, picture, uri
@@ -88,6 +89,28 @@ def test_what_cannot_work_is_refused_by_name(
     assert says in error["message"]
     assert "\n" not in error["message"]
     assert len(error["message"]) < 300
+
+
+PART = {"type": "text", "text": "x" * 10_000}
+
+
+@pytest.mark.parametrize(
+    ("path", "given", "param"),
+    [
+        (CHAT, {"messages": [{"role": "user", "content": [PART] * 20}]}, "messages"),
+        ("/v1/completions", {"prompt": "x" * 70_000, "suffix": "x" * 70_000}, "prompt"),
+    ],
+)
+def test_texts_that_cannot_fit_are_not_encoded(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, path: str, given: Any, param: str
+) -> None:
+    def encode(*_: Any) -> Any:
+        raise AssertionError
+
+    monkeypatch.setattr(ChatTokenizer, "encode", encode)
+    response = client.post(path, json={"model": NAME, **given})
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error["param"]) == (400, "context_length_exceeded", param)
 
 
 @pytest.mark.parametrize(
