@@ -66,6 +66,11 @@ class ChatTokenizer:
     def vocab_size(self) -> int:
         return self._tokenizer.get_vocab_size()
 
+    @property
+    def longest(self) -> int:
+        """No token stands for more characters of a text; names of tokens have one for each of their bytes."""
+        return max(map(len, self._tokenizer.get_vocab()))
+
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; nothing in it counts as a special token."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids

@@ -10,6 +10,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from serve.knobs import WHOLE, Count, Knobs, Named
 
 Text = Annotated[str, Field(max_length=1_000_000)]
+StopText = Annotated[str, Field(min_length=1, max_length=256)]
+"""An engine compares each of its beginnings with the answer at every step."""
+
+
+def shape_of_stop(stop: Any) -> str:
+    """Decides what a value is meant to be, so that what is wrong with it is told of one alone."""
+    return "list" if isinstance(stop, list) else "text"
+
+
+Stop = Annotated[
+    Annotated[StopText, Tag("text")] | Annotated[list[StopText], Tag("list")], Discriminator(shape_of_stop)
+]
 
 
 class Body(BaseModel):
@@ -126,7 +138,7 @@ class DecodingBody(Knobs):
     deadline_ms: Count | None = None
     """After so long the request ends with 504. Of the refresh intervals that it permits it gets the smallest
     that is expected to finish in time."""
-    stop: Annotated[str, Field(min_length=1)] | list[Annotated[str, Field(min_length=1)]] | None = None
+    stop: Stop | None = None
     """Texts that end an answer; they are not part of it."""
     ignore_eos: bool = False
     """Fill ``max_tokens`` with text: the end of a turn is never written. For load generators."""

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,20 +54,20 @@ class Completions:
         self._name, self._engines, self._planner = name, engines, planner
         self._media, self._tokenizer = media, tokenizer
 
-    async def prepare_chat(self, request: ChatRequest, name: str) -> Task:
+    async def prepare_chat(self, request: ChatRequest) -> Task:
         """Read the images of a request and plan it; raises ``ApiError``."""
         arrived = time.time()
         self._planner.check(request)
         visuals = await self._media.visuals(image_references(request.messages))
         prompt = chat_prompt(request.messages, visuals, self._tokenizer)
-        plan = self._planner.plan(request, prompt, f"chatcmpl-{name}", arrived)
+        plan = self._planner.plan(request, prompt, _named("chatcmpl"), arrived)
         return self._task(request, plan, ChatForm(self._tokenizer, bool(request.logprobs)))
 
-    async def prepare_text(self, request: CompletionRequest, name: str) -> Task:
+    async def prepare_text(self, request: CompletionRequest) -> Task:
         """Plan a request; raises ``ApiError``."""
         self._planner.check(request)
         prompt = text_prompt(request.prompt, self._tokenizer)
-        plan = self._planner.plan(request, prompt, f"cmpl-{name}", time.time())
+        plan = self._planner.plan(request, prompt, _named("cmpl"), time.time())
         return self._task(request, plan, TextForm())
 
     def _task(self, request: DecodingBody, plan: Plan, form: Form) -> Task:
@@ -206,6 +207,11 @@ def _head(task: Task, kind: str) -> dict[str, Any]:
         "model": task.model,
         "system_fingerprint": None,
     }
+
+
+def _named(kind: str) -> str:
+    """An id that no other answer has, whatever a client calls its request."""
+    return f"{kind}-{uuid.uuid4().hex}"
 
 
 def _left(plan: Plan) -> float:

@@ -19,6 +19,7 @@ from lladav.samples import Sample
 from lladav.schema import ModelConfig
 from lladav.text import ChatTokenizer
 from serve.api.bodies import ChatRequest, CompletionRequest, DecodingBody, Rule, SchemaFormat, StreamMode
+from serve.api.prompts import characters
 from serve.engine.dial import Dial
 from serve.engine.jobs import Job, Watch
 from serve.errors import ApiError
@@ -55,6 +56,7 @@ class Planner:
     ) -> None:
         self._settings, self._tokenizer, self._geometry = settings, tokenizer, geometry
         self._longest = model.language.max_positions
+        self._characters = tokenizer.longest * self._longest
 
     def check(self, request: DecodingBody) -> None:
         """Raise ``ApiError`` for what can be refused before images are read."""
@@ -66,6 +68,21 @@ class Planner:
         _at_most(len(request.stops), limits.stops, "stop", "texts")
         if isinstance(request, ChatRequest):
             _at_most(len(request.messages), limits.messages, "messages", "messages")
+        self._room(request)
+
+    def _room(self, request: DecodingBody) -> int:
+        """Characters that the texts of a request leave; raises ``ApiError`` where they cannot fit at all.
+
+        Encoding is done between other requests' events, so it is not begun for what is bound to be too long.
+        """
+        texts, param = _texts(request)
+        if texts > self._characters:
+            message = (
+                f"{param}: {texts} characters are more than the {self._characters} that the model's "
+                f"{self._longest} tokens can ever hold; shorten the text"
+            )
+            raise ApiError(400, message, code="context_length_exceeded", param=param)
+        return self._characters - texts
 
     def plan(self, request: DecodingBody, prompt: Sample, name: str, arrived: float) -> Plan:
         """The job of a request that arrived at a ``time.time()``; raises ``ApiError`` if it cannot work."""
@@ -145,7 +162,8 @@ class Planner:
             return None
         if request.stops:
             raise ApiError(400, "stop: JSON of a schema ends by itself; leave it out", param="stop")
-        return Skeleton(schema, self._tokenizer, self._settings.decoding.value_tokens, max_tokens)
+        places, room = self._settings.decoding.value_tokens, self._room(request)
+        return Skeleton(schema, self._tokenizer, places, max_tokens, room)
 
     def _laid_out(self, knobs: dict[str, Any], skeleton: Skeleton, request: DecodingBody) -> dict[str, Any]:
         """The skeleton as one block, unless the request wants others: values are best seen together."""
@@ -197,6 +215,14 @@ def _check_rule(reveal: Rule, rules: Mapping[str, Any]) -> None:
     if other := sorted(set(rules) - _names(reveal)):
         message = f"reveal: {reveal.value} and {', '.join(other)} exclude each other; keep one of them"
         raise ApiError(400, message, param="reveal")
+
+
+def _texts(request: DecodingBody) -> tuple[int, str]:
+    """Characters of what is written around an answer, and the field that it is in."""
+    if isinstance(request, CompletionRequest):
+        return len(request.prompt) + len(request.suffix or ""), "prompt"
+    assert isinstance(request, ChatRequest)
+    return characters(request.messages), "messages"
 
 
 def _schema(request: DecodingBody) -> dict[str, Any] | None:

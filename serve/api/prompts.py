@@ -32,6 +32,12 @@ def image_references(messages: Sequence[ChatMessage]) -> list[tuple[str, str]]:
     ]
 
 
+def characters(messages: Sequence[ChatMessage]) -> int:
+    """Characters of the texts of a conversation."""
+    parts = (part for message in messages for part in _parts(message))
+    return sum(len(part.text) for part in parts if isinstance(part, TextPart))
+
+
 def chat_prompt(
     messages: Sequence[ChatMessage], visuals: Sequence[Visual], tokenizer: ChatTokenizer
 ) -> Sample:

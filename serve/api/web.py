@@ -70,18 +70,19 @@ def _add_completions(app: FastAPI, service: Service) -> None:
     @app.post("/v1/chat/completions", responses=ERRORS, response_model=None, tags=["completions"])
     async def chat(body: ChatRequest, request: Request) -> Response:
         """The next message of a conversation about text and images."""
-        task = await completions.prepare_chat(body, request.state.exchange.id)
+        task = await completions.prepare_chat(body)
         return await _answered(service, task, bool(body.stream), request)
 
     @app.post("/v1/completions", responses=ERRORS, response_model=None, tags=["completions"])
     async def complete(body: CompletionRequest, request: Request) -> Response:
         """Text that goes on, or that fills the gap before a suffix."""
-        task = await completions.prepare_text(body, request.state.exchange.id)
+        task = await completions.prepare_text(body)
         return await _answered(service, task, bool(body.stream), request)
 
 
 async def _answered(service: Service, task: Task, stream: bool, request: Request) -> Response:
     since = request.state.exchange.since
+    request.state.exchange.notes["answer"] = task.plan.job.id
     task.first_token = lambda: service.metrics.first_token(time.monotonic() - since)
     if not stream:
         body = await _unless_gone(request, service.completions.answer(task))

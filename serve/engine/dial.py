@@ -1,13 +1,19 @@
 """Which refresh interval a request gets: as small as load and deadline allow, within what it permits.
 
-1 is exact, more is faster and less faithful. Everything here is arithmetic on the host, without torch.
+1 is exact, more is faster and less faithful. Everything here is arithmetic on the host, without torch; the
+engine's thread does it between two steps, so nothing may take long however many blocks there are.
+
+Shapes: K blocks of an answer.
 """
 
 from __future__ import annotations
 
-import itertools
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
 
 from lladav.decoding.options import Cache, DecodingOptions
 
@@ -31,7 +37,7 @@ class Dial:
 
 
 def choose(
-    dial: Dial, load: float, busy: float, seconds_left: float | None, forecast: Callable[[int], float]
+    dial: Dial, load: float, busy: float, seconds_left: float, forecast: Callable[[int], float]
 ) -> int:
     """The smallest interval that ``load`` allows and whose forecast fits in ``seconds_left``.
 
@@ -39,8 +45,6 @@ def choose(
     interval. Where no interval fits it is the largest one.
     """
     least = by_load(dial, load, busy)
-    if seconds_left is None:
-        return least
     return next((r for r in range(least, dial.max + 1) if forecast(r) <= seconds_left), dial.max)
 
 
@@ -54,41 +58,42 @@ def by_load(dial: Dial, load: float, busy: float) -> int:
     return max(dial.min, min(round(interval), dial.max))
 
 
-def forwards(options: DecodingOptions) -> int:
-    """Steps of an answer without a stop; at most so many where confidence decides."""
-    return sum(_steps_of_blocks(options))
+@dataclass(frozen=True)
+class Cost:
+    """What an answer behind ``prompt`` positions forwards; exact without a stop where steps reveal a quota.
 
-
-def positions(options: DecodingOptions, prompt: int, interval: int | None) -> int:
-    """Positions that an answer behind ``prompt`` positions forwards at a refresh interval.
-
-    Exact for an answer without a stop whose steps reveal a quota; where confidence decides, at most so many
-    steps are taken. A second stream of guidance is not counted, as ``Decoded.positions`` does not.
+    Where confidence decides, at most so many steps are taken. A second stream of guidance is not counted, as
+    ``Decoded.positions`` does not.
     """
-    length = prompt + options.behind
-    total = 0
-    for block, steps in enumerate(_steps_of_blocks(options)):
-        refreshes = -(-steps // (interval or max(1, steps)))
+
+    options: DecodingOptions
+    prompt: int
+
+    @cached_property
+    def steps_K(self) -> np.ndarray:
+        """Steps of each block; infilled places need none."""
+        options = self.options
+        given = Counter(place // options.block for place in options.infill)
+        masks_K = options.block - np.array([given[block] for block in range(options.blocks)])
+        if options.quotas is None:
+            return masks_K
+        return np.searchsorted(np.cumsum([0, *options.quotas]), masks_K)
+
+    @property
+    def forwards(self) -> int:
+        """Steps in all."""
+        return int(self.steps_K.sum())
+
+    def positions(self, interval: int | None) -> int:
+        """Positions of all steps at a refresh interval."""
+        options, steps_K = self.options, self.steps_K
+        refreshes_K = -(-steps_K // (interval or np.maximum(1, steps_K)))
         if options.cache is Cache.none:
-            refreshes = steps
-        behind = options.behind - block * options.block
-        cached = options.block if options.cache is Cache.dual else behind
-        total += refreshes * length + (steps - refreshes) * cached
-    return total
-
-
-def _steps_of_blocks(options: DecodingOptions) -> list[int]:
-    """Steps of each block; infilled places need none."""
-    given = [place // options.block for place in options.infill]
-    return [_steps(options, options.block - given.count(block)) for block in range(options.blocks)]
-
-
-def _steps(options: DecodingOptions, masks: int) -> int:
-    """Steps that fill ``masks`` places of a block."""
-    if options.quotas is None:
-        return masks
-    filled = itertools.accumulate(options.quotas, initial=0)
-    return next(step for step, count in enumerate(filled) if count >= masks)
+            refreshes_K = steps_K
+        behind_K = options.behind - options.block * np.arange(options.blocks)
+        cached_K = options.block if options.cache is Cache.dual else behind_K
+        refreshed_K = refreshes_K * (self.prompt + options.behind)
+        return int((refreshed_K + (steps_K - refreshes_K) * cached_K).sum())
 
 
 def forecast(
@@ -98,10 +103,11 @@ def forecast(
 
     ``company`` is the positions that the other rows forward at each of its steps.
     """
-    steps, streams = forwards(options), 2 if options.guidance > 0 else 1
+    cost, streams = Cost(options, prompt), 2 if options.guidance > 0 else 1
 
     def seconds(interval: int) -> float:
-        return pace.seconds(steps, streams * positions(options, prompt, interval) + steps * company)
+        steps = cost.forwards
+        return pace.seconds(steps, streams * cost.positions(interval) + steps * company)
 
     return seconds
 

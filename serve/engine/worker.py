@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
@@ -66,21 +67,25 @@ class _Answer:
 
     @property
     def name(self) -> str:
-        return f"{self.work.job.id}/{self.choice}"
+        return f"{self.work.job.id}/{self.work.number}/{self.choice}"
 
 
-@dataclass
+@dataclass(eq=False)
 class _Work:
     """A job in the engine, and where its events go."""
 
     job: Job
     loop: asyncio.AbstractEventLoop
+    number: int = field(default_factory=itertools.count().__next__)
+    """A job may be here twice: it is asked again where its replica seemed to be lost."""
     inbox: asyncio.Queue[Event | ApiError] = field(default_factory=asyncio.Queue)
     since: float = field(default_factory=time.monotonic)
     interval: int | None = None
     answers: list[_Answer] = field(default_factory=list)
 
 
+Command = tuple[Callable[[_Work], None], _Work]
+"""Something to do in the thread, and with what."""
 Message = tuple[_Work, Event | ApiError]
 """Something to tell, and whose it is."""
 
@@ -96,8 +101,11 @@ class EngineWorker:
         """
         self._engine, self._tokenizer, self._observer = engine, tokenizer, observer
         self._rows, self._busy = rows, busy
-        self._commands: queue.SimpleQueue[_Work | str | None] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._works: set[_Work] = set()
+        """Jobs whose clients are there, whatever became of their answers."""
         self._answers: dict[str, _Answer] = {}
+        self._over = False
         self._pace = Pace()
         self._failed_steps = 0
         self._images = (0, 0)
@@ -113,15 +121,17 @@ class EngineWorker:
         iterator is closed.
         """
         work = _Work(job, asyncio.get_running_loop())
-        self._commands.put(work)
+        self._commands.put((self._submit, work))
         try:
+            if self._over:  # asked after the command is in the queue, which is emptied after this is set
+                raise _failed()
             left = job.choices
             while left:
                 events = await _next_events(work.inbox)
                 left -= sum(isinstance(event, Ended) for event in events)
                 yield events
         finally:
-            self._commands.put(job.id)
+            self._commands.put((self._leave, work))
 
     @property
     def load(self) -> Load:
@@ -158,8 +168,17 @@ class EngineWorker:
                 _deliver(messages)
         except Exception:
             LOG.exception("the engine's thread ends")
-            error = ApiError(500, "the engine failed; ask again", code="engine_error")
-            _deliver([(work, error) for work in self._works()])
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        """Tell everybody who is here; who comes now finds out by himself."""
+        self._over = True
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if (command := self._commands.get_nowait()) is not None:
+                    self._works.add(command[1])
+        _deliver([(work, _failed()) for work in self._works])
 
     def _take_commands(self) -> bool:
         """Do what was asked for since the last step; with nothing to run, wait. False when it is to stop."""
@@ -171,14 +190,13 @@ class EngineWorker:
                 return True
             if command is None:
                 return False
-            if isinstance(command, _Work):
-                self._submit(command)
-            else:
-                self._cancel(command)
+            do, work = command
+            do(work)
             wait = False
 
     def _submit(self, work: _Work) -> None:
         job = work.job
+        self._works.add(work)
         try:
             options = job.options(self._tokenizer, job.dial.max)
             for choice in range(job.choices):
@@ -193,14 +211,9 @@ class EngineWorker:
             self._drop(work)
             _deliver([(work, ApiError(400, str(error)))])
 
-    def _cancel(self, job: str) -> None:
-        for work in self._works():
-            if work.job.id == job:
-                self._drop(work)
-
-    def _works(self) -> list[_Work]:
-        """Jobs that have an answer in the engine."""
-        return list({id(answer.work): answer.work for answer in self._answers.values()}.values())
+    def _leave(self, work: _Work) -> None:
+        self._works.discard(work)
+        self._drop(work)
 
     def _drop(self, work: _Work) -> None:
         for answer in work.answers:
@@ -208,10 +221,18 @@ class EngineWorker:
             self._answers.pop(answer.name, None)
 
     def _settle(self, work: _Work) -> DecodingOptions:
-        """Options of a job that a row is free for; all of its answers get one interval."""
-        if work.interval is None:
+        """Options of a job that a row is free for; all of its answers get the interval of the first.
+
+        One whose memory is not free yet is asked about again, when load and time left are others.
+        """
+        if work.interval is None or not self._begun(work):
             work.interval = self._choose(work.job)
         return work.job.options(self._tokenizer, work.interval)
+
+    def _begun(self, work: _Work) -> bool:
+        """Whether any answer of a job runs or has ended."""
+        running = self._engine.running
+        return any(each.name in running or each.name not in self._answers for each in work.answers)
 
     def _choose(self, job: Job) -> int:
         running, waiting = len(self._engine.running), len(self._engine.waiting)
@@ -285,6 +306,10 @@ class EngineWorker:
         tokens, confidences = [token for token, _ in new], [confidence for _, confidence in new]
         shown = {"reveal": reveal} if watch is Watch.denoise else {}
         return [Progress(answer.choice, update.step, answer.told, tokens, confidences, **shown)]
+
+
+def _failed() -> ApiError:
+    return ApiError(500, "the engine failed; ask again", code="engine_error")
 
 
 def _ended(answer: _Answer, decoded: Decoded) -> Ended:

@@ -16,7 +16,7 @@ from functools import lru_cache
 
 from lladav.text import ChatTokenizer
 from serve.errors import ApiError
-from serve.structured.json_schema import read_schema
+from serve.structured.json_schema import ROOT, read_schema
 from serve.structured.shapes import Choice, Items, Number, Record, Scalar, Shape, Text
 from serve.structured.windows import (
     PAD,
@@ -43,12 +43,16 @@ PIECES = 10_000
 class Skeleton:
     """The canvas of an answer that is JSON of a schema, and the way back from tokens to JSON."""
 
-    def __init__(self, schema: object, tokenizer: ChatTokenizer, value_tokens: int, max_tokens: int) -> None:
-        """``value_tokens`` are the places of a text without ``maxLength``, ``max_tokens`` the longest canvas.
+    def __init__(
+        self, schema: object, tokenizer: ChatTokenizer, value_tokens: int, max_tokens: int, characters: int
+    ) -> None:
+        """``value_tokens`` are the places of a text without ``maxLength``, ``max_tokens`` the longest canvas,
+        ``characters`` what may be encoded.
 
-        Raises ``ApiError`` for a schema with more than is supported, and for one that takes a longer canvas.
+        Raises ``ApiError`` for a schema with more than is supported, and for one that takes a longer canvas
+        or more characters.
         """
-        layout = _Layout(tokenizer, value_tokens, max(PIECES, 8 * max_tokens))
+        layout = _Layout(tokenizer, value_tokens, max(PIECES, 8 * max_tokens), characters)
         shape = read_schema(schema)
         try:
             self._value = layout.place(shape)
@@ -73,6 +77,14 @@ def _too_long(needed: str, limit: int) -> ApiError:
         "and maxItems"
     )
     return ApiError(400, message, code="schema_too_long", param="max_tokens")
+
+
+def _too_wordy(limit: int) -> ApiError:
+    message = (
+        f"{ROOT}: its names and values have more than {limit} characters, written out as often as they are "
+        "used; shorten them"
+    )
+    return ApiError(400, message, code="context_length_exceeded", param=ROOT)
 
 
 class _EndlessError(Exception):
@@ -104,12 +116,13 @@ def _vocabulary(tokenizer: ChatTokenizer) -> _Vocabulary:
 class _Layout:
     """A canvas while it is laid out; text that is not interrupted by a window is encoded as a whole."""
 
-    def __init__(self, tokenizer: ChatTokenizer, value_tokens: int, pieces: int) -> None:
+    def __init__(self, tokenizer: ChatTokenizer, value_tokens: int, pieces: int, characters: int) -> None:
         self.infill: dict[int, int] = {}
         self.allowed: dict[int, tuple[int, ...]] = {}
         self._tokenizer, self._value_tokens = tokenizer, value_tokens
         self._vocabulary = _vocabulary(tokenizer)
         self._length, self._left = 0, pieces
+        self._characters, self._used = characters, 0
         self._text: list[str] = []
 
     def place(self, shape: Shape, may_miss: bool = False) -> Value:
@@ -138,7 +151,14 @@ class _Layout:
         self._left -= 1
         if self._left < 0:
             raise _EndlessError
+        self._use(len(text))
         self._text.append(text)
+
+    def _use(self, characters: int) -> None:
+        """Count what is to be encoded, before it is."""
+        self._used += characters
+        if self._used > self._characters:
+            raise _too_wordy(self._characters)
 
     def _window(self, places: int) -> Window:
         start = self.flush()
@@ -184,6 +204,7 @@ class _Layout:
             return Fixed(*values.values())
         quote = '"' if all(isinstance(value, str) for value in values.values()) else ""
         self._write(quote)
+        self._use(len(values) * max(map(len, values)))  # each is padded to the longest
         encoded = [self._tokenizer.encode(text[1:-1] if quote else text) for text in values]
         window = self._window(max(map(len, encoded)))
         alternatives = [_padded(ids, len(window.places)) for ids in (*encoded, *([[]] if may_miss else []))]

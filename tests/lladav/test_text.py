@@ -50,6 +50,11 @@ def test_prompt_ids_spell_the_chat_text(tokenizer: ChatTokenizer) -> None:
     assert spelled == chat_text(messages)
 
 
+def test_no_token_is_longer_than_the_longest(tokenizer: ChatTokenizer) -> None:
+    longest = max(len(tokenizer.decode([i])) for i in range(tokenizer.vocab_size))
+    assert 0 < longest <= tokenizer.longest
+
+
 def test_prompt_is_the_conversation_up_to_its_answer(tokenizer: ChatTokenizer) -> None:
     question = [Message("system", "Be brief."), Message("user", "2 + 2?")]
     answered = encode_chat([*question, Message("assistant", "4")], tokenizer)

@@ -16,8 +16,8 @@ STRING, INTEGER, NUMBER = {"type": "string"}, {"type": "integer"}, {"type": "num
 BOOLEAN, NULL = {"type": "boolean"}, {"type": "null"}
 
 
-def skeleton(schema: object, max_tokens: int = 10_000) -> Skeleton:
-    return Skeleton(schema, TOKENIZER, PLACES, max_tokens)
+def skeleton(schema: object, max_tokens: int = 10_000, characters: int = 100_000) -> Skeleton:
+    return Skeleton(schema, TOKENIZER, PLACES, max_tokens, characters)
 
 
 def record(**properties: Any) -> dict[str, Any]:

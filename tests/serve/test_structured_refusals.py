@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from lladav.text import ChatTokenizer
 from serve.errors import ApiError
 from serve.structured.json_schema import MOST, ROOT
 from tests.serve.skeletons import INTEGER, NULL, NUMBER, STRING, array, record, skeleton
@@ -115,3 +116,32 @@ def test_a_canvas_that_is_too_short_is_told_how_many_tokens_it_takes() -> None:
 def test_a_canvas_without_end_is_refused_soon(schema: dict[str, Any]) -> None:
     with pytest.raises(ApiError, match=r"takes .* tokens and max_tokens is 512"):
         skeleton(schema, 512)
+
+
+LONG = "x" * 1000
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"const": LONG * 10},
+        record(**{LONG * 10: NULL}),
+        array({"const": LONG}, minItems=10, maxItems=10),
+        {"enum": [LONG, *map(str, range(9))]},
+        {**array({"$ref": "#/$defs/A"}, minItems=10, maxItems=10), "$defs": {"A": {"const": LONG}}},
+    ],
+)
+def test_more_characters_than_a_canvas_can_hold_are_not_encoded(
+    schema: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = ChatTokenizer.encode
+
+    def encode_short(tokenizer: ChatTokenizer, text: str) -> list[int]:
+        assert len(text) < 1000
+        return encode(tokenizer, text)
+
+    monkeypatch.setattr(ChatTokenizer, "encode", encode_short)
+    with pytest.raises(ApiError, match="more than 10000 characters") as error:
+        skeleton(schema, characters=10_000)
+    assert (error.value.status, error.value.code) == (400, "context_length_exceeded")
+    assert error.value.param == ROOT

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import httpx2 as httpx
 import pytest
 
+from lladav.text import ChatTokenizer
 from serve.settings import Auth, KeySettings, ServeSettings
 from tests.serve.apis import NAME, LocalEngines, app_of, serving
 from tests.serve.pictures import encoded, picture, uri
@@ -65,6 +66,8 @@ def content(chunks: list[Any]) -> str:
         ({"n": 9}, 400, "n", "at most 4"),
         ({"stop": ["a"] * 9}, 400, "stop", "at most 4"),
         ({"stop": ""}, 422, "stop", "at least 1"),
+        ({"stop": "x" * 257}, 422, "stop", "at most 256"),
+        ({"stop": ["x", "x" * 257]}, 422, "stop[1]", "at most 256"),
         ({"max_tokens": 8, "max_completion_tokens": 9}, 400, "max_tokens", "differ"),
         ({"max_tokens": None, "max_completion_tokens": 1000}, 400, "max_completion_tokens", "at most 512"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, 400, "messages[0].role", "user"),
@@ -87,6 +90,28 @@ def test_what_cannot_work_is_refused_by_name(
     assert says in error["message"]
     assert "\n" not in error["message"]
     assert len(error["message"]) < 300
+
+
+PART = {"type": "text", "text": "x" * 10_000}
+
+
+@pytest.mark.parametrize(
+    ("path", "given", "param"),
+    [
+        (CHAT, {"messages": [{"role": "user", "content": [PART] * 20}]}, "messages"),
+        ("/v1/completions", {"prompt": "x" * 70_000, "suffix": "x" * 70_000}, "prompt"),
+    ],
+)
+def test_texts_that_cannot_fit_are_not_encoded(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, path: str, given: Any, param: str
+) -> None:
+    def encode(*_: Any) -> Any:
+        raise AssertionError
+
+    monkeypatch.setattr(ChatTokenizer, "encode", encode)
+    response = client.post(path, json={"model": NAME, **given})
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error["param"]) == (400, "context_length_exceeded", param)
 
 
 @pytest.mark.parametrize(
@@ -270,6 +295,7 @@ def test_requests_have_ids_and_a_line_in_the_log(
     first, second = (json.loads(record.getMessage()) for record in caplog.records)
     assert (first["request"], first["endpoint"], first["status"]) == ("mine-1", CHAT, 200)
     assert first["forwards"] >= first["refreshes"] > 0
+    assert first["answer"] == given.json()["id"]
     assert second["endpoint"] == "other"
     said = " ".join(record.getMessage() for record in caplog.records)
     assert not any(word in said for word in ("What is this", "secret", "nothing", "base64"))
@@ -286,6 +312,16 @@ def test_below_a_prefix_paths_mean_the_same(served: ServeSettings, engines: Loca
             return [(await asked.get(path)).status_code for path in paths]
 
     assert asyncio.run(statuses()) == [200, 200, 200, 401]
+
+
+def test_requests_of_one_id_are_both_answered(client: httpx.Client) -> None:
+    named = {"x-request-id": "same"}
+    with client.stream("POST", CHAT, json=body(stream=True, max_tokens=128), headers=named) as response:
+        other = client.post(CHAT, json=body(), headers=named)
+        lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+    assert lines[-1] == "[DONE]"
+    assert json.loads(lines[-2])["choices"][0]["finish_reason"]
+    assert other.json()["id"] != json.loads(lines[0])["id"]
 
 
 def test_health_readiness_and_the_document(client: httpx.Client) -> None:

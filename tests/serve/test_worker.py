@@ -108,6 +108,19 @@ def test_a_cancelled_task_leaves_too(worker: EngineWorker) -> None:
     wait_until(lambda: worker.load.rows_used == 0, seconds=2.0)
 
 
+def test_jobs_of_one_id_do_not_know_of_each_other(worker: EngineWorker) -> None:
+    async def leave_one_of_two() -> list[Event]:
+        stays = asyncio.create_task(collected(worker, job(tokens=64)))
+        leaves = worker.events(job(tokens=64, watch=Watch.denoise))
+        await anext(leaves)
+        await leaves.aclose()  # type: ignore[attr-defined]
+        return await stays
+
+    (ended,) = asyncio.run(leave_one_of_two())
+    assert isinstance(ended, Ended)
+    assert len(ended.answer.tokens) == 64
+
+
 def test_load_counts_rows_and_who_waits(worker: EngineWorker) -> None:
     async def crowd() -> None:
         tasks = [asyncio.create_task(collected(worker, job(f"job {n}", tokens=256))) for n in range(ROWS + 5)]
@@ -178,6 +191,57 @@ def test_the_dial_goes_up_where_many_wait(worker: EngineWorker) -> None:
     assert intervals[-1] < 32
 
 
+@contextlib.contextmanager
+def scarce(engines: LocalEngines, pages: int) -> Iterator[None]:
+    """Memory with so many pages that are free."""
+    memory = engines.engine.memory
+    held = memory.take(memory.page * (memory.table.free - pages))
+    assert held is not None
+    try:
+        yield
+    finally:
+        memory.give_back(held)
+
+
+async def crowd_behind(worker: EngineWorker, first: asyncio.Task[Any], waiting: int) -> None:
+    """Many that come when so many answers of the first job have to wait for memory."""
+    while worker.load.waiting < waiting:
+        assert not first.done()
+        await asyncio.sleep(0.01)
+    jobs = [job(f"job {n}", tokens=1) for n in range(2 * ROWS)]
+    tasks = [asyncio.create_task(collected(worker, each)) for each in jobs]
+    while worker.load.waiting < waiting + len(tasks):
+        assert not first.done()
+        await asyncio.sleep(0.01)
+
+
+def test_the_dial_is_turned_once_there_is_memory_and_not_before(
+    worker: EngineWorker, engines: LocalEngines
+) -> None:
+    async def wait_for_memory() -> list[Event]:
+        with scarce(engines, 0):
+            first = asyncio.create_task(collected(worker, job(dial=Dial(2, 32))))
+            await crowd_behind(worker, first, 1)
+        return await first
+
+    (ended,) = asyncio.run(wait_for_memory())
+    assert isinstance(ended, Ended)
+    assert ended.interval == 32
+
+
+def test_answers_of_a_job_have_one_interval_though_one_begins_after_another(
+    worker: EngineWorker, engines: LocalEngines
+) -> None:
+    async def one_by_one() -> list[Event]:
+        with scarce(engines, 9):
+            first = asyncio.create_task(collected(worker, job(tokens=256, choices=2, dial=Dial(2, 32))))
+            await crowd_behind(worker, first, 1)
+            return await first
+
+    ended = asyncio.run(one_by_one())
+    assert [each.interval for each in ended if isinstance(each, Ended)] == [2, 2]
+
+
 def test_the_dial_goes_up_where_time_is_short(served: ServeSettings) -> None:
     """The pace is learnt from steps; here each takes as long as the clock of the test says."""
     engines = LocalEngines(served)
@@ -211,3 +275,42 @@ def test_a_step_that_hangs_is_seen(served: ServeSettings, monkeypatch: pytest.Mo
     asyncio.run(begin())
     engines.worker.stop()
     assert not engines.worker.alive
+
+
+def told(worker: EngineWorker, *wanted: Job) -> list[tuple[int, str | None]]:
+    """Status and code of the errors that jobs come to, soon."""
+
+    async def all_of_them() -> list[Any]:
+        async with asyncio.timeout(20):
+            return await asyncio.gather(*(collected(worker, each) for each in wanted), return_exceptions=True)
+
+    errors = asyncio.run(all_of_them())
+    return [(each.status, each.code) for each in errors if isinstance(each, ApiError)]
+
+
+ENGINE_ERROR = 500, "engine_error"
+
+
+@pytest.mark.parametrize("method", ["submit", "step"])
+def test_all_are_told_when_the_thread_ends(
+    served: ServeSettings, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise MemoryError("no room for anything")
+
+    engines = LocalEngines(served)
+    monkeypatch.setattr(engines.engine, method, fails)
+    assert told(engines.worker, job("a"), job("b")) == [ENGINE_ERROR] * 2
+    wait_until(lambda: not engines.worker.alive)
+    assert told(engines.worker, job("late")) == [ENGINE_ERROR]
+
+
+def test_who_is_done_in_the_very_step_that_ends_the_thread_is_told(
+    served: ServeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise MemoryError("no room for anything")
+
+    engines = LocalEngines(served)
+    monkeypatch.setattr(engines.worker._observer, "gauges", fails)
+    assert told(engines.worker, job(tokens=1)) == [ENGINE_ERROR]

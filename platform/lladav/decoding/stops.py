@@ -61,9 +61,8 @@ class StopTexts:
     def beginning(self, tokens: Sequence[int]) -> int:
         """How many tokens at the end may turn out to have the beginning of a stop."""
         text = self._decode(tokens)
-        longest = max(
-            (n for stop in self._texts for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0
-        )
+        lengths = ((stop, n) for stop in self._texts for n in range(1, min(len(stop), len(text) + 1)))
+        longest = max((n for stop, n in lengths if text.endswith(stop[:n])), default=0)
         if not longest:
             return 0
         whole = next(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import SupportsIndex
 
 import numpy as np
 import pytest
@@ -49,6 +50,18 @@ def test_a_stop_text_is_found_across_tokens(tokens: list[int], stop: str, end: E
 @pytest.mark.parametrize(("tokens", "held"), [([1, 2], 0), ([1, 6], 1), ([1, 4], 1), ([1, 6, 6, 1], 2)])
 def test_the_beginning_of_a_stop_text_is_held_back(tokens: list[int], held: int) -> None:
     assert StopTexts(["\n\nq", "\nab"], text_of).beginning(tokens) == held
+
+
+def test_no_more_of_a_stop_text_is_compared_than_the_answer_has() -> None:
+    class Counted(str):
+        slices = 0
+
+        def __getitem__(self, key: SupportsIndex | slice) -> str:
+            Counted.slices += 1
+            return super().__getitem__(key)
+
+    assert StopTexts([Counted("\n" * 10_000)], text_of).beginning([1, 6]) == 1
+    assert Counted.slices == 2
 
 
 def test_an_empty_text_is_refused() -> None:
