@@ -53,6 +53,7 @@ def _held(engine: ReplicaSettings) -> int:
 
 def _number_of(args: ServeSettings) -> dict[str, Any]:
     low, high = args.engine.min_replicas, args.engine.max_replicas
-    if low == high:
+    if low == high or args.scaling.external:
         return {"num_replicas": low}
-    return {"autoscaling_config": autoscaling_config(low, high, args.scaling.model_dump())}
+    rules = args.scaling.model_dump(exclude={"external"})
+    return {"autoscaling_config": autoscaling_config(low, high, rules)}

@@ -26,7 +26,7 @@ from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 from lladav.config import one_line_errors
 from lladav.config_keys import nearest
 from lladav.errors import UserError
-from serve.settings import load
+from serve.settings import ServeSettings, load
 
 BUILDERS = ("serve.app:build", "serve.app.build")
 """Import paths whose ``args`` are ``ServeSettings``."""
@@ -107,9 +107,10 @@ def _check(model: type[BaseModel], value: Any, path: Where) -> None:
         _refuse_unknown(value, _keys(model), path)
         for key, below in value.items():
             _check_below(model, key, below, (*path, key))
-    _check_values(model, value, path)
-    if model is ServeApplicationSchema and value["import_path"] in BUILDERS:
-        _check_args(value.get("args") or {}, (*path, "args"))
+    checked = _check_values(model, value, path)
+    if isinstance(checked, ServeApplicationSchema) and checked.import_path in BUILDERS:
+        settings = _check_args(value.get("args") or {}, (*path, "args"))
+        _check_scaler(checked.external_scaler_enabled, settings, path)
 
 
 def _check_below(model: type[BaseModel], key: str, value: Any, path: Where) -> None:
@@ -151,10 +152,10 @@ def _refuse_unknown(given: Mapping[Any, Any], known: Sequence[str], path: Where)
             raise UserError(f"{_dotted((*path, str(key)))}: unknown key; {hint}")
 
 
-def _check_values(model: type[BaseModel], value: Any, path: Where) -> None:
+def _check_values(model: type[BaseModel], value: Any, path: Where) -> BaseModel:
     """What the model itself says; Ray's validators change what they are given, so they get a copy."""
     try:
-        model.model_validate(copy.deepcopy(value))
+        return model.model_validate(copy.deepcopy(value))
     except ValidationError as error:
         first = error.errors()[0]
         where = _dotted((*path, *(part for part in first["loc"] if isinstance(part, int) or part.islower())))
@@ -163,14 +164,25 @@ def _check_values(model: type[BaseModel], value: Any, path: Where) -> None:
         raise UserError(f"{_dotted(path)}: {_one_line(str(error))}") from None
 
 
-def _check_args(args: Mapping[str, Any], path: Where) -> None:
+def _check_args(args: Mapping[str, Any], path: Where) -> ServeSettings:
     """Through Ray's hands nothing says which file is meant if the args do not."""
     if isinstance(args, Mapping) and "config" not in args:
         raise UserError(f"{_dotted(path)}: config: names no file of conf/serve; write config: local or gpu")
     try:
-        load({str(key): value for key, value in args.items()})
+        return load({str(key): value for key, value in args.items()})
     except UserError as error:
         raise UserError(f"{_dotted(path)}: {_one_line(str(error))}") from None
+
+
+def _check_scaler(enabled: bool, settings: ServeSettings, path: Where) -> None:
+    """Ray looks at deployments that the file lists; ours come from the builder and may have a policy."""
+    engine, external = settings.engine, settings.scaling.external
+    if enabled and not external and engine.min_replicas < engine.max_replicas:
+        where = _dotted((*path, "external_scaler_enabled"))
+        raise UserError(f"{where}: the engines have a policy of their own; set args.scaling.external: true")
+    if external and not enabled:
+        where = _dotted((*path, "args", "scaling", "external"))
+        raise UserError(f"{where}: Ray refuses to be told; set external_scaler_enabled: true beside args")
 
 
 def _dotted(path: Where) -> str:

@@ -57,7 +57,8 @@ def main(arguments: list[str]) -> None:
             os.environ.update(head.environment)
             with _connected(head.address):
                 serve.start(http_options={"host": HOST, "port": port})
-                serve.run(build(settings), name=APP, route_prefix="/")
+                external = settings.scaling.external
+                serve.run(build(settings), name=APP, route_prefix="/", external_scaler_enabled=external)
                 print(_examples(settings, port, head.dashboard, time.monotonic() - begin), flush=True)
                 _wait()
                 print("ending, after what still runs", flush=True)

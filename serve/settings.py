@@ -193,6 +193,9 @@ class ReplicaSettings(Section):
 class ScalingSettings(Section):
     """When engine replicas are added and taken away; see ``serve/autoscaling.py``."""
 
+    external: bool = False
+    """Whether something outside Ray sets the number of engine replicas, by Serve's external scaler, and not
+    the rules below; see ``serve/follow_scale.py``."""
     upper: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Share of rows in use above which replicas are added."""
     lower: Annotated[float, Field(ge=0, lt=1)] = 0.3
@@ -261,6 +264,8 @@ class ServeSettings(Section):
             raise ValueError(f"keys: {why}")
         if self.engine.min_replicas > self.engine.max_replicas:
             raise ValueError("engine: min_replicas is above max_replicas; swap them")
+        if self.scaling.external and self.engine.min_replicas == 0:
+            raise ValueError("engine: min_replicas is 0, and scaling.external begins with it; set it to 1")
         if self.scaling.lower >= self.scaling.upper:
             raise ValueError("scaling: lower is not below upper; leave a gap, or replicas come and go")
         return self

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import httpx2 as httpx
 import psutil
 import ray
 from ray import serve
@@ -111,6 +112,28 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def put(applications: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Deploy a config at a dashboard; what Ray says of the application once it runs and is settled."""
+    httpx.put(applications, json=config, timeout=60).raise_for_status()
+    deadline = time.monotonic() + 90
+    while True:
+        status = httpx.get(applications, timeout=30).json()["applications"].get(APP, {})
+        if status.get("status") == "RUNNING" and all(map(_is_settled, status["deployments"].values())):
+            return status
+        assert time.monotonic() < deadline, status.get("message", status)
+        assert status.get("status") != "DEPLOY_FAILED", status["message"]
+        time.sleep(0.5)
+
+
+def _is_settled(deployment: dict[str, Any]) -> bool:
+    return len(deployment["replicas"]) == deployment["target_num_replicas"]
+
+
+def replicas_of(status: dict[str, Any]) -> dict[str, int]:
+    """How many replicas each deployment has, in whatever state."""
+    return {name: len(each["replicas"]) for name, each in status["deployments"].items()}
 
 
 @dataclass

@@ -149,6 +149,12 @@ def test_what_ray_would_write_about_the_application_passes(replicas: int) -> Non
     check({"applications": [written.model_dump(exclude_unset=True)]})
 
 
+def test_engines_that_something_else_counts_begin_with_the_least() -> None:
+    args = {"model": "m", "engine": {"min_replicas": 2, "max_replicas": 4}, "scaling.external": True}
+    (engine,) = [each for each in build_app(build(load(args)), name="a").deployments if each.name == "engine"]
+    assert (engine._deployment_config.autoscaling_config, engine.num_replicas) == (None, 2)
+
+
 def test_ray_learns_that_the_builder_takes_settings() -> None:
     (args,) = inspect.signature(build).parameters.values()
     assert args.annotation is ServeSettings
@@ -206,6 +212,31 @@ def test_ray_itself_takes_most_of_them() -> None:
 )
 def test_wrong_values_are_refused(path: str, values: dict[str, Any], expected: str) -> None:
     assert expected in complaint(changed(path, **values))
+
+
+ELASTIC = {"config": "local", "model": "m", "engine.max_replicas": 3}
+EXTERNAL = {**ELASTIC, "scaling.external": True}
+
+
+def scaled_by(enabled: bool, args: dict[str, Any]) -> dict[str, Any]:
+    return changed(APP, external_scaler_enabled=enabled, args=args, deployments=[])
+
+
+def test_who_sets_the_number_of_engines_is_said_to_ray_and_to_us() -> None:
+    assert complaint(scaled_by(True, ELASTIC)) == (
+        "applications[0].external_scaler_enabled: the engines have a policy of their own; "
+        "set args.scaling.external: true"
+    )
+    assert complaint(scaled_by(False, EXTERNAL)) == (
+        "applications[0].args.scaling.external: Ray refuses to be told; "
+        "set external_scaler_enabled: true beside args"
+    )
+
+
+def test_either_may_set_the_number_of_engines() -> None:
+    check(scaled_by(True, EXTERNAL))
+    check(scaled_by(False, ELASTIC))
+    check(scaled_by(True, {**ELASTIC, "engine.max_replicas": 1}))  # a fixed number is no policy
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from ray.serve._private.constants import DEFAULT_TRACING_EXPORTER_IMPORT_PATH
 from lladav.cluster import Head, local_head
 from serve.autoscaling import autoscaling_config
 from serve.config_check import check
-from tests.serve.clusters import APP, ask_all
+from tests.serve.clusters import APP, ask_all, put, replicas_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 OVERRIDES = [
@@ -64,23 +64,6 @@ def deployed(root: Path, config: dict[str, Any]) -> Iterator[Deployed]:
             port = config["http_options"]["port"]
             yield Deployed(head, f"http://127.0.0.1:{port}", put(applications, config))
             httpx.delete(applications, timeout=60).raise_for_status()
-
-
-def put(applications: str, config: dict[str, Any]) -> dict[str, Any]:
-    """Deploy a config; what Ray says of the application once it runs, with no replica too many."""
-    httpx.put(applications, json=config, timeout=60).raise_for_status()
-    deadline = time.monotonic() + 90
-    while True:
-        status = httpx.get(applications, timeout=30).json()["applications"].get(APP, {})
-        if status.get("status") == "RUNNING" and all(map(is_settled, status["deployments"].values())):
-            return status
-        assert time.monotonic() < deadline, status.get("message", status)
-        assert status.get("status") != "DEPLOY_FAILED", status["message"]
-        time.sleep(0.5)
-
-
-def is_settled(deployment: dict[str, Any]) -> bool:
-    return len(deployment["replicas"]) == deployment["target_num_replicas"]
 
 
 def test_the_config_is_understood(config: dict[str, Any]) -> None:
@@ -180,7 +163,3 @@ def with_engines(config: dict[str, Any], count: int) -> dict[str, Any]:
     changed = copy.deepcopy(config)
     changed["applications"][0]["deployments"][0]["autoscaling_config"] = autoscaling_config(count, count, {})
     return changed
-
-
-def replicas_of(status: dict[str, Any]) -> dict[str, int]:
-    return {name: len(each["replicas"]) for name, each in status["deployments"].items()}

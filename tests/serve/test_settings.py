@@ -115,6 +115,10 @@ def test_a_misspelt_key_of_a_list_comes_before_what_is_missing_for_it() -> None:
         ({"engine.max_rows": 0}, "engine.max_rows=0: Input should be greater than or equal to 1"),
         ({"engine.dtype": "float8"}, "engine.dtype=float8: Input should be 'auto', 'float32' or 'bfloat16'"),
         ({"engine.min_replicas": 2}, "engine: min_replicas is above max_replicas; swap them"),
+        (
+            {"engine.min_replicas": 0, "scaling.external": True},
+            "engine: min_replicas is 0, and scaling.external begins with it; set it to 1",
+        ),
         ({"scaling.lower": 0.9}, "scaling: lower is not below upper"),
         ({"dial.min": 65}, "dial: min is above max; swap them"),
         ({"dial.min": 4}, "dial: default: 1 is not between min and max; set it to one of them"),
