@@ -12,7 +12,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from data.manifest import Manifest, open_manifest
 from data.parallel import ray_map
 from data.pipeline import RankedData
-from data.plan import Plan
+from data.plan import Layout, Plan
 from lladav.cluster import connect
 from lladav.errors import UserError
 from lladav.schema import Config, WeightsConfig
@@ -99,13 +99,13 @@ def _how_to_get(config: Config) -> str:
 
 def headline(job: Job, samples: int, latest: Checkpoint | None) -> str:
     """What is about to happen, with the arithmetic of the global batch."""
-    config, workers = job.config, job.config.cluster.workers
+    config, cluster = job.config, job.config.cluster
     stage, micro = config.stage, config.train.micro_batch
-    accumulation = stage.global_batch // (micro * workers)
+    slots = Layout.of(config, cluster.workers).slots
     begin = f"goes on after step {latest.step}" if latest else f"starts from {job.start_from or 'the towers'}"
     return (
         f"{stage.name:<8} {samples} samples, {job.total_steps} steps; "
-        f"global batch {stage.global_batch} = {micro} x {accumulation} accumulated x {workers} workers; "
+        f"global batch {stage.global_batch} = {micro} x {slots} accumulated x {cluster.workers} workers; "
         f"trains {', '.join(part.value for part in stage.trained)}; {begin}"
     )
 
