@@ -49,7 +49,7 @@ def due(config: Config, step: int) -> list[MicroBatch]:
 
 
 def steps(config: Config) -> list[dict[str, Any]]:
-    """What is measured at each step over all ranks, the gradient's norm, and how many micro-batches are blank."""
+    """What each step measures over all ranks, the gradient's norm, and this rank's blank micro-batches."""
     from train.job import Job
     from train.loop import Worker
 
