@@ -38,7 +38,7 @@ class Layout:
 
     @classmethod
     def of(cls, config: Config, workers: int) -> Layout:
-        """As many slots as ``train.micro_batch`` needs for the global batch."""
+        """As many slots as ``train.micro_batch`` needs for the global batch, whether or not it divides it."""
         return cls(math.ceil(config.stage.global_batch / (config.train.micro_batch * workers)), workers)
 
 
@@ -47,8 +47,8 @@ class MicroBatchPlan:
     """The samples of one rank in one accumulation slot.
 
     ``rows`` are those of the manifest, ``places`` the samples' positions in the global batch of
-    ``global_samples``; both are int64. They are empty only in an epoch's last step, where it has fewer
-    samples than micro-batches.
+    ``global_samples``; both are int64. They are empty only where a step has fewer samples than micro-batches:
+    in an epoch's last step, or with workers that do not divide the global batch.
     """
 
     step: int

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from data.plan import Layout
 from lladav import checkpoint
 from lladav.diffusion.noise import NoisyBatch
 from lladav.errors import UserError
@@ -164,23 +165,12 @@ def parameter_groups(model: LLaDAV, config: Config) -> list[dict[str, Any]]:
     ]
 
 
-def accumulation_steps(config: Config, workers: int) -> int:
-    """Micro-batches of each worker in one step: the global batch is the same for any number of workers."""
-    each = config.train.micro_batch * workers
-    if config.stage.global_batch % each:
-        raise UserError(
-            f"stage.global_batch={config.stage.global_batch} is not a multiple of train.micro_batch="
-            f"{config.train.micro_batch} x {workers} workers; change train.micro_batch or cluster.workers"
-        )
-    return config.stage.global_batch // each
-
-
 def deepspeed_settings(config: Config, workers: int, resized: bool = False) -> dict[str, Any]:
     """DeepSpeed's own configuration; everything in it follows from ours."""
     train = config.train
     return {
         "train_micro_batch_size_per_gpu": train.micro_batch,
-        "gradient_accumulation_steps": accumulation_steps(config, workers),
+        "gradient_accumulation_steps": Layout.of(config, workers).slots,
         "gradient_clipping": train.clip,
         "bf16": {"enabled": train.precision is Precision.bf16},
         "zero_optimization": {

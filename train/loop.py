@@ -20,13 +20,13 @@ import torch.distributed as dist
 from data.manifest import manifest_in
 from data.microbatches import MicroBatch
 from data.pipeline import micro_batches, quarantine_of
+from data.plan import Layout
 from data.quarantine import Quarantine
 from lladav.diffusion.noise import Noise, NoisyBatch, Stratum, corrupt, draw_noises
 from lladav.errors import UserError
 from lladav.images import ViewGeometry
 from lladav.packing import PackedBatch, pack
 from train.checkpointing import resume, save
-from train.engine import accumulation_steps
 from train.flops import micro_batch_flops, peak_flops
 from train.job import DATASET, Job
 from train.metrics import StepSums, step_row
@@ -51,7 +51,7 @@ class Worker:
     def __init__(self, job: Job) -> None:
         self.job, self.config = job, job.config
         self.rank, self.workers = dist.get_rank(), dist.get_world_size()
-        self.slots = accumulation_steps(self.config, self.workers)
+        self.slots = Layout.of(self.config, self.workers).slots
         self.geometry = ViewGeometry.of(self.config.model)
         self.store = Run.of(self.config)
         start_from = Path(job.start_from) if job.start_from else None
@@ -68,13 +68,14 @@ class Worker:
             assert shard is not None
             source = micro_batches(shard, self.config, self.rank, self.workers, self.first_step, quarantine)
             for step in range(self.first_step, self.job.total_steps):
-                sums = self._step(step, source, log)
+                sums = self.step(step, source, log)
                 failure = self._over_budget(sums, quarantine) or self._checkpoint(step + 1, log)
                 if failure:
                     return failure
         return None
 
-    def _step(self, step: int, source: Iterator[MicroBatch], log: StepLog | None) -> StepSums:
+    def step(self, step: int, source: Iterator[MicroBatch], log: StepLog | None) -> StepSums:
+        """One optimizer step over this rank's next micro-batches; what was measured, over all ranks."""
         begin = time.perf_counter()
         micro = list(islice(source, self.slots))
         waited = time.perf_counter() - begin

@@ -12,10 +12,10 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from data.manifest import Manifest, open_manifest
 from data.parallel import ray_map
 from data.pipeline import RankedData
-from data.plan import Plan
+from data.plan import Layout, Plan
 from lladav.cluster import connect
 from lladav.errors import UserError
-from lladav.schema import Config, WeightsConfig
+from lladav.schema import ClusterConfig, Config, WeightsConfig
 from train.job import DATASET, Job, train_worker
 from train.progress import Progress, say
 from train.runs import WEIGHTS, Checkpoint, Run
@@ -99,29 +99,40 @@ def _how_to_get(config: Config) -> str:
 
 def headline(job: Job, samples: int, latest: Checkpoint | None) -> str:
     """What is about to happen, with the arithmetic of the global batch."""
-    config, workers = job.config, job.config.cluster.workers
+    config, cluster = job.config, job.config.cluster
     stage, micro = config.stage, config.train.micro_batch
-    accumulation = stage.global_batch // (micro * workers)
+    slots = Layout.of(config, cluster.workers).slots
     begin = f"goes on after step {latest.step}" if latest else f"starts from {job.start_from or 'the towers'}"
     return (
         f"{stage.name:<8} {samples} samples, {job.total_steps} steps; "
-        f"global batch {stage.global_batch} = {micro} x {accumulation} accumulated x {workers} workers; "
+        f"global batch {stage.global_batch} = {micro} x {slots} accumulated x {cluster.workers} workers; "
         f"trains {', '.join(part.value for part in stage.trained)}; {begin}"
     )
 
 
 def _fit(job: Job, manifest: Manifest, run: Run) -> str | None:
-    """Run the workers; the line that says why they ended early, if they did."""
+    """Run the workers; the line that says why they ended early, if they did.
+
+    Ray counts every failure of a run's whole life, and a node that is taken away is one: a long run on such
+    nodes would always end. So only failures without a new checkpoint end it.
+    """
+    while True:
+        saved = run.committed_step()
+        try:
+            return _trainer(job, manifest, run).fit().return_value
+        except TrainingFailedError as error:
+            if run.committed_step() == saved:
+                raise UserError(_last_line(error)) from error
+            say(f"{job.config.stage.name:<8} goes on after step {run.committed_step()}: {_cause(error)}")
+
+
+def _trainer(job: Job, manifest: Manifest, run: Run) -> TorchTrainer:
     cluster = job.config.cluster
-    gpu = cluster.gpus_per_worker > 0
-    resources = {"CPU": cluster.cpus_per_worker} | ({"GPU": cluster.gpus_per_worker} if gpu else {})
-    trainer = TorchTrainer(
+    return TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=cluster.workers, use_gpu=gpu, resources_per_worker=resources
-        ),
+        torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
+        scaling_config=scaling(cluster),
         run_config=RunConfig(
             name=run.name,
             storage_path=run.storage,
@@ -130,14 +141,24 @@ def _fit(job: Job, manifest: Manifest, run: Run) -> str | None:
         datasets={DATASET: RankedData.placeholder},
         dataset_config=RankedData(job.config, manifest, run.committed_step),
     )
-    try:
-        return trainer.fit().return_value
-    except TrainingFailedError as error:
-        raise UserError(_last_line(error)) from error
+
+
+def scaling(cluster: ClusterConfig) -> ScalingConfig:
+    """How many workers there are, or may be, and what each of them takes."""
+    fewest, most, gpus = cluster.min_workers, cluster.workers, cluster.gpus_per_worker
+    return ScalingConfig(
+        num_workers=most if fewest is None else (fewest, most),
+        elastic_resize_monitor_interval_s=cluster.resize_seconds,
+        use_gpu=gpus > 0,
+        resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": gpus} if gpus else {}),
+    )
 
 
 def _last_line(error: BaseException) -> str:
+    return f"{_cause(error)}; the run goes on from its last checkpoint with the same command"
+
+
+def _cause(error: BaseException) -> str:
+    """The last line of what a worker's failure says."""
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return (
-        f"worker failed: {lines[-1].strip()}; the run goes on from its last checkpoint with the same command"
-    )
+    return f"worker failed: {lines[-1].strip()}"

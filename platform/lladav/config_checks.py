@@ -23,7 +23,7 @@ POSITIVE = """
     model.images.grid model.images.shrink_above_views model.images.max_frames model.images.frames_per_second
     model.images.frame_side stage.lr.language stage.lr.projector stage.lr.vision stage.global_batch
     stage.max_length stage.epochs objective.min_mask_ratio objective.block_length
-    data.prefetch cluster.workers train.max_steps
+    data.prefetch cluster.workers cluster.resize_seconds train.max_steps
     train.micro_batch train.eps train.clip train.loss_chunk train.checkpoint_every train.keep_checkpoints
     train.log_every
 """.split()
@@ -37,7 +37,7 @@ RUN_NAME = re.compile(r"[\w][\w.+-]*")
 
 def check(config: Config) -> None:
     """Raise ``UserError`` for the first setting that is out of range or does not fit the others."""
-    for rule in (_ranges, _stage, _sources, _batch, _language, _vision, _tokens, _train):
+    for rule in (_ranges, _stage, _sources, _workers, _batch, _language, _vision, _tokens, _train):
         for message in rule(config):
             raise UserError(message)
 
@@ -82,6 +82,12 @@ def _sources(config: Config) -> Iterator[str]:
             yield f"stage.suffixes.{name}: not a source of this stage; add it to stage.sources or remove it"
         if not 0 <= suffix.probability <= 1:
             yield f"stage.suffixes.{name}.probability={suffix.probability}: must be a fraction from 0 to 1"
+
+
+def _workers(config: Config) -> Iterator[str]:
+    fewest, most = config.cluster.min_workers, config.cluster.workers
+    if fewest is not None and not 1 <= fewest <= most:
+        yield f"cluster.min_workers={fewest}: must be from 1 to cluster.workers={most}"
 
 
 def _batch(config: Config) -> Iterator[str]:

@@ -260,12 +260,18 @@ class ClusterConfig:
     """Ray address; none: the cluster that runs this job, or a local one."""
     workers: int = 1
     """Data-parallel training workers."""
+    min_workers: int | None = None
+    """Fewest workers a run goes on with when nodes are taken away; none: exactly ``workers``."""
+    resize_seconds: float = 60.0
+    """With ``min_workers``: how often to look for room for more workers; their coming goes back to the last
+    checkpoint."""
     cpus_per_worker: float = 1.0
     gpus_per_worker: float = 0.0
     threads_per_worker: int = 0
     """torch threads of a worker; 0: torch decides."""
     max_failures: int = 3
-    """Worker-group restarts before the run gives up; each starts from the last committed checkpoint."""
+    """Restarts of the workers from the last checkpoint before the run gives up; where they are used up and it
+    has saved a checkpoint meanwhile, it counts anew."""
 
 
 @dataclass

@@ -57,6 +57,9 @@ MISTAKES = {
     "train.weight_decay=-1": "train.weight_decay=-1.0: must be 0 or more",
     "data.bad_sample_budget=2": "data.bad_sample_budget=2.0: must be a fraction from 0 to 1",
     "train.betas=[0.9]": "train.betas=[0.9]: must be two numbers from 0 to below 1, as in [0.9,0.999]",
+    "cluster.min_workers=0": "cluster.min_workers=0: must be from 1 to cluster.workers=1",
+    "cluster.min_workers=2": "cluster.min_workers=2: must be from 1 to cluster.workers=1",
+    "cluster.resize_seconds=0": "cluster.resize_seconds=0.0: must be above 0",
     "train.run=a/b": "train.run=a/b: a run is a folder's name; use letters, digits and . _ + -",
     "stage.max_length=99999": "stage.max_length=99999: must not be above model.language.max_positions=16384",
     "model.language.heads=3": "model.language.width=128: must be an even number for each of ",
@@ -83,6 +86,7 @@ def test_a_mistake_gets_one_line_with_the_fix(override: str, message: str):
     [
         (["train.micro_batch=6", "cluster.workers=2"], "set train.micro_batch=4"),
         (["train.micro_batch=1", "cluster.workers=3"], "set stage.global_batch=33 or other workers"),
+        (["train.micro_batch=1", "cluster.workers=3", "cluster.min_workers=2"], "or other workers"),
     ],
 )
 def test_a_global_batch_that_cannot_be_cut_says_what_would_fit(overrides: list[str], fix: str):
@@ -90,6 +94,11 @@ def test_a_global_batch_that_cannot_be_cut_says_what_would_fit(overrides: list[s
         config.load(["stage.global_batch=32", *overrides])
     assert str(caught.value).startswith("stage.global_batch=32: not a multiple of train.micro_batch=")
     assert str(caught.value).endswith(fix)
+
+
+def test_fewer_workers_than_all_need_not_divide_the_global_batch():
+    loaded = config.load(["stage.global_batch=32", "cluster.workers=4", "cluster.min_workers=1"])
+    assert (loaded.cluster.min_workers, loaded.cluster.workers) == (1, 4)
 
 
 def test_data_rescales_the_stage_and_the_command_line_has_the_last_word():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,31 +13,14 @@ from lladav.diffusion.noise import NoisyBatch, corrupt, draw_noise, supervised_c
 from lladav.images import ViewGeometry
 from lladav.packing import pack
 from lladav.samples import Sample
-from lladav.schema import Config, LearningRates, Part, Precision, StageConfig, TrainConfig
-from tests.lladav.build import image_sample, text_sample, tiny_config
+from lladav.schema import Config, Part
+from tests.lladav.build import image_sample, text_sample
 from tests.train.ranks import on_ranks
+from tests.train.settings import settings
 
 STEPS, GLOBAL_BATCH = 4, 4
-LEARNING = LearningRates(language=1e-3, projector=1e-3, vision=1e-3)
 ROUNDING = 1e-5
 """Relative: what another order of summation makes of a loss."""
-
-
-def settings(storage: Path, **stage: object) -> Config:
-    """A tiny model and a global batch of four."""
-    config = Config(
-        stage=StageConfig(name="si", lr=LEARNING, global_batch=GLOBAL_BATCH, **stage),  # pyright: ignore
-        model=tiny_config(),
-        train=TrainConfig(
-            run="test",
-            storage=str(storage),
-            precision=Precision.float32,
-            persistence_threshold=300,
-            micro_batch=1,
-        ),
-    )
-    config.model.tokenizer = str(Path(__file__).parents[1] / "golden" / "tokenizer")
-    return config
 
 
 def samples_of(step: int, geometry: ViewGeometry) -> list[Sample]:
@@ -87,7 +69,7 @@ def train(config: Config, first: int, last: int, save_after: int | None = None) 
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
     """Storage with a checkpoint after step 2 of a run of two ranks, and the losses of all its steps."""
     storage = tmp_path_factory.mktemp("runs")
-    losses, others = on_ranks(2, train, settings(storage), 0, STEPS, 2)
+    losses, others = on_ranks(2, train, settings(storage, global_batch=GLOBAL_BATCH), 0, STEPS, 2)
     assert losses == others
     return storage, losses
 
@@ -106,7 +88,7 @@ def memorise(config: Config, steps: int) -> list[float]:
 
 @pytest.mark.slow
 def test_a_mixed_batch_is_learned_without_hanging(tmp_path: Path) -> None:
-    losses, others = on_ranks(2, memorise, settings(tmp_path), 20)
+    losses, others = on_ranks(2, memorise, settings(tmp_path, global_batch=GLOBAL_BATCH), 20)
     assert losses == others
     assert losses[-1] < 0.9 * losses[0]
 
@@ -114,7 +96,7 @@ def test_a_mixed_batch_is_learned_without_hanging(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_as_many_ranks_go_on_bit_for_bit(uninterrupted: tuple[Path, list[float]]) -> None:
     storage, losses = uninterrupted
-    assert on_ranks(2, train, settings(storage), 2, STEPS)[0] == losses[2:]
+    assert on_ranks(2, train, settings(storage, global_batch=GLOBAL_BATCH), 2, STEPS)[0] == losses[2:]
 
 
 @pytest.mark.slow
@@ -122,15 +104,17 @@ def test_another_number_of_ranks_goes_on_with_the_same_batches(
     uninterrupted: tuple[Path, list[float]],
 ) -> None:
     storage, losses = uninterrupted
-    (resized,) = on_ranks(1, train, settings(storage), 2, STEPS)
+    (resized,) = on_ranks(1, train, settings(storage, global_batch=GLOBAL_BATCH), 2, STEPS)
     assert resized == pytest.approx(losses[2:], rel=ROUNDING)
 
 
 @pytest.mark.slow
 def test_one_rank_goes_on_as_two(tmp_path: Path, uninterrupted: tuple[Path, list[float]]) -> None:
-    (alone,) = on_ranks(1, train, settings(tmp_path), 0, STEPS, 2)
+    (alone,) = on_ranks(1, train, settings(tmp_path, global_batch=GLOBAL_BATCH), 0, STEPS, 2)
     assert alone == pytest.approx(uninterrupted[1], rel=ROUNDING)
-    assert on_ranks(2, train, settings(tmp_path), 2, STEPS)[0] == pytest.approx(alone[2:], rel=ROUNDING)
+    assert on_ranks(2, train, settings(tmp_path, global_batch=GLOBAL_BATCH), 2, STEPS)[0] == pytest.approx(
+        alone[2:], rel=ROUNDING
+    )
 
 
 def frozen_parts(config: Config) -> dict[str, bool]:
@@ -155,17 +139,6 @@ def frozen_parts(config: Config) -> dict[str, bool]:
 
 @pytest.mark.slow
 def test_only_the_trained_parts_change(tmp_path: Path) -> None:
-    config = settings(tmp_path, trained=[Part.projector])
+    config = settings(tmp_path, global_batch=GLOBAL_BATCH, trained=[Part.projector])
     (changed, _) = on_ranks(2, frozen_parts, config)
     assert changed == {"language": False, "projector": True, "vision": False}
-
-
-def test_global_batch_must_divide(tmp_path: Path) -> None:
-    from train.engine import accumulation_steps
-
-    config = settings(tmp_path)
-    assert accumulation_steps(config, 2) == 2
-    with pytest.raises(ValueError, match=r"global_batch=4 is not a multiple .* x 3 workers"):
-        accumulation_steps(config, 3)
-    with pytest.raises(ValueError, match=r"change train\.micro_batch"):
-        accumulation_steps(replace(config, train=replace(config.train, micro_batch=3)), 1)

@@ -1,0 +1,36 @@
+"""Nodes that join a Ray and are taken away from it: processes of this machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+
+from lladav.cluster import Head
+from tests.train.trainings import kill_all
+
+STORE_BYTES = 10**8
+
+
+@contextmanager
+def node(head: Head, cpus: int = 1) -> Iterator[None]:
+    """A node of the Ray; at the end it dies with all that runs on it, as a machine that is taken away."""
+    process = psutil.Popen(
+        [
+            *(sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={head.address}", "--block"),
+            *(f"--num-cpus={cpus}", f"--object-store-memory={STORE_BYTES}", "--node-ip-address=127.0.0.1"),
+            *("--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"),
+        ],
+        env=head.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        kill_all(process)
+        process.wait()

@@ -1,0 +1,45 @@
+"""Nodes are taken away and come back: the run goes on with those that are there, and no loss changes."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+
+from lladav.cluster import local_head
+from tests.train.nodes import node
+from tests.train.trainings import Trainings, wait_for
+
+STEPS, EVERY = 48, 4
+SETTINGS = ("stage.global_batch=8", f"train.max_steps={STEPS}")
+ELASTIC = (
+    *("cluster.workers=2", "cluster.min_workers=1", "cluster.resize_seconds=1"),
+    *("train.micro_batch=1", f"train.checkpoint_every={EVERY}"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_a_node_is_taken_away_and_comes_back_and_no_loss_changes(root: Path, tmp_path: Path) -> None:
+    trainings = Trainings(root, tmp_path, *SETTINGS)
+    trainings.finish("alone", "train.micro_batch=8")
+    run = trainings.run("elastic")
+
+    def workers() -> list[int]:
+        """How many wrote the checkpoints, one after the other."""
+        return [count for count, _ in groupby(run.checkpoints(), lambda checkpoint: checkpoint.workers)]
+
+    with local_head(cpus=1) as head, ExitStack() as later:
+        environment = {**head.environment, "RAY_ADDRESS": head.address}
+        with node(head):
+            process = later.enter_context(trainings.begun("elastic", *ELASTIC, environment=environment))
+            wait_for(lambda: workers() == [2], "a checkpoint of two workers")
+        wait_for(lambda: workers() == [2, 1], "a checkpoint of the worker that is left")
+        later.enter_context(node(head))
+        wait_for(lambda: process.poll() is not None, "the end of the run")
+        assert process.wait() == 0
+    assert workers() == [2, 1, 2]
+    assert trainings.losses("elastic") == pytest.approx(trainings.losses("alone"), rel=1e-4)
