@@ -65,7 +65,7 @@ PROFILES = {
         prepare=("python", "train/towers.py", *TINY, *EMBEDDED),
     ),
     "gpu": Profile(("model=llada_v_8b", "data=llava", "cluster=kuberay"), PUBLISHED, "llada-v-8b"),
-    "spot": Profile(("model=llada_v_8b", "data=llava", "cluster=kuberay"), PUBLISHED, "llada-v-8b"),
+    "spot": Profile(("model=llada_v_8b", "data=llava", "cluster=spot"), PUBLISHED, "llada-v-8b"),
 }
 
 
