@@ -10,9 +10,10 @@ replacement runs elsewhere; then it takes no more requests and has ``engine.drai
 ``engine.drain_seconds`` at once. So ``--seconds`` covers a replacement's start and ``engine.drain_seconds``
 after it; ``grace_seconds`` adds up what is needed.
 
-Without this, Ray drains a node itself when ``ray start --block`` gets SIGTERM, if it does, for the 30 s of
-``RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S``. A drained node's Ray ends by itself once nothing runs on it, and
-with it the pod's container: a node that was drained by hand does not come back without a new start.
+Without this, Ray drains a node itself once ``ray start --block`` gets SIGTERM, with a deadline in 30 s
+(``RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S``): too soon for a large model to be up elsewhere. The Ray of a node
+that was drained ends by itself when nothing runs on it any more, and with it the container; so a node that is
+drained by hand is of no use until it is started anew.
 """
 
 from __future__ import annotations

@@ -156,7 +156,17 @@ class Outcome:
 async def ask(
     session: aiohttp.ClientSession, address: str, headers: dict[str, str] | None = None, **given: Any
 ) -> Outcome:
-    """One chat completion, whole or as a stream."""
+    """One chat completion, whole or as a stream; status 0 where the answer breaks off."""
+    begin = time.monotonic()
+    try:
+        return await _ask(session, address, headers, **given)
+    except (aiohttp.ClientError, json.JSONDecodeError) as error:
+        return Outcome(0, {"message": repr(error)}, time.monotonic() - begin)
+
+
+async def _ask(
+    session: aiohttp.ClientSession, address: str, headers: dict[str, str] | None, **given: Any
+) -> Outcome:
     body = {"model": NAME, "messages": [{"role": "user", "content": "Count."}], "max_tokens": 32, **given}
     begin = time.monotonic()
     async with session.post(f"{address}/v1/chat/completions", json=body, headers=headers) as response:
@@ -186,6 +196,8 @@ class ConstantLoad:
 
     address: str
     clients: int = 4
+    pause: float = 0.0
+    """Seconds between an answer and the client's next request."""
     given: dict[str, Any] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
 
@@ -213,3 +225,4 @@ class ConstantLoad:
         while self._going:
             given = {"stream": bool(number % 2), **self.given}
             self.outcomes.append(await ask(session, self.address, **given))
+            await asyncio.sleep(self.pause)

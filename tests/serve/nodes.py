@@ -1,4 +1,4 @@
-"""A Ray whose nodes come and go: Ray's own autoscaler, and nodes that are processes of this machine."""
+"""A Ray whose nodes come and go: by Ray's own autoscaler, or by hand; all are processes of this machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ import psutil
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 from ray.util import get_node_ip_address
 
-from lladav.cluster import plain_python
+from lladav.cluster import Head, plain_python
+from serve.drain import Node, nodes
 
 HEAD_CPUS, WORKER_CPUS = 2, 1
 STORE_BYTES = 10**8
@@ -69,6 +70,53 @@ def elastic_cluster(workers: int) -> Iterator[tuple[str, dict[str, str]]]:
         yield f"127.0.0.1:{port}", environment
     finally:
         _end(process, folder)
+
+
+@contextlib.contextmanager
+def worker(head: Head, cpus: int) -> Iterator[Node]:
+    """A further node of a Ray, killed with the block."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [
+            *("python", "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"),
+            *(f"--address={head.address}", "--node-ip-address=127.0.0.1", f"--num-cpus={cpus}"),
+            *(f"--object-store-memory={STORE_BYTES}", f"--dashboard-agent-listen-port={port}"),
+        ],
+        env=head.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield _node_of(process)
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            _kill(psutil.Process(process.pid))
+        process.wait()
+
+
+def kill(node: Node) -> None:
+    """End a node's processes at once, as where a machine loses its power."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        _kill(psutil.Process(node.raylet.ppid()))
+
+
+def _kill(start: psutil.Process) -> None:
+    """Kill ``ray start --block`` and what it started."""
+    for each in [start, *start.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+
+
+def _node_of(process: subprocess.Popen[bytes]) -> Node:
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        for node in nodes():
+            if node.raylet.ppid() == process.pid:
+                return node
+        time.sleep(0.2)
+    raise TimeoutError("the node does not come up")
 
 
 def _config(address: str, workers: int) -> dict[str, Any]:
