@@ -25,6 +25,8 @@ from serve.media.loading import MediaLoader
 
 LOG = logging.getLogger("ray.serve.requests")
 DONE = "data: [DONE]\n\n"
+UNREAD = "the images were not read by the deadline; send fewer or smaller ones, or allow more time"
+UNANSWERED = "the answer was not done by its deadline; allow a larger refresh_interval or more time"
 
 
 @dataclass
@@ -55,12 +57,15 @@ class Completions:
         self._media, self._tokenizer = media, tokenizer
 
     async def prepare_chat(self, request: ChatRequest) -> Task:
-        """Read the images of a request and plan it; raises ``ApiError``."""
+        """Plan a request, then read its images; raises ``ApiError``."""
         arrived = time.time()
         self._planner.check(request)
-        visuals = await self._media.visuals(image_references(request.messages))
-        prompt = chat_prompt(request.messages, visuals, self._tokenizer)
+        prompt = chat_prompt(request.messages, self._tokenizer)
         plan = self._planner.plan(request, prompt, _named("chatcmpl"), arrived)
+        with _deadline_named(UNREAD):
+            async with asyncio.timeout(_left(plan)):
+                visuals = await self._media.visuals(image_references(request.messages))
+        plan = self._planner.with_visuals(plan, visuals)
         return self._task(request, plan, ChatForm(self._tokenizer, bool(request.logprobs)))
 
     async def prepare_text(self, request: CompletionRequest) -> Task:
@@ -76,7 +81,7 @@ class Completions:
     async def answer(self, task: Task) -> dict[str, Any]:
         """The body of the whole answer; raises ``ApiError``."""
         plan = task.plan
-        with _deadline_named():
+        with _deadline_named(UNANSWERED):
             async with asyncio.timeout(_left(plan)):
                 ended = await self._engines.answer(plan.job)
         task.used = answers.usage(plan, ended)
@@ -121,7 +126,7 @@ class Completions:
         """The engine's events until the deadline; the job ends with the iterator."""
         events = self._engines.events(task.plan.job)
         try:
-            with _deadline_named():
+            with _deadline_named(UNANSWERED):
                 while True:
                     async with asyncio.timeout(_left(task.plan)):
                         try:
@@ -219,11 +224,10 @@ def _left(plan: Plan) -> float:
 
 
 @contextlib.contextmanager
-def _deadline_named() -> Iterator[None]:
+def _deadline_named(message: str) -> Iterator[None]:
     try:
         yield
     except TimeoutError:
-        message = "the answer was not done by its deadline; allow a larger refresh_interval or more time"
         raise ApiError(504, message, code="deadline_exceeded", param="deadline_ms") from None
 
 

@@ -7,7 +7,7 @@ each other, so one that wins takes the place of all others.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,11 +15,11 @@ from lladav.decoding.options import RULES, DecodingOptions
 from lladav.decoding.prompts import prompt_length
 from lladav.errors import UserError
 from lladav.images import ViewGeometry
-from lladav.samples import Sample
+from lladav.samples import Sample, Visual
 from lladav.schema import ModelConfig
 from lladav.text import ChatTokenizer
 from serve.api.bodies import ChatRequest, CompletionRequest, DecodingBody, Rule, SchemaFormat, StreamMode
-from serve.api.prompts import characters
+from serve.api.prompts import characters, check_order
 from serve.engine.dial import Dial
 from serve.engine.jobs import Job, Watch
 from serve.errors import ApiError
@@ -59,7 +59,7 @@ class Planner:
         self._characters = tokenizer.longest * self._longest
 
     def check(self, request: DecodingBody) -> None:
-        """Raise ``ApiError`` for what can be refused before images are read."""
+        """Raise ``ApiError`` for what can be refused before its prompt is encoded."""
         limits, settings = self._settings.limits, self._settings
         if request.model != settings.name:
             message = f"model: there is no {request.model!r} here; use {settings.name!r}"
@@ -68,6 +68,7 @@ class Planner:
         _at_most(len(request.stops), limits.stops, "stop", "texts")
         if isinstance(request, ChatRequest):
             _at_most(len(request.messages), limits.messages, "messages", "messages")
+            check_order(request.messages)
         self._room(request)
 
     def _room(self, request: DecodingBody) -> int:
@@ -85,7 +86,10 @@ class Planner:
         return self._characters - texts
 
     def plan(self, request: DecodingBody, prompt: Sample, name: str, arrived: float) -> Plan:
-        """The job of a request that arrived at a ``time.time()``; raises ``ApiError`` if it cannot work."""
+        """The job of a request that arrived at a ``time.time()``; raises ``ApiError`` if it cannot work.
+
+        Images may still have to be read, which is work: whatever can be wrong besides them is found here.
+        """
         knobs = self._knobs(request)
         interval, cut = knobs.pop("refresh_interval", None), self._max_tokens(request)
         skeleton = self._skeleton(request, cut)
@@ -109,6 +113,13 @@ class Planner:
             _watch(request),
         )
         return Plan(job, skeleton.max_tokens if skeleton else cut, skeleton, self._checked(job))
+
+    def with_visuals(self, plan: Plan, visuals: Sequence[Visual]) -> Plan:
+        """The plan with the images of its prompt; raises ``ApiError`` where they make it too long."""
+        prompt = replace(plan.job.prompt, visuals=list(visuals))
+        job = replace(plan.job, prompt=prompt, prompt_tokens=prompt_length(prompt, self._geometry))
+        self._check_length(job, job.options(self._tokenizer, job.dial.max))
+        return replace(plan, job=job)
 
     def _knobs(self, request: DecodingBody) -> dict[str, Any]:
         """Decoding settings by precedence, with one rule of revealing at most."""
@@ -187,16 +198,19 @@ class Planner:
             options = job.options(self._tokenizer, job.dial.max)
         except UserError as error:
             raise ApiError(400, str(error).removeprefix("decoding: ")) from None
+        self._check_length(job, options)
+        warnings = replace(options, refresh_interval=job.dial.min).warnings
+        if job.choices > 1 and options.temperature == 0:
+            warnings.append("n above 1 at temperature 0 gives the same answer each time")
+        return warnings
+
+    def _check_length(self, job: Job, options: DecodingOptions) -> None:
         if job.prompt_tokens + options.behind > self._longest:
             message = (
                 f"the prompt's {job.prompt_tokens} tokens and {options.behind} of the answer are more than "
                 f"the model's {self._longest}; shorten the prompt or max_tokens"
             )
             raise ApiError(400, message, code="context_length_exceeded", param="messages")
-        warnings = replace(options, refresh_interval=job.dial.min).warnings
-        if job.choices > 1 and options.temperature == 0:
-            warnings.append("n above 1 at temperature 0 gives the same answer each time")
-        return warnings
 
 
 def _rule(reveal: Rule | None, preset: Mapping[str, Any]) -> dict[str, Any]:

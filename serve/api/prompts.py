@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lladav.samples import IGNORED, Encoded, Sample, Visual
+from lladav.samples import IGNORED, Encoded, Sample
 from lladav.text import SYSTEM_PROMPT, ChatTokenizer, Message, encode_prompt
 from serve.api.bodies import (
     ChatMessage,
@@ -38,19 +38,16 @@ def characters(messages: Sequence[ChatMessage]) -> int:
     return sum(len(part.text) for part in parts if isinstance(part, TextPart))
 
 
-def chat_prompt(
-    messages: Sequence[ChatMessage], visuals: Sequence[Visual], tokenizer: ChatTokenizer
-) -> Sample:
-    """The conversation up to where its answer begins; without a system message it gets the model's usual one.
+def chat_prompt(messages: Sequence[ChatMessage], tokenizer: ChatTokenizer) -> Sample:
+    """The conversation up to where its answer begins, its images still to be read.
 
-    Raises ``ApiError`` for a conversation that has no question at its end, or a system message inside.
+    Without a system message it gets the model's usual one.
     """
-    _check_order(messages)
     mark = f"<image {uuid.uuid4()}>"
     turns = [_turn(message, mark) for message in messages]
     if turns[0].role != "system":
         turns.insert(0, Message("system", SYSTEM_PROMPT))
-    return Sample(NAME, encode_prompt(turns, tokenizer), list(visuals))
+    return Sample(NAME, encode_prompt(turns, tokenizer))
 
 
 def text_prompt(text: str, tokenizer: ChatTokenizer) -> Sample:
@@ -60,7 +57,8 @@ def text_prompt(text: str, tokenizer: ChatTokenizer) -> Sample:
     return Sample(NAME, Encoded(ids, np.full_like(ids, IGNORED), nothing, nothing.astype(bool)))
 
 
-def _check_order(messages: Sequence[ChatMessage]) -> None:
+def check_order(messages: Sequence[ChatMessage]) -> None:
+    """Raise ``ApiError`` for a conversation that has no question at its end, or a system message inside."""
     for number, message in enumerate(messages):
         if number and isinstance(message, SystemMessage):
             raise _refused(number, "a system message stands first or nowhere; move it")

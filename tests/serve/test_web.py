@@ -16,6 +16,7 @@ import httpx2 as httpx
 import pytest
 
 from lladav.text import ChatTokenizer
+from serve.media.loading import MediaLoader
 from serve.settings import Auth, KeySettings, ServeSettings
 from tests.serve.apis import NAME, LocalEngines, app_of, serving
 from tests.serve.pictures import encoded, picture, uri
@@ -81,9 +82,18 @@ def content(chunks: list[Any]) -> str:
         ({"refresh_interval": {"min": True, "max": 4}}, 422, "refresh_interval.min", "valid integer"),
     ],
 )  # fmt: skip
-def test_what_cannot_work_is_refused_by_name(
-    client: httpx.Client, given: Any, status: int, param: str | None, says: str
+def test_what_cannot_work_is_refused_by_name_before_images_are_read(
+    client: httpx.Client,
+    monkeypatch: pytest.MonkeyPatch,
+    given: Any,
+    status: int,
+    param: str | None,
+    says: str,
 ) -> None:
+    async def visuals(*_: Any) -> Any:
+        raise AssertionError
+
+    monkeypatch.setattr(MediaLoader, "visuals", visuals)
     response = client.post(CHAT, json=body(**given))
     error = response.json()["error"]
     assert (response.status_code, error["param"]) == (status, param), error

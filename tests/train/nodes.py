@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,7 +19,7 @@ def node(head: Head, cpus: int = 1) -> Iterator[None]:
     """A node of the Ray; at the end it dies with all that runs on it, as a machine that is taken away."""
     process = psutil.Popen(
         [
-            *(sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={head.address}", "--block"),
+            *("python", "-m", "ray.scripts.scripts", "start", f"--address={head.address}", "--block"),
             *(f"--num-cpus={cpus}", f"--object-store-memory={STORE_BYTES}", "--node-ip-address=127.0.0.1"),
             *("--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"),
         ],
