@@ -100,6 +100,7 @@ def test_a_key_in_clear_is_not_repeated(text: str, file: Path) -> None:
         ("ada", "new", "names differ from each other; rename one"),
         ("augusta", KEYS["ada"], "two entries are of the same key; make another one"),
     ],
+    ids=["names", "keys"],  # keys are drawn, and processes have to agree on names
 )
 def test_twins(name: str, key: str, said: str, file: Path) -> None:
     alone = file.read_text()
