@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -33,3 +35,11 @@ def node(head: Head, cpus: int = 1) -> Iterator[None]:
     finally:
         kill_all(process)
         process.wait()
+
+
+def nodes(head: Head) -> int:
+    """Nodes that Ray holds for alive; one that is gone is for a while."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with direct.open(f"{head.dashboard}/nodes?view=summary", timeout=10) as reply:
+        summary = json.load(reply)["data"]["summary"]
+    return sum(each["raylet"].get("state") == "ALIVE" for each in summary)

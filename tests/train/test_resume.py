@@ -32,13 +32,24 @@ def trainings(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Trainings
 
 
 def test_a_killed_worker_and_a_killed_ray_change_no_loss(trainings: Trainings) -> None:
-    with trainings.begun("killed") as process:
+    """The worker dies after a checkpoint: its failure is none too many."""
+    with trainings.begun("killed", "cluster.max_failures=0") as process:
         wait_for(lambda: trainings.committed("killed") >= EVERY, "the first checkpoint")
         (worker,) = train_workers(process)
         os.kill(worker.pid, signal.SIGKILL)
         wait_for(lambda: trainings.committed("killed") >= 2 * EVERY, "the checkpoint after the restart")
     trainings.finish("killed")
     assert trainings.losses("killed") == trainings.losses("alone")
+
+
+def test_a_run_whose_worker_dies_before_anything_is_saved_ends(trainings: Trainings) -> None:
+    with trainings.begun("barren", "cluster.max_failures=0") as process:
+        wait_for(lambda: bool(train_workers(process)), "the start of the worker")
+        (worker,) = train_workers(process)
+        worker.kill()
+        wait_for(lambda: process.poll() is not None, "the end of the run")
+        assert process.wait() == 2
+    assert trainings.committed("barren") == 0
 
 
 def test_two_workers_go_on_where_one_stopped(trainings: Trainings) -> None:
