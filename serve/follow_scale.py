@@ -1,6 +1,6 @@
 """As many engine replicas as an autoscaler of Kubernetes wants, told to Ray Serve.
 
-    python -m serve.follow_scale --wish lladav-engines --max 4
+    python -m serve.follow_scale --wish lladav-engines-wanted --max 4
 
 An HPA or a KEDA ScaledObject scales only what has a scale in Kubernetes, which a deployment of Serve has not:
 so it scales a Deployment of pods that do nothing, the wish, and this process passes its number on. That takes
@@ -193,7 +193,8 @@ def wish_of(name: str, account: Path, environment: Mapping[str, str]) -> Wish:
     return Wish(URL.build(scheme="https", host=host, port=int(port), path=path), account, trusted)
 
 
-def _options(arguments: Sequence[str]) -> argparse.Namespace:
+def options_of(arguments: Sequence[str]) -> argparse.Namespace:
+    """What the command line says; raises ``UserError`` for what cannot work."""
     parser = OneLineParser(prog="python -m serve.follow_scale", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--wish", required=True, type=_name, help="the Deployment whose replicas are counted")
     parser.add_argument("--min", default=1, type=_count, help="engine replicas that there always are")
@@ -251,7 +252,7 @@ def main(arguments: Sequence[str]) -> None:
     """Exit code 2 and one line for arguments, or a place, that cannot work."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     with one_line_errors():
-        asyncio.run(_run(_options(arguments)))
+        asyncio.run(_run(options_of(arguments)))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from k8s.manifests import Resource, of_kind, pod_templates, title
 
 BROUGHT = {
     "Secret lladav-keys": "API keys",
+    "Secret lladav-ray-token": "the token that Ray asks for, where others than the operator need it",
     "Secret lladav-redis": "the password of Redis",
 }
 """What manifests refer to and whoever deploys brings; ``k8s/README.md`` says how."""
