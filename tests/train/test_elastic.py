@@ -14,7 +14,7 @@ from lladav.cluster import local_head
 from tests.train.nodes import node, nodes
 from tests.train.trainings import Trainings, train_workers, wait_for
 
-STEPS, EVERY, BATCH = 16, 2, 32
+STEPS, EVERY, BATCH = 12, 2, 32
 SETTINGS = (f"stage.global_batch={BATCH}", f"train.max_steps={STEPS}")
 ELASTIC = (
     *("cluster.workers=2", "cluster.min_workers=1", "cluster.resize_seconds=1"),

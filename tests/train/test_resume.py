@@ -43,8 +43,9 @@ def test_a_killed_worker_and_a_killed_ray_change_no_loss(trainings: Trainings) -
 
 
 def test_a_run_whose_worker_dies_before_anything_is_saved_ends(trainings: Trainings) -> None:
-    with trainings.begun("barren", "cluster.max_failures=0") as process:
-        wait_for(lambda: bool(train_workers(process)), "the start of the worker")
+    endless = ("train.max_steps=1000", "train.checkpoint_every=1000")
+    with trainings.begun("barren", "cluster.max_failures=0", *endless) as process:
+        wait_for(lambda: bool(trainings.losses("barren")), "the first step")
         (worker,) = train_workers(process)
         worker.kill()
         wait_for(lambda: process.poll() is not None, "the end of the run")
