@@ -146,20 +146,27 @@ class WorkerPool:
     """Calls functions in processes that are killed when they take too long."""
 
     def __init__(self, workers: int, seconds: float) -> None:
-        self._slots, self._seconds = CapacityLimiter(workers), seconds
+        self._slots, self._seconds = asyncio.Semaphore(workers), seconds
         self._owner: asyncio.Task[None] | None = None
         self._opened = asyncio.Event()
 
     async def run(self, function: Callable[[*Arguments], Result], *args: *Arguments) -> Result:
         """What the function returns or raises. Neither the wait for a worker nor its start counts as time.
 
+        A call that is cancelled is killed, but a start goes on for whoever comes next: when time is short for
+        all, nobody would ever find a worker.
+
         Raises ``WorkerTimeout``, anyio's ``BrokenWorkerProcess`` for a process that dies, and ``ApiError``
         503 where none can be started.
         """
-        async with self._slots:
-            await self._start()
+        await self._slots.acquire()
+        start = asyncio.create_task(self._start())
+        try:
+            await asyncio.shield(start)
             with anyio.move_on_after(self._seconds):
                 return await _in_worker(function, *args)
+        finally:
+            start.add_done_callback(lambda _: self._slots.release())
         raise WorkerTimeout
 
     async def _start(self) -> None:

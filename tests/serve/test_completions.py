@@ -29,8 +29,8 @@ def test_the_deadline_counts_while_a_decoder_is_waited_for(
     async def with_all_decoders_busy() -> None:
         completions = completions_of(served, engines)
         slots = completions._media._pool._slots
-        for holder in range(served.media.workers):
-            slots.acquire_on_behalf_of_nowait(holder)
+        for _ in range(served.media.workers):
+            await slots.acquire()
         async with asyncio.timeout(20):
             await completions.prepare_chat(request(deadline_ms=100))
 

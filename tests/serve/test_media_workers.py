@@ -9,9 +9,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
-from anyio import BrokenWorkerProcess
+from anyio import BrokenWorkerProcess, to_process
 
 from serve.media.loading import WorkerPool, WorkerTimeout
 from tests.serve.loops import Run, forever
@@ -59,6 +61,30 @@ class TestWorkers:
             return worker
 
         assert not alive(run(outline()))
+
+    def test_a_start_that_nobody_waits_for_any_more_is_there_for_the_next(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch
+    ):
+        started = []
+
+        async def counted(*args: Any, **options: Any) -> Any:
+            started.append(args)
+            return await anyio.open_process(*args, **options)
+
+        async def outline() -> None:
+            pool = WorkerPool(1, 60)
+            with pytest.raises(BrokenWorkerProcess):
+                await pool.run(os._exit, 1)
+            monkeypatch.setattr(to_process, "open_process", counted)
+            call = asyncio.create_task(pool.run(os.getpid))
+            while not started:
+                await asyncio.sleep(0.01)
+            call.cancel()
+            await asyncio.wait([call])
+            await pool.run(os.getpid)
+
+        run(outline())
+        assert len(started) == 1
 
     def test_a_worker_that_dies_blames_its_call_alone(self, run: Run):
         async def outline() -> int:

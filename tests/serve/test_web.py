@@ -22,6 +22,7 @@ from tests.serve.apis import NAME, LocalEngines, app_of, serving
 from tests.serve.pictures import encoded, picture, uri
 
 CHAT = "/v1/chat/completions"
+QUESTION = [{"role": "user", "content": "What is this?"}]
 DATE = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "date"}}}
 
 
@@ -231,7 +232,8 @@ def test_the_deadline_is_kept(client: httpx.Client, engines: LocalEngines) -> No
     response = client.post(CHAT, json=body(deadline_ms=1, max_tokens=512))
     assert response.status_code == 504
     assert response.json()["error"]["code"] == "deadline_exceeded"
-    _, *_, last = events(client, deadline_ms=150, max_tokens=512, stream_mode="denoise", refresh_interval=1)
+    endless = {"max_tokens": 512, "stream_mode": "denoise", "ignore_eos": True, "messages": QUESTION}
+    _, *_, last = events(client, deadline_ms=150, **endless)
     assert last["error"]["code"] == "deadline_exceeded"
     _wait_until_empty(engines)
 
@@ -280,7 +282,8 @@ def test_what_nobody_foresaw_in_mid_stream_is_an_event_too(
 
 
 def test_a_client_that_leaves_frees_its_rows(client: httpx.Client, engines: LocalEngines) -> None:
-    endless = body(stream=True, stream_mode="denoise", max_tokens=512, n=4, temperature=5.0)
+    given = {"stream_mode": "denoise", "max_tokens": 512, "n": 4, "temperature": 5.0, "ignore_eos": True}
+    endless = body(stream=True, **given)
     for _ in range(5):
         with client.stream("POST", CHAT, json=endless) as response:
             next(response.iter_lines())
