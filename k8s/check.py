@@ -60,7 +60,7 @@ def linted() -> Iterator[str]:
 
 def main() -> int:
     with one_line_errors():
-        wrong = [*_told("files", list(of_files()))]
+        wrong = _told("files", list(of_files()))
         for overlay, components in OPTIONS.items():
             folder = FOLDER / "overlays" / overlay
             wrong += _told(overlay, list(of_overlay(build(folder))))

@@ -19,10 +19,10 @@ if __name__ == "__main__":
 
 import torch  # noqa: E402 - the path comes first
 
-from lladav.config import load  # noqa: E402
+from lladav.config import chain, load  # noqa: E402
 from lladav.model.llada_v import LLaDAV  # noqa: E402
-from lladav.schema import Config, Part  # noqa: E402
-from train.flops import PEAK_TFLOPS, language_flops, projector_flops, vision_flops  # noqa: E402
+from lladav.schema import Config  # noqa: E402
+from train.flops import PEAK_TFLOPS, training_flops  # noqa: E402
 
 GPU, MFU = "H100", 0.35
 """Accelerator, and the share of its peak that useful work reaches: assumed, see ``mfu`` in a run's log."""
@@ -106,17 +106,10 @@ def sample_tokens(config: Config) -> int:
 
 
 def sample_flops(config: Config, tokens: int) -> float:
-    """The sum that ``train.flops`` makes of real micro-batches, for an average sample."""
-    model, trained = config.model, config.stage.trained
-    views, masked = VIEWS[config.stage.images], MASKED_SHARE * TEXT_TOKENS[config.stage.template]
-    head = 2 * masked * model.language.width * model.language.vocab_size
-    before = Part.projector in trained or Part.vision in trained
-    language = 1 + (before or Part.language in trained) + (Part.language in trained)
-    return (
-        (language_flops([tokens], model.language) + head) * language
-        + projector_flops(views, model) * (1 + (Part.vision in trained) + (Part.projector in trained))
-        + vision_flops(views, model.vision) * (1 + 2 * (Part.vision in trained))
-    )
+    """Of an average sample, as a run counts those of its micro-batches."""
+    stage = config.stage
+    masked = MASKED_SHARE * TEXT_TOKENS[stage.template]
+    return training_flops([tokens], masked, VIEWS[stage.images], config.model, stage.trained)
 
 
 def gpu_bytes(config: Config, parameters: Parameters) -> float:
@@ -131,7 +124,7 @@ def gpu_bytes(config: Config, parameters: Parameters) -> float:
 
 def stages(cluster: str = "kuberay") -> Iterator[Cost]:
     """Every stage of the 8B model, in the order of the curriculum."""
-    for stage in ("pretrain", "si", "ov", "vw", "ov_vw"):
+    for stage in chain():
         yield cost(load([f"stage={stage}", "model=llada_v_8b", "data=llava", f"cluster={cluster}"]))
 
 

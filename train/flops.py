@@ -29,9 +29,16 @@ PEAK_TFLOPS = {"A100": 312, "H100": 989, "H200": 989, "B200": 2250, "L40S": 362,
 
 def micro_batch_flops(batch: NoisyBatch, model: ModelConfig, trained: Collection[Part]) -> float:
     """FLOPs of one micro-batch, forward and backward."""
-    language = language_flops(batch.packed.lengths, model.language)
-    head = 2 * len(batch.masked_M) * model.language.width * model.language.vocab_size
-    views = len(batch.packed.views_NCHW)
+    packed = batch.packed
+    return training_flops(packed.lengths, len(batch.masked_M), len(packed.views_NCHW), model, trained)
+
+
+def training_flops(
+    lengths: Collection[int], masked: float, views: int, model: ModelConfig, trained: Collection[Part]
+) -> float:
+    """FLOPs of packed samples with so many masked rows and views, forward and backward."""
+    language = language_flops(lengths, model.language)
+    head = 2 * masked * model.language.width * model.language.vocab_size
     # Gradients reach the language tower's inputs only if something before it learns.
     before = Part.projector in trained or Part.vision in trained
     return (

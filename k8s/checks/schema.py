@@ -20,7 +20,6 @@ VERSIONS = ("1.32", "1.37")
 """Of Kubernetes: the oldest and the newest that manifests are for."""
 CORE = {"v1", "apps/v1", "batch/v1", "policy/v1", "networking.k8s.io/v1", "scheduling.k8s.io/v1"}
 CORE |= {"rbac.authorization.k8s.io/v1", "autoscaling/v2"}
-OTHERS = {"kustomize.config.k8s.io/v1alpha1", "kustomize.config.k8s.io/v1beta1"}
 
 
 def check(resource: Resource) -> Iterator[str]:
@@ -47,7 +46,7 @@ def _core(resource: Resource, where: str) -> Iterator[str]:
 
 
 def _custom(resource: Resource, version: str, kind: str) -> Iterator[str]:
-    filled = defaulted(schemas()[version, kind], copy.deepcopy(resource))
+    filled = defaulted(schemas()[version, kind], resource)
     for error in _validator(version, kind).iter_errors(filled):
         yield f"{title(resource)}: {'.'.join(map(str, error.path))}: {error.message[:200]}"
 
