@@ -39,6 +39,8 @@ class Profile:
     settings: tuple[str, ...]
     model: str
     """Name of the exported model."""
+    memory: str
+    """Of a pod that prepares or exports: the model, whole."""
     prepare: tuple[str, ...] = ()
     """Command that makes what the curriculum starts from."""
 
@@ -62,10 +64,11 @@ PROFILES = {
         (*TINY, "cluster=local"),
         (f"train.storage={SHARED}/runs", "train.micro_batch=32", *EMBEDDED),
         "llada-v-tiny",
+        "4Gi",
         prepare=("python", "train/towers.py", *TINY, *EMBEDDED),
     ),
-    "gpu": Profile(("model=llada_v_8b", "data=llava", "cluster=kuberay"), PUBLISHED, "llada-v-8b"),
-    "spot": Profile(("model=llada_v_8b", "data=llava", "cluster=spot"), PUBLISHED, "llada-v-8b"),
+    "gpu": Profile(("model=llada_v_8b", "data=llava", "cluster=kuberay"), PUBLISHED, "llada-v-8b", "32Gi"),
+    "spot": Profile(("model=llada_v_8b", "data=llava", "cluster=spot"), PUBLISHED, "llada-v-8b", "32Gi"),
 }
 
 
@@ -73,7 +76,7 @@ def jobs(profile: Profile) -> Iterator[dict[str, Any]]:
     """Everything of an overlay that runs to an end, in the order in which it is run."""
     settings = (*profile.groups, *profile.settings)
     if profile.prepare:
-        yield plain_job("lladav-prepare", profile.prepare, suspend=False)
+        yield plain_job("lladav-prepare", profile.prepare, profile.memory, suspend=False)
     curriculum = chain(CONF)
     ablations = [stage for stage in group_choices("stage", CONF) if stage not in curriculum]
     for stage in (*curriculum, *ablations):
@@ -82,7 +85,7 @@ def jobs(profile: Profile) -> Iterator[dict[str, Any]]:
     config = load((f"stage={curriculum[-1]}", *settings))
     run = (f"run={run_name(config)}", f"storage={config.train.storage}")
     export = ("python", "train/export.py", *run, f"out={SHARED}/models/{profile.model}")
-    yield plain_job("lladav-export", export, suspend=True)
+    yield plain_job("lladav-export", export, profile.memory, suspend=True)
 
 
 def stage_job(config: Config, command: tuple[str, ...]) -> dict[str, Any]:
@@ -100,9 +103,9 @@ def stage_job(config: Config, command: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def plain_job(name: str, command: tuple[str, ...], suspend: bool) -> dict[str, Any]:
+def plain_job(name: str, command: tuple[str, ...], memory: str, suspend: bool) -> dict[str, Any]:
     """A Job of one pod without Ray."""
-    limits = {"cpu": "2", "memory": "32Gi" if suspend else "4Gi"}
+    limits = {"cpu": "2", "memory": memory}
     container = {
         "name": "lladav",
         "image": "lladav",

@@ -53,6 +53,12 @@ def test_the_export_takes_the_last_stage_of_the_curriculum(overlays: dict[str, l
         assert export["spec"]["suspend"]
 
 
+def test_the_jobs_of_the_tiny_model_fit_a_laptops_node(overlays: dict[str, list[Resource]]) -> None:
+    for job in of_kind(overlays["dev-cpu"], "Job"):
+        [container] = job["spec"]["template"]["spec"]["containers"]
+        assert container["resources"]["requests"] == {"cpu": "2", "memory": "4Gi"}
+
+
 def test_longer_stages_may_take_longer(overlays: dict[str, list[Resource]]) -> None:
     deadline = {
         j["metadata"]["name"]: j["spec"]["activeDeadlineSeconds"] for j in of_kind(overlays["gpu"], "RayJob")
