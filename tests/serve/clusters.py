@@ -63,12 +63,12 @@ class Served:
         settings = settings_of(self.model, **given)
         serve.run(build(settings), name=APP, route_prefix="/")
         deadline = time.monotonic() + 60
-        while (states := _states()) != {"RUNNING": settings.engine.min_replicas}:
+        while (states := replica_states()) != {"RUNNING": settings.engine.min_replicas}:
             assert time.monotonic() < deadline, states
             time.sleep(0.1)
 
 
-def _states() -> Mapping[Any, int]:
+def replica_states() -> Mapping[Any, int]:
     """How many engine replicas are in which state."""
     return serve.status().applications[APP].deployments[ENGINE].replica_states
 

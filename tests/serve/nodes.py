@@ -41,15 +41,8 @@ def elastic_cluster(workers: int) -> Iterator[tuple[str, dict[str, str]]]:
     environment = {**inherited, "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(folder)}
     process = subprocess.Popen(
         [
-            *(
-                str(plain_python(folder)),
-                "-m",
-                "ray.scripts.scripts",
-                "start",
-                "--head",
-                "--block",
-                f"--port={port}",
-            ),
+            *(str(plain_python(folder)), "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+            f"--port={port}",
             *(f"--autoscaling-config={config}", f"--num-cpus={HEAD_CPUS}", "--include-dashboard=false"),
             *(f"--object-store-memory={STORE_BYTES}", f"--temp-dir={folder}/ray", "--disable-usage-stats"),
         ],

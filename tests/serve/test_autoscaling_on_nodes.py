@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 import ray
-from ray import serve
 
-from tests.serve.clusters import APP, ENGINE, ask_all, deployed
+from tests.serve.clusters import ask_all, deployed, replica_states
 from tests.serve.nodes import elastic_cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -35,8 +34,7 @@ SETTINGS = {
 
 def running() -> int:
     """Engine replicas that are up."""
-    states = serve.status().applications[APP].deployments[ENGINE].replica_states
-    return sum(count for state, count in states.items() if state == "RUNNING")
+    return replica_states().get("RUNNING", 0)
 
 
 def nodes() -> int:
