@@ -23,8 +23,8 @@ import re
 import signal
 import ssl
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -74,15 +74,18 @@ class Target:
     dashboard: URL
     app: str
     deployment: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Where Ray's token is, see ``ray_token``."""
 
     async def replicas(self, session: aiohttp.ClientSession) -> int:
         url = self.dashboard / "api/serve/applications/"
-        return target_in(await _asked(session, "GET", url, ray_token()), self.app, self.deployment)
+        details = await _asked(session, "GET", url, ray_token(self.environment))
+        return target_in(details, self.app, self.deployment)
 
     async def set(self, session: aiohttp.ClientSession, replicas: int) -> None:
         path = f"api/v1/applications/{self.app}/deployments/{self.deployment}/scale"
         number = {"target_num_replicas": replicas}
-        await _asked(session, "POST", self.dashboard / path, ray_token(), json=number)
+        await _asked(session, "POST", self.dashboard / path, ray_token(self.environment), json=number)
 
 
 @dataclass(frozen=True)
@@ -110,10 +113,16 @@ async def look(session: aiohttp.ClientSession, wish: Wish, target: Target, bound
     return f"{target.app}/{target.deployment} was told {wanted} instead of {now}; {reason}"
 
 
-async def follow(wish: Wish, target: Target, bounds: Bounds, seconds: float) -> None:
-    """Look every so many seconds, without an end; what is new since the last look is a line in the log.
+async def follow(
+    wish: Wish,
+    target: Target,
+    bounds: Bounds,
+    seconds: float,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """Look every ``seconds`` until cancelled; each change since the last look is a line in the log.
 
-    Every look connects anew: an open connection would stay with the head of a Ray cluster that is replaced.
+    Each look opens a new connection: an open one would stay with the head of a Ray cluster that is replaced.
     """
     said, pause = "", seconds
     timeout, connector = aiohttp.ClientTimeout(total=ANSWER_SECONDS), aiohttp.TCPConnector(force_close=True)
@@ -126,7 +135,7 @@ async def follow(wish: Wish, target: Target, bounds: Bounds, seconds: float) -> 
             if line != said:
                 log.log(level, "%s", line)
             said = line
-            await asyncio.sleep(pause)
+            await sleep(pause)
 
 
 def target_in(details: Mapping[str, Any], app: str, deployment: str) -> int:
@@ -142,11 +151,11 @@ def target_in(details: Mapping[str, Any], app: str, deployment: str) -> int:
     return deployments[deployment]["target_num_replicas"]
 
 
-def ray_token() -> str | None:
-    """Ray's token where this process has one, looked for as Ray does; none where Ray asks for none."""
-    if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
+def ray_token(environment: Mapping[str, str]) -> str | None:
+    """Ray's token from the variables that Ray reads; none where Ray asks for none."""
+    if token := environment.get("RAY_AUTH_TOKEN", "").strip():
         return token
-    file = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    file = environment.get("RAY_AUTH_TOKEN_PATH")
     return Path(file).read_text().strip() if file else None
 
 
@@ -236,10 +245,10 @@ def _address(text: str) -> URL:
     raise argparse.ArgumentTypeError(f"{text!r} is no address, as in http://lladav-head-svc:8265")
 
 
-async def _run(options: argparse.Namespace) -> None:
+async def _run(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
     """Follow until SIGTERM or SIGINT, which end with exit code 0 and leave the target as it is."""
-    wish = wish_of(options.wish, options.account, os.environ)
-    target = Target(options.dashboard, options.app, options.deployment)
+    wish = wish_of(options.wish, options.account, environment)
+    target = Target(options.dashboard, options.app, options.deployment, environment)
     following = asyncio.ensure_future(follow(wish, target, Bounds(options.min, options.max), options.seconds))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, following.cancel)
@@ -248,11 +257,11 @@ async def _run(options: argparse.Namespace) -> None:
     log.info("ends; Serve keeps its target")
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Exit code 2 and one line for arguments, or a place, that cannot work."""
+def main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> None:
+    """Exit code 2 and one line for arguments, or an environment, that cannot work."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     with one_line_errors():
-        asyncio.run(_run(options_of(arguments)))
+        asyncio.run(_run(options_of(arguments), environment))
 
 
 if __name__ == "__main__":

@@ -60,9 +60,20 @@ def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     return lambda: [record.getMessage() for record in caplog.records if record.name.startswith("lladav")]
 
 
-def following(cluster: Cluster, kubernetes: int, ray: int, what: Callable[[], Any], name: str = NAME) -> None:
+def target_at(port: int, **environment: str) -> Target:
+    return Target(URL(f"http://127.0.0.1:{port}"), APP, ENGINE, environment)
+
+
+def following(
+    cluster: Cluster,
+    kubernetes: int,
+    ray: int,
+    what: Callable[[], Any],
+    name: str = NAME,
+    **environment: str,
+) -> None:
     """Follow while ``what`` runs in a thread of its own."""
-    wish, target = cluster.wish_at(kubernetes, name), Target(URL(f"http://127.0.0.1:{ray}"), APP, ENGINE)
+    wish, target = cluster.wish_at(kubernetes, name), target_at(ray, **environment)
 
     async def both() -> None:
         task = asyncio.create_task(follow(wish, target, BOUNDS, LOOK_SECONDS))
@@ -150,7 +161,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def test_pauses_grow_while_nothing_answers(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pauses_grow_while_nothing_answers(cluster: Cluster) -> None:
     pauses: list[float] = []
 
     async def noted(seconds: float) -> None:
@@ -158,10 +169,9 @@ def test_pauses_grow_while_nothing_answers(cluster: Cluster, monkeypatch: pytest
         if len(pauses) == 5:
             raise asyncio.CancelledError
 
-    monkeypatch.setattr("serve.follow_scale.asyncio.sleep", noted)
-    target = Target(URL(f"http://127.0.0.1:{free_port()}"), APP, ENGINE)
+    wish, target = cluster.wish_at(free_port()), target_at(free_port())
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(follow(cluster.wish_at(free_port()), target, BOUNDS, 5.0))
+        asyncio.run(follow(wish, target, BOUNDS, 5.0, noted))
     assert pauses == [10.0, 20.0, 40.0, 40.0, 40.0]
 
 
@@ -227,16 +237,12 @@ def test_ray_gets_its_token_and_not_that_of_kubernetes(
     kubernetes: int,
     ray: int,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
-        monkeypatch.delenv(name, raising=False)
     (tmp_path / "token").write_text("secret\n")
     values = {"RAY_AUTH_TOKEN": "secret", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
-    if given:
-        monkeypatch.setenv(given, values[given])
+    environment = {given: values[given]} if given else {}
     cluster.wish = 2
-    following(cluster, kubernetes, ray, lambda: until(lambda: dashboard.told))
+    following(cluster, kubernetes, ray, lambda: until(lambda: dashboard.told), **environment)
     assert dashboard.tokens == {"Bearer secret" if given else None}
 
 
@@ -281,14 +287,10 @@ NEEDED = ["--wish", NAME, "--max", "2"]
     ],
 )
 def test_arguments_that_cannot_work_are_told_in_a_line(
-    arguments: list[str],
-    expected: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with pytest.raises(SystemExit) as left:
-        main(arguments)
+        main(arguments, {})
     error = capsys.readouterr().err
     assert (left.value.code, error.count("\n")) == (2, 1)
     assert error.startswith(f"error: {expected}")
