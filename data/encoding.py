@@ -1,6 +1,6 @@
-"""The text side of a record: template, suffix, and the cut at the longest length.
+"""The text side of a record: image marks, suffix, template, and the cut at the longest length.
 
-Everything here is decided from sizes; no picture is decoded. A cut never goes through the tokens of an image:
+Everything here is decided from sizes; no image is decoded. A cut never goes through the tokens of an image:
 it falls before it, and the image is dropped.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -16,12 +16,13 @@ from data.preparation import Preparation
 from data.records import BadSample, Reason, Record
 from lladav.errors import UserError
 from lladav.images import token_count
-from lladav.samples import IGNORED, IMAGE_PLACEHOLDER, Encoded, VisualKind
-from lladav.schema import ImageMode, Suffix, Template
+from lladav.samples import IMAGE_PLACEHOLDER, Encoded, VisualKind
+from lladav.schema import ImageMode, MissingMark, Suffix, Template
 from lladav.text import (
     IMAGE_MARK,
     ChatTokenizer,
     Message,
+    beside_media,
     encode_chat,
     encode_plain,
     image_marks,
@@ -93,7 +94,7 @@ class Encoder:
         geometry = self._preparation.geometry
         tokens = [token_count(s.kind, s.width, s.height, s.views, geometry) for s in sizes]
         encoded = cut(self._encode(messages, record.id), tokens, self._preparation.max_length)
-        if not np.any(encoded.text.answer & (encoded.text.labels != IGNORED)):
+        if not np.any(encoded.text.answer & encoded.text.supervised):
             raise BadSample(
                 Reason.answer_cut, f"no token of an answer lies within {self._preparation.max_length} tokens"
             )
@@ -107,7 +108,12 @@ class Encoder:
             messages = messages_of(record.conversations)
         except UserError as error:
             raise BadSample(Reason.bad_record, str(error)) from None
-        return [_dressed(message, suffix, record.is_video) for message in messages]
+        if record.is_video:
+            messages = _with_usual_marks(messages)
+        if record.media and self._preparation.missing_mark is MissingMark.prepend:
+            messages = _marked(messages, len(record.media))
+        messages = [_suffixed(message, suffix) for message in messages]
+        return [replace(m, content=beside_media(m.content)) for m in messages] if record.media else messages
 
     def _encode(self, messages: Sequence[Message], record_id: str) -> Encoded:
         if self._preparation.template is Template.plain:
@@ -140,7 +146,22 @@ def unit_hash(seed: int, sample_id: str) -> float:
     return int.from_bytes(digest, "little") / 2**64
 
 
-def _dressed(message: Message, suffix: str, is_video: bool) -> Message:
-    """A video may be marked as such; the suffix goes to the user's turns."""
-    content = message.content.replace(VIDEO_MARK, IMAGE_MARK) if is_video else message.content
-    return Message(message.role, content + suffix if message.role == "user" else content)
+def _with_usual_marks(messages: Sequence[Message]) -> list[Message]:
+    """A video may be marked as such where no image mark stands for it."""
+    if image_marks(messages):
+        return list(messages)
+    return [replace(m, content=m.content.replace(VIDEO_MARK, IMAGE_MARK)) for m in messages]
+
+
+def _marked(messages: Sequence[Message], media: int) -> list[Message]:
+    """Where there is no mark at all, one for each image or video in front of the first question."""
+    first = next((number for number, m in enumerate(messages) if m.role == "user"), None)
+    if first is None or image_marks(messages):
+        return list(messages)
+    question = replace(messages[first], content=f"{IMAGE_MARK}\n" * media + messages[first].content)
+    return [*messages[:first], question, *messages[first + 1 :]]
+
+
+def _suffixed(message: Message, suffix: str) -> Message:
+    """The suffix goes to the user's turns before their marks move, as in the released data sets."""
+    return replace(message, content=message.content + suffix) if message.role == "user" else message

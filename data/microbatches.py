@@ -15,7 +15,7 @@ import pyarrow as pa
 from data.plan import MicroBatchPlan
 from data.quarantine import Reject
 from data.reading import SampleReader
-from data.records import BadSample
+from data.records import BadSample, contained
 from lladav.samples import IGNORED, Encoded, Sample, Visual, VisualKind
 
 SCHEMA = pa.schema(
@@ -78,7 +78,8 @@ def build_row(reader: SampleReader, plan: MicroBatchPlan) -> pa.Table:
     samples, places, rejected = [], [], []
     for row, place in zip(plan.rows.tolist(), plan.places.tolist(), strict=True):
         try:
-            samples.append(reader.read(row))
+            with contained():
+                samples.append(reader.read(row))
             places.append(place)
         except BadSample as bad:
             rejected.append(reader.reject(row, bad))

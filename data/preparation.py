@@ -15,11 +15,11 @@ from typing import Any
 from data.sources.locations import SourceFiles, source_files
 from lladav.errors import UserError
 from lladav.images import ViewGeometry
-from lladav.schema import Config, ImageMode, SourceFormat, Suffix, Supervise, Template
-from lladav.text import SYSTEM_PROMPT
+from lladav.schema import Config, ImageMode, MissingMark, SourceFormat, Suffix, Supervise, Template
+from lladav.text import SYSTEM_PROMPT, TEXT_VERSION
 
-VERSION = 1
-"""Raised when the same settings give other samples or another manifest."""
+VERSION = 2
+"""Raised when the same settings give another manifest; ``TEXT_VERSION`` when they give other token ids."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Preparation:
     max_frames: int
     images: ImageMode
     template: Template
+    missing_mark: MissingMark
     supervise: Supervise
     eos_tail: int
     max_length: int
@@ -53,6 +54,7 @@ class Preparation:
             max_frames=images.max_frames,
             images=stage.images,
             template=stage.template,
+            missing_mark=config.data.missing_mark,
             supervise=config.objective.supervise,
             eos_tail=config.objective.eos_tail,
             max_length=stage.max_length,
@@ -62,9 +64,8 @@ class Preparation:
 
     def key(self) -> str:
         """Hash over the settings and over size and time of every file behind them."""
-        text = json.dumps(
-            [VERSION, SYSTEM_PROMPT, self.to_json(), list(self._fingerprints())], sort_keys=True
-        )
+        versions = [VERSION, TEXT_VERSION, SYSTEM_PROMPT]
+        text = json.dumps([*versions, self.to_json(), list(self._fingerprints())], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
@@ -78,6 +79,7 @@ class Preparation:
             "geometry": ViewGeometry(**values["geometry"]),
             "images": ImageMode(values["images"]),
             "template": Template(values["template"]),
+            "missing_mark": MissingMark(values["missing_mark"]),
             "supervise": Supervise(values["supervise"]),
             "suffixes": {name: Suffix(**suffix) for name, suffix in values["suffixes"].items()},
         }

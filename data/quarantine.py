@@ -12,6 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from data.records import BadSample
+
+LONGEST_FIELD = 500
+"""Characters of an id or a detail that are kept: both can come from the record itself."""
+
 
 @dataclass(frozen=True)
 class Reject:
@@ -23,6 +28,12 @@ class Reject:
     where: str
     reason: str
     detail: str
+
+    @classmethod
+    def of(cls, source: str, sample: str, record: str, where: str, bad: BadSample) -> Reject:
+        """What goes on file of a bad sample; long texts are cut."""
+        record, detail = record[:LONGEST_FIELD], bad.detail[:LONGEST_FIELD]
+        return cls(source, sample, record, where, bad.reason.value, detail)
 
     def to_line(self) -> str:
         return json.dumps(asdict(self)) + "\n"

@@ -12,14 +12,17 @@ from typing import Any
 
 from data.encoding import Encoder, VisualSize
 from data.manifest import Manifest, manifest_in
+from data.parsing import parse
 from data.quarantine import Reject
-from data.records import BadSample, Reason, Record, parse
+from data.records import BadSample, Reason, Record, contained
 from data.sources.annotations import place_of, read_record
 from data.sources.archives import Place
 from data.sources.media import MediaStore, shown
 from data.sources.pictures import clip_header, decode_clip, decode_image
 from lladav.images import prepare_image, prepare_video, sample_frames
 from lladav.samples import Sample, Visual, VisualKind
+
+CHANGED = "the record is not what it was when the manifest was made"
 
 
 class SampleReader:
@@ -32,11 +35,15 @@ class SampleReader:
         self._stores = [MediaStore(source) for source in manifest.preparation.sources]
 
     def read(self, index: int) -> Sample:
-        """The sample in this row; raises ``BadSample`` where a picture turns out to be damaged."""
+        """The sample in this row; raises ``BadSample`` if an image is damaged or the record has changed."""
         row = self._manifest.row(index)
         record = self._record(row)
         sizes = [VisualSize(VisualKind(kind), *rest) for kind, *rest in _zipped(row, VisualSize)]
+        if len(record.media) != len(sizes):
+            raise BadSample(Reason.bad_record, CHANGED)
         encoded = self._encoder.encode(record, row["source"], row["suffix"], sizes)
+        if encoded.length != row["length"]:
+            raise BadSample(Reason.bad_record, CHANGED)
         pictures = list(zip(record.media, _zipped(row, Place), sizes, strict=True))[: encoded.visuals]
         visuals = [
             self._visual(row["source"], medium, Place(*place), size) for medium, place, size in pictures
@@ -48,11 +55,12 @@ class SampleReader:
         row = self._manifest.row(index)
         source = self._preparation.sources[row["source"]]
         where = place_of(source.annotations[row["file"]], source.format, row["position"], row["extent"])
-        return Reject(source.name, row["id"], self._own_id(row), where, bad.reason.value, bad.detail)
+        return Reject.of(source.name, row["id"], self._own_id(row), where, bad)
 
     def _own_id(self, row: dict[str, Any]) -> str:
         try:
-            return self._record(row).id
+            with contained():
+                return self._record(row).id
         except BadSample:
             return ""
 

@@ -15,15 +15,17 @@ import numpy as np
 import pyarrow as pa
 
 from data.encoding import Encoder, VisualSize
+from data.parsing import parse, record_id
 from data.preparation import Preparation
 from data.quarantine import Reject
-from data.records import BadSample, Record, parse, record_id
+from data.records import BadSample, Reason, Record, contained
 from data.sources.annotations import Chunk, Raw, read_chunk
 from data.sources.archives import Place
 from data.sources.media import MediaStore, shown
 from data.sources.pictures import clip_header, image_size
 from lladav.images import sample_frames, view_count
-from lladav.samples import IGNORED, VisualKind
+from lladav.samples import VisualKind
+from lladav.text import TEXT_VERSION
 
 ORDERS = "preparation.json"
 """The file in a manifest's folder that says how its samples are made."""
@@ -64,7 +66,7 @@ class Scan:
 
 def write_orders(folder: Path, preparation: Preparation, indexes: dict[str, str]) -> None:
     """Tell the processes that scan and read what to do; ``indexes``: by source, the file of its archives."""
-    orders = {"preparation": preparation.to_json(), "indexes": indexes}
+    orders = {"text_version": TEXT_VERSION, "preparation": preparation.to_json(), "indexes": indexes}
     (folder / ORDERS).write_text(json.dumps(orders, indent=1), encoding="utf-8")
 
 
@@ -97,7 +99,8 @@ class Scanner:
         rows, rejects = [], []
         for number, raw in enumerate(read_chunk(chunk)):
             try:
-                rows.append(self._row(chunk, number, raw))
+                with contained():
+                    rows.append(self._row(chunk, number, raw))
             except BadSample as bad:
                 rejects.append(self._reject(chunk, number, raw, bad))
         return Scan(pa.Table.from_pylist(rows, SCHEMA), rejects)
@@ -119,7 +122,7 @@ class Scanner:
             "text_tokens": encoded.length - encoded.visual_tokens,
             "visual_tokens": encoded.visual_tokens,
             "length": encoded.length,
-            "supervised": int(np.count_nonzero(encoded.text.labels != IGNORED)),
+            "supervised": int(np.count_nonzero(encoded.text.supervised)),
             "suffix": suffix,
             "was_cut": encoded.was_cut,
         }
@@ -129,6 +132,8 @@ class Scanner:
         with self._stores[source].stream(medium, place) as stream:
             if kind is not VisualKind.video:
                 width, height = image_size(stream, shown(medium))
+                if not width * height:
+                    raise BadSample(Reason.bad_image, f"{shown(medium)} has {width}x{height} pixels")
                 return VisualSize(kind, width, height, view_count(kind, width, height, geometry))
             clip = clip_header(stream, shown(medium))
         rate, limit = self._preparation.frames_per_second, self._preparation.max_frames
@@ -141,28 +146,14 @@ class Scanner:
         path = Path(chunk.path)
         root = Path(self._preparation.root)
         told = path.relative_to(root) if path.is_relative_to(root) else path
-        name = self._preparation.sources[chunk.source].name
-        return f"{name}:{told.as_posix()}#{chunk.first + number}"
+        file = told.as_posix().encode(errors="backslashreplace").decode()
+        return f"{self._preparation.sources[chunk.source].name}:{file}#{chunk.first + number}"
 
     def _reject(self, chunk: Chunk, number: int, raw: Raw, bad: BadSample) -> Reject:
-        return Reject(
-            source=self._preparation.sources[chunk.source].name,
-            sample=self._sample_id(chunk, number),
-            record=_id_of(raw),
-            where=chunk.place(number),
-            reason=bad.reason.value,
-            detail=bad.detail,
-        )
+        source, sample = self._preparation.sources[chunk.source].name, self._sample_id(chunk, number)
+        return Reject.of(source, sample, record_id(raw), chunk.place(number), bad)
 
 
 def _columns(kind: type, values: list[Any]) -> dict[str, list[Any]]:
     """Objects with the same fields as one list for each field."""
     return {name: [getattr(value, name) for value in values] for name in kind.__annotations__}
-
-
-def _id_of(raw: Raw) -> str:
-    """The record's own id, if it can be read."""
-    try:
-        return record_id(json.loads(raw) if isinstance(raw, bytes) else raw)
-    except ValueError:
-        return ""

@@ -17,6 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.parsing import COLUMNS
+from data.records import BadSample, Reason, Unreadable
 from data.sources.bytes_at import read_at
 from data.sources.json_spans import Span, line_spans, list_spans
 from data.sources.locations import SourceFiles
@@ -24,10 +26,18 @@ from lladav.errors import UserError
 from lladav.schema import SourceFormat
 
 RECORDS_PER_CHUNK = 1000
-COLUMNS = ("id", "image", "video", "conversations")
+CONVERSION_ERRORS = (
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    NotImplementedError,
+    ImportError,
+    pa.ArrowException,
+)
+"""What Arrow raises for a value that Python cannot hold, such as text that is not UTF-8 or a year 300000."""
 
 Raw = bytes | dict[str, Any]
-"""A record as it lies on disk: JSON text, or the columns of a row."""
+"""A record as it lies on disk: JSON text, or the columns of a row, ``Unreadable`` ones included."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +84,7 @@ def chunks(sources: list[SourceFiles]) -> Iterator[Chunk]:
 def read_chunk(chunk: Chunk) -> Iterator[Raw]:
     """The records of a chunk, in order."""
     if chunk.format is SourceFormat.parquet:
-        yield from (
-            _row_group(chunk.path, int(chunk.positions[0]))
-            .slice(int(chunk.extents[0]), len(chunk.extents))
-            .to_pylist()
-        )
+        yield from _rows_at(chunk.path, int(chunk.positions[0]), int(chunk.extents[0]), len(chunk.extents))
         return
     start, end = int(chunk.positions[0]), int(chunk.positions[-1] + chunk.extents[-1])
     text = read_at(chunk.path, start, end - start)
@@ -87,10 +93,40 @@ def read_chunk(chunk: Chunk) -> Iterator[Raw]:
 
 
 def read_record(path: str, source_format: SourceFormat, position: int, extent: int) -> Raw:
-    """The record at a place."""
-    if source_format is SourceFormat.parquet:
-        return _row_group(path, position).slice(extent, 1).to_pylist()[0]
-    return read_at(path, position, extent)
+    """The record at a place; raises ``BadSample`` where the file has gone."""
+    try:
+        if source_format is SourceFormat.parquet:
+            return _rows_at(path, position, extent, 1)[0]
+        return read_at(path, position, extent)
+    except OSError as error:
+        raise BadSample(Reason.missing_file, f"{path}: {error.strerror or error}") from None
+
+
+def _rows_at(path: str, group: int, first: int, count: int) -> list[Raw]:
+    """Rows of a row group. A value that cannot be read becomes ``Unreadable`` and costs its own row alone."""
+    try:
+        table = _row_group(path, group).slice(first, count)
+    except (OSError, pa.ArrowException) as error:
+        return [dict.fromkeys(COLUMNS, _unreadable(error)) for _ in range(count)]
+    try:
+        return table.to_pylist()
+    except CONVERSION_ERRORS:
+        return [_row(table.slice(number, 1)) for number in range(len(table))]
+
+
+def _row(table: pa.Table) -> dict[str, Any]:
+    return {name: _value(table[name]) for name in table.column_names}
+
+
+def _value(column: pa.ChunkedArray) -> Any:
+    try:
+        return column[0].as_py()
+    except CONVERSION_ERRORS as error:
+        return _unreadable(error)
+
+
+def _unreadable(error: Exception) -> Unreadable:
+    return Unreadable(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
 
 
 def _places(path: str, source_format: SourceFormat) -> Iterator[list[tuple[int, int]]]:

@@ -6,6 +6,7 @@ Looking up needs the index of the archives; reading needs the place alone.
 from __future__ import annotations
 
 import io
+import os
 import posixpath
 import zlib
 from pathlib import Path
@@ -60,14 +61,33 @@ class MediaStore:
         return place or self._missing(name)
 
     def _file(self, name: str) -> Path:
-        path = posixpath.normpath(name)
-        file = Path(self._source.folder or "", path.lstrip("/"))
-        return file if path.split("/")[0] != ".." and file.is_file() else self._missing(name)
+        folder = self._source.folder or ""
+        path = posixpath.normpath(_within(folder, name))
+        file = Path(folder, path.lstrip("/"))
+        return file if path.split("/")[0] != ".." and _is_file(file) else self._missing(name)
 
     def _missing(self, name: str) -> NoReturn:
         source = self._source
         where = source.folder or ", ".join(source.archives[:2]) or f"source {source.name}, which has no media"
         raise BadSample(Reason.missing_file, f"{name} is not in {where}")
+
+
+def _within(folder: str, name: str) -> str:
+    """An absolute path that lies in the folder, by name or through links, as a path from there."""
+    if not name.startswith("/"):
+        return name
+    as_named = posixpath.normpath(name), folder
+    for path, root in (as_named, [os.path.realpath(path) for path in (name, folder)]):
+        if Path(path).is_relative_to(root):
+            return str(Path(path).relative_to(root))
+    return name
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, or a folder that may not be entered
+        return False
 
 
 def shown(medium: str | bytes) -> str:

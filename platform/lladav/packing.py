@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lladav.errors import UserError
 from lladav.images import ViewGeometry, tokens_of
-from lladav.samples import IMAGE_PLACEHOLDER, Sample, VisualKind
+from lladav.samples import IGNORED, IMAGE_PLACEHOLDER, Sample, VisualKind
 
 
 @dataclass(frozen=True)
@@ -105,4 +105,5 @@ def expand(sample: Sample, geometry: ViewGeometry) -> Expanded:
         np.repeat(v, repeats).astype(np.int64) for v in (text.input_ids, text.labels, text.turns)
     )
     visual = ids == IMAGE_PLACEHOLDER
-    return Expanded(np.where(visual, 0, ids), labels, turns, np.repeat(text.answer, repeats), visual)
+    ids, labels = np.where(visual, 0, ids), np.where(visual, IGNORED, labels)
+    return Expanded(ids, labels, turns, np.repeat(text.answer, repeats), visual)

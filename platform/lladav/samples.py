@@ -54,6 +54,11 @@ class Encoded:
     turns: np.ndarray
     answer: np.ndarray
 
+    @property
+    def supervised(self) -> np.ndarray:
+        """Positions (bool) that carry loss; a label at a placeholder counts for nothing."""
+        return (self.labels != IGNORED) & (self.input_ids != IMAGE_PLACEHOLDER)
+
 
 @dataclass(frozen=True)
 class Sample:

@@ -67,6 +67,15 @@ class SourceFormat(StrEnum):
     parquet = "parquet"
 
 
+class MissingMark(StrEnum):
+    """What to do with a record that has images or a video and no mark: ``reject`` leaves it out, ``prepend``
+    puts the marks in front of its first question.
+    """
+
+    reject = "reject"
+    prepend = "prepend"
+
+
 @dataclass
 class LanguageConfig:
     """The language tower; the defaults are LLaDA-8B."""
@@ -245,6 +254,8 @@ class DataConfig:
     """Per stage: keys of ``stage`` that a data set of this size needs otherwise (batch, rates, lengths)."""
     bad_sample_budget: float = 0.001
     """Fraction of the records that may be quarantined before the run stops."""
+    missing_mark: MissingMark = MissingMark.reject
+    """What to do with records that have images or a video and no ``<image>`` mark."""
     tasks: int = 0
     """Preprocessing tasks at a time for each worker; 0 lets Ray Data decide."""
     prefetch: int = 4

@@ -1,5 +1,6 @@
 """Chat templates, supervised labels and turn ids.
 
+As released, a training conversation keeps the white space of its contents and a prompt at inference does not.
 Content never becomes a special token: a message that spells ``<|eot_id|>`` is encoded as those characters, so
 the structure of a conversation cannot be forged from inside it.
 """
@@ -22,6 +23,11 @@ SYSTEM_PROMPT = (
     "the user provides, and assist the user with a variety of tasks using natural language."
 )
 IMAGE_MARK = "<image>"
+TEXT_VERSION = 2
+"""Raised when a record gives other token ids or labels than before. 1 stripped contents and left image marks
+where they stood."""
+NOISE = "QA_GT_caption_based_noisy"
+"""Left in the questions of a published video set by mistake; the released trainer removes it."""
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 SPECIAL_TOKENS = {
     "mask": "<|mdm_mask|>",
@@ -65,6 +71,12 @@ class ChatTokenizer:
     @property
     def vocab_size(self) -> int:
         return self._tokenizer.get_vocab_size()
+
+    @property
+    def mark_id(self) -> int:
+        """The id that the released trainer gives to the image mark: it registers the mark as a new token."""
+        known = self._tokenizer.token_to_id(IMAGE_MARK)
+        return self.vocab_size if known is None else known
 
     @property
     def longest(self) -> int:
@@ -114,8 +126,18 @@ def _message(turn: dict[str, str]) -> Message:
     return Message(ROLES[speaker], value)
 
 
+def beside_media(content: str) -> str:
+    """A turn's content as the released trainer rewrites it in a record with images or a video.
+
+    A single mark that the content does not begin with moves to the front, on a line of its own.
+    """
+    if content.count(IMAGE_MARK) == 1 and not content.startswith(IMAGE_MARK):
+        content = f"{IMAGE_MARK}\n{content.replace(IMAGE_MARK, '').strip()}".strip()
+    return content.replace(NOISE, "")
+
+
 def chat_text(messages: Sequence[Message], answer_follows: bool = True) -> str:
-    """The conversation as the chat template writes it, special tokens spelled out."""
+    """A prompt as the chat template writes it at inference, special tokens spelled out."""
     start, end, eot = (SPECIAL_TOKENS[name] for name in ("start_header", "end_header", "eot"))
     turns = [f"{start}{m.role}{end}\n\n{m.content.strip()}{eot}" for m in messages]
     opening = [f"{start}assistant{end}\n\n"] if answer_follows else []
@@ -123,8 +145,11 @@ def chat_text(messages: Sequence[Message], answer_follows: bool = True) -> str:
 
 
 def encode_prompt(messages: Sequence[Message], tokenizer: ChatTokenizer) -> Encoded:
-    """The conversation so far, up to where the assistant's answer begins; nothing in it is supervised."""
-    chat = encode_chat(messages, tokenizer)
+    """The conversation so far, up to where the assistant's answer begins; nothing in it is supervised.
+
+    Contents are stripped, as the released chat template does at inference.
+    """
+    chat = encode_chat([replace(m, content=m.content.strip()) for m in messages], tokenizer)
     header = _header("assistant", tokenizer)
     opening = _encoded(header, header, chat.turns[-1], answer_from=len(header))
     prompt = _join([chat, opening])
@@ -137,11 +162,12 @@ def encode_chat(
     supervise: Supervise = Supervise.template,
     eos_tail: int = 0,
 ) -> Encoded:
-    """A training conversation.
+    """A training conversation; contents keep their white space.
 
     Supervised are assistant turns with their header and eot and, as released, every BOS, header and eot id of
     the other turns. ``supervise=answers`` leaves the contents of assistant turns and their eot. ``eos_tail``
-    supervised EOS ids follow the last turn.
+    supervised EOS ids follow the last turn. An image in an assistant turn has the mark's id as label, as
+    released; the label is dropped where the visual tokens are spliced in.
     """
     turns = [_bos_turn(tokenizer)]
     for message, number in zip(messages, _turn_numbers(messages), strict=True):
@@ -154,8 +180,8 @@ def encode_chat(
 
 
 def encode_plain(messages: Sequence[Message], tokenizer: ChatTokenizer) -> Encoded:
-    """Image, caption, line end: no roles and no template, the caption and line end supervised."""
-    caption = next(m.content for m in messages if m.role == "assistant").replace(IMAGE_MARK, "").strip()
+    """Image, caption as it is, line end: no roles and no template, the caption and line end supervised."""
+    caption = next(m.content for m in messages if m.role == "assistant").replace(IMAGE_MARK, "")
     caption_ids = tokenizer.encode(caption + "\n")
     image = [IMAGE_PLACEHOLDER] * image_marks(messages)
     ids, labels = image + caption_ids, [IGNORED] * len(image) + caption_ids
@@ -189,7 +215,7 @@ def _eos_turn(count: int, turn: int, tokenizer: ChatTokenizer) -> Encoded:
 def _encode_turn(message: Message, turn: int, tokenizer: ChatTokenizer) -> Encoded:
     ids, special = _turn_ids(message, tokenizer), tokenizer.ids
     if message.role == "assistant":
-        labels = [IGNORED if i == IMAGE_PLACEHOLDER else i for i in ids]
+        labels = [tokenizer.mark_id if i == IMAGE_PLACEHOLDER else i for i in ids]
         return _encoded(ids, labels, turn, answer_from=len(_header(message.role, tokenizer)))
     kept = {special.bos, special.start_header, special.end_header, special.eot}
     return _encoded(ids, [i if i in kept else IGNORED for i in ids], turn, answer_from=len(ids))
@@ -203,7 +229,7 @@ def _header(role: str, tokenizer: ChatTokenizer) -> list[int]:
 def _turn_ids(message: Message, tokenizer: ChatTokenizer) -> list[int]:
     ids = tokenizer.ids
     name = [ids.start_header, *tokenizer.encode(message.role), ids.end_header]
-    return [*name, *_content_ids("\n\n" + message.content.strip(), message.mark, tokenizer), ids.eot]
+    return [*name, *_content_ids("\n\n" + message.content, message.mark, tokenizer), ids.eot]
 
 
 def _content_ids(content: str, mark: str, tokenizer: ChatTokenizer) -> list[int]:

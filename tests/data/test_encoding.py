@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.encoding import EncodedRecord, Encoder, VisualSize, cut
+from data.parsing import parse
 from data.preparation import Preparation
 from data.records import BadSample, Reason, Record
 from lladav.samples import IGNORED, IMAGE_PLACEHOLDER, Encoded, VisualKind
-from lladav.schema import ImageMode, ObjectiveConfig, SourceConfig, SourceFormat, Suffix, Supervise, Template
-from lladav.text import ChatTokenizer
+from lladav.schema import (
+    ImageMode,
+    MissingMark,
+    ObjectiveConfig,
+    SourceConfig,
+    SourceFormat,
+    Suffix,
+    Supervise,
+    Template,
+)
+from lladav.text import IMAGE_MARK, ChatTokenizer
+from tests.conftest import Golden
 from tests.data import build
 
 
@@ -22,11 +34,17 @@ class Stage:
     """An encoder for a stage over a source ``s``."""
 
     def __init__(
-        self, root: Path, tokenizer: Path, objective: ObjectiveConfig | None = None, **stage
+        self,
+        root: Path,
+        tokenizer: Path,
+        objective: ObjectiveConfig | None = None,
+        missing_mark: MissingMark = MissingMark.reject,
+        **stage,
     ) -> None:
         source = SourceConfig(SourceFormat.json, build.write_json(root, []))
         config = build.settings(root, tokenizer, {"s": source}, **stage)
         config.objective = objective or config.objective
+        config.data.missing_mark = missing_mark
         self.encoder = Encoder(Preparation.of(config))
         self.tokenizer = ChatTokenizer.load(tokenizer)
 
@@ -87,6 +105,19 @@ def test_the_kind_of_a_picture_follows_from_their_number_and_the_stage(
     assert encoder.kind_of(Record("r", ["a"] * images, video, [])) is kind
 
 
+def test_golden_training_records(golden: Golden, tmp_path: Path, tokenizer: Path) -> None:
+    stages = {t: Stage(tmp_path, tokenizer, template=t, max_length=16384) for t in Template}
+    differing = []
+    for case in golden.cases["training_records"]:
+        encoder = stages[Template(case["template"])].encoder
+        record = parse(json.dumps(case["record"]).encode())
+        sizes = [VisualSize(encoder.kind_of(record), 30, 30, 1)] * len(record.media)
+        text = encoder.encode(record, 0, False, sizes).text
+        if (text.input_ids.tolist(), text.labels.tolist()) != (case["input_ids"], case["labels"]):
+            differing.append(case["record"]["id"])
+    assert not differing
+
+
 @pytest.mark.parametrize(("marks", "images"), [(0, 1), (1, 0), (2, 1), (1, 2)])
 def test_marks_must_match_the_images(stage: Stage, marks: int, images: int) -> None:
     with pytest.raises(BadSample, match=f"image_count: {marks} <image> marks for {images} images"):
@@ -97,6 +128,49 @@ def test_marks_must_match_the_images(stage: Stage, marks: int, images: int) -> N
 def test_a_video_is_marked_once_by_either_name(stage: Stage, mark: str) -> None:
     encoded = stage.encode(f"{mark}\nWhat?", "That.", images=1, video=True)
     assert list(encoded.text.input_ids).count(IMAGE_PLACEHOLDER) == 1
+
+
+def test_beside_an_image_mark_the_mark_of_a_video_is_text(stage: Stage) -> None:
+    encoded = stage.encode("<image>\nWhat is <video>?", "A mark.", images=1, video=True)
+    assert "What is <video>?" in stage.text_of(encoded)
+
+
+def test_the_suffix_is_part_of_a_turn_before_its_mark_moves(tmp_path: Path, tokenizer: Path) -> None:
+    stage = Stage(tmp_path, tokenizer, suffixes={"s": Suffix(" /think")})
+    encoded = stage.encode("What is this? <image>", "That.", images=1, suffixed=True)
+    assert "What is this?  /think" in stage.text_of(encoded)  # as in data that were written with the suffix
+
+
+def test_noise_is_removed_only_beside_images(stage: Stage) -> None:
+    said = "QA_GT_caption_based_noisy What?"
+    assert "noisy" in stage.text_of(stage.encode(said, "That."))
+    assert "noisy" not in stage.text_of(stage.encode(f"<image>\n{said}", "That.", images=1))
+
+
+@pytest.mark.parametrize(("images", "video"), [(1, False), (3, False), (1, True)])
+def test_missing_marks_can_be_put_in_front_of_the_first_question(
+    images: int, video: bool, tmp_path: Path, tokenizer: Path
+) -> None:
+    stage = Stage(tmp_path, tokenizer, missing_mark=MissingMark.prepend)
+    said = ("What?", "That.", "And?", "This.")
+    found = stage.encode(*said, images=images, video=video)
+    marked = stage.encode(f"{IMAGE_MARK}\n" * images + said[0], *said[1:], images=images, video=video)
+    np.testing.assert_array_equal(found.text.input_ids, marked.text.input_ids)
+    assert found.visuals == images
+
+
+def test_marks_that_are_there_but_too_few_are_never_filled_up(tmp_path: Path, tokenizer: Path) -> None:
+    stage = Stage(tmp_path, tokenizer, missing_mark=MissingMark.prepend)
+    with pytest.raises(BadSample, match="image_count: 1 <image> marks for 2 images"):
+        stage.encode("<image>\nWhat?", "That.", images=2)
+    assert "<image>" not in stage.text_of(stage.encode("What?", "That."))
+
+
+def test_an_image_in_an_answer_carries_no_loss(stage: Stage) -> None:
+    encoded = stage.encode("Show it.", "Here: <image>", images=1)
+    image = encoded.text.input_ids == IMAGE_PLACEHOLDER
+    assert encoded.text.answer[image].all()
+    assert not encoded.text.supervised[image].any()
 
 
 def test_in_a_record_without_video_its_mark_is_text(stage: Stage) -> None:

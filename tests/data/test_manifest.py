@@ -157,7 +157,7 @@ def test_a_sample_cut_in_part_is_kept_and_counted(tmp_path: Path, tokenizer: Pat
 
 
 def test_images_behind_the_cut_are_left_out(tmp_path: Path, tokenizer: Path) -> None:
-    said = build.turns("<image>\nOne?", "Yes.", "word " * 300 + "<image>\nTwo?", "No.")
+    said = build.turns("<image>\nOne?", "word " * 300, "<image>\nTwo?", "No.")
     record = {"id": "r", "image": ["a.png", "wide.png"], "conversations": said}
     manifest = open_manifest(settings(tmp_path, tokenizer, [record], max_length=300))
     (sample,) = read_samples(manifest, [0])

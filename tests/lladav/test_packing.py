@@ -27,7 +27,7 @@ def test_placeholder_makes_room_for_its_visual_tokens() -> None:
     visual = prepare_image(noise_image(40, 30), VisualKind.tiled, GEOMETRY)
     text = Encoded(
         input_ids=np.array([5, IMAGE_PLACEHOLDER, 6], np.int32),
-        labels=np.array([5, IGNORED, 6], np.int32),
+        labels=np.array([5, 7, 6], np.int32),  # a label at a placeholder is dropped
         turns=np.array([0, 1, 2], np.int32),
         answer=np.array([True, False, True]),
     )

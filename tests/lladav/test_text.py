@@ -16,6 +16,7 @@ from lladav.text import (
     SYSTEM_PROMPT,
     ChatTokenizer,
     Message,
+    beside_media,
     chat_text,
     encode_chat,
     encode_plain,
@@ -104,6 +105,34 @@ def test_turn_rises_at_a_user_message_after_an_answer(tokenizer: ChatTokenizer) 
     encoded = encode_chat([Message(role, "x") for role in roles], tokenizer)
     starts = np.flatnonzero(encoded.input_ids == tokenizer.ids.start_header)
     assert encoded.turns[starts].tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
+
+
+def test_training_keeps_white_space_and_a_prompt_does_not(tokenizer: ChatTokenizer) -> None:
+    said = [Message("user", " What is this?\n")]
+    trained = encode_chat([*said, Message("assistant", "\nA seven. ")], tokenizer).input_ids.tolist()
+    assert tokenizer.decode(trained).endswith("\nA seven. ")
+    prompts = [encode_prompt([Message("user", text)], tokenizer) for text in (" What?\n", "What?")]
+    assert prompts[0].input_ids.tolist() == prompts[1].input_ids.tolist()
+
+
+@pytest.mark.parametrize(
+    ("content", "rewritten"),
+    [
+        ("Look at <image> now. ", "<image>\nLook at  now."),
+        ("<image> first, spaces kept ", "<image> first, spaces kept "),
+        ("<image> and <image> ", "<image> and <image> "),
+        (" <image>", "<image>"),
+        (" no mark ", " no mark "),
+        ("<image>\nQA_GT_caption_based_noisy Why?", "<image>\n Why?"),
+    ],
+)
+def test_beside_images_a_turn_is_rewritten_as_released(content: str, rewritten: str) -> None:
+    assert beside_media(content) == rewritten
+
+
+def test_the_label_of_an_image_in_an_answer_is_the_next_free_id(tokenizer: ChatTokenizer) -> None:
+    encoded = encode_chat([Message("user", "Show."), Message("assistant", "<image>")], tokenizer)
+    assert encoded.labels[encoded.input_ids == IMAGE_PLACEHOLDER].tolist() == [tokenizer.vocab_size]
 
 
 def test_plain_template_is_image_and_caption(tokenizer: ChatTokenizer) -> None:
