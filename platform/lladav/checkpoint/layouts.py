@@ -46,6 +46,9 @@ UNUSED_OF_TOWER = (
     "head.",
 )
 
+BUFFERS = (".rotary_emb.inv_freq", ".rotary_emb.cos_cached", ".rotary_emb.sin_cached")
+"""Endings of tensors that old checkpoints hold although they follow from the config."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -72,6 +75,11 @@ class Layout:
         layers = [str(layer) for layer in unused_layers]
         prefixes = {p.replace("<unused>", layer) for p in self.ignored for layer in (*layers, "<unused>")}
         return released.startswith(tuple(prefixes))
+
+    @staticmethod
+    def computes(released: str) -> bool:
+        """Whether a tensor is a buffer that the model computes itself."""
+        return released.endswith(BUFFERS)
 
 
 LAYOUTS = {

@@ -6,6 +6,7 @@ models: all ranks see the files, call this alike, and walk the parameters in the
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ from lladav.model.gathering import Gather, at_hand, whole_shape
 from lladav.model.llada_v import LLaDAV
 from lladav.model.vision import built_layers
 from lladav.schema import Part, VisionConfig
+
+LOG = logging.getLogger(__name__)
 
 
 def load(
@@ -77,7 +80,7 @@ def matching_tensors(
     model: LLaDAV, place: Path, layout: str | None = None, parts: Collection[Part] | None = None
 ) -> dict[str, StoredTensor]:
     """The stored tensor of each of the model's parameters that the layout holds, by our name, all checked."""
-    tensors = stored_tensors(place)
+    tensors = _without_buffers(stored_tensors(place), place)
     known = layout_named(layout) if layout else detect(tensors, str(place))
     shapes = {name: whole_shape(parameter) for name, parameter in model.named_parameters()}
     names = {ours: released for ours in shapes if (released := known.released(ours))}
@@ -100,6 +103,13 @@ def part_of(name: str) -> Part:
 def unused_layers(vision: VisionConfig) -> range:
     """Layers of the published vision tower past the feature layer."""
     return range(built_layers(vision), vision.layers)
+
+
+def _without_buffers(tensors: Mapping[str, StoredTensor], place: Path) -> dict[str, StoredTensor]:
+    buffers = [name for name in tensors if Layout.computes(name)]
+    if buffers:
+        LOG.warning("%s: skips %d buffers that the model computes, as %s", place, len(buffers), buffers[0])
+    return {name: tensor for name, tensor in tensors.items() if not Layout.computes(name)}
 
 
 def _refuse_unexpected(

@@ -112,6 +112,22 @@ def test_the_published_tower_loads_although_it_holds_more_than_is_run(tmp_path: 
     assert equal(values(model.vision), values(source.vision))
 
 
+@pytest.mark.parametrize("layout", ["llada_v", "llada"])
+def test_buffers_of_old_checkpoints_are_skipped_with_a_log_line(
+    layout: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, folder = tiny_model(seed=1), tmp_path / "old"
+    export(source, tiny_config(), folder, layout)
+    block = "model.transformer.blocks" if layout == "llada" else "model.layers"
+    buffers = {f"{block}.{number}.self_attn.rotary_emb.inv_freq": torch.ones(4) for number in range(2)}
+    rewrite(folder, lambda tensors: tensors.update(buffers))
+    model = tiny_model(seed=2)
+    load(model, folder)
+    assert equal(values(model.language), values(source.language))
+    assert f"{folder}: skips 2 buffers that the model computes" in caplog.text
+    assert next(iter(buffers)) in caplog.text
+
+
 def test_one_tensor_at_a_time_is_read(sharded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     earlier: list[weakref.ref[Tensor]] = []
     plain_read = StoredTensor.read
