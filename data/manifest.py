@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -24,11 +25,14 @@ import pyarrow as pa
 
 from data.preparation import Preparation
 from data.quarantine import over_budget
-from data.scanning import SCHEMA, Scan, read_preparation, scan_chunk, write_orders
+from data.scanning import ORDERS, SCHEMA, Scan, read_preparation, scan_chunk, write_orders
 from data.sources.annotations import chunks
 from data.sources.archives import index_name, write_index
 from lladav.errors import UserError
 from lladav.schema import Config
+from lladav.text import TEXT_VERSION
+
+LOG = logging.getLogger(__name__)
 
 FOLDER = ".manifests"
 TABLE, SUMMARY, QUARANTINE = "samples.arrow", "summary.json", "quarantine.jsonl"
@@ -104,6 +108,7 @@ def open_manifest(config: Config, cache: Path | None = None, mapper: Mapper = ma
     cache = cache or Path(preparation.root) / FOLDER
     folder = cache / preparation.key()
     if not folder.is_dir():
+        _tell_of_outdated(cache, preparation)
         _make(folder, preparation, mapper)
     manifest = manifest_in(str(folder))
     summary = manifest.summary
@@ -114,6 +119,23 @@ def open_manifest(config: Config, cache: Path | None = None, mapper: Mapper = ma
         names = ", ".join(config.stage.sources)
         raise UserError(f"stage.sources: no usable record in {names}; prepare the data again")
     return manifest
+
+
+def _tell_of_outdated(cache: Path, preparation: Preparation) -> None:
+    """Log one line where the cache has a manifest of these settings that another text processing made."""
+    now = json.loads(json.dumps(preparation.to_json()))
+    for file in sorted(cache.glob(f"*/{ORDERS}")):
+        orders = json.loads(file.read_text(encoding="utf-8"))
+        version, was = orders.get("text_version", 1), orders["preparation"]
+        if version != TEXT_VERSION and all(was[key] == now[key] for key in was.keys() & now.keys()):
+            LOG.warning(
+                "%s: made with text processing %d; with %d, which this version has, records give other token "
+                "ids, so a new manifest is made",
+                file.parent,
+                version,
+                TEXT_VERSION,
+            )
+            return
 
 
 def _make(folder: Path, preparation: Preparation, mapper: Mapper) -> None:

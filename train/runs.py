@@ -17,6 +17,7 @@ from pathlib import Path
 from lladav import config as settings
 from lladav.errors import UserError
 from lladav.schema import Config
+from lladav.text import TEXT_VERSION
 from train.storage import Place
 
 PREFIX = "checkpoint-"
@@ -29,12 +30,16 @@ QUARANTINE = "quarantine"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A committed checkpoint: after ``step`` of ``total_steps`` steps, written by ``workers`` ranks."""
+    """A committed checkpoint: after ``step`` of ``total_steps`` steps, written by ``workers`` ranks.
+
+    ``text_version`` is that of the text processing that made its token ids; old checkpoints do not name it.
+    """
 
     place: Place
     step: int
     total_steps: int
     workers: int
+    text_version: int = 1
 
     @property
     def final(self) -> bool:
@@ -85,7 +90,8 @@ class Run:
 
     def commit(self, step: int, total_steps: int, workers: int) -> None:
         """Make the checkpoint after ``step`` count; everything else of it is in place."""
-        state = {"step": step, "total_steps": total_steps, "workers": workers}
+        counts = {"step": step, "total_steps": total_steps, "workers": workers}
+        state = counts | {"text_version": TEXT_VERSION}
         (self.checkpoint_place(step) / STATE).write_text(json.dumps(state))
 
     def prune(self, keep: int) -> None:
@@ -132,6 +138,16 @@ class Run:
             copy = Path(folder) / CONFIG
             copy.write_text((self.place / CONFIG).read_text())
             return settings.read(copy)
+
+
+def refuse_other_text(run: str, latest: Checkpoint) -> None:
+    """Raise ``UserError`` if another text processing made the token ids that the run has trained on."""
+    if latest.text_version != TEXT_VERSION:
+        raise UserError(
+            f"run {run} was trained with text processing {latest.text_version}, this version has "
+            f"{TEXT_VERSION}, with which records give other token ids; resume with the earlier version, "
+            f"or start from its weights with train.run=<new name> train.init={latest.place / WEIGHTS}"
+        )
 
 
 @contextmanager

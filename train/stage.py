@@ -18,7 +18,7 @@ from lladav.errors import UserError
 from lladav.schema import ClusterConfig, Config, WeightsConfig
 from train.job import DATASET, Job, train_worker
 from train.progress import Progress, say
-from train.runs import WEIGHTS, Checkpoint, Run
+from train.runs import WEIGHTS, Checkpoint, Run, refuse_other_text
 
 
 def run_stages(configs: Sequence[Config]) -> None:
@@ -36,6 +36,8 @@ def run_stage(config: Config) -> None:
     if latest and latest.final:
         say(f"{config.stage.name:<8} done: {latest.step} steps, {latest.place}")
         return
+    if latest:
+        refuse_other_text(run.name, latest)
     start_from = starting_weights(config)
     manifest = open_manifest(config, mapper=ray_map)
     job = Job(with_absolute_paths(config), str(manifest.folder), Plan.of(manifest, config).steps, start_from)
