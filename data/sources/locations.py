@@ -38,7 +38,7 @@ def _source(name: str, source: SourceConfig, root: Path) -> SourceFiles:
     annotations = _matches(root, source.annotations, f"data.sources.{name}.annotations")
     media = _matches(root, source.media, f"data.sources.{name}.media") if source.media else []
     folder = media[0] if len(media) == 1 and Path(media[0]).is_dir() else None
-    archives = [] if folder else media
+    archives = [] if folder else _unpacked(media)
     _check_archives(archives, f"data.sources.{name}.media={source.media}")
     return SourceFiles(name, source.format, tuple(annotations), folder, tuple(archives))
 
@@ -48,6 +48,18 @@ def _matches(root: Path, pattern: str, key: str) -> list[str]:
     if not found:
         raise UserError(f"{key}={pattern}: nothing there under {root}; prepare the data or set data.root")
     return found
+
+
+def _unpacked(archives: Sequence[str]) -> list[str]:
+    """The archives without those that lie there unpacked as well, as a glob of both finds them."""
+    present = set(archives)
+    return [archive for archive in archives if _tar_of(archive) not in present]
+
+
+def _tar_of(archive: str) -> str | None:
+    """What a compressed archive is called once it is unpacked."""
+    suffix = next((suffix for suffix in COMPRESSED if archive.endswith(suffix)), None)
+    return archive.removesuffix(suffix) + ".tar" if suffix else None
 
 
 def _check_archives(archives: Sequence[str], key: str) -> None:
