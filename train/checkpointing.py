@@ -1,18 +1,15 @@
-"""Saving a run's state and starting from it again, at the same or another number of ranks. Both are
-collectives.
+"""Saving a run's state and resuming from it, at the same or another number of ranks. Both are collectives.
 
-A save writes shards beside each other, then the whole model in the released layout, and counts once every
-rank is done: then rank 0 commits it and removes older ones. A failed save leaves what was committed before
-untouched.
+A save writes each rank's shard of the optimizer's state, then the whole model in the released layout, and
+counts once every rank is done: then rank 0 commits it and removes older ones. A failed save leaves committed
+checkpoints untouched.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,61 +20,45 @@ from lladav import config as settings
 from lladav.schema import Config
 from train.engine import Engine
 from train.ranks import first_failure
-from train.resize import to_universal
-from train.runs import CONFIG, ENGINE, WEIGHTS, Checkpoint, Run, local_copy
+from train.runs import CONFIG, ENGINE, WEIGHTS, Run, local_copy
 from train.storage import Place
 
 
 def resume(run: Run, config: Config, total_steps: int, start_from: Path | None) -> tuple[Engine, int]:
-    """The engine and the first step to do: after the newest committed checkpoint, or at the beginning."""
+    """The engine and the first step to do: after the newest committed checkpoint, or at the beginning.
+
+    ``start_from`` are the weights that a new run begins with; a resumed one reads its own.
+    """
     if dist.get_rank() == 0:
         run.sweep()
     dist.barrier()
     latest = run.latest()
     if latest is None:
         return Engine(config, total_steps, start_from), 0
-    resized = latest.workers != dist.get_world_size()
-    engine = Engine(config, total_steps, start_from, resized)
-    with _engine_state(latest, resized) as folder:
-        engine.load(folder)
+    with local_copy(latest.place / WEIGHTS) as weights:
+        engine = Engine(config, total_steps, weights)
+    with local_copy(latest.place / ENGINE) as folder:
+        engine.load(folder, latest.workers, latest.step)
     return engine, latest.step
 
 
-@contextmanager
-def _engine_state(checkpoint: Checkpoint, resized: bool) -> Iterator[Path]:
-    """The saved shards, converted by one rank of each machine where the number of ranks has changed."""
-    with local_copy(checkpoint.place / ENGINE) as folder:
-        if not resized:
-            yield folder
-            return
-        first = os.environ["LOCAL_RANK"] == "0"
-        out = Path(tempfile.gettempdir()) / f"universal-{_shared_word()}"
-        if first:
-            to_universal(folder, out)
-        dist.barrier()
-        yield out
-        dist.barrier()
-        if first:
-            shutil.rmtree(out)
-
-
-def _shared_word() -> str:
-    """A word that rank 0 draws for all."""
-    words = [uuid.uuid4().hex]
-    dist.broadcast_object_list(words)
-    return words[0]
+def no_room(engine: Engine, run: Run, step: int) -> str | None:
+    """The line that says so, on every rank, where there is no room for the checkpoint after ``step``."""
+    place = run.checkpoint_place(step)
+    failure = first_failure(lambda: _check_room(place, engine.checkpoint_bytes()))
+    if failure is None:
+        return None
+    return (
+        f"checkpoint after step {step} cannot be saved: {failure}; the ones before it are kept; "
+        "free some space or set train.storage, then run the same command again"
+    )
 
 
 def save(engine: Engine, run: Run, config: Config, step: int, total_steps: int) -> str | None:
     """Write and commit a checkpoint; where there is no room for it, a line that says so, on every rank."""
-    place = run.checkpoint_place(step)
-    failure = first_failure(lambda: _check_room(place, engine.state_bytes()))
-    if failure:
-        return (
-            f"checkpoint after step {step} cannot be saved: {failure}; the ones before it are kept; "
-            "make room or set train.storage, then run the same command again"
-        )
-    _write(engine, place, config)
+    if failure := no_room(engine, run, step):
+        return failure
+    _write(engine, run.checkpoint_place(step), config)
     dist.barrier()
     if dist.get_rank() == 0:
         run.commit(step, total_steps, dist.get_world_size())
@@ -87,8 +68,8 @@ def save(engine: Engine, run: Run, config: Config, step: int, total_steps: int) 
 
 
 def _check_room(place: Place, bytes_needed: int) -> None:
-    """Raise ``OSError`` where there is no room: a save that fails half way would strand the ranks."""
-    folder = place.local or Path(tempfile.gettempdir())
+    """Raise ``OSError`` where there is no room, before anything is written."""
+    folder = place.local.parent if place.local else Path(tempfile.gettempdir())
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         free = shutil.disk_usage(folder).free

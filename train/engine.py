@@ -1,7 +1,8 @@
 """The model under DeepSpeed ZeRO-3: building, stepping, saving and loading.
 
-Every method is a collective: all ranks call it, in the same order. The learning rate is set from the step
-before each update, so the engine holds no scheduler.
+Building an engine, ``step`` and ``export`` are collectives: all ranks call them, in the same order. The other
+methods concern this rank alone. The learning rate is set from the step before each update, so the engine
+holds no scheduler.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,12 @@ from torch import Tensor, nn
 from data.plan import Layout
 from lladav import checkpoint
 from lladav.diffusion.noise import NoisyBatch
-from lladav.errors import UserError
 from lladav.model.gathering import whole_shape
 from lladav.model.initialize import initialize
 from lladav.model.llada_v import LLaDAV
 from lladav.schema import Config, Part, Precision
 from train.schedule import lr_factor
+from train.sizes import checkpoint_bytes
 
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -35,23 +36,24 @@ warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distri
 
 import deepspeed  # noqa: E402 - reads DS_ACCELERATOR when it is imported
 
+from train import optimizer_state  # noqa: E402 - imports deepspeed
+
 # On a CPU, DeepSpeed would spend a minute of its first start on compiling an all-reduce; gloo has one.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+REDUCE_BUCKET = 125_000_000
+"""Gradient elements that are reduced together; each GPU holds a float32 buffer of them."""
 
 
 class Engine:
     """LLaDA-V sharded over the ranks, with one optimizer group for each trained part."""
 
-    def __init__(
-        self, config: Config, total_steps: int, start_from: Path | None, resized: bool = False
-    ) -> None:
-        """Weights come from ``start_from`` (LLaDA-V layout) or else from the configured towers.
-
-        ``resized`` prepares for ``load`` of a checkpoint converted from another number of ranks.
-        """
+    def __init__(self, config: Config, total_steps: int, start_from: Path | None) -> None:
+        """Weights come from ``start_from`` (LLaDA-V layout) or else from the configured towers."""
         self.config = config
         self.total_steps = total_steps
-        settings = deepspeed_settings(config, dist.get_world_size(), resized)
+        self.rank, self.workers = dist.get_rank(), dist.get_world_size()
+        settings = deepspeed_settings(config, self.workers)
         model = build_model(config, settings, start_from)
         self.model = model
         self._engine, self._optimizer, *_ = deepspeed.initialize(
@@ -66,7 +68,7 @@ class Engine:
 
     @property
     def _groups(self) -> list[dict[str, Any]]:
-        """The optimizer's groups; a load replaces them."""
+        """The optimizer's groups."""
         return self._optimizer.param_groups  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
 
     def step(self, micro_batches: Sequence[NoisyBatch], step: int) -> list[Tensor]:
@@ -90,18 +92,18 @@ class Engine:
         return {name: float(group["lr"]) for name, group in zip(names, self._groups, strict=True)}
 
     def save(self, folder: Path) -> None:
-        """This rank's shards of weights, moments and master weights into ``folder``."""
-        self._engine.save_checkpoint(str(folder), tag="state", exclude_frozen_parameters=False)
+        """Write this rank's master weights and moments into ``folder``; raises ``OSError``.
 
-    def load(self, folder: Path) -> None:
-        """What ``save`` wrote with as many ranks, or its converted form where ``resized`` was set."""
-        path, _ = self._engine.load_checkpoint(str(folder), tag="state", load_lr_scheduler_states=False)
-        if path is None:
-            raise UserError(
-                f"{folder}: holds no training state; remove the checkpoint to continue from an older one"
-            )
-        for state in self._optimizer.state.values():  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
-            state["step"] = state["step"].clone()  # a resized load shares one: each group would count on
+        Weights are not among them: ``export`` writes those, frozen ones included.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / optimizer_state.shard_name(self.rank, self.workers)
+        optimizer_state.write(self._trained(), file, self.rank, self.workers)
+
+    def load(self, folder: Path, workers: int, step: int) -> None:
+        """Continue after ``step`` with what ``workers`` ranks saved and the weights exported beside it."""
+        saved = optimizer_state.SavedState(folder, workers)
+        optimizer_state.read(self._optimizer, self._trained(), saved, step, self.rank, self.workers)
 
     def export(self, folder: Path) -> None:
         """The whole model with its tokenizer in the LLaDA-V layout, tensor by tensor; rank 0 writes."""
@@ -111,19 +113,32 @@ class Engine:
             model,
             folder,
             gathered=gathered,
-            writes=dist.get_rank() == 0,
+            writes=self.rank == 0,
             tokenizer=model.tokenizer,
         )
 
-    def state_bytes(self) -> int:
-        """Most that a checkpoint takes on one machine: weights twice, master weights and two moments."""
-        whole = sum(math.prod(whole_shape(parameter)) for parameter in self.model.parameters())
-        return whole * (2 * 4 + 3 * 4)
+    def checkpoint_bytes(self) -> int:
+        """Bytes of a checkpoint, over all ranks."""
+        return checkpoint_bytes(
+            _elements(self.model.parameters()),
+            _elements(self._trained().values()),
+            self.config.train.precision,
+        )
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        """The optimizer's parameters by name."""
+        trained = {id(p) for part in self.config.stage.trained for p in self.model.part(part)}
+        return {name: p for name, p in self.model.named_parameters() if id(p) in trained}
 
     def _set_rates(self, step: int) -> None:
         factor = lr_factor(step, self.total_steps, self.config.train.warmup_ratio)
         for group, rate in zip(self._groups, self._base_rates, strict=True):
             group["lr"] = rate * factor
+
+
+def _elements(parameters: Iterable[nn.Parameter]) -> int:
+    """Elements of whole parameters, however they are sharded."""
+    return sum(math.prod(whole_shape(parameter)) for parameter in parameters)
 
 
 def gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
@@ -165,7 +180,7 @@ def parameter_groups(model: LLaDAV, config: Config) -> list[dict[str, Any]]:
     ]
 
 
-def deepspeed_settings(config: Config, workers: int, resized: bool = False) -> dict[str, Any]:
+def deepspeed_settings(config: Config, workers: int) -> dict[str, Any]:
     """DeepSpeed's own configuration; everything in it follows from ours."""
     train = config.train
     return {
@@ -173,13 +188,17 @@ def deepspeed_settings(config: Config, workers: int, resized: bool = False) -> d
         "gradient_accumulation_steps": Layout.of(config, workers).slots,
         "gradient_clipping": train.clip,
         "bf16": {"enabled": train.precision is Precision.bf16},
+        # By default gradients are summed over ranks and micro-batches in the weights' format: in bf16 that
+        # loses 0.6 % of a gradient over 32 micro-batches.
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
         "zero_optimization": {
             "stage": 3,
             "overlap_comm": torch.cuda.is_available(),
             "stage3_param_persistence_threshold": train.persistence_threshold,
+            "reduce_bucket_size": REDUCE_BUCKET,
         },
         "zero_force_ds_cpu_optimizer": False,
         "zero_allow_untested_optimizer": True,
-        "checkpoint": {"load_universal": resized},
         "steps_per_print": 10**9,
     }

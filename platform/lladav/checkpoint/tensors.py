@@ -36,18 +36,24 @@ class StoredTensor:
     start: int
     end: int
 
-    def read(self) -> Tensor:
-        """The values, on the CPU; raises ``UserError`` where they cannot be read."""
-        values = torch.empty(self.end - self.start, dtype=torch.uint8)
+    def read(self, first: int = 0, last: int | None = None) -> Tensor:
+        """The values on the CPU, or elements ``first`` to ``last`` of the flattened tensor (1-D).
+
+        Raises ``UserError`` where they cannot be read.
+        """
+        item = DTYPES[self.dtype].itemsize
+        end = self.end if last is None else self.start + last * item
+        values = torch.empty(end - self.start - first * item, dtype=torch.uint8)
         try:
             with self.file.open("rb") as stream:
-                stream.seek(self.start)
+                stream.seek(self.start + first * item)
                 read = stream.readinto(values.numpy().data)
         except OSError as error:
             raise UserError(f"{self.file}: {self.name} cannot be read ({error.strerror})") from None
         if read != len(values):
             raise UserError(f"{self.file}: ends within {self.name}; was it changed while it was read?")
-        return values.view(DTYPES[self.dtype]).view(self.shape)
+        plain = values.view(DTYPES[self.dtype])
+        return plain if last is not None else plain.view(self.shape)
 
 
 def read_header(file: Path) -> dict[str, StoredTensor]:
