@@ -23,8 +23,18 @@ class Job:
     start_from: str | None
 
 
-def train_worker(settings: dict[str, Job]) -> str | None:
-    """Train the ``job`` until its last step; returns the line that says why, where it had to end early."""
+@dataclass(frozen=True)
+class Ended:
+    """How an attempt ended, as all ranks agreed; a rank that fails alone raises instead."""
+
+    failure: str | None = None
+    """Why the run cannot go on, as one line."""
+    preempted: bool = False
+    """A node is about to be taken away: a checkpoint is saved, and the workers are to start elsewhere."""
+
+
+def train_worker(settings: dict[str, Job]) -> Ended:
+    """Train the ``job`` until its last step, or until the ranks agree to end earlier."""
     from train.loop import work
 
     return work(settings["job"])

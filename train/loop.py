@@ -1,8 +1,8 @@
 """The loop of one Ray Train worker.
 
-A rank never stops alone: whatever ends the run early (a full disk, too many bad samples) is agreed on by all
-ranks at the same step and comes back as one line, so that no rank waits for another and nothing is retried in
-vain.
+A rank never returns alone. What ends a run early on purpose (no space for a checkpoint, too many bad samples,
+a node that is about to be taken away) is agreed on by all ranks at the same step and returned. Everything
+else is raised, so that Ray Train ends the ranks that wait for this one.
 """
 
 from __future__ import annotations
@@ -23,26 +23,25 @@ from data.pipeline import micro_batches, quarantine_of
 from data.plan import Layout
 from data.quarantine import Quarantine
 from lladav.diffusion.noise import Noise, NoisyBatch, Stratum, corrupt, draw_noises
-from lladav.errors import UserError
 from lladav.images import ViewGeometry
 from lladav.packing import PackedBatch, pack
-from train.checkpointing import resume, save
+from train.checkpointing import no_room, resume, save
+from train.failures import raised_by
 from train.flops import micro_batch_flops, peak_flops
-from train.job import DATASET, Job
+from train.job import DATASET, Ended, Job
 from train.metrics import StepSums, step_row
+from train.preemption import preemption_deadline
 from train.ranks import gathered_objects
 from train.runs import QUARANTINE, Run
 from train.steplog import StepLog
 
 
-def work(job: Job) -> str | None:
-    """Train the job until its last step; returns the line that says why, where it had to end early."""
+def work(job: Job) -> Ended:
+    """Train the job until its last step or until the ranks agree to end; raises ``RankError``."""
     if job.config.cluster.threads_per_worker:
         torch.set_num_threads(job.config.cluster.threads_per_worker)
-    try:
+    with raised_by(dist.get_rank()):
         return Worker(job).run()
-    except UserError as error:
-        return str(error)
 
 
 class Worker:
@@ -57,9 +56,13 @@ class Worker:
         start_from = Path(job.start_from) if job.start_from else None
         self.engine, self.first_step = resume(self.store, self.config, job.total_steps, start_from)
         self.peak = peak_flops(self.engine.device)
+        self.save_seconds = 0.0
+        """What the last checkpoint took, 0 before the first."""
 
-    def run(self) -> str | None:
+    def run(self) -> Ended:
         """Every step from the first that is not committed yet."""
+        if failure := no_room(self.engine, self.store, self._next_checkpoint()):
+            return Ended(failure)
         with ExitStack() as stack:
             writes = self.rank == 0
             log = stack.enter_context(StepLog(self.store.place, self.first_step)) if writes else None
@@ -69,10 +72,10 @@ class Worker:
             source = micro_batches(shard, self.config, self.rank, self.workers, self.first_step, quarantine)
             for step in range(self.first_step, self.job.total_steps):
                 sums = self.step(step, source, log)
-                failure = self._over_budget(sums, quarantine) or self._checkpoint(step + 1, log)
-                if failure:
-                    return failure
-        return None
+                ended = self._over_budget(sums, quarantine) or self._checkpoint(step + 1, sums, log)
+                if ended:
+                    return ended
+        return Ended()
 
     def step(self, step: int, source: Iterator[MicroBatch], log: StepLog | None) -> StepSums:
         """One optimizer step over this rank's next micro-batches; what was measured, over all ranks."""
@@ -85,6 +88,7 @@ class Worker:
             samples=sum(len(batch.samples) for batch in micro if not batch.is_blank),
             rejected=sum(len(batch.rejected) for batch in micro),
             wait_seconds=waited,
+            leaving=float(self._has_to_leave()),
         )
         for (batch, noises), entropy in zip(noisy, entropies, strict=True):
             sums.add(batch, noises, entropy, self.slots * self.workers)
@@ -98,12 +102,17 @@ class Worker:
         with self.store.local_folder(QUARANTINE) as folder:
             yield quarantine_of(manifest_in(self.job.manifest), folder, self.rank)
 
-    def _over_budget(self, sums: StepSums, quarantine: Quarantine) -> str | None:
-        """The line that ends the run, on every rank, once more samples are bad than the budget allows."""
+    def _over_budget(self, sums: StepSums, quarantine: Quarantine) -> Ended | None:
+        """The end of the run, on every rank, once more samples are bad than the budget allows."""
         if not sums.rejected:
             return None
         lines = gathered_objects(quarantine.over_budget(self.config.data.bad_sample_budget))
-        return next((line for line in lines if line), None)
+        return next((Ended(line) for line in lines if line), None)
+
+    def _has_to_leave(self) -> bool:
+        """Whether a node of the run is taken away soon, with time left to save a checkpoint before."""
+        deadline = preemption_deadline()
+        return deadline is not None and time.time() + self.save_seconds < deadline
 
     def _noisy(self, micro: MicroBatch) -> tuple[NoisyBatch, list[Noise]]:
         """The micro-batch masked, weighted so that DeepSpeed's averages give the global batch's mean loss."""
@@ -133,13 +142,22 @@ class Worker:
             norm = self.engine.gradient_norm()
             log.write(step_row(done, sums, seconds, self.workers, self.peak, gradient_norm=norm, **rates))
 
-    def _checkpoint(self, done: int, log: StepLog | None) -> str | None:
-        """Save after every ``checkpoint_every`` steps and after the last."""
-        if done % self.config.train.checkpoint_every and done < self.job.total_steps:
+    def _next_checkpoint(self) -> int:
+        """The step after which the next regular checkpoint is saved."""
+        every = self.config.train.checkpoint_every
+        return min((self.first_step // every + 1) * every, self.job.total_steps)
+
+    def _checkpoint(self, done: int, sums: StepSums, log: StepLog | None) -> Ended | None:
+        """Save after every ``checkpoint_every`` steps, after the last, and before a node is taken away."""
+        last, leaving = done >= self.job.total_steps, sums.leaving > 0
+        if done % self.config.train.checkpoint_every and not last and not leaving:
             return None
+        begin = time.monotonic()
         failure = save(self.engine, self.store, self.config, done, self.job.total_steps)
-        if failure is None:
-            if log:
-                log.upload()
-            ray.train.report({"step": done})
-        return failure
+        self.save_seconds = time.monotonic() - begin
+        if failure:
+            return Ended(failure)
+        if log:
+            log.upload()
+        ray.train.report({"step": done})
+        return Ended(preempted=True) if leaving and not last else None

@@ -32,6 +32,8 @@ class StepSums:
     visual_tokens: float = 0.0
     flops: float = 0.0
     wait_seconds: float = 0.0
+    leaving: float = 0.0
+    """Ranks that know of a node which is taken away soon."""
     template_entropy: float = 0.0
     template_rows: float = 0.0
     answer_entropy: float = 0.0

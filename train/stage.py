@@ -1,4 +1,4 @@
-"""One stage from settings to its last checkpoint: its beginning, its plan, and Ray Train around the loop."""
+"""One stage from settings to its last checkpoint: its starting weights and its plan."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchConfig, TorchTrainer
-
-from data.manifest import Manifest, open_manifest
+from data.manifest import open_manifest
 from data.parallel import ray_map
-from data.pipeline import RankedData
 from data.plan import Layout, Plan
 from lladav.cluster import connect
 from lladav.errors import UserError
-from lladav.schema import ClusterConfig, Config, WeightsConfig
-from train.job import DATASET, Job, train_worker
+from lladav.schema import Config, WeightsConfig
+from train.job import Job
 from train.progress import Progress, say
 from train.runs import WEIGHTS, Checkpoint, Run, refuse_other_text
+from train.workers import train
 
 
 def run_stages(configs: Sequence[Config]) -> None:
@@ -43,9 +40,7 @@ def run_stage(config: Config) -> None:
     job = Job(with_absolute_paths(config), str(manifest.folder), Plan.of(manifest, config).steps, start_from)
     say(headline(job, len(manifest), latest))
     with Progress(run.place.local, config.stage.name, latest.step if latest else 0, job.total_steps):
-        failure = _fit(job, manifest, run)
-    if failure:
-        raise UserError(f"stage {config.stage.name}: {failure}")
+        train(job, manifest, run)
     say(f"{config.stage.name:<8} done: {run.checkpoint_place(job.total_steps)}")
 
 
@@ -110,57 +105,3 @@ def headline(job: Job, samples: int, latest: Checkpoint | None) -> str:
         f"global batch {stage.global_batch} = {micro} x {slots} accumulated x {cluster.workers} workers; "
         f"trains {', '.join(part.value for part in stage.trained)}; {begin}"
     )
-
-
-def _fit(job: Job, manifest: Manifest, run: Run) -> str | None:
-    """Run the workers; the line that says why they ended early, if they did.
-
-    Ray counts every failure of a run's whole life, and a node that is taken away is one: a long run on such
-    nodes would always end. So only failures without a new checkpoint end it.
-    """
-    while True:
-        saved = run.committed_step()
-        try:
-            return _trainer(job, manifest, run).fit().return_value
-        except TrainingFailedError as error:
-            if run.committed_step() == saved:
-                raise UserError(_last_line(error)) from error
-            say(f"{job.config.stage.name:<8} goes on after step {run.committed_step()}: {_cause(error)}")
-
-
-def _trainer(job: Job, manifest: Manifest, run: Run) -> TorchTrainer:
-    cluster = job.config.cluster
-    return TorchTrainer(
-        train_worker,
-        train_loop_config={"job": job},
-        torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
-        scaling_config=scaling(cluster),
-        run_config=RunConfig(
-            name=run.name,
-            storage_path=run.storage,
-            failure_config=FailureConfig(max_failures=cluster.max_failures),
-        ),
-        datasets={DATASET: RankedData.placeholder},
-        dataset_config=RankedData(job.config, manifest, run.committed_step),
-    )
-
-
-def scaling(cluster: ClusterConfig) -> ScalingConfig:
-    """How many workers there are, or may be, and what each of them takes."""
-    fewest, most, gpus = cluster.min_workers, cluster.workers, cluster.gpus_per_worker
-    return ScalingConfig(
-        num_workers=most if fewest is None else (fewest, most),
-        elastic_resize_monitor_interval_s=cluster.resize_seconds,
-        use_gpu=gpus > 0,
-        resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": gpus} if gpus else {}),
-    )
-
-
-def _last_line(error: BaseException) -> str:
-    return f"{_cause(error)}; the run goes on from its last checkpoint with the same command"
-
-
-def _cause(error: BaseException) -> str:
-    """The last line of what a worker's failure says."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"worker failed: {lines[-1].strip()}"
