@@ -136,8 +136,9 @@ class DecodingBody(Knobs):
     """What decides how many tokens a step reveals; ``threshold``, ``factor``, ``entropy``, ``steps`` and
     ``tokens_per_step`` name their rule by themselves."""
     deadline_ms: Count | None = None
-    """After so long the request ends with 504. Of the refresh intervals that it permits it gets the smallest
-    that is expected to finish in time."""
+    """The request ends with 504 after this time. It gets the smallest refresh interval that is expected to
+    finish in time; without ``refresh_interval`` that is the server's default unless the deadline requires
+    more."""
     stop: Stop | None = None
     """Texts that end an answer; they are not part of it."""
     ignore_eos: bool = False

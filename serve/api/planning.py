@@ -248,10 +248,11 @@ def _schema(request: DecodingBody) -> dict[str, Any] | None:
 def _dial(wanted: int | Interval | None, hurried: bool, bounds: DialSettings) -> Dial:
     """The intervals that a request may get: what it permits of what the operator does.
 
-    With a deadline and nothing said it is all that the operator permits.
+    A deadline alone keeps the default interval unless the answer would be late; load does not raise it.
     """
     if wanted is None:
-        return Dial(bounds.min, bounds.max) if hurried else Dial(bounds.default, bounds.default)
+        highest = bounds.max if hurried else bounds.default
+        return Dial(bounds.default, highest, follows_load=False)
     low, high = (wanted, wanted) if isinstance(wanted, int) else (wanted.min, wanted.max)
     dial = Dial(max(low, bounds.min), min(high, bounds.max))
     if dial.min > dial.max:

@@ -1,7 +1,8 @@
 """Which refresh interval a request gets: as small as load and deadline allow, within what it permits.
 
-1 is exact, more is faster and less faithful. Everything here is arithmetic on the host, without torch; the
-engine's thread does it between two steps, so nothing may take long however many blocks there are.
+1 is exact, more is faster and less faithful. Load counts only where the request gives a range. Everything
+here is arithmetic on the host, without torch; the engine's thread does it between two steps, so nothing may
+take long however many blocks there are.
 
 Shapes: K blocks of an answer.
 """
@@ -34,6 +35,8 @@ class Dial:
 
     min: int
     max: int
+    follows_load: bool = True
+    """Whether load raises the interval, as in a range that the request gives; a deadline raises it always."""
 
 
 def choose(
@@ -41,10 +44,10 @@ def choose(
 ) -> int:
     """The smallest interval that ``load`` allows and whose forecast fits in ``seconds_left``.
 
-    ``load`` is requests per row, running and waiting; ``forecast`` gives the seconds of the request at an
-    interval. Where no interval fits it is the largest one.
+    ``load`` is the number of running and waiting requests per row; ``forecast`` returns the seconds of the
+    request at an interval. Where no interval fits, the result is the largest one.
     """
-    least = by_load(dial, load, busy)
+    least = by_load(dial, load, busy) if dial.follows_load else dial.min
     return next((r for r in range(least, dial.max + 1) if forecast(r) <= seconds_left), dial.max)
 
 

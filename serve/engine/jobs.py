@@ -5,6 +5,7 @@ Plain values: each side has a tokenizer of its own, and options are made of a jo
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -41,10 +42,17 @@ class Job:
     """Settings of ``DecodingOptions``, besides ``refresh_interval`` and ``stop_texts``."""
     dial: Dial
     deadline: float
-    """When the request ends unanswered, as ``time.time()`` counts."""
+    """When the request ends unanswered, by ``time.time()`` of this host. A pickled job holds the seconds that
+    are left instead: the clocks of two hosts differ."""
     choices: int = 1
     stop: tuple[str, ...] = ()
     watch: Watch = Watch.nothing
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "deadline": self.deadline - time.time()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, deadline=state["deadline"] + time.time())
 
     def options(self, tokenizer: ChatTokenizer, interval: int) -> DecodingOptions:
         """Options at a refresh interval; raises ``UserError`` where they do not fit together."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,12 @@ from hypothesis import strategies as st
 from lladav.decoding.engine import decode
 from lladav.decoding.options import Cache, DecodingOptions
 from lladav.decoding.sequence import SequenceState
+from serve.api.bodies import ChatRequest
+from serve.api.planning import _dial as dial_of
+from serve.engine import jobs
 from serve.engine.dial import Cost, Dial, Pace, by_load, choose, forecast
+from serve.engine.jobs import Job
+from serve.settings import DialSettings
 from tests.lladav.build import TOKENS, text_sample, tiny_model
 
 MODEL = tiny_model(std=0.3)
@@ -69,6 +76,53 @@ def test_the_deadline_gets_the_smallest_interval_that_fits_or_the_largest() -> N
     assert choose(dial, 0, 2, 0.1, lambda r: 20 / r) == 16
     assert choose(dial, 1.5, 2, 100.0, lambda r: 20 / r) == 4  # by load
     assert choose(dial, 1.5, 2, 5.0, lambda r: 9.0 if r == 4 else 1.0) == 5  # a forecast that is not monotone
+
+
+def interval_of(given: dict[str, Any], load: float, seconds: float) -> int:
+    """The interval of a request whose forecast is ``seconds``, divided by the interval."""
+    request = ChatRequest.model_validate({"model": "m", "messages": QUESTION, **given})
+    dial = dial_of(request.refresh_interval, request.deadline_ms is not None, BOUNDS)
+    return choose(dial, load, BOUNDS.busy, (request.deadline_ms or 300_000) / 1000, lambda r: seconds / r)
+
+
+QUESTION = [{"role": "user", "content": "?"}]
+BOUNDS = DialSettings(min=1, max=64, default=2)
+RANGE = {"refresh_interval": {"min": 1, "max": 16}}
+
+
+@pytest.mark.parametrize(
+    ("given", "load", "seconds", "interval"),
+    [
+        ({}, 9.0, 1.0, 2),
+        ({}, 9.0, 3000.0, 2),  # nothing permits another one
+        ({"deadline_ms": 300_000}, 9.0, 1.0, 2),
+        ({"deadline_ms": 300_000}, 0.0, 1.0, 2),
+        ({"deadline_ms": 1000}, 0.0, 8.0, 8),
+        ({"deadline_ms": 1000}, 9.0, 8.0, 8),
+        ({"deadline_ms": 1000}, 9.0, 9000.0, 64),
+        ({"refresh_interval": 4, "deadline_ms": 1000}, 9.0, 9000.0, 4),
+        (RANGE, 0.0, 1.0, 1),
+        (RANGE, 9.0, 1.0, 16),
+        ({**RANGE, "deadline_ms": 1000}, 0.0, 8.0, 8),
+        ({**RANGE, "deadline_ms": 300_000}, 9.0, 1.0, 16),
+    ],
+)
+def test_load_counts_where_a_range_is_given_and_a_deadline_where_it_is_near(
+    given: dict[str, Any], load: float, seconds: float, interval: int
+) -> None:
+    assert interval_of(given, load, seconds) == interval
+
+
+def test_a_job_keeps_the_seconds_that_are_left_on_a_host_with_another_clock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = Job("a", text_sample("answer", 9), 9, {}, Dial(1, 1), deadline=1007.0)
+    monkeypatch.setattr(jobs, "time", SimpleNamespace(time=lambda: 1000.0))
+    sent = pickle.dumps(job)
+    monkeypatch.setattr(jobs, "time", SimpleNamespace(time=lambda: 4000.0))
+    received = pickle.loads(sent)
+    assert received.deadline == 4007.0
+    assert (received.id, received.dial, received.choices) == (job.id, job.dial, job.choices)
 
 
 CASES: list[dict[str, Any]] = [
