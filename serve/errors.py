@@ -7,6 +7,7 @@ is about, and, where waiting helps, for how long.
 from __future__ import annotations
 
 import math
+from http import HTTPStatus
 from typing import Any
 
 TYPES = {
@@ -15,6 +16,7 @@ TYPES = {
     403: "permission_error",
     404: "not_found_error",
     405: "invalid_request_error",
+    408: "timeout_error",
     413: "invalid_request_error",
     422: "invalid_request_error",
     429: "rate_limit_error",
@@ -58,10 +60,13 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """``Retry-After`` in whole seconds, where waiting helps."""
-        if self.retry_after is None:
-            return {}
-        return {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
+        """``Retry-After`` in whole seconds, where waiting helps; the end of a connection whose request is
+        not complete.
+        """
+        headers = {"Connection": "close"} if self.status == HTTPStatus.REQUEST_TIMEOUT else {}
+        if self.retry_after is not None:
+            headers["Retry-After"] = str(max(1, math.ceil(self.retry_after)))
+        return headers
 
 
 def _rebuilt(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -14,6 +12,7 @@ from lladav.text import ChatTokenizer
 from serve.api.completions import Completions
 from serve.api.planning import Planner
 from serve.api.web import Service, web_app
+from serve.aside import Aside
 from serve.engine.client import EngineReplicas, Engines
 from serve.keys import Gate
 from serve.media.loading import MediaLoader
@@ -30,6 +29,7 @@ class Ingress:
 
     def __init__(self, settings: ServeSettings, engines: DeploymentHandle) -> None:
         self._settings, self._engines = settings, engines
+        self._status = Aside("status")
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve, in the event loop that the application will run in."""
@@ -42,7 +42,7 @@ class Ingress:
         """Whether an engine replica is up, or would come up when asked."""
         if self._settings.engine.min_replicas == 0:
             return True
-        status = await asyncio.to_thread(serve.status)
+        status = await self._status(serve.status)
         application = status.applications[serve.get_replica_context().app_name]
         states = application.deployments[self._engines.deployment_name].replica_states
         return any(state == RUNNING and count > 0 for state, count in states.items())

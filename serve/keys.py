@@ -9,6 +9,7 @@ undone.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import hmac
@@ -42,6 +43,8 @@ from serve.settings import KeySettings, Section, ServeSettings, clash
 PREFIX = "sk-lladav-"
 NAMESPACE = "lladav"
 """Of the counts, in a storage that others may use, too."""
+STORAGE_SECONDS = 2.0
+"""Within which the storage of rates answers."""
 AGAIN_SECONDS = 1.0
 """After which a client may ask again where it cannot be known when there is room."""
 
@@ -97,10 +100,11 @@ class Gate:
         item = RateLimitItemPerMinute(key.requests_per_minute, namespace=NAMESPACE)
         names = (self._model, key.name)
         try:
-            if await self._limiter.hit(item, *names):
-                return
-            reset = (await self._limiter.get_window_stats(item, *names)).reset_time
-        except StorageError:
+            async with asyncio.timeout(STORAGE_SECONDS):
+                if await self._limiter.hit(item, *names):
+                    return
+                reset = (await self._limiter.get_window_stats(item, *names)).reset_time
+        except (StorageError, TimeoutError):
             message = "rates cannot be counted now; ask again"
             raise ApiError(503, message, code="rates_unavailable", retry_after=AGAIN_SECONDS) from None
         wait = max(0.0, reset - time.time())

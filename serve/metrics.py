@@ -17,6 +17,9 @@ import aiohttp
 import ray
 from ray.util.metrics import Counter, Gauge, Histogram
 
+from serve.aside import Aside
+from serve.errors import ApiError
+
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 INTERVALS = (*(n + 0.5 for n in range(17)), 20.5, 24.5, 28.5, 32.5, 40.5, 48.5, 56.5, 64.5, 128.5)
@@ -49,6 +52,8 @@ ANSWERING = {"/v1/chat/completions", "/v1/completions"}
 """Endpoints whose requests are timed."""
 EXPOSED = ("ray_lladav_", "ray_serve_")
 """Beginnings of the names that ``exposition`` shows."""
+_ASIDE = Aside("metrics")
+"""Lists nodes, which asks Ray's control service, and merges texts, which takes long on large clusters."""
 ABOUT = re.compile(r"# (?:HELP|TYPE) (\S+)")
 
 
@@ -141,14 +146,19 @@ def _add(counter: Counter, n: int, **labels: str) -> None:
 async def exposition(timeout: float) -> str:
     """Our metrics and Ray Serve's, of all nodes that answer in ``timeout`` seconds, as Prometheus reads them.
 
-    How many did is told in a comment. Without a connection to Ray there are no nodes.
+    A comment says how many did. Without a connection to Ray there are no nodes. Raises ``ApiError`` where Ray
+    does not list its nodes in time.
     """
-    urls = await asyncio.to_thread(_metric_urls)
+    try:
+        urls = await asyncio.wait_for(_ASIDE(_metric_urls), timeout)
+    except TimeoutError:
+        message = "Ray does not list its nodes now; ask again"
+        raise ApiError(503, message, code="metrics_unavailable", retry_after=timeout) from None
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout)) as session:
         texts = await asyncio.gather(*(_text_of(session, url) for url in urls))
     answered = [text for text in texts if text is not None]
     comment = f"# {len(answered)} of {len(urls)} nodes answered\n"
-    return comment + merge(answered, EXPOSED)
+    return comment + await _ASIDE(merge, answered, EXPOSED)
 
 
 def _metric_urls() -> list[str]:

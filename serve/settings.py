@@ -100,6 +100,8 @@ class LimitSettings(Section):
 
     body_bytes: Count = 32 * 2**20
     """Of a request's body."""
+    body_seconds: Seconds = 30.0
+    """For the whole body to arrive; a request whose body is not complete by then ends with 408."""
     max_tokens: Count = 1024
     """Canvas of an answer, at most."""
     default_max_tokens: Count = 128

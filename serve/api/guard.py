@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -87,21 +88,17 @@ class Guard:
             yield
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        """The whole body, unless it is too long."""
-        limit = self._settings.limits.body_bytes
+        """The whole body; raises ``ApiError`` for one that is too long or takes too long."""
+        limits = self._settings.limits
         declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdigit() and int(declared) > limit:
-            raise _too_long(limit)
-        body = bytearray()
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ApiError(400, "the connection ended before the body did", code="disconnected")
-            body += message.get("body", b"")
-            if len(body) > limit:
-                raise _too_long(limit)
-            if not message.get("more_body"):
-                return bytes(body)
+        if declared.isdigit() and int(declared) > limits.body_bytes:
+            raise _too_long(limits.body_bytes)
+        try:
+            async with asyncio.timeout(limits.body_seconds):
+                return await _received(receive, limits.body_bytes)
+        except TimeoutError:
+            message = f"the body was not complete after {limits.body_seconds:g} s; send it faster, or less"
+            raise ApiError(408, message, code="body_timeout") from None
 
     def _tell(self, exchange: _Exchange) -> None:
         endpoint = exchange.path if exchange.path in self._routes else UNKNOWN
@@ -155,6 +152,19 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return messages.pop() if messages else await receive()
 
     return replayed
+
+
+async def _received(receive: Receive, limit: int) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ApiError(GONE, "the connection ended before the body did", code="disconnected")
+        body += message.get("body", b"")
+        if len(body) > limit:
+            raise _too_long(limit)
+        if not message.get("more_body"):
+            return bytes(body)
 
 
 def _too_long(limit: int) -> ApiError:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -20,6 +22,7 @@ from serve.api.completions import Completions, Task
 from serve.api.guard import GONE, Guard
 from serve.api.openapi import ERRORS, document
 from serve.api.validation import refusal
+from serve.aside import Shared
 from serve.errors import ApiError
 from serve.keys import Gate
 from serve.metrics import IngressMetrics, exposition
@@ -27,9 +30,15 @@ from serve.playground import CONTENT_SECURITY_POLICY, FOLDER
 from serve.settings import ServeSettings
 
 T = TypeVar("T")
+LOG = logging.getLogger("ray.serve.requests")
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 """Proxies are not to hold events back."""
 METRICS_SECONDS = 5.0
+"""Within which nodes answer."""
+READY_SECONDS = 5.0
+"""Within which Ray Serve's controller answers."""
+SHARED_SECONDS = 2.0
+"""How long a result of ``/ready`` or ``/metrics`` is shared: each one costs calls to other processes."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ class Service:
     gate: Gate
     metrics: IngressMetrics
     ready: Callable[[], Awaitable[bool]]
-    """Whether somebody can answer."""
+    """Whether a request would be answered; asks other processes."""
 
 
 def web_app(service: Service) -> FastAPI:
@@ -166,7 +175,19 @@ def _add_models(app: FastAPI, settings: ServeSettings) -> None:
         return described()
 
 
+async def _is_ready(service: Service) -> bool:
+    try:
+        async with asyncio.timeout(READY_SECONDS):
+            return await service.ready()
+    except Exception:
+        LOG.exception("cannot find out whether the server is ready")
+        return False
+
+
 def _add_operations(app: FastAPI, service: Service) -> None:
+    readiness = Shared(partial(_is_ready, service), SHARED_SECONDS)
+    gathered = Shared(partial(exposition, METRICS_SECONDS), SHARED_SECONDS)
+
     @app.get("/health", tags=["operations"])
     async def health() -> dict[str, str]:
         """Whether this process lives."""
@@ -175,7 +196,7 @@ def _add_operations(app: FastAPI, service: Service) -> None:
     @app.get("/ready", responses={503: ERRORS[503]}, tags=["operations"])
     async def ready() -> dict[str, str]:
         """Whether a request would be answered."""
-        if not await service.ready():
+        if not await readiness.get():
             raise ApiError(503, "no engine replica is up yet; ask again", code="not_ready", retry_after=2.0)
         return {"status": "ok"}
 
@@ -187,7 +208,7 @@ def _add_operations(app: FastAPI, service: Service) -> None:
     )
     async def metrics() -> PlainTextResponse:
         """Metrics of all nodes, in Prometheus' text format."""
-        return PlainTextResponse(await exposition(METRICS_SECONDS), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(await gathered.get(), media_type="text/plain; version=0.0.4")
 
 
 def _add_playground(app: FastAPI) -> None:

@@ -215,6 +215,24 @@ class TestAdmit:
         assert (error.status, error.code, error.retry_after) == (503, "rates_unavailable", 1.0)
         assert "password" not in error.message
 
+    def test_a_storage_that_does_not_answer_is_not_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("serve.keys.STORAGE_SECONDS", 0.05)
+        gate, key = gate_and_key()
+
+        async def hit(*_: object) -> bool:
+            return bool(await asyncio.Event().wait())
+
+        monkeypatch.setattr(gate._limiter, "hit", hit)
+
+        async def run() -> ApiError:
+            with pytest.raises(ApiError) as error:
+                async with gate.admit(key):
+                    pass
+            return error.value
+
+        assert asyncio.run(run()).code == "rates_unavailable"
+        assert gate._running[key.name] == 0
+
     @pytest.mark.parametrize(
         "uri", ["async+nothing://h", "async+redis://user:password@[h", "async+memcached://h:1"]
     )

@@ -1,0 +1,101 @@
+"""Threads and shared results keep an event loop free."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from serve.aside import Aside, Shared
+from tests.serve.asgi import until
+
+
+class Source:
+    """Something that is costly to ask; it answers when ``answers`` is set."""
+
+    def __init__(self) -> None:
+        self.calls, self.answers = 0, asyncio.Event()
+        self.failure: Exception | None = None
+
+    async def find(self) -> int:
+        self.calls += 1
+        call = self.calls
+        await self.answers.wait()
+        if self.failure is not None:
+            raise self.failure
+        return call
+
+
+def test_all_who_ask_at_a_time_share_one_call() -> None:
+    async def asked() -> None:
+        source = Source()
+        shared = Shared(source.find, 3600.0)
+        waiting = [asyncio.create_task(shared.get()) for _ in range(100)]
+        await until(lambda: source.calls > 0)
+        source.answers.set()
+        assert await asyncio.gather(*waiting) == [1] * 100
+        assert await shared.get() == 1
+
+    asyncio.run(asked())
+
+
+def test_an_old_result_is_not_given() -> None:
+    async def asked() -> list[int]:
+        source = Source()
+        source.answers.set()
+        shared = Shared(source.find, 0.0)
+        return [await shared.get() for _ in range(3)]
+
+    assert asyncio.run(asked()) == [1, 2, 3]
+
+
+def test_who_leaves_does_not_end_the_call_of_the_others() -> None:
+    async def asked() -> None:
+        source = Source()
+        shared = Shared(source.find, 3600.0)
+        first, second = (asyncio.create_task(shared.get()) for _ in range(2))
+        await until(lambda: source.calls > 0)
+        first.cancel()
+        source.answers.set()
+        assert await second == 1
+        assert first.cancelled()
+
+    asyncio.run(asked())
+
+
+def test_a_failure_is_shared() -> None:
+    async def asked() -> None:
+        source = Source()
+        source.failure = ZeroDivisionError()
+        source.answers.set()
+        shared = Shared(source.find, 3600.0)
+        for _ in range(5):
+            with pytest.raises(ZeroDivisionError):
+                await shared.get()
+        assert source.calls == 1
+
+    asyncio.run(asked())
+
+
+def test_a_call_that_is_cancelled_before_it_begins_never_runs() -> None:
+    async def asked() -> None:
+        aside, begun, go_on = Aside("test"), threading.Event(), threading.Event()
+        ran: list[str] = []
+
+        def first() -> None:
+            begun.set()
+            go_on.wait()
+            ran.append("first")
+
+        running = asyncio.create_task(aside(first))
+        await until(begun.is_set)
+        waiting = asyncio.create_task(aside(ran.append, "second"))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        go_on.set()
+        await running
+        await aside(ran.append, "third")
+        assert ran == ["first", "third"]
+
+    asyncio.run(asked())
