@@ -25,6 +25,7 @@ IMAGE_PARTS, VIDEO_PARTS = ("image", "image_url"), ("video", "video_url")
 """Types of the parts of a message that stand for an image or a video."""
 
 LONGEST_SHOWN = 80
+KINDS = {dict: "an object", list: "a list", int: "a number", float: "a number", bytes: "bytes"}
 
 
 def parse(raw: bytes | Mapping[str, Any]) -> Record:
@@ -36,9 +37,9 @@ def parse(raw: bytes | Mapping[str, Any]) -> Record:
     images = _media(fields, IMAGE_KEYS, [value for kind, value in parts if kind in IMAGE_PARTS])
     videos = _media(fields, VIDEO_KEYS, [value for kind, value in parts if kind in VIDEO_PARTS])
     if images and videos:
-        raise _bad("the record has both an image and a video")
+        raise _bad("the record has both images ('image' or 'images') and a video ('video' or 'videos')")
     if len(videos) > 1:
-        raise _bad(f"the record has {len(videos)} videos; one is supported")
+        raise _bad(f"'video' or 'videos' names {len(videos)} files; one video is supported")
     return Record(_id_in(fields), images + videos, bool(videos), turns)
 
 
@@ -158,7 +159,9 @@ def _medium(value: Any, key: str) -> str | bytes:
         content = value.get("bytes")
         if content is not None and not isinstance(content, bytes):
             raise _bad(f"{_named(f'{key}.bytes', content)}, not bytes; name a file by its path")
-        value = value.get("path") if content is None else content
+        value = _first(value, "bytes", "path")
+        if value is None:
+            raise _bad(f"'{key}' is an object without bytes and path")
     if isinstance(value, bytes):
         return value
     if not isinstance(value, str):
@@ -218,7 +221,9 @@ def _kind(value: Any) -> str:
         return f"unreadable ({value.why})"
     if isinstance(value, str):
         return ascii(value[:LONGEST_SHOWN])
-    return f"a {type(value).__name__}"
+    if value == []:
+        return "an empty list"
+    return KINDS.get(type(value), f"of type {type(value).__name__}")
 
 
 def _bad(detail: str) -> BadSample:
