@@ -22,6 +22,7 @@ WINDOW = 1 << 24
 """Bytes looked at together; grows where a single record is larger."""
 
 _OPENING = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[")
+_BLANK = re.compile(rb"\s*")
 _BETWEEN = b" \t\r\n,"
 _STRAY = re.compile(rb'"(?:[^"\\]|\\.)*"|[^\s,"]+|"', re.DOTALL)
 _QUOTE, _BACKSLASH = b'"\\'
@@ -44,17 +45,19 @@ def line_spans(path: Path) -> Iterator[Span]:
 def list_spans(path: Path) -> Iterator[Span]:
     """The elements of the list that a file holds.
 
-    Raises ``UserError`` where the file is not a list, or breaks off inside one.
+    Raises ``UserError`` where the file is not a list, breaks off inside one, or goes on behind it.
     """
     with _mapped(path) as content:
         opening = _OPENING.match(content)
         if opening is None:
             raise UserError(f"{path}: not a JSON list; for one record a line set format to jsonl")
-        start, window, closed = opening.end(), WINDOW, False
-        while not closed:
-            spans, closed = _elements(content[start : start + window])
+        start, window, closing = opening.end(), WINDOW, None
+        while closing is None:
+            spans, closing = _elements(content[start : start + window])
             yield from ((start + begin, start + end) for begin, end in spans)
-            if not closed and start + window >= len(content):
+            if closing is not None:
+                _check_end(content, start + closing, path)
+            elif start + window >= len(content):
                 raise UserError(
                     f"{path}: the list breaks off after byte {start + (spans[-1][1] if spans else 0)}; "
                     "the file is cut short or has a stray quote or bracket there"
@@ -62,18 +65,28 @@ def list_spans(path: Path) -> Iterator[Span]:
             start, window = (start + spans[-1][1], WINDOW) if spans else (start, 2 * window)
 
 
-def _elements(text: bytes) -> tuple[list[Span], bool]:
-    """Elements that end inside the text, which begins between two, and whether their list ends there too."""
+def _check_end(content: mmap.mmap, closing: int, path: Path) -> None:
+    """Records behind a bracket that closes the list too early would be lost without a word."""
+    rest = _BLANK.match(content, closing + 1)
+    if content[closing : closing + 1] != b"]" or (rest and rest.end() < len(content)):
+        raise UserError(
+            f"{path}: the list ends at byte {closing} and the file goes on; correct a stray bracket there, "
+            "or set format to jsonl for one record a line"
+        )
+
+
+def _elements(text: bytes) -> tuple[list[Span], int | None]:
+    """Elements that end inside the text, which begins between two, and where their list ends if it does."""
     marks, depth = _brackets(text)
-    closing = np.flatnonzero(depth < 0)[:1]
-    closed = len(closing) > 0
+    ends_at = np.flatnonzero(depth < 0)[:1]
+    closed = len(ends_at) > 0
     if closed:
-        marks, depth = marks[: closing[0] + 1], depth[: closing[0] + 1]
+        marks, depth = marks[: ends_at[0] + 1], depth[: ends_at[0] + 1]
     previous = np.concatenate([[0], depth[:-1]])
     begins = marks[(previous == 0) & (depth == 1)].tolist()
     ends = (marks[(previous == 1) & (depth == 0)] + 1).tolist()
     stops = begins[: len(ends)] + (marks[-1:].tolist() if closed else [])
-    return list(_with_strays(text, begins, ends, stops)), closed
+    return list(_with_strays(text, begins, ends, stops)), int(marks[-1]) if closed else None
 
 
 def _with_strays(text: bytes, begins: list[int], ends: list[int], stops: list[int]) -> Iterator[Span]:

@@ -61,6 +61,18 @@ def test_a_list_cut_short_is_refused_as_a_whole(tmp_path: Path, text: str) -> No
         spans_in(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    "text", ['[{"a": 1}}, {"b": 2}]', '[{"a": 1}], {"b": 2}]', '[{"a": 1}]\n[{"b": 2}]', "[}"]
+)
+def test_a_list_that_a_stray_bracket_ends_is_refused_as_a_whole(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match=r"records\.json: the list ends at byte .* and the file goes on"):
+        spans_in(tmp_path, text)
+
+
+def test_white_space_may_follow_a_list(tmp_path: Path) -> None:
+    assert spans_in(tmp_path, '[{"a": 1}]\r\n \n') == [b'{"a": 1}']
+
+
 def test_a_file_that_is_no_list_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a JSON list; for one record a line set format to jsonl"):
         spans_in(tmp_path, '{"a": 1}\n{"b": 2}\n')

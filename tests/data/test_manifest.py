@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +17,13 @@ from data.manifest import Manifest, open_manifest
 from data.quarantine import read_rejects
 from data.reading import read_samples
 from data.records import BadSample
+from data.scanning import ORDERS
 from lladav.errors import UserError
 from lladav.images import ViewGeometry
 from lladav.packing import expand
 from lladav.samples import IGNORED
-from lladav.schema import Config, SourceConfig, SourceFormat, Suffix
+from lladav.schema import Config, MissingMark, SourceConfig, SourceFormat, Suffix
+from lladav.text import TEXT_VERSION
 from tests.data import build
 
 PICTURES = {"a.png": build.picture(30, 30), "wide.png": build.picture(90, 30), "c.gif": build.clip(3, 1000)}
@@ -185,11 +188,33 @@ def touch_records(config: Config) -> None:
     os.utime(Path(config.data.root) / "records.json", ns=(1, 1))
 
 
+def test_a_manifest_of_another_text_processing_is_made_again_and_said_so_in_one_line(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = settings(tmp_path, tokenizer, GOOD)
+    with monkeypatch.context() as patch:
+        patch.setattr("data.preparation.TEXT_VERSION", 1)
+        old = open_manifest(config)
+    orders = json.loads((old.folder / ORDERS).read_text())
+    del orders["text_version"], orders["preparation"]["missing_mark"]  # as the first version left them out
+    (old.folder / ORDERS).write_text(json.dumps(orders))
+    assert not caplog.records
+    assert open_manifest(config).folder != old.folder
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{old.folder}: made with text processing 1; with {TEXT_VERSION}")
+    assert "\n" not in record.getMessage()
+    open_manifest(config)
+    config.stage.max_length = 900
+    open_manifest(config)
+    assert len(caplog.records) == 1
+
+
 @pytest.mark.parametrize(
     "change",
     [
         lambda config: setattr(config.stage, "max_length", 900),
         lambda config: setattr(config.objective, "eos_tail", 1),
+        lambda config: setattr(config.data, "missing_mark", MissingMark.prepend),
         lambda config: setattr(config.model.vision, "patch_size", 7),
         add_suffix,
         touch_records,

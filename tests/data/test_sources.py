@@ -111,6 +111,38 @@ def test_unfit_archives_are_refused_in_one_line(
     assert "\n" not in str(error.value)
 
 
+def test_of_a_compressed_archive_and_its_unpacked_one_the_unpacked_is_read(
+    tmp_path: Path, tokenizer: Path
+) -> None:
+    build.write_tars(tmp_path, PICTURES)
+    for name in ("images_0.tar.gz", "images_1.tgz"):
+        (tmp_path / name).write_bytes(b"compressed")
+    source = SourceConfig(SourceFormat.json, build.write_json(tmp_path, RECORDS), "images_*.t*")
+    assert len(samples_of(source, tmp_path, tokenizer)) == len(RECORDS)
+    (tmp_path / "images_2.tar.gz").write_bytes(b"compressed")
+    with pytest.raises(UserError, match=r"images_2\.tar\.gz is compressed"):
+        samples_of(source, tmp_path, tokenizer)
+
+
+@pytest.mark.parametrize("name", ["{folder}/part/0.png", "{link}/part/0.png", "{folder}/x/../part/0.png"])
+def test_an_absolute_path_within_the_media_folder_is_found(
+    name: str, tmp_path: Path, tokenizer: Path
+) -> None:
+    folder, link = tmp_path / build.write_folder(tmp_path, PICTURES), tmp_path / "link"
+    link.symlink_to(folder)
+    records = [build.asked("r", name.format(folder=folder, link=link))]
+    source = SourceConfig(SourceFormat.json, build.write_json(tmp_path, records), "images")
+    assert samples_of(source, tmp_path, tokenizer)[0].visuals[0].width == 20
+
+
+def test_an_absolute_path_outside_the_media_folder_is_missing(tmp_path: Path, tokenizer: Path) -> None:
+    (tmp_path / "outside.png").write_bytes(build.picture(9, 9))
+    records = [build.asked("r", str(tmp_path / "outside.png")), build.asked("text")]
+    source = build.json_source(tmp_path, records, PICTURES)
+    manifest = open_manifest(build.settings(tmp_path, tokenizer, {"source": source}))
+    assert manifest.summary.reasons == {"missing_file": 1}
+
+
 def test_a_source_that_is_not_there_is_named_with_its_key(tmp_path: Path, tokenizer: Path) -> None:
     source = SourceConfig(SourceFormat.json, "nowhere/*.json")
     with pytest.raises(

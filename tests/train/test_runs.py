@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import pytest
 from lladav.config import load
 from lladav.errors import UserError
 from lladav.schema import Config
+from lladav.text import TEXT_VERSION
 from train.runs import STATE, Run
+from train.stage import run_stage
 
 
 def settings(storage: Path, *more: str) -> Config:
@@ -87,3 +90,33 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     config = settings(tmp_path / "file")
     with pytest.raises(UserError, match=r"cannot be written .*set train\.storage"):
         Run.of(config).bind(config)
+
+
+def forget_text_version(run: Run, step: int) -> None:
+    """A committed checkpoint as versions wrote it that did not name their text processing."""
+    state = run.checkpoint_place(step) / STATE
+    values = json.loads(state.read_text())
+    assert values.pop("text_version") == TEXT_VERSION
+    state.write_text(json.dumps(values))
+
+
+def test_a_run_of_another_text_processing_is_not_resumed(tmp_path: Path, run: Run) -> None:
+    write(run, 10)
+    forget_text_version(run, 10)
+    with pytest.raises(UserError) as error:
+        run_stage(settings(tmp_path))
+    told = str(error.value)
+    assert told.startswith(
+        f"run {run.name} was trained with text processing 1, this version has {TEXT_VERSION}"
+    )
+    assert "train.run=<new name> train.init=" in told
+    assert "\n" not in told
+
+
+def test_a_finished_run_of_another_text_processing_stays_done(
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(run, 100)
+    forget_text_version(run, 100)
+    run_stage(settings(tmp_path))
+    assert "done: 100 steps" in capsys.readouterr().out
