@@ -21,6 +21,7 @@ POSITIVE = """
     model.language.max_positions model.vision.image_size model.vision.patch_size model.vision.width
     model.vision.mlp_width model.vision.layers model.vision.heads model.vision.norm_eps
     model.images.grid model.images.shrink_above_views model.images.max_frames model.images.frames_per_second
+    model.images.folder_frames model.images.inference_frames
     model.images.frame_side stage.lr.language stage.lr.projector stage.lr.vision stage.global_batch
     stage.max_length stage.epochs objective.min_mask_ratio objective.block_length
     data.prefetch cluster.workers cluster.resize_seconds train.max_steps

@@ -18,6 +18,7 @@ from lladav.schema import Config
 IMMATERIAL = {
     "stage.samples": "a note about the published data",
     "stage.ablation": "only chooses what stage=all runs",
+    "model.images.inference_frames": "only inference reads it",
     "model.tokenizer": "a place; what it must hold is told by model.tokens",
     "data.root": "a place",
     "data.rescale": "already part of the stage",

@@ -12,6 +12,10 @@ class UserError(ValueError):
     """Bad input: the message names the thing, what is wrong with it and the fix."""
 
 
+class MediaError(UserError):
+    """An image or video that cannot be read; the message names it and says why."""
+
+
 class OneLineParser(argparse.ArgumentParser):
     """A parser of arguments that complains in one line, by a ``UserError``."""
 

@@ -1,13 +1,14 @@
-"""From pictures to views, and from sizes to token counts: tiling, padding and the geometry of merging.
+"""From images to views, and from sizes to token counts: tiling, padding and the geometry of merging.
 
-The number of tokens an item will occupy follows from its kind and its (width, height) alone, so that a plan
-can be made without opening a single image. Views stay uint8 until they reach the model's device.
+The number of tokens an item occupies follows from its kind and its (width, height) alone, so that a plan
+needs no pixels. Views stay uint8 until they reach the model's device. Beyond the image itself, making views
+needs at most 300 MB, whatever the aspect ratio.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +16,16 @@ from PIL import Image
 
 from lladav.errors import UserError
 from lladav.samples import Visual, VisualKind
-from lladav.schema import ModelConfig
+from lladav.schema import ModelConfig, Pixels
 
 PAD_GREY = 127
 """Background of images padded to a square: the mean pixel of SigLIP, as an integer."""
+
+LONGEST_SIDE = 65536
+"""Pixels. An image with a longer side is shrunk first: resizing holds a strip as high as the image and as
+wide as a view."""
+LONGEST_PADDED_SIDE = 8192
+"""The same for an image that is padded: the square around a strip can be far larger than the strip."""
 
 SHRINK_MARGIN = 1.1
 """Merged features are shrunk only when they exceed the budget by this factor in each direction."""
@@ -26,7 +33,8 @@ SHRINK_MARGIN = 1.1
 
 @dataclass(frozen=True)
 class ViewGeometry:
-    """The sizes that turn pictures into views and views into tokens (pixels, patches, tiles)."""
+    """What turns image files into views and views into tokens: sizes in pixels, patches and tiles, and how
+    files become RGB."""
 
     tile: int
     side: int
@@ -34,6 +42,7 @@ class ViewGeometry:
     shrink_above_views: int
     frame_side: int
     newline_per_frame_row: bool
+    pixels: Pixels = Pixels.displayed
 
     @classmethod
     def of(cls, model: ModelConfig) -> ViewGeometry:
@@ -45,6 +54,7 @@ class ViewGeometry:
             shrink_above_views=images.shrink_above_views,
             frame_side=images.frame_side,
             newline_per_frame_row=images.newline_per_frame_row,
+            pixels=images.pixels,
         )
 
 
@@ -141,24 +151,41 @@ def prepare_image(image: Image.Image, kind: VisualKind, geometry: ViewGeometry) 
     if kind is VisualKind.tiled:
         views = [_squashed(image, geometry.tile), *_tiles(image, geometry)]
     elif kind is VisualKind.padded:
-        views = [_squashed(pad_to_square(image), geometry.tile)]
+        views = [_squashed(pad_to_square(_bounded(image, LONGEST_PADDED_SIDE)), geometry.tile)]
     else:
         views = [_squashed(image, geometry.tile)]
     return Visual(kind, image.width, image.height, _stack(views))
 
 
-def prepare_video(frames: Sequence[Image.Image], geometry: ViewGeometry) -> Visual:
-    """The views of a clip's RGB frames, each squashed to one view."""
-    if not frames:
+def prepare_video(frames: Iterable[Image.Image], geometry: ViewGeometry) -> Visual:
+    """The views of a video's RGB frames, each squashed to one view as it comes."""
+    views, size = [], (0, 0)
+    for frame in frames:
+        size = size if views else frame.size
+        views.append(_squashed(frame, geometry.tile))
+    if not views:
         raise UserError("video has no frames; remove or replace it")
-    views = _stack([_squashed(frame, geometry.tile) for frame in frames])
-    return Visual(VisualKind.video, frames[0].width, frames[0].height, views)
+    return Visual(VisualKind.video, *size, _stack(views))
 
 
 def sample_frames(total: int, rate: float, frames_per_second: float, limit: int) -> list[int]:
-    """Indices of the frames to keep of ``total`` at ``rate`` frames a second, evenly spread."""
-    wanted = min(limit, max(1, round(total / rate * frames_per_second)), total)
-    return [round(i) for i in np.linspace(0, total - 1, wanted)]
+    """Indices of the frames that the released trainer takes of ``total`` at ``rate`` frames a second.
+
+    Every n-th from frame 0 on, for ``frames_per_second``; where these exceed ``limit``, ``limit`` frames
+    evenly spread over the video.
+    """
+    every = range(0, total, max(1, round(rate / frames_per_second)))
+    return list(every) if len(every) <= limit else spread_frames(total, limit)
+
+
+def spread_frames(total: int, count: int) -> list[int]:
+    """Indices of ``count`` frames, evenly from first to last of ``total``; some repeat where it has fewer."""
+    return np.linspace(0, total - 1, count, dtype=int).tolist()
+
+
+def inference_frames(total: int, count: int) -> list[int]:
+    """Indices of at most ``count`` frames, evenly from first to last, as LMMs-Eval's video loader takes."""
+    return spread_frames(total, min(count, total))
 
 
 def pad_to_square(image: Image.Image) -> Image.Image:
@@ -167,6 +194,15 @@ def pad_to_square(image: Image.Image) -> Image.Image:
     square = Image.new("RGB", (side, side), (PAD_GREY,) * 3)
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square
+
+
+def _bounded(image: Image.Image, longest: int) -> Image.Image:
+    """The image, shrunk if one of its sides is longer than that."""
+    excess = max(image.size) / longest
+    if excess <= 1:
+        return image
+    width, height = (max(1, int(side / excess)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def _tiles(image: Image.Image, geometry: ViewGeometry) -> list[Image.Image]:
@@ -188,13 +224,13 @@ def _fit(image: Image.Image, width: int, height: int) -> Image.Image:
     """The image scaled to touch the frame from inside, centred on black."""
     size = fitted_size(image.width, image.height, width, height)
     canvas = Image.new("RGB", (width, height))
-    resized = image.resize(size, Image.Resampling.BICUBIC)
+    resized = _bounded(image, LONGEST_SIDE).resize(size, Image.Resampling.BICUBIC)
     canvas.paste(resized, ((width - size[0]) // 2, (height - size[1]) // 2))
     return canvas
 
 
 def _squashed(image: Image.Image, tile: int) -> Image.Image:
-    return image.resize((tile, tile), Image.Resampling.BICUBIC)
+    return _bounded(image, LONGEST_SIDE).resize((tile, tile), Image.Resampling.BICUBIC)
 
 
 def _stack(views: Sequence[Image.Image]) -> np.ndarray:

@@ -27,6 +27,17 @@ class ImageMode(StrEnum):
     tiled = "tiled"
 
 
+class Pixels(StrEnum):
+    """How an image file becomes RGB.
+
+    ``displayed``: as a viewer shows it, with EXIF orientation, transparency on white and 16-bit grey scaled.
+    ``released``: by Pillow's plain conversion, as in the released trainer.
+    """
+
+    displayed = "displayed"
+    released = "released"
+
+
 class Template(StrEnum):
     """``plain`` is image, caption, line end; ``chat`` is the LLaDA conversation template."""
 
@@ -130,10 +141,16 @@ class ImagesConfig:
     """A tiled image has at most ``grid`` x ``grid`` tiles."""
     shrink_above_views: int = 4
     """Merged features of more than about this many views are shrunk (``anyres_max_4``)."""
+    pixels: Pixels = Pixels.displayed
+    """How image files become RGB; part of the model, so that serving does as training did."""
     max_frames: int = 32
-    """Frames of a video at most; longer ones are sampled evenly."""
+    """Most frames of a video in training; of longer videos as many, evenly spread."""
     frames_per_second: float = 1.0
-    """Rate at which a video is sampled."""
+    """Rate at which training samples a video."""
+    folder_frames: int = 10
+    """Frames that training takes of a video that is a folder of frames, evenly spread."""
+    inference_frames: int = 32
+    """Frames that inference takes of a video, evenly spread; fewer where it has fewer."""
     frame_side: int = 14
     """A video frame's features are pooled to this many rows and columns."""
     newline_per_frame_row: bool = True

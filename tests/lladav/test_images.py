@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,13 @@ from lladav.images import (
     PAD_GREY,
     ViewGeometry,
     choose_grid,
+    inference_frames,
     merge_geometry,
     pad_to_square,
     prepare_image,
     prepare_video,
     sample_frames,
+    spread_frames,
     token_count,
     tokens_of,
     view_count,
@@ -155,10 +158,63 @@ def test_video_has_one_view_a_frame() -> None:
     assert tokens_of(clip, geometry) == 3 * geometry.frame_side * row
 
 
-def test_frames_are_evenly_spread() -> None:
-    assert sample_frames(total=10, rate=1.0, frames_per_second=1.0, limit=32) == list(range(10))
-    assert sample_frames(total=100, rate=10.0, frames_per_second=1.0, limit=4) == [0, 33, 66, 99]
-    assert sample_frames(total=1, rate=30.0, frames_per_second=1.0, limit=32) == [0]
+def test_golden_frames_of_training(golden: Any) -> None:
+    for case in golden.cases["video_frames"]:
+        found = sample_frames(case["frames"], case["fps"], case["frames_per_second"], case["limit"])
+        assert found == case["indices"], case
+
+
+@given(st.integers(1, 5000), st.floats(0.01, 1000), st.floats(0.01, 100), st.integers(1, 64))
+def test_frames_of_training_are_few_enough_and_in_order(
+    total: int, rate: float, wanted: float, limit: int
+) -> None:
+    found = sample_frames(total, rate, wanted, limit)
+    assert found[0] == 0
+    assert found == sorted(set(found))
+    assert found[-1] < total
+    assert len(found) <= limit
+
+
+def test_frames_of_inference_are_spread_over_the_whole_clip() -> None:
+    assert inference_frames(100, 4) == [0, 33, 66, 99]
+    assert inference_frames(3000, 32)[-1] == 2999
+    assert inference_frames(3, 32) == [0, 1, 2]
+    assert inference_frames(100, 1) == [0]
+
+
+def test_frames_of_a_folder_repeat_where_it_has_fewer() -> None:
+    assert spread_frames(12, 10) == [0, 1, 2, 3, 4, 6, 7, 8, 9, 11]
+    assert spread_frames(2, 4) == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("kind", list(VisualKind)[:3])
+@pytest.mark.parametrize("size", [(40, 60_000), (60_000, 40), (1, 4_000_000), (4_000_000, 1)])
+def test_a_strip_of_any_length_takes_little_memory(size: tuple[int, int], kind: VisualKind) -> None:
+    image, before = Image.new("RGB", size, "red"), peak()
+    visual = prepare_image(image, kind, PUBLISHED)
+    assert (visual.width, visual.height) == size
+    assert len(visual.views) == view_count(kind, *size, PUBLISHED)
+    assert peak() - before < 400 * 2**20
+
+
+def peak() -> int:
+    """The most bytes that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@pytest.mark.parametrize("size", [(1000, 3000), (10, 8192), (384, 384), (100, 7)])
+def test_up_to_a_side_of_8192_padding_is_done_at_full_size(size: tuple[int, int]) -> None:
+    image = noise_image(*size)
+    expected = pad_to_square(image).resize((PUBLISHED.tile, PUBLISHED.tile), Image.Resampling.BICUBIC)
+    (view,) = prepare_image(image, VisualKind.padded, PUBLISHED).views
+    assert np.array_equal(view, np.asarray(expected).transpose(2, 0, 1))
+
+
+def test_a_longer_image_is_shrunk_before_it_is_padded() -> None:
+    image = Image.new("RGB", (12_000, 3000), "red")
+    (view,) = prepare_image(image, VisualKind.padded, PUBLISHED).views
+    assert (view[:, 0] == PAD_GREY).all()
+    assert (view[:, 192] == np.array([255, 0, 0])[:, None]).all()
 
 
 def test_video_without_frames_is_refused() -> None:

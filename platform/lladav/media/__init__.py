@@ -1,0 +1,1 @@
+"""From image and video files to RGB images, for training, evaluation, the command line and the server."""
