@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from data.preparation import Preparation
 from data.quarantine import over_budget
-from data.scanning import ORDERS, SCHEMA, Scan, read_preparation, scan_chunk, write_orders
+from data.scanning import ORDERS, SCHEMA, Scan, read_orders, scan_chunk, write_orders
 from data.sources.annotations import chunks
 from data.sources.archives import index_name, write_index
 from lladav.errors import UserError
@@ -60,7 +60,7 @@ class Manifest:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.summary = Summary(**json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
-        self.preparation: Preparation = read_preparation(folder)
+        self.preparation, self.indexes = read_orders(folder)
         table = pa.ipc.open_file(pa.memory_map(str(folder / TABLE))).read_all()
         self._lengths = table["length"].to_numpy()
         self._batches = [batch for batch in table.to_batches() if batch.num_rows]
@@ -127,7 +127,7 @@ def _tell_of_outdated(cache: Path, preparation: Preparation) -> None:
     for file in sorted(cache.glob(f"*/{ORDERS}")):
         orders = json.loads(file.read_text(encoding="utf-8"))
         version, was = orders.get("text_version", 1), orders["preparation"]
-        if version != TEXT_VERSION and all(was[key] == now[key] for key in was.keys() & now.keys()):
+        if version != TEXT_VERSION and _agree(was, now):
             LOG.warning(
                 "%s: made with text processing %d; with %d, which this version has, records give other token "
                 "ids, so a new manifest is made",
@@ -136,6 +136,13 @@ def _tell_of_outdated(cache: Path, preparation: Preparation) -> None:
                 TEXT_VERSION,
             )
             return
+
+
+def _agree(was: Any, now: Any) -> bool:
+    """Whether two trees of settings have the same values at the keys that both have."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        return all(_agree(was[key], now[key]) for key in was.keys() & now.keys())
+    return was == now
 
 
 def _make(folder: Path, preparation: Preparation, mapper: Mapper) -> None:

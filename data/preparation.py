@@ -14,11 +14,21 @@ from typing import Any
 
 from data.sources.locations import SourceFiles, source_files
 from lladav.errors import UserError
-from lladav.images import ViewGeometry
-from lladav.schema import Config, ImageMode, MissingMark, SourceFormat, Suffix, Supervise, Template
+from lladav.images import ViewGeometry, sample_frames, spread_frames
+from lladav.media.videos import Clip
+from lladav.schema import (
+    Config,
+    ImageMode,
+    MissingMark,
+    Pixels,
+    SourceFormat,
+    Suffix,
+    Supervise,
+    Template,
+)
 from lladav.text import SYSTEM_PROMPT, TEXT_VERSION
 
-VERSION = 2
+VERSION = 3
 """Raised when the same settings give another manifest; ``TEXT_VERSION`` when they give other token ids."""
 
 
@@ -32,6 +42,7 @@ class Preparation:
     geometry: ViewGeometry
     frames_per_second: float
     max_frames: int
+    folder_frames: int
     images: ImageMode
     template: Template
     missing_mark: MissingMark
@@ -52,6 +63,7 @@ class Preparation:
             geometry=ViewGeometry.of(config.model),
             frames_per_second=images.frames_per_second,
             max_frames=images.max_frames,
+            folder_frames=images.folder_frames,
             images=stage.images,
             template=stage.template,
             missing_mark=config.data.missing_mark,
@@ -61,6 +73,14 @@ class Preparation:
             suffixes=stage.suffixes,
             seed=config.train.seed if stage.suffixes else 0,
         )
+
+    def frames_of(self, clip: Clip) -> list[int]:
+        """The frames to take of a clip, as the released trainer does."""
+        return sample_frames(clip.frames, clip.rate, self.frames_per_second, self.max_frames)
+
+    def frames_of_folder(self, files: int) -> list[int]:
+        """The frames to take of a folder of that many, as the released trainer does whatever their rate."""
+        return spread_frames(files, min(self.folder_frames, self.max_frames))
 
     def key(self) -> str:
         """Hash over the settings and over size and time of every file behind them."""
@@ -76,7 +96,7 @@ class Preparation:
     def from_json(cls, values: dict[str, Any]) -> Preparation:
         typed = {
             "sources": [_source(source) for source in values["sources"]],
-            "geometry": ViewGeometry(**values["geometry"]),
+            "geometry": ViewGeometry(**values["geometry"] | {"pixels": Pixels(values["geometry"]["pixels"])}),
             "images": ImageMode(values["images"]),
             "template": Template(values["template"]),
             "missing_mark": MissingMark(values["missing_mark"]),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from io import BytesIO
 from typing import Any
 
 from data.encoding import Encoder, VisualSize
@@ -16,10 +15,10 @@ from data.parsing import parse
 from data.quarantine import Reject
 from data.records import BadSample, Reason, Record, contained
 from data.sources.annotations import place_of, read_record
-from data.sources.archives import Place
+from data.sources.archives import FRAMES, Place
 from data.sources.media import MediaStore, shown
-from data.sources.pictures import clip_header, decode_clip, decode_image
-from lladav.images import prepare_image, prepare_video, sample_frames
+from data.sources.pictures import clip_frames, decode_image, folder_frames
+from lladav.images import prepare_image, prepare_video
 from lladav.samples import Sample, Visual, VisualKind
 
 CHANGED = "the record is not what it was when the manifest was made"
@@ -32,7 +31,8 @@ class SampleReader:
         self._manifest = manifest
         self._preparation = manifest.preparation
         self._encoder = Encoder(manifest.preparation)
-        self._stores = [MediaStore(source) for source in manifest.preparation.sources]
+        indexes, sources = manifest.indexes, manifest.preparation.sources
+        self._stores = [MediaStore(source, indexes.get(source.name)) for source in sources]
 
     def read(self, index: int) -> Sample:
         """The sample in this row; raises ``BadSample`` if an image is damaged or the record has changed."""
@@ -70,22 +70,38 @@ class SampleReader:
         return parse(read_record(source.annotations[row["file"]], source.format, *place))
 
     def _visual(self, source: int, medium: str | bytes, place: Place, size: VisualSize) -> Visual:
-        content, name = self._stores[source].read(medium, place), shown(medium)
-        visual = (
-            self._clip(content, name) if size.kind is VisualKind.video else self._image(content, name, size)
-        )
+        store, name = self._stores[source], shown(medium)
+        if size.kind is VisualKind.video:
+            return self._clip(store, medium, place, size)
+        visual = self._image(store.read(medium, place), name, size)
         if (visual.width, visual.height, len(visual.views)) != (size.width, size.height, size.views):
-            raise BadSample(Reason.bad_image, f"{name} is not what it was when the manifest was made")
+            raise _changed(name)
         return visual
 
     def _image(self, content: bytes, name: str, size: VisualSize) -> Visual:
-        return prepare_image(decode_image(content, name), size.kind, self._preparation.geometry)
+        geometry = self._preparation.geometry
+        return prepare_image(decode_image(content, name, geometry.pixels), size.kind, geometry)
 
-    def _clip(self, content: bytes, name: str) -> Visual:
-        clip = clip_header(BytesIO(content), name)
-        rate, limit = self._preparation.frames_per_second, self._preparation.max_frames
-        frames = sample_frames(clip.frames, clip.rate, rate, limit)
-        return prepare_video(decode_clip(content, frames, name), self._preparation.geometry)
+    def _clip(self, store: MediaStore, medium: str | bytes, place: Place, size: VisualSize) -> Visual:
+        """The frames of a clip, one in memory at a time; their size has no part in the number of tokens."""
+        orders, name, geometry = self._preparation, shown(medium), self._preparation.geometry
+        if place.archive == FRAMES:
+            files = store.frames(name, place)
+            if len(files) != place.size:
+                raise _changed(name)
+            frames = folder_frames(files, orders.frames_of_folder(len(files)), name, geometry.pixels)
+            visual = prepare_video(frames, geometry)
+        else:
+            with store.stream(medium, place) as stream:
+                frames = clip_frames(stream, orders.frames_of, name, geometry.pixels)
+                visual = prepare_video(frames, geometry)
+        if len(visual.views) != size.views:
+            raise _changed(name)
+        return visual
+
+
+def _changed(name: str) -> BadSample:
+    return BadSample(Reason.bad_image, f"{name} is not what it was when the manifest was made")
 
 
 @lru_cache(4)

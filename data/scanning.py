@@ -1,6 +1,6 @@
 """One pass over a chunk of records: what the plan needs to know of each sample, and what must be left out.
 
-Opens headers of pictures, never their pixels.
+Opens headers of images, never their pixels; lists the packets of videos whose header does not count frames.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from data.preparation import Preparation
 from data.quarantine import Reject
 from data.records import BadSample, Reason, Record, contained
 from data.sources.annotations import Chunk, Raw, read_chunk
-from data.sources.archives import Place
+from data.sources.archives import FRAMES, Place
 from data.sources.media import MediaStore, shown
-from data.sources.pictures import clip_header, image_size
-from lladav.images import sample_frames, view_count
+from data.sources.pictures import Opener, clip_header, image_size
+from lladav.images import view_count
 from lladav.samples import VisualKind
 from lladav.text import TEXT_VERSION
 
@@ -70,9 +70,10 @@ def write_orders(folder: Path, preparation: Preparation, indexes: dict[str, str]
     (folder / ORDERS).write_text(json.dumps(orders, indent=1), encoding="utf-8")
 
 
-def read_preparation(folder: Path) -> Preparation:
-    """How the samples of a manifest are made."""
-    return Preparation.from_json(json.loads((folder / ORDERS).read_text(encoding="utf-8"))["preparation"])
+def read_orders(folder: Path) -> tuple[Preparation, dict[str, str]]:
+    """How the samples of a manifest are made, and the index file of each source with archives."""
+    orders = json.loads((folder / ORDERS).read_text(encoding="utf-8"))
+    return Preparation.from_json(orders["preparation"]), orders["indexes"]
 
 
 def scan_chunk(folder: str, chunk: Chunk) -> Scan:
@@ -89,10 +90,9 @@ class Scanner:
     """Looks at records without decoding pictures."""
 
     def __init__(self, folder: Path) -> None:
-        orders = json.loads((folder / ORDERS).read_text(encoding="utf-8"))
-        self._preparation = Preparation.from_json(orders["preparation"])
+        self._preparation, indexes = read_orders(folder)
         self._encoder = Encoder(self._preparation)
-        self._stores = [MediaStore(s, orders["indexes"].get(s.name)) for s in self._preparation.sources]
+        self._stores = [MediaStore(s, indexes.get(s.name)) for s in self._preparation.sources]
 
     def scan(self, chunk: Chunk) -> Scan:
         """The rows of a chunk's samples, in order, and its rejects."""
@@ -107,7 +107,7 @@ class Scanner:
 
     def _row(self, chunk: Chunk, number: int, raw: Raw) -> dict[str, Any]:
         record, sample = parse(raw), self._sample_id(chunk, number)
-        places = [self._stores[chunk.source].locate(medium) for medium in record.media]
+        places = [self._stores[chunk.source].locate(medium, record.is_video) for medium in record.media]
         sizes = [self._size(chunk.source, record, *pair) for pair in zip(record.media, places, strict=True)]
         suffix = self._encoder.draws_suffix(chunk.source, sample)
         encoded = self._encoder.encode(record, chunk.source, suffix, sizes)
@@ -128,18 +128,25 @@ class Scanner:
         }
 
     def _size(self, source: int, record: Record, medium: str | bytes, place: Place) -> VisualSize:
-        kind, geometry = self._encoder.kind_of(record), self._preparation.geometry
-        with self._stores[source].stream(medium, place) as stream:
-            if kind is not VisualKind.video:
-                width, height = image_size(stream, shown(medium))
-                if not width * height:
-                    raise BadSample(Reason.bad_image, f"{shown(medium)} has {width}x{height} pixels")
-                return VisualSize(kind, width, height, view_count(kind, width, height, geometry))
-            clip = clip_header(stream, shown(medium))
-        rate, limit = self._preparation.frames_per_second, self._preparation.max_frames
-        return VisualSize(
-            kind, clip.width, clip.height, len(sample_frames(clip.frames, clip.rate, rate, limit))
-        )
+        store, geometry = self._stores[source], self._preparation.geometry
+        if place.archive == FRAMES:
+            return self._folder_size(store.frames(shown(medium), place), shown(medium))
+        with store.stream(medium, place) as stream:
+            if record.is_video:
+                clip = clip_header(stream, shown(medium))
+                frames = len(self._preparation.frames_of(clip))
+                return VisualSize(VisualKind.video, clip.width, clip.height, frames)
+            width, height = image_size(stream, shown(medium), geometry.pixels)
+        if not width * height:
+            raise BadSample(Reason.bad_image, f"{shown(medium)} has {width}x{height} pixels")
+        kind = self._encoder.kind_of(record)
+        return VisualSize(kind, width, height, view_count(kind, width, height, geometry))
+
+    def _folder_size(self, files: list[Opener], name: str) -> VisualSize:
+        frames = self._preparation.frames_of_folder(len(files))
+        with files[frames[0]]() as stream:
+            size = image_size(stream, name, self._preparation.geometry.pixels)
+        return VisualSize(VisualKind.video, *size, len(frames))
 
     def _sample_id(self, chunk: Chunk, number: int) -> str:
         """The source, its file and the record's index there: unlike the record's own id, surely unique."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 import os
+import tempfile
 import zlib
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 OPEN_FILES = 128
+IN_MEMORY = 1 << 26
+"""Bytes of an inflated member that are kept in memory; the rest of a larger one is in a temporary file."""
+CHUNK = 1 << 20
 
 
 def read_at(path: str, offset: int, size: int) -> bytes:
@@ -17,9 +21,23 @@ def read_at(path: str, offset: int, size: int) -> bytes:
     return os.pread(_opened(path).fileno(), size, offset)
 
 
-def inflate(content: bytes) -> bytes:
-    """The content of a deflated zip member; raises ``zlib.error`` where it is damaged."""
-    return zlib.decompress(content, -zlib.MAX_WBITS)
+def inflated_at(path: str, offset: int, size: int) -> BinaryIO:
+    """A stream over the content of a deflated zip member, in a temporary file where it is large.
+
+    Raises ``zlib.error`` where it is damaged or cut short.
+    """
+    content = zlib.decompressobj(-zlib.MAX_WBITS)
+    stream = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - the caller closes it
+    for start in range(0, size, CHUNK):
+        packed = read_at(path, offset + start, min(CHUNK, size - start))
+        while packed:
+            stream.write(content.decompress(packed, CHUNK))
+            packed = content.unconsumed_tail
+    stream.write(content.flush())
+    if not content.eof:
+        raise zlib.error("incomplete or truncated stream")
+    stream.seek(0)
+    return cast(BinaryIO, stream)
 
 
 def stream_at(path: str, offset: int, size: int) -> BinaryIO:

@@ -1,6 +1,6 @@
-"""The pictures of a source: found by name once, then read from their place.
+"""The images and videos of a source: found by name once, then read from their place.
 
-Looking up needs the index of the archives; reading needs the place alone.
+Looking up needs the index of the archives; reading a file needs the place alone.
 """
 
 from __future__ import annotations
@@ -9,62 +9,100 @@ import io
 import os
 import posixpath
 import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from data.records import BadSample, Reason
-from data.sources.archives import EMBEDDED, FOLDER, Place, find_member
-from data.sources.bytes_at import inflate, read_at, stream_at
+from data.sources.archives import (
+    EMBEDDED,
+    FOLDER,
+    FRAMES,
+    Place,
+    find_folder,
+    find_member,
+    folder_members,
+)
+from data.sources.bytes_at import inflated_at, stream_at
 from data.sources.locations import SourceFiles
+from lladav.media.clips import frame_files
 
 
 class MediaStore:
-    """Media of one source; ``index`` (from ``archives.write_index``) is needed to ``locate`` alone."""
+    """Media of one source; ``index`` (from ``archives.write_index``) is needed where it has archives."""
 
     def __init__(self, source: SourceFiles, index: str | None = None) -> None:
         self._source = source
         self._index = index
 
-    def locate(self, medium: str | bytes) -> Place:
-        """Where a picture lies; raises ``BadSample`` where it is missing or empty."""
-        place = Place(EMBEDDED, 0, len(medium), False) if isinstance(medium, bytes) else self._named(medium)
+    def locate(self, medium: str | bytes, is_clip: bool = False) -> Place:
+        """Where an image or clip lies; a clip may be a folder of frames.
+
+        Raises ``BadSample`` where it is missing or empty.
+        """
+        if isinstance(medium, bytes):
+            place = Place(EMBEDDED, 0, len(medium), False)
+        else:
+            place = self._named(medium) or (self._folder(medium) if is_clip else None)
+        if place is None:
+            self._missing(shown(medium))
         if place.size == 0:
             raise BadSample(Reason.empty_file, f"{shown(medium)} has no content")
         return place
 
     def read(self, medium: str | bytes, place: Place) -> bytes:
-        """The bytes of a picture; raises ``BadSample`` where they are not there any more."""
+        """The bytes of a file; raises ``BadSample`` where they are not there any more."""
         if isinstance(medium, bytes):
             return medium
-        if place.archive == FOLDER:
-            return self._file(medium).read_bytes()
-        content = read_at(self._source.archives[place.archive], place.offset, place.size)
-        if len(content) < place.size:
+        with self.stream(medium, place) as stream:
+            content = stream.read()
+        if place.archive >= 0 and not place.deflated and len(content) < place.size:
             raise BadSample(Reason.bad_image, f"{medium} lies beyond the end of its archive")
+        return content
+
+    def stream(self, medium: str | bytes, place: Place) -> BinaryIO:
+        """The same as a stream, of which only what is asked for is read."""
+        if isinstance(medium, bytes):
+            return io.BytesIO(medium)
+        if place.archive == FOLDER:
+            return self._path(medium).open("rb")
+        archive = self._source.archives[place.archive]
+        if not place.deflated:
+            return stream_at(archive, place.offset, place.size)
         try:
-            return inflate(content) if place.deflated else content
+            return inflated_at(archive, place.offset, place.size)
         except zlib.error as error:
             raise BadSample(Reason.bad_image, f"{medium}: {error}") from None
 
-    def stream(self, medium: str | bytes, place: Place) -> BinaryIO:
-        """The same as a stream, of which a reader of headers needs only the beginning."""
-        if place.archive >= 0 and not place.deflated:
-            return stream_at(self._source.archives[place.archive], place.offset, place.size)
-        if place.archive == FOLDER:
-            return self._file(shown(medium)).open("rb")
-        return io.BytesIO(self.read(medium, place))
-
-    def _named(self, name: str) -> Place:
+    def frames(self, name: str, place: Place) -> list[Callable[[], BinaryIO]]:
+        """What opens the files of a folder of frames, in the order of their names."""
         if self._source.folder is not None:
-            return Place(FOLDER, 0, self._file(name).stat().st_size, False)
-        place = find_member(self._index, name) if self._index else None
-        return place or self._missing(name)
+            return [partial(path.open, "rb") for path in frame_files(self._path(name))]
+        return [partial(self.stream, name, member) for member in folder_members(self._index or "", place)]
 
-    def _file(self, name: str) -> Path:
+    def _named(self, name: str) -> Place | None:
+        if self._source.folder is None:
+            return find_member(self._index, name) if self._index else None
+        path = self._path(name)
+        return Place(FOLDER, 0, path.stat().st_size, False) if path.is_file() else None
+
+    def _folder(self, name: str) -> Place | None:
+        if self._source.folder is None:
+            return find_folder(self._index, name) if self._index else None
+        path = self._path(name)
+        return Place(FRAMES, 0, len(frame_files(path)), False) if path.is_dir() else None
+
+    def _path(self, name: str) -> Path:
+        """Where the media folder has this name; raises ``BadSample`` for nothing or a place outside."""
         folder = self._source.folder or ""
         path = posixpath.normpath(_within(folder, name))
-        file = Path(folder, path.lstrip("/"))
-        return file if path.split("/")[0] != ".." and _is_file(file) else self._missing(name)
+        found = Path(folder, path.lstrip("/"))
+        with suppress(OSError):  # a name that is too long, or a folder that may not be entered
+            if path.split("/")[0] != ".." and found.exists():
+                return found
+        return self._missing(name)
 
     def _missing(self, name: str) -> NoReturn:
         source = self._source
@@ -81,13 +119,6 @@ def _within(folder: str, name: str) -> str:
         if Path(path).is_relative_to(root):
             return str(Path(path).relative_to(root))
     return name
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that is too long, or a folder that may not be entered
-        return False
 
 
 def shown(medium: str | bytes) -> str:
