@@ -5,19 +5,19 @@ A folder with ``questions.jsonl`` (id, type, image or video, question, answer) b
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.digits.questions import is_correct
-from data.sources.pictures import clip_header, decode_clip, decode_image
 from lladav.decoding.engine import decode
 from lladav.decoding.options import DecodingOptions
 from lladav.decoding.prompts import question_prompt
 from lladav.errors import UserError
-from lladav.images import prepare_image, prepare_video, sample_frames
+from lladav.images import ViewGeometry, prepare_image
+from lladav.media.clips import read_clip
+from lladav.media.pixels import read_image
 from lladav.model.llada_v import LLaDAV
 from lladav.samples import Sample, Visual, VisualKind
 from lladav.schema import Suffix
@@ -96,15 +96,13 @@ def prompt(question: Question, model: LLaDAV, tokenizer: ChatTokenizer) -> Sampl
 
 
 def _visuals(question: Question, model: LLaDAV) -> list[Visual]:
-    contents = [(path.read_bytes(), path.name) for path in question.pictures]
     if question.is_video:
-        return [_clip(content, name, model) for content, name in contents]
-    kind = VisualKind.padded if len(contents) > 1 else VisualKind.tiled
-    return [prepare_image(decode_image(content, name), kind, model.geometry) for content, name in contents]
+        count = model.config.images.inference_frames
+        return [read_clip(path, count, model.geometry) for path in question.pictures]
+    kind = VisualKind.padded if len(question.pictures) > 1 else VisualKind.tiled
+    return [_image(path, kind, model.geometry) for path in question.pictures]
 
 
-def _clip(content: bytes, name: str, model: LLaDAV) -> Visual:
-    images = model.config.images
-    clip = clip_header(io.BytesIO(content), name)
-    frames = sample_frames(clip.frames, clip.rate, images.frames_per_second, images.max_frames)
-    return prepare_video(decode_clip(content, frames, name), model.geometry)
+def _image(path: Path, kind: VisualKind, geometry: ViewGeometry) -> Visual:
+    with path.open("rb") as stream:
+        return prepare_image(read_image(stream, path.name, geometry.pixels), kind, geometry)

@@ -1,6 +1,7 @@
-"""One question about images, answered: as a call, and in the terminal.
+"""One question about images or a video, answered: as a call, and in the terminal.
 
     python -m lladav.generate --model FOLDER --image picture.png "How many digits are there?"
+    python -m lladav.generate --model FOLDER --video clip.mp4 --frames 16 "What happens?"
 
 In a terminal the answer is shown as it fills in, out of order: dim dots are still masked.
 """
@@ -15,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from lladav.checkpoint import open_model
+from lladav.checkpoint import model_config_of, open_model
 from lladav.config import one_line_errors
 from lladav.config_keys import field_docs
 from lladav.decoding.engine import Decoded, Update, engine_for
@@ -29,9 +30,12 @@ from lladav.decoding.prompts import question_prompt
 from lladav.decoding.stops import StopTexts
 from lladav.decoding.weights import best_dtype
 from lladav.errors import OneLineParser, UserError
-from lladav.images import prepare_image
+from lladav.images import ViewGeometry, prepare_image
+from lladav.media.clips import read_clip
+from lladav.media.pixels import read_image, to_rgb
 from lladav.model.llada_v import LLaDAV
 from lladav.samples import Sample, VisualKind
+from lladav.schema import ModelConfig, Pixels
 from lladav.text import ChatTokenizer
 
 MASK_SHOWN = "·"
@@ -60,19 +64,22 @@ def generate(
     images: Sequence[Image.Image],
     text: str,
     *,
+    video: str | Path | None = None,
+    frames: int | None = None,
     tokenizer: ChatTokenizer | None = None,
     stop_texts: Sequence[str] = (),
     **settings: Any,
 ) -> Answer:
-    """The model's answer to a question about images, up to the first of ``stop_texts``; ``settings`` are
-    those of ``DecodingOptions``.
+    """The model's answer to a question about images or a video, up to the first of ``stop_texts``;
+    ``settings`` are those of ``DecodingOptions``.
 
-    The tokenizer is the checkpoint's own unless one is given. Raises ``UserError`` for settings that cannot
-    work.
+    ``video`` is a file or a folder of frames; ``frames`` of it are shown to the model, by default
+    ``model.images.inference_frames``. The tokenizer is the checkpoint's own unless one is given. Raises
+    ``UserError`` for settings that cannot work and for a video that cannot be read.
     """
     tokenizer = tokenizer or ChatTokenizer.load(model.config.tokenizer)
     options = chat_options(tokenizer, stop_texts, **settings)
-    *_, last = updates(model, question(model, tokenizer, images, text), options)
+    *_, last = updates(model, question(model.config, tokenizer, images, text, video, frames), options)
     if last.answer is None:
         raise UserError(last.error or "decoding ended without an answer")
     return Answer(last.answer.text(tokenizer.decode), last.answer)
@@ -86,10 +93,24 @@ def chat_options(
     return DecodingOptions.for_chat(tokenizer.ids, stop_texts=texts, **settings)
 
 
-def question(model: LLaDAV, tokenizer: ChatTokenizer, images: Sequence[Image.Image], text: str) -> Sample:
-    """A prompt about images: one is tiled, several are padded."""
-    kind = VisualKind.padded if len(images) > 1 else VisualKind.tiled
-    visuals = [prepare_image(image.convert("RGB"), kind, model.geometry) for image in images]
+def question(
+    config: ModelConfig,
+    tokenizer: ChatTokenizer,
+    images: Sequence[Image.Image],
+    text: str,
+    video: str | Path | None = None,
+    frames: int | None = None,
+) -> Sample:
+    """A prompt about images, of which one is tiled and several are padded, or about a video."""
+    geometry = ViewGeometry.of(config)
+    if video is not None:
+        if images:
+            raise UserError("images and a video exclude each other; ask about one of them")
+        count = config.images.inference_frames if frames is None else frames
+        visuals = [read_clip(Path(video), count, geometry)]
+    else:
+        kind = VisualKind.padded if len(images) > 1 else VisualKind.tiled
+        visuals = [prepare_image(to_rgb(image, geometry.pixels), kind, geometry) for image in images]
     return question_prompt("question", text, visuals, tokenizer)
 
 
@@ -105,11 +126,12 @@ def main() -> None:
         arguments = _parser().parse_args()
         settings = {name: getattr(arguments, name) for name in _settings() if hasattr(arguments, name)}
         DecodingOptions(**settings)
-        images = [_open(path) for path in arguments.image]
-        model = open_model(arguments.model, getattr(torch, arguments.dtype), arguments.device)
-        tokenizer = ChatTokenizer.load(arguments.model)
+        _check_files(arguments)
+        config, tokenizer = model_config_of(arguments.model), ChatTokenizer.load(arguments.model)
+        images = [_open(path, config.images.pixels) for path in arguments.image]
         options = chat_options(tokenizer, arguments.stop, **settings)
-        prompt = question(model, tokenizer, images, arguments.question)
+        prompt = question(config, tokenizer, images, arguments.question, arguments.video, arguments.frames)
+        model = open_model(arguments.model, getattr(torch, arguments.dtype), arguments.device)
         show(updates(model, prompt, options), tokenizer, options, Console())
 
 
@@ -154,14 +176,20 @@ def _pieces(
             yield MASK_SHOWN, "dim"
 
 
-def _open(path: str) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise UserError(f"--image {path}: no such file") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"--image {path}: not a readable image ({error})") from None
+def _open(path: str, pixels: Pixels) -> Image.Image:
+    with Path(path).open("rb") as stream:
+        return read_image(stream, f"--image {path}", pixels)
+
+
+def _check_files(arguments: argparse.Namespace) -> None:
+    """Raise ``UserError`` for an image or a video that cannot be opened."""
+    for path in arguments.image:
+        if not Path(path).is_file():
+            raise UserError(f"--image {path}: no such file")
+    if arguments.video and not arguments.video.exists():
+        raise UserError(f"--video {arguments.video}: no such file or folder")
+    if arguments.frames is not None and arguments.frames < 1:
+        raise UserError(f"--frames {arguments.frames}: must be 1 or more")
 
 
 def _settings() -> dict[str, Callable[[str], Any]]:
@@ -189,7 +217,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model", required=True, type=Path, help="folder of a LLaDA-V checkpoint with its tokenizer"
     )
-    parser.add_argument("--image", action="append", default=[], help="a picture; may be given several times")
+    parser.add_argument("--image", action="append", default=[], help="a file; may be given several times")
+    parser.add_argument("--video", type=Path, help="a file or a folder of frames; not together with --image")
+    parser.add_argument(
+        "--frames",
+        type=int,
+        help="frames to take of the video, evenly spread; default: as the model says",
+    )
     parser.add_argument(
         "--stop", action="append", default=[], help="text that ends the answer; may be given several times"
     )

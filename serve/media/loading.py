@@ -19,30 +19,18 @@ from contextlib import contextmanager, suppress
 from typing import TypeVar, TypeVarTuple
 
 import anyio
-import numpy as np
 from anyio import BrokenWorkerProcess, CapacityLimiter, to_process
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from lladav.images import ViewGeometry, prepare_image
+from lladav.media.pixels import FORMATS, to_rgb
 from lladav.samples import Visual, VisualKind
 from serve.errors import ApiError
 from serve.media.fetching import Fetcher
 from serve.settings import FetchSettings, MediaSettings
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MEDIA_TYPES = {f"image/{name}" for name in "png jpeg jpg webp gif bmp x-ms-bmp tiff".split()}
 FIX = f"send a whole {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
-
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What brings an image of each EXIF orientation upright."""
 
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
@@ -210,7 +198,7 @@ def decode(content: bytes, kind: VisualKind, geometry: ViewGeometry, pixels: int
         with _pillow_limited(pixels), Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > pixels:
                 raise _too_many_pixels(param, pixels)
-            return prepare_image(padable(to_rgb(image), kind, pixels), kind, geometry)
+            return prepare_image(to_rgb(image, geometry.pixels), kind, geometry)
     except ApiError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -233,50 +221,6 @@ def _pillow_limited(pixels: int) -> Iterator[None]:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = before
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The first frame, upright, in RGB of 8 bits, on white where it is transparent."""
-    image.load()
-    upright = _upright(image)
-    if upright.mode[0] in "IF":
-        upright = _eight_bits(upright)
-    if not upright.has_transparency_data:
-        return upright.convert("RGB")
-    layer, white = upright.convert("RGBA"), Image.new("RGB", upright.size, "white")
-    white.paste(layer, mask=layer)
-    return white
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Turned as EXIF says; EXIF that cannot be read says nothing, as in browsers."""
-    try:
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # noqa: BLE001 - damaged metadata makes its reader raise anything
-        return image
-    return image if turn is None else image.transpose(turn)
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """A grey image of 16 or 32 bits, scaled; Pillow would clip it at 255."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float32))
-    low, high = _bounds(values, 1.0 if image.mode == "F" else 65535.0)
-    scaled = (np.clip(values, low, high) - low) * (255.0 / max(high - low, 1e-9))
-    return Image.fromarray(np.rint(scaled).astype(np.uint8))
-
-
-def _bounds(values: np.ndarray, usual: float) -> tuple[float, float]:
-    """Black and white: 0 and ``usual``, or the extremes of an image that has values beyond these."""
-    low, high = float(values.min()), float(values.max())
-    return (0.0, usual) if low >= 0.0 and high <= usual else (low, high)
-
-
-def padable(image: Image.Image, kind: VisualKind, pixels: int) -> Image.Image:
-    """Padded to a square, a strip of few pixels has many: one too long for that is shrunk first."""
-    excess = max(image.size) / math.isqrt(pixels)
-    if kind is not VisualKind.padded or excess <= 1:
-        return image
-    return image.resize((max(1, int(image.width / excess)), max(1, int(image.height / excess))))
 
 
 def _invalid(param: str, reason: str, fix: str = FIX) -> ApiError:

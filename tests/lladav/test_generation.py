@@ -57,7 +57,7 @@ def test_a_call_answers_about_images(model: LLaDAV, tokenizer: ChatTokenizer) ->
     assert answer.decoded.forwards >= 1
     again = lladav.generate(model, images, "What is this?", tokenizer=tokenizer, **SETTINGS)
     assert again == answer
-    assert len(question(model, tokenizer, images * 2, "And these?").visuals) == 2
+    assert len(question(model.config, tokenizer, images * 2, "And these?").visuals) == 2
 
 
 def test_settings_that_cannot_work_are_refused(model: LLaDAV, tokenizer: ChatTokenizer) -> None:
@@ -121,5 +121,5 @@ def test_a_terminal_sees_the_answer_fill_in(model: LLaDAV, tokenizer: ChatTokeni
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=80)
     options = DecodingOptions(**SETTINGS)
-    show(updates(model, question(model, tokenizer, [], "x"), options), tokenizer, options, console)
+    show(updates(model, question(model.config, tokenizer, [], "x"), options), tokenizer, options, console)
     assert screen.getvalue().count("·") >= 3 + 2 + 1

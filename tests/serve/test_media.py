@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lladav.images import prepare_image
+from lladav.media.pixels import FORMATS
 from lladav.samples import Visual, VisualKind
 from serve.errors import ApiError
 from serve.media.fetching import Fetcher
-from serve.media.loading import FORMATS, MediaLoader, padable
+from serve.media.loading import MediaLoader
 from serve.settings import FetchSettings, MediaSettings
 from tests.serve.loops import Run, forever
 from tests.serve.pictures import (
@@ -243,12 +244,3 @@ class TestBombs:
     def test_a_strip_is_read(self, kind: VisualKind, size: tuple[int, int]):
         found = decoded(encoded(Image.new("L", size)), kind)
         assert isinstance(found, Visual)
-
-    def test_the_square_of_a_strip_keeps_to_the_limit(self):
-        strip = padable(Image.new("L", (4_000_000, 1)), VisualKind.padded, PIXELS)
-        assert max(strip.size) ** 2 <= PIXELS
-
-    @pytest.mark.parametrize("kind", [VisualKind.tiled, VisualKind.padded])
-    def test_an_image_whose_square_does_so_is_left_alone(self, kind: VisualKind):
-        image = picture(100, 50)
-        assert padable(image, kind, PIXELS) is image

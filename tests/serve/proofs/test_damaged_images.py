@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from serve.media.loading import FORMATS
+from lladav.media.pixels import FORMATS
 from tests.serve.apis import LocalEngines
 from tests.serve.clusters import Outcome, ask
 from tests.serve.pictures import TELLTALE, encoded, picture, uri
