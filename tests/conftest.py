@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
+from tests.buckets import BUCKET, S3Server
+from tests.buckets import s3_server as serve_s3
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -103,3 +106,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no GPU here"))
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server on this machine, shared by all tests of a process."""
+    with serve_s3(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(
+    s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> str:
+    """URI of an empty folder in a bucket; the environment leads there, and to an empty cache of copies."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LLADAV_CACHE", str(tmp_path / "cache"))
+    return f"s3://{BUCKET}/{request.node.name}"

@@ -15,19 +15,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch.distributed as dist
+from upath import UPath
 
 from lladav import config as settings
 from lladav.schema import Config
+from lladav.storage import local_path, make_folder, sync_files, upload
 from train.engine import Engine
 from train.ranks import first_failure
-from train.runs import CONFIG, ENGINE, WEIGHTS, Run, local_copy
-from train.storage import Place
+from train.runs import CONFIG, ENGINE, WEIGHTS, Run
 
 
-def resume(run: Run, config: Config, total_steps: int, start_from: Path | None) -> tuple[Engine, int]:
+def resume(run: Run, config: Config, total_steps: int, start_from: str | None) -> tuple[Engine, int]:
     """The engine and the first step to do: after the newest committed checkpoint, or at the beginning.
 
-    ``start_from`` are the weights that a new run begins with; a resumed one reads its own.
+    ``start_from`` is the location of the weights that a new run begins with; a resumed one reads its own.
     """
     if dist.get_rank() == 0:
         run.sweep()
@@ -35,10 +36,8 @@ def resume(run: Run, config: Config, total_steps: int, start_from: Path | None) 
     latest = run.latest()
     if latest is None:
         return Engine(config, total_steps, start_from), 0
-    with local_copy(latest.place / WEIGHTS) as weights:
-        engine = Engine(config, total_steps, weights)
-    with local_copy(latest.place / ENGINE) as folder:
-        engine.load(folder, latest.workers, latest.step)
+    engine = Engine(config, total_steps, str(latest.place / WEIGHTS))
+    engine.load(latest.place / ENGINE, latest.workers, latest.step)
     return engine, latest.step
 
 
@@ -67,9 +66,10 @@ def save(engine: Engine, run: Run, config: Config, step: int, total_steps: int) 
     return None
 
 
-def _check_room(place: Place, bytes_needed: int) -> None:
+def _check_room(place: UPath, bytes_needed: int) -> None:
     """Raise ``OSError`` where there is no room, before anything is written."""
-    folder = place.local.parent if place.local else Path(tempfile.gettempdir())
+    local = local_path(place)
+    folder = local.parent if local else Path(tempfile.gettempdir())
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         free = shutil.disk_usage(folder).free
@@ -79,7 +79,7 @@ def _check_room(place: Place, bytes_needed: int) -> None:
         )
 
 
-def _write(engine: Engine, place: Place, config: Config) -> None:
+def _write(engine: Engine, place: UPath, config: Config) -> None:
     with _staging(place) as folder:
         engine.save(folder / ENGINE)
         engine.export(folder / WEIGHTS)
@@ -88,12 +88,17 @@ def _write(engine: Engine, place: Place, config: Config) -> None:
 
 
 @contextmanager
-def _staging(place: Place) -> Iterator[Path]:
-    """The place itself if it is local; else a temporary folder that is uploaded at the end."""
-    if place.local is not None:
-        place.local.mkdir(parents=True, exist_ok=True)
-        yield place.local
+def _staging(place: UPath) -> Iterator[Path]:
+    """A local folder to write to, whose files are durable in the checkpoint's folder when this ends.
+
+    It is the checkpoint's folder itself, or a temporary one that is uploaded. Writers of tensors sync their
+    files; rank 0 wrote the others.
+    """
+    if local := local_path(place):
+        make_folder(place)
+        yield local
+        sync_files(local, lambda name: dist.get_rank() == 0 and not name.endswith(".safetensors"))
         return
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)
-        place.upload(Path(folder))
+        upload(Path(folder), place)

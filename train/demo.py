@@ -26,6 +26,7 @@ from data.digits.preparation import prepare  # noqa: E402 - the path comes first
 from lladav.cluster import local_head  # noqa: E402
 from lladav.config import expand, load, one_line_errors  # noqa: E402
 from lladav.schema import Config  # noqa: E402
+from lladav.storage import local_path  # noqa: E402
 from train.evaluate import Score, answers, evaluate  # noqa: E402
 from train.progress import clock, say  # noqa: E402
 from train.questions import Answered  # noqa: E402
@@ -100,7 +101,7 @@ def draw(configs: list[Config]) -> None:
     from train.steplog import LOG, read_steps
 
     OUT.mkdir(parents=True, exist_ok=True)
-    logs = {config.stage.name: Run.of(config).place.local for config in configs}
+    logs = {config.stage.name: local_path(Run.of(config).place) for config in configs}
     steps = {stage: read_steps(folder / LOG) for stage, folder in logs.items() if folder}
     draw_losses(steps, OUT / "losses.png")
     draw_answers(spread(answers(configs[-1]), SHOWN), OUT / "answers.png")

@@ -27,6 +27,7 @@ from lladav.model.gathering import whole_shape
 from lladav.model.initialize import initialize
 from lladav.model.llada_v import LLaDAV
 from lladav.schema import Config, Part, Precision
+from lladav.storage import AnyPath
 from train.schedule import lr_factor
 from train.sizes import checkpoint_bytes
 
@@ -48,13 +49,14 @@ REDUCE_BUCKET = 125_000_000
 class Engine:
     """LLaDA-V sharded over the ranks, with one optimizer group for each trained part."""
 
-    def __init__(self, config: Config, total_steps: int, start_from: Path | None) -> None:
+    def __init__(self, config: Config, total_steps: int, start_from: str | None) -> None:
         """Weights come from ``start_from`` (LLaDA-V layout) or else from the configured towers."""
         self.config = config
         self.total_steps = total_steps
         self.rank, self.workers = dist.get_rank(), dist.get_world_size()
         settings = deepspeed_settings(config, self.workers)
-        model = build_model(config, settings, start_from)
+        model = build_model(config, settings)
+        load_weights(model, config, start_from)
         self.model = model
         self._engine, self._optimizer, *_ = deepspeed.initialize(
             model=model, optimizer=torch.optim.AdamW(parameter_groups(model, config)), config=settings
@@ -100,7 +102,7 @@ class Engine:
         file = folder / optimizer_state.shard_name(self.rank, self.workers)
         optimizer_state.write(self._trained(), file, self.rank, self.workers)
 
-    def load(self, folder: Path, workers: int, step: int) -> None:
+    def load(self, folder: AnyPath, workers: int, step: int) -> None:
         """Continue after ``step`` with what ``workers`` ranks saved and the weights exported beside it."""
         saved = optimizer_state.SavedState(folder, workers)
         optimizer_state.read(self._optimizer, self._trained(), saved, step, self.rank, self.workers)
@@ -146,11 +148,10 @@ def gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
     return deepspeed.zero.GatheredParameters(parameters, modifier_rank=0)
 
 
-def build_model(config: Config, settings: dict[str, Any], start_from: Path | None) -> LLaDAV:
-    """The sharded model with its initial weights, parts that the stage does not train frozen."""
+def build_model(config: Config, settings: dict[str, Any]) -> LLaDAV:
+    """The sharded model, parts that the stage does not train frozen."""
     with deepspeed.zero.Init(config_dict_or_path=settings):
         model = LLaDAV(config.model)
-    load_weights(model, config, start_from)
     for part in Part:
         for parameter in model.part(part):
             parameter.requires_grad_(part in config.stage.trained)
@@ -158,7 +159,7 @@ def build_model(config: Config, settings: dict[str, Any], start_from: Path | Non
     return model
 
 
-def load_weights(model: LLaDAV, config: Config, start_from: Path | None) -> None:
+def load_weights(model: LLaDAV, config: Config, start_from: str | None) -> None:
     """A LLaDA-V checkpoint where there is one, else the towers; what they lack is drawn from the seed."""
     reads = dist.get_rank() == 0
     weights = config.model.weights

@@ -56,7 +56,8 @@ def evaluate(config: Config) -> dict[str, Score]:
 
     Raises ``UserError`` where the stage has no checkpoint or the data set no questions.
     """
-    from train.runs import WEIGHTS, Run, local_copy
+    from lladav.local_cache import local_copy
+    from train.runs import WEIGHTS, Run
 
     run = Run.of(config)
     latest = run.latest()
@@ -66,8 +67,7 @@ def evaluate(config: Config) -> dict[str, Score]:
         )
     file = latest.place / EVALUATION
     if not file.exists():
-        with local_copy(latest.place / WEIGHTS) as weights:
-            file.write_text(json.dumps(_ask_all(weights, config), indent=1))
+        file.write_text(json.dumps(_ask_all(local_copy(latest.place / WEIGHTS), config), indent=1))
     return scores(json.loads(file.read_text())["answers"])
 
 
@@ -83,7 +83,9 @@ def answers(config: Config) -> list[Answered]:
 
 
 def _questions_folder(config: Config) -> Path:
-    return Path(config.data.root) / "held_out"
+    from lladav.local_cache import local_copy
+
+    return local_copy(config.data.root) / "held_out"
 
 
 def held_out(config: Config) -> list[Question]:

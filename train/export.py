@@ -11,8 +11,7 @@ storage  folder or URI of the runs
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -24,8 +23,10 @@ from lladav.checkpoint import LAYOUTS, convert  # noqa: E402 - the path comes fi
 from lladav.config import one_line_errors  # noqa: E402
 from lladav.config_keys import choose_from  # noqa: E402
 from lladav.errors import UserError  # noqa: E402
+from lladav.local_cache import local_copy  # noqa: E402
 from lladav.schema import TrainConfig  # noqa: E402
-from train.runs import WEIGHTS, Run, local_copy  # noqa: E402
+from lladav.storage import absolute  # noqa: E402
+from train.runs import WEIGHTS, Run  # noqa: E402
 
 
 @dataclass
@@ -53,8 +54,8 @@ def main(arguments: Sequence[str]) -> None:
         return
     with one_line_errors():
         given = parse(arguments)
-        with source_of(given) as source:
-            convert(source.weights, given.out, given.layout)
+        source = source_of(given)
+        convert(source.weights, given.out, given.layout)
         print(f"{given.out}: {LAYOUTS[given.layout].what} from {source.what}, {_size(Path(given.out))}")
 
 
@@ -72,21 +73,18 @@ def parse(arguments: Sequence[str]) -> Settings:
     return given
 
 
-@contextmanager
-def source_of(given: Settings) -> Iterator[Source]:
+def source_of(given: Settings) -> Source:
     """The weights that ``run`` means; raises ``UserError`` where there are none."""
     folder = Path(given.run)
     if (folder / "config.json").is_file():
-        yield Source(folder, given.run)
-        return
-    run = run_at(folder.absolute()) if folder.is_dir() else Run(given.storage, given.run)
+        return Source(folder, given.run)
+    run = run_at(folder.absolute()) if folder.is_dir() else Run(absolute(given.storage), given.run)
     newest = run.latest()
     if newest is None:
         raise UserError(
             f"run={given.run}: {run.place} has no finished checkpoint; train it first or set storage="
         )
-    with local_copy(newest.place / WEIGHTS) as weights:
-        yield Source(weights, f"step {newest.step} of {run.name}")
+    return Source(local_copy(newest.place / WEIGHTS), f"step {newest.step} of {run.name}")
 
 
 def run_at(folder: Path) -> Run:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import islice
-from pathlib import Path
 
 import ray.train
 import torch
@@ -53,8 +52,7 @@ class Worker:
         self.slots = Layout.of(self.config, self.workers).slots
         self.geometry = ViewGeometry.of(self.config.model)
         self.store = Run.of(self.config)
-        start_from = Path(job.start_from) if job.start_from else None
-        self.engine, self.first_step = resume(self.store, self.config, job.total_steps, start_from)
+        self.engine, self.first_step = resume(self.store, self.config, job.total_steps, job.start_from)
         self.peak = peak_flops(self.engine.device)
         self.save_seconds = 0.0
         """What the last checkpoint took, 0 before the first."""

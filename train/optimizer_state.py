@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from lladav.checkpoint.tensors import StoredTensor, TensorSpec, TensorWriter, read_header
 from lladav.errors import UserError
 from lladav.model.gathering import whole_shape
+from lladav.storage import AnyPath, exists
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 MASTER = "master"
@@ -103,7 +104,7 @@ def _prepare(optimizer: Any, step: int) -> None:
 class SavedState:
     """The files that a group of workers has saved."""
 
-    def __init__(self, folder: Path, workers: int) -> None:
+    def __init__(self, folder: AnyPath, workers: int) -> None:
         self._folder, self._workers = folder, workers
         self._headers: dict[int, dict[str, StoredTensor]] = {}
 
@@ -123,9 +124,9 @@ class SavedState:
             raise UserError(f"{self._file(rank)}: lacks {elements} elements of {name}; {_OLDER}")
         return tensor
 
-    def _file(self, rank: int) -> Path:
+    def _file(self, rank: int) -> AnyPath:
         file = self._folder / shard_name(rank, self._workers)
-        if not file.is_file():
+        if not exists(file):
             raise UserError(f"{file}: no such file; {_OLDER}")
         return file
 

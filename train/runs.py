@@ -1,8 +1,8 @@
 """A run's folder: its settings, its committed checkpoints, its logs.
 
-A checkpoint counts from the moment its ``state.json`` appears, which is written last. Whatever a crash leaves
-behind has none, is never read and is swept away at the next start. Older checkpoints go only after a newer
-one counts.
+A checkpoint counts from the moment its ``state.json`` appears, which is written after everything else is
+durable. What a crash leaves behind has none, is never read and is removed at the next start. Older
+checkpoints are removed only after a newer one counts.
 """
 
 from __future__ import annotations
@@ -10,15 +10,30 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from upath import UPath
 
 from lladav import config as settings
 from lladav.errors import UserError
 from lladav.schema import Config
+from lladav.storage import (
+    absolute,
+    exists,
+    local_path,
+    location,
+    make_folder,
+    read_text,
+    remove_file,
+    remove_folder,
+    reporting,
+    subfolders,
+    upload,
+    write_durably,
+)
 from lladav.text import TEXT_VERSION
-from train.storage import Place
 
 PREFIX = "checkpoint-"
 STATE = "state.json"
@@ -35,7 +50,7 @@ class Checkpoint:
     ``text_version`` is that of the text processing that made its token ids; old checkpoints do not name it.
     """
 
-    place: Place
+    place: UPath
     step: int
     total_steps: int
     workers: int
@@ -57,14 +72,12 @@ class Run:
     @classmethod
     def of(cls, config: Config, stage: str | None = None) -> Run:
         """The run of these settings, or the default run of another stage beside it."""
-        storage = Place.of(config.train.storage)
-        location = str(storage.local or config.train.storage)
-        return cls(location, settings.run_name(config, stage))
+        return cls(absolute(config.train.storage), settings.run_name(config, stage))
 
     @property
-    def place(self) -> Place:
+    def place(self) -> UPath:
         """The run's folder."""
-        return Place.of(self.storage) / self.name
+        return location(self.storage) / self.name
 
     def committed_step(self) -> int:
         """Steps that are done and saved."""
@@ -73,70 +86,68 @@ class Run:
 
     def checkpoints(self) -> list[Checkpoint]:
         """Committed checkpoints, oldest first."""
-        places = [self.place / name for name in self.place.folders() if name.startswith(PREFIX)]
-        states = [(place, place / STATE) for place in places]
-        found = [
-            Checkpoint(place, **json.loads(state.read_text())) for place, state in states if state.exists()
-        ]
+        found = []
+        for name in self._checkpoint_names():
+            with suppress(FileNotFoundError, NotADirectoryError):  # not committed
+                place = self.place / name
+                found.append(Checkpoint(place, **json.loads(read_text(place / STATE))))
         return sorted(found, key=lambda checkpoint: checkpoint.step)
 
     def latest(self) -> Checkpoint | None:
         """The newest committed checkpoint."""
         return next(reversed(self.checkpoints()), None)
 
-    def checkpoint_place(self, step: int) -> Place:
+    def _checkpoint_names(self) -> list[str]:
+        return [name for name in subfolders(self.place) if name.startswith(PREFIX)]
+
+    def checkpoint_place(self, step: int) -> UPath:
         """Where the checkpoint after ``step`` belongs."""
         return self.place / f"{PREFIX}{step:08d}"
 
     def commit(self, step: int, total_steps: int, workers: int) -> None:
-        """Make the checkpoint after ``step`` count; everything else of it is in place."""
+        """Make the checkpoint after ``step`` count; everything else of it is durable."""
         counts = {"step": step, "total_steps": total_steps, "workers": workers}
         state = counts | {"text_version": TEXT_VERSION}
-        (self.checkpoint_place(step) / STATE).write_text(json.dumps(state))
+        write_durably(self.checkpoint_place(step) / STATE, json.dumps(state))
 
     def prune(self, keep: int) -> None:
         """Remove all but the newest ``keep`` committed checkpoints."""
         for checkpoint in self.checkpoints()[:-keep]:
-            (checkpoint.place / STATE).delete_file()
-            checkpoint.place.delete()
+            remove_file(checkpoint.place / STATE)
+            remove_folder(checkpoint.place)
 
     def sweep(self) -> None:
         """Remove what interrupted saves left behind."""
-        counted = {checkpoint.place.path for checkpoint in self.checkpoints()}
-        for name in self.place.folders():
-            place = self.place / name
-            if name.startswith(PREFIX) and place.path not in counted:
-                place.delete()
+        counted = {checkpoint.place.name for checkpoint in self.checkpoints()}
+        for name in self._checkpoint_names():
+            if name not in counted:
+                remove_folder(self.place / name)
 
     def bind(self, config: Config) -> None:
         """Tie the folder to the settings; raises ``UserError`` if it belongs to other ones."""
         file = self.place / CONFIG
-        try:
-            if file.exists():
+        with reporting(f"{self.place}: cannot be written", "set train.storage"):
+            if exists(file):
                 settings.refuse_change(self.name, self.config(), config)
-            self.place.create()
-            file.write_text(settings.to_yaml(config))
-        except OSError as error:
-            raise UserError(
-                f"{self.place}: cannot be written ({_reason(error)}); set train.storage"
-            ) from None
+            make_folder(self.place)
+            write_durably(file, settings.to_yaml(config))
 
     @contextmanager
     def local_folder(self, name: str) -> Iterator[Path]:
         """A folder of the run to write to; a temporary one, uploaded at the end, if the run is not local."""
         place = self.place / name
-        if place.local is not None:
-            yield place.local
+        if local := local_path(place):
+            yield local
             return
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
-            place.upload(Path(folder))
+            upload(Path(folder), place)
 
     def config(self) -> Config:
         """The settings that the run was started with."""
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / CONFIG
-            copy.write_text((self.place / CONFIG).read_text())
+            copy.write_text(read_text(self.place / CONFIG))
             return settings.read(copy)
 
 
@@ -148,18 +159,3 @@ def refuse_other_text(run: str, latest: Checkpoint) -> None:
             f"{TEXT_VERSION}, with which records give other token ids; resume with the earlier version, "
             f"or start from its weights with train.run=<new name> train.init={latest.place / WEIGHTS}"
         )
-
-
-@contextmanager
-def local_copy(place: Place) -> Iterator[Path]:
-    """The place as a local folder: itself, or a temporary copy."""
-    if place.local is not None:
-        yield place.local
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        place.download(Path(folder))
-        yield Path(folder)
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error).splitlines()[0]

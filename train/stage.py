@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from data.manifest import open_manifest
 from data.parallel import ray_map
@@ -12,6 +11,7 @@ from data.plan import Layout, Plan
 from lladav.cluster import connect
 from lladav.errors import UserError
 from lladav.schema import Config, WeightsConfig
+from lladav.storage import absolute, local_path, location
 from train.job import Job
 from train.progress import Progress, say
 from train.runs import WEIGHTS, Checkpoint, Run, refuse_other_text
@@ -39,7 +39,7 @@ def run_stage(config: Config) -> None:
     manifest = open_manifest(config, mapper=ray_map)
     job = Job(with_absolute_paths(config), str(manifest.folder), Plan.of(manifest, config).steps, start_from)
     say(headline(job, len(manifest), latest))
-    with Progress(run.place.local, config.stage.name, latest.step if latest else 0, job.total_steps):
+    with Progress(local_path(run.place), config.stage.name, latest.step if latest else 0, job.total_steps):
         train(job, manifest, run)
     say(f"{config.stage.name:<8} done: {run.checkpoint_place(job.total_steps)}")
 
@@ -47,22 +47,21 @@ def run_stage(config: Config) -> None:
 def with_absolute_paths(config: Config) -> Config:
     """The same settings for processes that run in other folders."""
 
-    def absolute(path: str | None) -> str | None:
-        return path if path is None or "://" in path else str(Path(path).absolute())
-
-    weights = WeightsConfig(**{key: absolute(path) for key, path in asdict(config.model.weights).items()})
+    weights = {key: place and absolute(place) for key, place in asdict(config.model.weights).items()}
     return replace(
         config,
-        model=replace(config.model, weights=weights, tokenizer=str(absolute(config.model.tokenizer))),
-        data=replace(config.data, root=str(absolute(config.data.root))),
-        train=replace(config.train, storage=str(absolute(config.train.storage))),
+        model=replace(
+            config.model, weights=WeightsConfig(**weights), tokenizer=absolute(config.model.tokenizer)
+        ),
+        data=replace(config.data, root=absolute(config.data.root)),
+        train=replace(config.train, storage=absolute(config.train.storage)),
     )
 
 
 def starting_weights(config: Config) -> str | None:
-    """Folder of the weights that the stage continues (LLaDA-V layout); None: the towers as published."""
+    """Location of the weights that the stage continues (LLaDA-V layout); None: the towers as published."""
     if config.train.init:
-        return str(Path(config.train.init).absolute())
+        return absolute(config.train.init)
     if config.stage.starts_from:
         return str(_predecessor(config, config.stage.starts_from).place / WEIGHTS)
     weights = config.model.weights
@@ -71,7 +70,7 @@ def starting_weights(config: Config) -> str | None:
         "language": weights.language,
         "vision": weights.vision,
     }.items():
-        if folder and not Path(folder).exists():
+        if folder and not location(folder).exists():
             raise UserError(f"model.weights.{key}={folder}: no such weights; {_how_to_get(config)}")
     return None
 

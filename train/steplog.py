@@ -13,8 +13,9 @@ from types import TracebackType
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
+from upath import UPath
 
-from train.storage import Place
+from lladav.storage import exists, local_path, read_text, upload
 
 LOG = "metrics.jsonl"
 BOARD = "tensorboard"
@@ -23,12 +24,13 @@ BOARD = "tensorboard"
 class StepLog:
     """Writes on one rank; a remote run's log is kept locally and uploaded with each checkpoint."""
 
-    def __init__(self, place: Place, first_step: int) -> None:
+    def __init__(self, place: UPath, first_step: int) -> None:
         self._place = place
-        self._scratch = None if place.local else tempfile.TemporaryDirectory()
-        self._folder = place.local or Path(self._scratch.name if self._scratch else "")
-        if self._scratch and (place / LOG).exists():
-            (self._folder / LOG).write_text((place / LOG).read_text())
+        local = local_path(place)
+        self._scratch = None if local else tempfile.TemporaryDirectory()
+        self._folder = local or Path(self._scratch.name if self._scratch else "")
+        if self._scratch and exists(place / LOG):
+            (self._folder / LOG).write_text(read_text(place / LOG), encoding="utf-8")
         keep_steps_before(self._folder / LOG, first_step)
         self._lines = (self._folder / LOG).open("a", encoding="utf-8")
         self._board = SummaryWriter(str(self._folder / BOARD), purge_step=first_step)
@@ -57,7 +59,7 @@ class StepLog:
     def upload(self) -> None:
         """Bring a remote run's log up to date."""
         if self._scratch:
-            self._place.upload(self._folder)
+            upload(self._folder, self._place)
 
 
 def read_steps(file: Path) -> list[dict[str, Any]]:

@@ -8,8 +8,9 @@ Nodes that are taken away count for nothing.
 from __future__ import annotations
 
 import os
-from typing import cast
+from typing import Any, cast
 
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -17,6 +18,7 @@ from data.manifest import Manifest
 from data.pipeline import RankedData
 from lladav.errors import UserError
 from lladav.schema import ClusterConfig
+from lladav.storage import local_path, location, write_durably
 from train.failures import Failure, failure_of
 from train.job import DATASET, Ended, Job, train_worker
 from train.progress import say
@@ -50,7 +52,7 @@ def _attempt(job: Job, manifest: Manifest, run: Run) -> Failure | None:
     try:
         ended = cast("Ended", _trainer(job, manifest, run).fit().return_value)
     except TrainingFailedError as error:
-        (run.place / TRACEBACK).write_text(f"{error}\n")
+        write_durably(run.place / TRACEBACK, f"{error}\n")
         failure = failure_of(error)
         return Failure(f"{failure.line}{_afterwards(run)}", failure.retry)
     if ended.failure:
@@ -69,12 +71,18 @@ def _trainer(job: Job, manifest: Manifest, run: Run) -> TorchTrainer:
         train_loop_config={"job": job},
         torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
         scaling_config=scaling(cluster),
-        run_config=RunConfig(
-            name=run.name, storage_path=run.storage, failure_config=FailureConfig(max_failures=0)
-        ),
+        run_config=RunConfig(name=run.name, **ray_storage(run), failure_config=FailureConfig(max_failures=0)),
         datasets={DATASET: RankedData.placeholder},
         dataset_config=RankedData(job.config, manifest, run.committed_step),
     )
+
+
+def ray_storage(run: Run) -> dict[str, Any]:
+    """Ray Train's options for its own bookkeeping, which it keeps in the run's folder."""
+    storage = location(run.storage)
+    if local := local_path(storage):
+        return {"storage_path": str(local)}
+    return {"storage_path": storage.path, "storage_filesystem": PyFileSystem(FSSpecHandler(storage.fs))}
 
 
 def scaling(cluster: ClusterConfig) -> ScalingConfig:

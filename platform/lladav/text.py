@@ -15,8 +15,10 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from lladav.errors import UserError
+from lladav.local_cache import local_copy
 from lladav.samples import IGNORED, IMAGE_PLACEHOLDER, Encoded
 from lladav.schema import Supervise, TokenIds
+from lladav.storage import location
 
 SYSTEM_PROMPT = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that "
@@ -59,8 +61,11 @@ class ChatTokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> ChatTokenizer:
-        """Read ``tokenizer.json``; raises ``UserError`` where it is absent or lacks a special token."""
-        file = Path(folder) / "tokenizer.json"
+        """Read ``tokenizer.json`` of a folder or URI.
+
+        Raises ``UserError`` where it is absent or lacks a special token.
+        """
+        file = tokenizer_file(folder)
         tokenizer = _read_tokenizer(file)
         ids = {role: tokenizer.token_to_id(name) for role, name in SPECIAL_TOKENS.items()}
         missing = [SPECIAL_TOKENS[role] for role, token in ids.items() if token is None]
@@ -90,6 +95,11 @@ class ChatTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens left out."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+
+def tokenizer_file(folder: str | Path) -> Path:
+    """``tokenizer.json`` of a folder or URI on this machine; a local one need not exist."""
+    return local_copy(location(folder) / "tokenizer.json")
 
 
 def _read_tokenizer(file: Path) -> Tokenizer:

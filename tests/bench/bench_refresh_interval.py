@@ -29,6 +29,7 @@ from lladav.checkpoint import open_model  # noqa: E402
 from lladav.config import load  # noqa: E402
 from lladav.decoding.engine import Engine  # noqa: E402
 from lladav.decoding.options import DecodingOptions  # noqa: E402
+from lladav.local_cache import local_copy  # noqa: E402
 from lladav.samples import Sample  # noqa: E402
 from lladav.text import ChatTokenizer  # noqa: E402
 from tests.bench.reporting import report, table  # noqa: E402
@@ -78,10 +79,10 @@ def main() -> None:
     arguments = parse_arguments()
     config = load(["stage=ov_vw", *SETTINGS])
     latest = Run.of(config).latest()
-    if latest is None or latest.place.local is None:
+    if latest is None:
         print("skipped: there is no trained model here; make one with: make demo")
         return
-    weights = latest.place.local / WEIGHTS
+    weights = local_copy(latest.place / WEIGHTS)
     model, tokenizer = open_model(weights, torch.float32), ChatTokenizer.load(weights)
     questions = held_out(config)
     knobs = {

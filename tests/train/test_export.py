@@ -29,9 +29,8 @@ def storage(golden: Any, tmp_path: Path) -> Path:
     run = Run.of(config)
     run.bind(config)
     for step in (10, 20, 30):
-        folder = run.checkpoint_place(step).local
-        assert folder is not None
-        export(tiny_model(seed=step), tiny_config(), folder / WEIGHTS, tokenizer=tokenizer)
+        folder = run.checkpoint_place(step) / WEIGHTS
+        export(tiny_model(seed=step), tiny_config(), str(folder), tokenizer=tokenizer)
         if step < 30:
             run.commit(step, total_steps=40, workers=1)
     return storage

@@ -10,6 +10,7 @@ import pytest
 from lladav.config import load
 from lladav.errors import UserError
 from lladav.schema import Config
+from lladav.storage import make_folder, subfolders
 from lladav.text import TEXT_VERSION
 from train.runs import STATE, Run
 from train.stage import run_stage
@@ -22,7 +23,7 @@ def settings(storage: Path, *more: str) -> Config:
 def write(run: Run, step: int, commit: bool = True) -> None:
     """A checkpoint's folder, committed or as a crash leaves it."""
     place = run.checkpoint_place(step)
-    place.create()
+    make_folder(place)
     (place / "shard").write_text("x")
     if commit:
         run.commit(step, 100, 1)
@@ -48,7 +49,7 @@ def test_what_a_crash_left_behind_is_swept_away(run: Run) -> None:
     write(run, 10)
     write(run, 20, commit=False)
     run.sweep()
-    assert run.place.folders() == [run.checkpoint_place(10).path.rsplit("/", 1)[1]]
+    assert subfolders(run.place) == [run.checkpoint_place(10).name]
 
 
 def test_pruning_keeps_the_newest(run: Run) -> None:
@@ -60,7 +61,7 @@ def test_pruning_keeps_the_newest(run: Run) -> None:
 
 def test_a_checkpoint_half_removed_does_not_count(run: Run) -> None:
     write(run, 10)
-    (run.checkpoint_place(10) / STATE).delete_file()
+    (run.checkpoint_place(10) / STATE).unlink()
     assert run.latest() is None
 
 

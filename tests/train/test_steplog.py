@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from lladav.storage import location
 from train.steplog import LOG, StepLog, read_steps
-from train.storage import Place
 
 
 def steps(folder: Path) -> list[int]:
@@ -14,7 +14,7 @@ def steps(folder: Path) -> list[int]:
 
 
 def write(folder: Path, first: int, last: int) -> None:
-    with StepLog(Place.of(str(folder)), first) as log:
+    with StepLog(location(folder), first) as log:
         for step in range(first + 1, last + 1):
             log.write({"step": step, "loss": float(step), "loss_answer": None})
 
@@ -36,7 +36,7 @@ def test_a_line_cut_off_by_a_crash_is_dropped(tmp_path: Path) -> None:
 
 def test_losses_survive_bit_for_bit(tmp_path: Path) -> None:
     loss = 0.1 + 0.2
-    with StepLog(Place.of(str(tmp_path)), 0) as log:
+    with StepLog(location(tmp_path), 0) as log:
         log.write({"step": 1, "loss": loss})
     assert json.loads((tmp_path / LOG).read_text())["loss"] == loss
 

@@ -30,6 +30,7 @@ from lladav.checkpoint.config_keys import (
 )
 from lladav.checkpoint.folder import read_json
 from lladav.errors import UserError
+from lladav.local_cache import local_copy
 from lladav.schema import ImagesConfig, LanguageConfig, ModelConfig, TokenIds, VisionConfig, WeightsConfig
 from lladav.text import ChatTokenizer
 
@@ -44,7 +45,7 @@ def model_config_of(place: str | Path) -> ModelConfig:
     A tower that the layout lacks gets the defaults. Raises ``UserError`` naming file, key and what was
     expected.
     """
-    place = Path(place)
+    place = local_copy(place)
     folder = place.parent if place.is_file() else place
     raw = read_json(folder / CONFIG)
     config = _reader(raw)(raw, folder / CONFIG, str(place))

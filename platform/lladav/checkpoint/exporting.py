@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from upath import UPath
 
 from lladav.checkpoint.config_keys import CONFIG
 from lladav.checkpoint.config_reading import model_config_of
@@ -25,9 +26,11 @@ from lladav.checkpoint.layouts import Layout, layout_named
 from lladav.checkpoint.loading import matching_tensors
 from lladav.checkpoint.tensors import DTYPES, StoredTensor, TensorSpec, TensorWriter
 from lladav.errors import UserError
+from lladav.local_cache import local_copy
 from lladav.model.gathering import Gather, Named, at_hand, named, whole_shape
 from lladav.model.llada_v import LLaDAV
 from lladav.schema import ModelConfig
+from lladav.storage import exists, location
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -76,10 +79,11 @@ def convert(
     source: str | Path, folder: str | Path, layout: str, *, max_shard_bytes: int = SHARD_BYTES
 ) -> None:
     """Rewrite a released checkpoint in another layout, along with its tokenizer if it has one."""
+    source = local_copy(source)
     known, config = layout_named(layout), model_config_of(source)
     with torch.device("meta"):
         model = LLaDAV(config)
-    stored = matching_tensors(model, Path(source))
+    stored = matching_tensors(model, source)
     names = {name: released for name, _ in model.named_parameters() if (released := known.released(name))}
     lacking = next((name for name in names if name not in stored), None)
     if lacking:
@@ -125,7 +129,7 @@ def _write(
         if len(shards) > 1:
             _write_json(partial / INDEX, _index(shards))
         if tokenizer is not None:
-            _copy_tokenizer(Path(tokenizer), partial)
+            _copy_tokenizer(location(tokenizer), partial)
 
 
 def shard(outgoing: Sequence[Outgoing], max_bytes: int) -> dict[str, list[Outgoing]]:
@@ -164,12 +168,12 @@ def _write_json(file: Path, content: dict[str, object]) -> None:
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _copy_tokenizer(source: Path, folder: Path) -> None:
-    if not (source / TOKENIZER_FILES[0]).is_file():
+def _copy_tokenizer(source: UPath, folder: Path) -> None:
+    if not exists(source / TOKENIZER_FILES[0]):
         raise UserError(f"{source}: holds no {TOKENIZER_FILES[0]}; expected a tokenizer's folder")
     for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+        if exists(source / name):
+            shutil.copyfile(local_copy(source / name), folder / name)
 
 
 def _refuse_used(folder: Path) -> None:

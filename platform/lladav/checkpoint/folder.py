@@ -6,17 +6,17 @@ Opening one reads headers only, and finds everything that is wrong with the file
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from lladav.checkpoint.tensors import StoredTensor, read_header
 from lladav.errors import UserError
+from lladav.storage import AnyPath, files_in, read_text
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
-def stored_tensors(place: Path) -> dict[str, StoredTensor]:
+def stored_tensors(place: AnyPath) -> dict[str, StoredTensor]:
     """Every tensor of a safetensors file, or of a folder with one such file or with an index of several.
 
     Raises ``UserError`` for a place, index or file that is absent, damaged or truncated.
@@ -28,10 +28,10 @@ def stored_tensors(place: Path) -> dict[str, StoredTensor]:
     return read_header(_only_file(place))
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_json(file: AnyPath) -> dict[str, Any]:
     """A JSON object; raises ``UserError`` where the file is absent or holds none."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_text(file))
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
     except ValueError as error:
@@ -41,10 +41,10 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _only_file(folder: Path) -> Path:
+def _only_file(folder: AnyPath) -> AnyPath:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such file or folder; expected weights in a released layout")
-    files = sorted(folder.glob("*.safetensors"))
+    files = [folder / name for name in files_in(folder) if name.endswith(".safetensors")]
     if len(files) == 1:
         return files[0]
     if not files:
@@ -54,7 +54,7 @@ def _only_file(folder: Path) -> Path:
     raise UserError(f"{folder}: holds {len(files)} .safetensors files but no {INDEX}; copy the index too")
 
 
-def _sharded(index: Path) -> dict[str, StoredTensor]:
+def _sharded(index: AnyPath) -> dict[str, StoredTensor]:
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(p, str) for p in places.values()):
         raise UserError(f"{index}: has no weight_map of tensors to files; copy it again")
@@ -64,7 +64,7 @@ def _sharded(index: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _shard(index: Path, file: str, names: list[str]) -> dict[str, StoredTensor]:
+def _shard(index: AnyPath, file: str, names: list[str]) -> dict[str, StoredTensor]:
     path = index.parent / file
     if not path.is_file():
         raise UserError(

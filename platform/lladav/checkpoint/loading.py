@@ -20,10 +20,12 @@ from lladav.checkpoint.layouts import Layout, detect, layout_named
 from lladav.checkpoint.tensors import DTYPES, StoredTensor
 from lladav.config_keys import nearest
 from lladav.errors import UserError
+from lladav.local_cache import local_copy
 from lladav.model.gathering import Gather, at_hand, whole_shape
 from lladav.model.llada_v import LLaDAV
 from lladav.model.vision import built_layers
 from lladav.schema import Part, VisionConfig
+from lladav.storage import AnyPath, location
 
 LOG = logging.getLogger(__name__)
 
@@ -37,14 +39,15 @@ def load(
     gathered: Gather = at_hand,
     reads: bool = True,
 ) -> set[str]:
-    """Copy a released checkpoint (file or folder) into the model; the names of the parameters that it set.
+    """Copy a released checkpoint (file, folder or URI) into the model; the names of the parameters it set.
 
     The layout is recognised by its names unless given; ``parts`` leaves the others of a checkpoint alone. The
-    model keeps its number format. Sharded: ``gathered`` sends on what the rank that ``reads`` has copied.
+    model keeps its number format. Sharded: ``gathered`` sends on what the rank that ``reads`` has copied. The
+    others read headers only, and nothing of a URI is kept on disk.
 
     Raises ``UserError``, before anything is changed, naming file, tensor and what was expected.
     """
-    stored = matching_tensors(model, Path(place), layout, parts)
+    stored = matching_tensors(model, location(place), layout, parts)
     for name, parameter in model.named_parameters():
         if name in stored:
             with gathered([parameter]), torch.no_grad():
@@ -55,6 +58,7 @@ def load(
 
 def open_model(folder: str | Path, dtype: torch.dtype, device: str | torch.device = "cpu") -> LLaDAV:
     """A whole LLaDA-V checkpoint as a model for inference, built in the number format it will have."""
+    folder = local_copy(folder)
     config = model_config_of(folder)
     if config.weights.llada_v is None:
         raise UserError(f"{folder}: holds one tower only; expected a whole LLaDA-V checkpoint")
@@ -77,7 +81,7 @@ def _building(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
 
 
 def matching_tensors(
-    model: LLaDAV, place: Path, layout: str | None = None, parts: Collection[Part] | None = None
+    model: LLaDAV, place: AnyPath, layout: str | None = None, parts: Collection[Part] | None = None
 ) -> dict[str, StoredTensor]:
     """The stored tensor of each of the model's parameters that the layout holds, by our name, all checked."""
     tensors = _without_buffers(stored_tensors(place), place)
@@ -105,7 +109,7 @@ def unused_layers(vision: VisionConfig) -> range:
     return range(built_layers(vision), vision.layers)
 
 
-def _without_buffers(tensors: Mapping[str, StoredTensor], place: Path) -> dict[str, StoredTensor]:
+def _without_buffers(tensors: Mapping[str, StoredTensor], place: AnyPath) -> dict[str, StoredTensor]:
     buffers = [name for name in tensors if Layout.computes(name)]
     if buffers:
         LOG.warning("%s: skips %d buffers that the model computes, as %s", place, len(buffers), buffers[0])
@@ -128,7 +132,7 @@ def _refuse_unexpected(
 
 
 def _checked(
-    tensors: Mapping[str, StoredTensor], name: str, shape: tuple[int, ...], place: Path
+    tensors: Mapping[str, StoredTensor], name: str, shape: tuple[int, ...], place: AnyPath
 ) -> StoredTensor:
     tensor = tensors.get(name)
     if tensor is None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lladav.errors import UserError
+from lladav.storage import AnyPath, file_size, read_into
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Number formats of weights, by their name in the format."""
@@ -29,7 +30,7 @@ _LONGEST_HEADER = 100_000_000
 class StoredTensor:
     """Where a tensor lies: bytes ``start`` to ``end`` of ``file``."""
 
-    file: Path
+    file: AnyPath
     name: str
     dtype: str
     shape: tuple[int, ...]
@@ -45,9 +46,7 @@ class StoredTensor:
         end = self.end if last is None else self.start + last * item
         values = torch.empty(end - self.start - first * item, dtype=torch.uint8)
         try:
-            with self.file.open("rb") as stream:
-                stream.seek(self.start + first * item)
-                read = stream.readinto(values.numpy().data)
+            read = read_into(self.file, self.start + first * item, values.numpy().data)
         except OSError as error:
             raise UserError(f"{self.file}: {self.name} cannot be read ({error.strerror})") from None
         if read != len(values):
@@ -56,7 +55,7 @@ class StoredTensor:
         return plain if last is not None else plain.view(self.shape)
 
 
-def read_header(file: Path) -> dict[str, StoredTensor]:
+def read_header(file: AnyPath) -> dict[str, StoredTensor]:
     """Every tensor of a file by name, without values.
 
     Raises ``UserError`` where the file is no safetensors file or is shorter than its header says.
@@ -75,15 +74,13 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _header(file: Path) -> tuple[int, int, dict[str, Any]]:
+def _header(file: AnyPath) -> tuple[int, int, dict[str, Any]]:
     """File size, position of the first value, and the parsed header."""
     try:
-        with file.open("rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
-            length = int.from_bytes(stream.read(8), "little")
-            header = (
-                json.loads(stream.read(length)) if length <= _LONGEST_HEADER and 8 + length <= size else None
-            )
+        size = file_size(file)
+        length = int.from_bytes(_bytes_at(file, 0, min(8, size)), "little")
+        fits = length <= _LONGEST_HEADER and 8 + length <= size
+        header = json.loads(_bytes_at(file, 8, length)) if fits else None
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
     except ValueError:
@@ -95,7 +92,12 @@ def _header(file: Path) -> tuple[int, int, dict[str, Any]]:
     return size, 8 + length, header
 
 
-def _stored(file: Path, begin: int, name: str, entry: dict[str, Any]) -> StoredTensor:
+def _bytes_at(file: AnyPath, start: int, size: int) -> bytes:
+    content = bytearray(size)
+    return bytes(content[: read_into(file, start, memoryview(content))]) if size else b""
+
+
+def _stored(file: AnyPath, begin: int, name: str, entry: dict[str, Any]) -> StoredTensor:
     start, end = map(int, entry["data_offsets"])
     shape = tuple(map(int, entry["shape"]))
     if not 0 <= start <= end or any(side < 0 for side in shape):

@@ -1,0 +1,107 @@
+"""Locations keep their scheme, files appear whole, and mistakes are one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lladav import storage
+from lladav.errors import UserError
+from lladav.storage import absolute, local_path, location
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/runs", "gs://bucket/runs"])
+def test_a_uri_keeps_its_scheme(uri: str) -> None:
+    place = location(uri + "/") / "a" / "weights"
+    assert str(place) == f"{uri}/a/weights"
+    assert location(str(place)) == place
+    assert absolute(uri) == uri
+    assert local_path(place) is None
+
+
+def test_a_relative_path_starts_at_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert absolute("runs") == str(tmp_path / "runs")
+    assert local_path(location("runs")) == tmp_path / "runs"
+    assert absolute(f"file://{tmp_path}/runs") == str(tmp_path / "runs")
+
+
+@pytest.mark.parametrize(
+    ("uri", "line"),
+    [
+        ("hdfs://a/b", "hdfs://a/b: hdfs:// is not supported; use s3://, gs:// or a local path"),
+        ("s3://key:secret@b/x", "s3://...@b: holds credentials; set them in the environment instead"),
+        ("s3://b/x?region=a", "s3://b/x?region=a: a URI takes no options; set AWS_ENDPOINT_URL"),
+    ],
+)
+def test_a_uri_that_cannot_work_is_refused(uri: str, line: str) -> None:
+    with pytest.raises(UserError) as refused:
+        location(uri)
+    assert str(refused.value).startswith(line)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: object, **__: object) -> None:
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(storage, "UPath", absent)
+    with pytest.raises(UserError, match=r"s3:// needs a package; run: pip install 'lladav\[s3\]'"):
+        location("s3://bucket/x")
+
+
+@pytest.fixture(params=["local", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder on each kind of storage."""
+    return str(tmp_path / "there") if request.param == "local" else request.getfixturevalue("bucket")
+
+
+def test_files_are_written_listed_and_removed(folder: str) -> None:
+    place = location(folder)
+    assert storage.subfolders(place) == []
+    storage.make_folder(place / "a")
+    storage.write_durably(place / "a" / "state.json", "one")
+    storage.write_durably(place / "a" / "state.json", "two")
+    assert (place / "a" / "state.json").read_text() == "two"
+    assert storage.subfolders(place) == ["a"]
+    assert storage.file_sizes(place) == {"a/state.json": 3}
+    storage.remove_folder(place / "a")
+    assert storage.subfolders(place) == []
+
+
+def test_a_folder_travels_whole(bucket: str, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "state").mkdir(parents=True)
+    (source / "state" / "shard").write_bytes(b"x" * 1000)
+    (source / "empty").write_bytes(b"")
+    storage.upload(source, location(bucket))
+    storage.download(location(bucket), tmp_path / "copy", lambda name: name.startswith("state/"))
+    assert (tmp_path / "copy" / "state" / "shard").read_bytes() == b"x" * 1000
+    assert not (tmp_path / "copy" / "empty").exists()
+
+
+def test_an_upload_that_lost_a_file_is_an_error(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "shard").write_bytes(b"x" * 1000)
+    place = location(bucket)
+    monkeypatch.setattr(place.fs, "put", lambda *_: place.fs.pipe_file((place / "shard").path, b"x" * 10))
+    with pytest.raises(OSError, match="shard has 10 bytes after its upload, expected 1000 bytes"):
+        storage.upload(tmp_path / "source", place)
+
+
+@pytest.mark.usefixtures("bucket")
+def test_a_bucket_that_does_not_exist_is_not_created() -> None:
+    place = location("s3://no-such-bucket/runs")
+    storage.make_folder(place)
+    with (
+        pytest.raises(
+            UserError, match=r"^s3://no-such-bucket/runs: no \(no such file, folder or bucket\); fix"
+        ),
+        storage.reporting(f"{place}: no", "fix"),
+    ):
+        storage.write_durably(place / "x", "x")
