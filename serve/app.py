@@ -4,6 +4,7 @@ Arguments are the keys of ``serve/settings.py``, dotted, on top of a file of ``c
 type of ``build``'s parameter: no ``from __future__ import annotations`` here, which would make it text.
 """
 
+from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -13,6 +14,7 @@ from serve.autoscaling import autoscaling_config
 from serve.engine.replica import EngineReplica
 from serve.ingress import Ingress
 from serve.settings import ReplicaSettings, ServeSettings
+from serve.starting import check_checkpoint
 
 SPARE = 64
 """Requests that an ingress replica takes beyond those that engines can hold, to tell them so."""
@@ -21,7 +23,12 @@ LOGGING = {"encoding": "JSON", "enable_access_log": False}
 
 
 def build(args: ServeSettings) -> Application:
-    """The application of settings; called by Ray Serve."""
+    """The application of settings; called by Ray Serve.
+
+    A checkpoint that is damaged is refused here where its folder is: on a cluster only replicas may have it.
+    """
+    if Path(args.model).is_dir():
+        check_checkpoint(args.model)
     engine, ingress = args.engine, args.ingress
     engines = serve.deployment(EngineReplica).options(
         name="engine",

@@ -25,6 +25,8 @@ TYPES = {
     504: "timeout_error",
 }
 """OpenAI's ``error.type`` by status."""
+NOT_FINITE = "not_finite"
+"""Code of the error of a request for which the model's numbers are NaN or infinite."""
 
 
 class ApiError(Exception):

@@ -30,16 +30,19 @@ class Ingress:
     def __init__(self, settings: ServeSettings, engines: DeploymentHandle) -> None:
         self._settings, self._engines = settings, engines
         self._status = Aside("status")
+        self._replicas = EngineReplicas(engines)
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve, in the event loop that the application will run in."""
         settings = self._settings
-        completions = completions_of(settings, EngineReplicas(self._engines))
+        completions = completions_of(settings, self._replicas)
         metrics = IngressMetrics(settings.name)
         return web_app(Service(settings, completions, Gate(settings), metrics, self._ready))
 
     async def _ready(self) -> bool:
-        """Whether an engine replica is up, or would come up when asked."""
+        """Whether an engine replica is up, or would come up when asked, and forwards give finite numbers."""
+        if self._replicas.faults.persist:
+            return False
         if self._settings.engine.min_replicas == 0:
             return True
         status = await self._status(serve.status)

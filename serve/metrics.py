@@ -37,6 +37,7 @@ COUNTERS = {
     "lladav_tokens_total": ("Tokens of answers", ()),
     "lladav_forwards_total": ("Forwards of rows, by whether keys and values were refreshed", ("kind",)),
     "lladav_rejections_total": ("Requests that were refused", ("reason",)),
+    "lladav_failures_total": ("Answers that an engine could not finish", ("reason",)),
     "lladav_image_cache_total": ("Images whose features were looked up", ("result",)),
 }
 GAUGES = {
@@ -97,6 +98,7 @@ class EngineMetrics:
         self._interval = _histogram("lladav_refresh_interval", model)
         self._step_seconds = _histogram("lladav_step_seconds", model)
         self._forwards = _counter("lladav_forwards_total", model)
+        self._failures = _counter("lladav_failures_total", model)
         self._image_cache = _counter("lladav_image_cache_total", model)
         self._gauges = [_gauge(name, model) for name in GAUGES]
 
@@ -116,6 +118,10 @@ class EngineMetrics:
         values = (rows_used, rows, waiting, oldest_waiting_seconds)
         for gauge, value in zip(self._gauges, values, strict=True):
             gauge.set(value)
+
+    def failed(self, reason: str) -> None:
+        """An answer ended with an error: prompt, forward or not_finite."""
+        self._failures.inc(tags={"reason": reason})
 
     def image_cache(self, hits: int, misses: int) -> None:
         """So many images had features already, and so many had not."""

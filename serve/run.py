@@ -29,13 +29,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
 import ray  # noqa: E402 - the path comes first
 from ray import serve  # noqa: E402
 
-from lladav.checkpoint import model_config_of  # noqa: E402
 from lladav.cluster import local_head, runtime_env  # noqa: E402
 from lladav.config import one_line_errors  # noqa: E402
 from lladav.errors import UserError  # noqa: E402
-from lladav.text import ChatTokenizer  # noqa: E402
 from serve.app import build  # noqa: E402
 from serve.settings import Auth, ServeSettings, load  # noqa: E402
+from serve.starting import check_checkpoint, deploy  # noqa: E402
 
 APP, HOST, PORT = "lladav", "127.0.0.1", 8000
 TRAINED = "runs/ov_vw-tiny-digits/checkpoint-*/weights"
@@ -49,7 +48,7 @@ def main(arguments: list[str]) -> None:
         given = dict(_pair(argument) for argument in arguments)
         port = _port(given.pop("port", str(PORT)))
         settings = load({**given, "model": str(Path(given.get("model") or _tiny_model()).absolute())})
-        _check_model(settings.model)
+        check_checkpoint(settings.model)
         begin = time.monotonic()
         needed = settings.engine.max_replicas * settings.engine.cpus
         cpus = math.ceil(needed + settings.ingress.replicas * settings.ingress.cpus)
@@ -57,8 +56,7 @@ def main(arguments: list[str]) -> None:
             os.environ.update(head.environment)
             with _connected(head.address):
                 serve.start(http_options={"host": HOST, "port": port})
-                external = settings.scaling.external
-                serve.run(build(settings), name=APP, route_prefix="/", external_scaler_enabled=external)
+                deploy(build(settings), APP, settings.scaling.external)
                 print(_examples(settings, port, head.dashboard, time.monotonic() - begin), flush=True)
                 _wait()
                 print("ending, after what still runs", flush=True)
@@ -81,12 +79,6 @@ def _pair(argument: str) -> tuple[str, str]:
     if not sign:
         raise UserError(f"{argument}: not a setting; write key=value")
     return key, value
-
-
-def _check_model(folder: str) -> None:
-    """What replicas would find out one after another, and tell in a traceback each."""
-    model_config_of(folder)
-    ChatTokenizer.load(folder)
 
 
 def _port(text: str) -> int:

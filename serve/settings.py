@@ -176,7 +176,7 @@ class ReplicaSettings(Section):
     threads: Annotated[int, Field(ge=0)] = 0
     """torch threads on a CPU; 0: torch decides."""
     kv_bytes: Count = 256 * 2**20
-    """Memory of keys and values."""
+    """Memory of keys and values, of the embeddings of running prompts, and of CUDA graphs."""
     max_rows: Count = 16
     """Answers that are decoded together."""
     max_waiting: Annotated[int, Field(ge=0)] = 32
@@ -185,7 +185,10 @@ class ReplicaSettings(Section):
     """Requests that wait at an ingress replica for an engine replica; further ones get 503."""
     refresh_positions: Count = 8192
     """Positions that the refreshes of one step may forward together."""
-    cuda_graphs: bool = False
+    cuda_graphs: bool | None = None
+    """Whether cached steps are CUDA graphs, captured when a replica starts; none: on a GPU."""
+    graph_bytes: Count = 2**30
+    """Of ``kv_bytes``, for CUDA graphs: at most so many, and at most a quarter of it."""
     step_seconds: Seconds = 120.0
     """A step that takes longer counts as hanging: the replica is replaced."""
     drain_seconds: Seconds = 60.0
@@ -266,6 +269,8 @@ class ServeSettings(Section):
             raise ValueError(f"keys: {why}")
         if self.engine.min_replicas > self.engine.max_replicas:
             raise ValueError("engine: min_replicas is above max_replicas; swap them")
+        if self.engine.cuda_graphs and not self.engine.gpus:
+            raise ValueError("engine: cuda_graphs is on and gpus is 0; set gpus, or leave cuda_graphs out")
         if self.scaling.external and self.engine.min_replicas == 0:
             raise ValueError("engine: min_replicas is 0, and scaling.external begins with it; set it to 1")
         if self.scaling.lower >= self.scaling.upper:

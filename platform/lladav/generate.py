@@ -1,6 +1,16 @@
-"""The command ``python -m lladav.generate``; ``lladav.generate`` itself is a function of ``generation``."""
+"""The command ``python -m lladav.generate``.
 
-from lladav.generation import main
+``lladav.generate`` is a function. Imported as a module, this file gives its place to that function, so that
+the name means the same after any imports.
+"""
+
+import sys
+from types import ModuleType
+from typing import cast
+
+from lladav.generation import generate, main
 
 if __name__ == "__main__":
     main()
+else:
+    sys.modules[__name__] = cast(ModuleType, generate)

@@ -9,6 +9,7 @@ In a terminal the answer is shown as it fills in, out of order: dim dots are sti
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -24,9 +25,10 @@ from rich.text import Text
 from lladav.checkpoint import model_config_of, open_model
 from lladav.config import one_line_errors
 from lladav.config_keys import field_docs
-from lladav.decoding.engine import Decoded, Update, engine_for
+from lladav.decoding.engine import engine_for
 from lladav.decoding.options import Cache, DecodingOptions
 from lladav.decoding.prompts import question_prompt
+from lladav.decoding.results import Decoded, Update
 from lladav.decoding.stops import StopTexts
 from lladav.decoding.weights import best_dtype
 from lladav.errors import OneLineParser, UserError
@@ -40,6 +42,18 @@ from lladav.text import ChatTokenizer
 
 MASK_SHOWN = "·"
 NONE = " | None"
+
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+"""Number formats in which the model runs."""
+
+
+def _device(value: str) -> str:
+    """A device that is here."""
+    with contextlib.suppress(RuntimeError, AssertionError):  # torch without CUDA asserts
+        if torch.empty(0, device=value).device.type in ("cpu", "cuda"):
+            return value
+    raise argparse.ArgumentTypeError(f"there is no {value!r} on this machine; use cpu")
 
 
 def _cache(value: str) -> Cache:
@@ -82,14 +96,14 @@ def generate(
     *_, last = updates(model, question(model.config, tokenizer, images, text, video, frames), options)
     if last.answer is None:
         raise UserError(last.error or "decoding ended without an answer")
-    return Answer(last.answer.text(tokenizer.decode), last.answer)
+    return Answer(last.answer.text(tokenizer.token_bytes), last.answer)
 
 
 def chat_options(
     tokenizer: ChatTokenizer, stop_texts: Sequence[str] = (), **settings: Any
 ) -> DecodingOptions:
     """Options of a chat that ends at eot, or at the first of the texts."""
-    texts = StopTexts(stop_texts, tokenizer.decode) if stop_texts else None
+    texts = StopTexts(stop_texts, tokenizer.token_bytes) if stop_texts else None
     return DecodingOptions.for_chat(tokenizer.ids, stop_texts=texts, **settings)
 
 
@@ -150,7 +164,7 @@ def show(
                 )
     if update.answer is None:
         raise UserError(update.error or "decoding ended without an answer")
-    console.print(update.answer.text(tokenizer.decode), markup=False, highlight=False)
+    console.print(update.answer.text(tokenizer.token_bytes), markup=False, highlight=False)
     notes = [
         f"{len(update.answer.tokens)} tokens, {update.answer.forwards} forwards",
         *update.answer.warnings,
@@ -228,9 +242,10 @@ def _parser() -> argparse.ArgumentParser:
         "--stop", action="append", default=[], help="text that ends the answer; may be given several times"
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", default=device, help=f"default {device}")
+    parser.add_argument("--device", default=device, type=_device, help=f"cpu or cuda; default {device}")
     dtype = best_dtype(device)
-    parser.add_argument("--dtype", default=dtype, help=f"of weights; default {dtype}, the fastest here")
+    text = f"number format of the weights; default {dtype}, the fastest on this machine"
+    parser.add_argument("--dtype", default=dtype, choices=DTYPES, help=text)
     docs, defaults = field_docs(DecodingOptions), DecodingOptions()
     for name, kind in _settings().items():
         default = getattr(defaults, name)

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import ByteLevel
 
 from lladav.errors import UserError
 from lladav.local_cache import local_copy
@@ -95,6 +98,43 @@ class ChatTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens left out."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The UTF-8 bytes that a token adds to a text; none for special tokens and unknown ids.
+
+        ``decode`` is the joined bytes of its ids, with U+FFFD for bytes that are not UTF-8.
+        """
+        return self._bytes.get(token, b"")
+
+    @cached_property
+    def _bytes(self) -> dict[int, bytes]:
+        added = self._tokenizer.get_added_tokens_decoder()
+        names = self._tokenizer.get_vocab(with_added_tokens=True)
+        return {
+            token: _bytes_of_name(name)
+            for name, token in names.items()
+            if not (token in added and added[token].special)
+        }
+
+
+def _alphabet() -> dict[str, int]:
+    """The byte that each character in the names of byte-level tokens stands for.
+
+    Printable bytes stand for themselves; the others follow from U+0100 on, in order.
+    """
+    printable = set(ByteLevel.alphabet())
+    others = map(chr, count(256))
+    return {chr(byte) if chr(byte) in printable else next(others): byte for byte in range(256)}
+
+
+ALPHABET = _alphabet()
+
+
+def _bytes_of_name(name: str) -> bytes:
+    """An added token may be named in plain text."""
+    if all(character in ALPHABET for character in name):
+        return bytes(ALPHABET[character] for character in name)
+    return name.encode()
 
 
 def tokenizer_file(folder: str | Path) -> Path:

@@ -2,76 +2,126 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from lladav.decoding.results import Decoded
 from lladav.text import ChatTokenizer
 from serve.api.planning import Plan
 from serve.engine.jobs import Ended, Progress
+from serve.structured import Skeleton
 
-INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
-"""What a decoder shows for the first bytes of a character whose others are in a token to come."""
 LEAST = 1e-30
 
 
 @dataclass(frozen=True)
+class Token:
+    """A token of an answer: the bytes of the answer that it stands for, and its probability."""
+
+    written: bytes
+    confidence: float
+
+    @property
+    def text(self) -> str:
+        """Its bytes as text, with U+FFFD for a part of a character."""
+        return self.written.decode(errors="replace")
+
+
+@dataclass(frozen=True)
 class Piece:
-    """Text that is appended to an answer, with the tokens that were committed for it."""
+    """Text that is appended to an answer, and the tokens that it is made of."""
 
     text: str
-    tokens: list[int] = field(default_factory=list)
-    confidences: list[float] = field(default_factory=list)
+    tokens: list[Token] = field(default_factory=list)
     finish: str | None = None
     """Why the answer ends here: stop or length."""
 
 
 class AnswerText:
-    """The text of an answer while its tokens are committed; text is only ever appended."""
+    """The text of an answer while its tokens are committed; text is only ever appended.
+
+    A token is held back until the characters that it has a part of are complete, so the bytes of a piece's
+    tokens are those of its text.
+    """
 
     def __init__(self, plan: Plan, tokenizer: ChatTokenizer) -> None:
-        self._plan, self._tokenizer = plan, tokenizer
-        self._tokens: list[int] = []
-        self._sent = ""
-
-    @property
-    def count(self) -> int:
+        self._plan, self._token_bytes = plan, tokenizer.token_bytes
+        self.count = 0
         """Tokens so far."""
-        return len(self._tokens)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._text, self._held = "", list[Token]()
 
     def add(self, progress: Progress) -> Piece | None:
         """What newly committed tokens add; nothing where that is not a whole character yet.
 
         An answer that fits a schema is read out of its tokens at the end.
         """
-        room = self._plan.max_tokens - len(self._tokens)
-        tokens = progress.tokens[:room]
-        self._tokens += tokens
-        if self._plan.skeleton is not None or not tokens:
+        tokens = progress.tokens[: self._plan.max_tokens - self.count]
+        self.count += len(tokens)
+        if self._plan.skeleton is not None:
             return None
-        text = self._tokenizer.decode(self._tokens).rstrip(INCOMPLETE)
-        return Piece(self._appended(text), tokens, progress.confidences[: len(tokens)])
+        piece = self._take(self._tokens(tokens, progress.confidences))
+        return piece if piece.tokens else None
 
     def end(self, ended: Ended) -> Piece:
         """The rest of the text, and why the answer ends."""
-        answer, cut, told = ended.answer, self._plan.max_tokens, len(self._tokens)
-        own = len(answer.confidences)
-        tokens = self._tokens = answer.tokens[: min(own, cut)]
+        answer, told = ended.answer, self.count
+        own, cut = len(answer.confidences), self._plan.max_tokens
+        self.count = min(own, cut)
         if self._plan.skeleton is not None:
-            text, finish = self._plan.skeleton.finish(answer.tokens[:own]), "stop"
-        elif own > cut:
-            text, finish = self._tokenizer.decode(tokens).rstrip(INCOMPLETE), "length"
-        else:
-            text = self._tokenizer.decode(tokens)
-            text = text[: len(text) - answer.excess]
-            finish = "stop" if answer.stopped else "length"
-        return Piece(self._appended(text), tokens[told:], answer.confidences[told : len(tokens)], finish)
+            return self._of_schema(self._plan.skeleton, answer)
+        tokens = self._tokens(answer.tokens[told : self.count], answer.confidences[told:])
+        if own > cut:
+            return _joined(self._take(tokens), self._cut(), "length")
+        if answer.excess:
+            last = tokens[-1]
+            tokens[-1] = Token(last.written[: len(last.written) - answer.excess], last.confidence)
+        return _joined(self._take(tokens), self._rest(), "stop" if answer.stopped else "length")
 
-    def _appended(self, text: str) -> str:
-        new = text[len(self._sent) :]
-        self._sent += new
-        return new
+    def _tokens(self, ids: Sequence[int], confidences: Sequence[float]) -> list[Token]:
+        return [Token(self._token_bytes(each), confidences[n]) for n, each in enumerate(ids)]
+
+    def _take(self, tokens: Sequence[Token]) -> Piece:
+        """The tokens up to the last one behind which no character is begun, and their text."""
+        text, whole = "", list[Token]()
+        for token in tokens:
+            self._text += self._decoder.decode(token.written)
+            self._held.append(token)
+            if not self._pending:
+                text, whole = text + self._text, whole + self._held
+                self._text, self._held = "", []
+        return Piece(text, whole)
+
+    @property
+    def _pending(self) -> bytes:
+        """The beginning of a character, at the end of the tokens that are held back."""
+        return self._decoder.getstate()[0]
+
+    def _rest(self) -> Piece:
+        """What is held back, where nothing follows: a character that is begun is shown as invalid."""
+        return Piece(self._text + self._decoder.decode(b"", final=True), self._held)
+
+    def _cut(self) -> Piece:
+        """What is held back, less a character that is begun, where the answer goes on but is cut off."""
+        left, tokens = sum(len(each.written) for each in self._held) - len(self._pending), []
+        for each in self._held:
+            tokens.append(Token(each.written[:left], each.confidence))
+            left -= len(tokens[-1].written)
+        return Piece(self._text, tokens)
+
+    def _of_schema(self, skeleton: Skeleton, answer: Decoded) -> Piece:
+        """JSON, with the bytes of it that each token of the canvas stands for."""
+        own = len(answer.confidences)
+        text = skeleton.finish(answer.tokens[:own])
+        parts = skeleton.bytes_of_tokens(answer.tokens[:own])
+        return Piece(text, list(map(Token, parts[: self.count], answer.confidences)), "stop")
+
+
+def _joined(first: Piece, second: Piece, finish: str) -> Piece:
+    return Piece(first.text + second.text, first.tokens + second.tokens, finish)
 
 
 def usage(plan: Plan, ended: Sequence[Ended]) -> dict[str, Any]:
@@ -118,8 +168,8 @@ class ChatForm:
 
     object, chunk_object = "chat.completion", "chat.completion.chunk"
 
-    def __init__(self, tokenizer: ChatTokenizer, logprobs: bool) -> None:
-        self._tokenizer, self._logprobs = tokenizer, logprobs
+    def __init__(self, logprobs: bool) -> None:
+        self._logprobs = logprobs
 
     def whole(self, piece: Piece) -> dict[str, Any]:
         message = {"role": "assistant", "content": piece.text, "refusal": None}
@@ -135,17 +185,16 @@ class ChatForm:
     def _logprobs_of(self, piece: Piece) -> dict[str, Any] | None:
         if not self._logprobs:
             return None
-        pairs = zip(piece.tokens, piece.confidences, strict=True)
-        return {"content": [self._logprob(*pair) for pair in pairs], "refusal": None}
+        return {"content": [_logprob(token) for token in piece.tokens], "refusal": None}
 
-    def _logprob(self, token: int, confidence: float) -> dict[str, Any]:
-        text = self._tokenizer.decode([token])
-        return {
-            "token": text,
-            "logprob": math.log(max(confidence, LEAST)),
-            "bytes": None if INCOMPLETE in text else list(text.encode()),
-            "top_logprobs": [],
-        }
+
+def _logprob(token: Token) -> dict[str, Any]:
+    return {
+        "token": token.text,
+        "logprob": math.log(max(token.confidence, LEAST)),
+        "bytes": list(token.written),
+        "top_logprobs": [],
+    }
 
 
 class TextForm:
@@ -169,30 +218,35 @@ def choice(number: int, part: Mapping[str, Any], finish: str | None = None) -> d
 
 
 def denoise(plan: Plan, progress: Progress, tokenizer: ChatTokenizer) -> dict[str, Any]:
-    """A step for whoever watches an answer fill in."""
-    reveal = progress.reveal
-    filled = zip(reveal.places, reveal.tokens, reveal.confidences, strict=True)
-    return _canvas(plan, tokenizer, progress.choice, progress.step, progress.committed, list(filled))
+    """A step for whoever watches an answer fill in.
+
+    Text behind the end of the answer is left out: a stop is never shown as a whole.
+    """
+    reveal, end = progress.reveal, progress.end
+    filled = []
+    for place, token, confidence in zip(reveal.places, reveal.tokens, reveal.confidences, strict=True):
+        written = tokenizer.token_bytes(token)
+        if place == end - 1:
+            written = written[: len(written) - progress.excess]
+        if place < end or not written:
+            filled.append((place, token, Token(written, confidence)))
+    return _canvas(plan, progress.choice, progress.step, progress.committed, filled)
 
 
 def blank(plan: Plan, number: int, tokenizer: ChatTokenizer) -> dict[str, Any]:
     """The canvas before the first step: what is given stands on it already."""
-    given = [(place, token, 1.0) for place, token in plan.job.settings.get("infill", {}).items()]
-    return _canvas(plan, tokenizer, number, 0, 0, given)
+    given = plan.job.settings.get("infill", {}).items()
+    shown = [(place, token, Token(tokenizer.token_bytes(token), 1.0)) for place, token in given]
+    return _canvas(plan, number, 0, 0, shown)
 
 
 def _canvas(
-    plan: Plan,
-    tokenizer: ChatTokenizer,
-    number: int,
-    step: int,
-    committed: int,
-    filled: Sequence[tuple[int, int, float]],
+    plan: Plan, number: int, step: int, committed: int, filled: Sequence[tuple[int, int, Token]]
 ) -> dict[str, Any]:
     size = plan.max_tokens
     shown = [
-        {"place": place, "token": token, "text": tokenizer.decode([token]), "confidence": confidence}
-        for place, token, confidence in filled
+        {"place": place, "token": token, "text": written.text, "confidence": written.confidence}
+        for place, token, written in filled
         if place < size
     ]
     return {

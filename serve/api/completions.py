@@ -66,7 +66,7 @@ class Completions:
             async with asyncio.timeout(_left(plan)):
                 visuals = await self._media.visuals(image_references(request.messages))
         plan = self._planner.with_visuals(plan, visuals)
-        return self._task(request, plan, ChatForm(self._tokenizer, bool(request.logprobs)))
+        return self._task(request, plan, ChatForm(bool(request.logprobs)))
 
     async def prepare_text(self, request: CompletionRequest) -> Task:
         """Plan a request; raises ``ApiError``."""

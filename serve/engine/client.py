@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Protocol
 
 from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -12,8 +13,12 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.handle import DeploymentHandle
 
 from serve.engine.jobs import Ended, Event, Job
-from serve.errors import ApiError
+from serve.errors import NOT_FINITE, ApiError
 
+FAULTS = 5
+"""Jobs in a row whose numbers are not finite, after which no request is expected to be answered."""
+FAULT_SECONDS = 60.0
+"""For how long that is expected after the last of them; then another request may try."""
 SATURATED_SECONDS, LOST_SECONDS = 2.0, 1.0
 """After which a client may ask again: where all rows and queues are full, and where a replica was lost."""
 
@@ -30,12 +35,32 @@ class Engines(Protocol):
         ...
 
 
+class Faults:
+    """Whether every forward of late gave numbers that are not finite."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._in_a_row, self._last = clock, 0, 0.0
+
+    def note(self, error: ApiError | None = None) -> None:
+        """A job has ended, or has failed with an error."""
+        if error is None:
+            self._in_a_row = 0
+        elif error.code == NOT_FINITE:
+            self._in_a_row, self._last = self._in_a_row + 1, self._clock()
+
+    @property
+    def persist(self) -> bool:
+        """Whether jobs failed so one after another, the last of them not long ago."""
+        return self._in_a_row >= FAULTS and self._clock() - self._last < FAULT_SECONDS
+
+
 class EngineReplicas:
     """The replicas behind a handle of Ray Serve."""
 
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
         self._streams = handle.options(stream=True)
+        self.faults = Faults()
 
     async def answer(self, job: Job) -> list[Ended]:
         """All answers of a job; where its replica is lost, another one is asked, once.
@@ -48,19 +73,23 @@ class EngineReplicas:
             return await self._answer(job)
 
     async def _answer(self, job: Job) -> list[Ended]:
-        with _as_api_errors():
+        with _as_api_errors(self.faults):
             response = self._handle.answer.remote(job)
             try:
-                return await response
+                ended = await response
+                self.faults.note()
+                return ended
             except asyncio.CancelledError:
                 response.cancel()
                 raise
 
     async def events(self, job: Job) -> AsyncIterator[list[Event]]:
-        with _as_api_errors():
+        with _as_api_errors(self.faults):
             response: Any = self._streams.events.remote(job)
             try:
                 async for events in response:
+                    if any(isinstance(event, Ended) for event in events):
+                        self.faults.note()
                     yield events
             finally:
                 response.cancel()
@@ -79,7 +108,7 @@ class ReplicaLostError(ApiError):
 
 
 @contextlib.contextmanager
-def _as_api_errors() -> Iterator[None]:
+def _as_api_errors(faults: Faults) -> Iterator[None]:
     try:
         yield
     except BackPressureError:
@@ -89,6 +118,7 @@ def _as_api_errors() -> Iterator[None]:
         raise ReplicaLostError from None
     except RayTaskError as error:
         if isinstance(error.cause, ApiError):
+            faults.note(error.cause)
             raise error.cause from None
         raise ApiError(500, "the replica failed; ask again", code="engine_error") from error
     except RayError:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from lladav.decoding.engine import Decoded
 from lladav.decoding.options import DecodingOptions
+from lladav.decoding.results import Decoded
 from lladav.decoding.runner import Reveal
 from lladav.decoding.stops import StopTexts
 from lladav.samples import Sample
@@ -56,7 +56,7 @@ class Job:
 
     def options(self, tokenizer: ChatTokenizer, interval: int) -> DecodingOptions:
         """Options at a refresh interval; raises ``UserError`` where they do not fit together."""
-        texts = StopTexts(self.stop, tokenizer.decode) if self.stop else None
+        texts = StopTexts(self.stop, tokenizer.token_bytes) if self.stop else None
         given = {**self.settings, "stop_texts": texts, "refresh_interval": interval}
         return DecodingOptions.for_chat(tokenizer.ids, **given)
 
@@ -74,6 +74,10 @@ class Progress:
     confidences: list[float] = field(default_factory=list)
     reveal: Reveal = field(default_factory=Reveal)
     """What the step filled in; empty unless every step is watched."""
+    end: int = 0
+    """Tokens of the answer as far as stops are known."""
+    excess: int = 0
+    """Bytes of the last of them that belong to a stop."""
 
 
 @dataclass(frozen=True)

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from lladav.checkpoint import open_model
 from lladav.decoding.engine import SMALL_PAGE, Engine
+from lladav.decoding.graphs import Size, sizes_in_use
 from lladav.decoding.memory import PAGE
 from lladav.decoding.weights import best_dtype
+from lladav.errors import UserError
 from lladav.model.llada_v import LLaDAV
 from lladav.text import ChatTokenizer
 from serve.autoscaling import STATS
 from serve.engine.jobs import Ended, Event, Job
 from serve.engine.worker import EngineWorker
 from serve.metrics import EngineMetrics
-from serve.settings import ReplicaSettings, ServeSettings
+from serve.settings import ServeSettings
 
+LOG = logging.getLogger("ray.serve.engine")
 CPU_KERNELS = 64
 """Kernels that oneDNN keeps. Each size of a step has its own; the usual 1024 of them take half a gigabyte."""
 BROKEN = 5
@@ -33,8 +36,12 @@ class EngineReplica:
 
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings.engine
-        tokenizer = ChatTokenizer.load(settings.model)
-        engine = engine_of(open_replica_model(settings), settings.engine)
+        try:
+            tokenizer = ChatTokenizer.load(settings.model)
+            engine = engine_of(open_replica_model(settings), settings)
+        except UserError as error:
+            LOG.error("the replica cannot start: %s", error)
+            raise
         self._metrics = EngineMetrics(settings.name)
         self._worker = EngineWorker(
             engine, tokenizer, settings.engine.max_rows, settings.dial.busy, self._metrics
@@ -83,8 +90,23 @@ def open_replica_model(settings: ServeSettings) -> LLaDAV:
     return open_model(Path(settings.model), getattr(torch, dtype), device)
 
 
-def engine_of(model: LLaDAV, replica: ReplicaSettings) -> Engine:
+def engine_of(model: LLaDAV, settings: ServeSettings) -> Engine:
     """The replica's engine around a model."""
-    options: dict[str, Any] = {"cuda_graphs": replica.cuda_graphs}
-    options["page"] = PAGE if replica.gpus else SMALL_PAGE
-    return Engine(model, replica.kv_bytes, replica.max_rows, replica.refresh_positions, **options)
+    replica = settings.engine
+    return Engine(
+        model,
+        replica.kv_bytes,
+        replica.max_rows,
+        replica.refresh_positions,
+        graph_sizes=graph_sizes(settings),
+        graph_bytes=min(replica.graph_bytes, replica.kv_bytes // 4),
+        page=PAGE if replica.gpus else SMALL_PAGE,
+    )
+
+
+def graph_sizes(settings: ServeSettings) -> list[Size]:
+    """Sizes of cached steps that are captured as CUDA graphs; none where there are to be no graphs."""
+    replica, canvas = settings.engine, settings.limits.max_tokens
+    wanted = replica.gpus > 0 if replica.cuda_graphs is None else replica.cuda_graphs
+    block = settings.decoding.block_length or settings.limits.default_max_tokens
+    return sizes_in_use(replica.max_rows, canvas, block) if wanted else []

@@ -19,13 +19,16 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
-from lladav.decoding.engine import Decoded, Engine, Update
+from lladav.decoding.engine import Engine
+from lladav.decoding.failures import Failure
 from lladav.decoding.options import DecodingOptions
+from lladav.decoding.results import Decoded, Update
+from lladav.decoding.runner import Reveal
 from lladav.errors import UserError
 from lladav.text import ChatTokenizer
 from serve.engine.dial import Pace, choose, forecast
 from serve.engine.jobs import Ended, Event, Job, Progress, Watch
-from serve.errors import ApiError
+from serve.errors import NOT_FINITE, ApiError
 
 LOG = logging.getLogger("ray.serve.engine")
 
@@ -43,6 +46,8 @@ class Observer(Protocol):
     def gauges(self, rows_used: int, rows: int, waiting: int, oldest_waiting_seconds: float) -> None: ...
 
     def image_cache(self, hits: int, misses: int) -> None: ...
+
+    def failed(self, reason: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -259,6 +264,9 @@ class EngineWorker:
         forwarded = sum(update.forwarded for update in updates)
         if forwarded and not admitted:
             self._pace.add(forwarded, seconds)
+        for update in updates:
+            if update.failure is not None:
+                self._observer.failed(update.failure.value)
         if updates:
             failed = all(update.error is not None for update in updates)
             self._failed_steps = self._failed_steps + 1 if failed else 0
@@ -284,7 +292,7 @@ class EngineWorker:
         work = answer.work
         if update.error is not None:
             self._drop(work)
-            return [(work, ApiError(500, f"{update.error}; ask again", code="engine_error"))]
+            return [(work, _failure(update))]
         told = self._progress(answer, update)
         if update.answer is not None:
             del self._answers[update.id]
@@ -299,17 +307,26 @@ class EngineWorker:
             place: (token, confidence)
             for place, token, confidence in zip(reveal.places, reveal.tokens, reveal.confidences, strict=True)
         }
-        new = [answer.given[place] for place in range(answer.told, update.committed)]
+        unfilled = self._tokenizer.ids.mask, 1.0  # a place that was left as a mask
+        new = [answer.given.get(place, unfilled) for place in range(answer.told, update.committed)]
         answer.told = max(answer.told, update.committed)
         if not new and watch is Watch.committed:
             return []
         tokens, confidences = [token for token, _ in new], [confidence for _, confidence in new]
-        shown = {"reveal": reveal} if watch is Watch.denoise else {}
-        return [Progress(answer.choice, update.step, answer.told, tokens, confidences, **shown)]
+        shown = reveal if watch is Watch.denoise else Reveal()
+        ends = update.end, update.excess
+        return [Progress(answer.choice, update.step, answer.told, tokens, confidences, shown, *ends)]
 
 
 def _failed() -> ApiError:
     return ApiError(500, "the engine failed; ask again", code="engine_error")
+
+
+def _failure(update: Update) -> ApiError:
+    """The error of a request; asking again does not help where the model's numbers are not finite."""
+    if update.failure is Failure.not_finite:
+        return ApiError(500, str(update.error), code=NOT_FINITE)
+    return ApiError(500, f"{update.error}; ask again", code="engine_error")
 
 
 def _ended(answer: _Answer, decoded: Decoded) -> Ended:

@@ -8,7 +8,6 @@ token, ``finish`` reads a value out of it that fits the schema.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from functools import lru_cache
 
 from lladav.text import ChatTokenizer
 from serve.errors import ApiError
+from serve.structured.alignment import bytes_of_tokens
 from serve.structured.json_schema import ROOT, read_schema
-from serve.structured.shapes import Choice, Items, Number, Record, Scalar, Shape, Text
+from serve.structured.shapes import Choice, Items, Number, Record, Shape, Text
 from serve.structured.windows import (
     PAD,
     ChoiceValue,
@@ -28,6 +28,7 @@ from serve.structured.windows import (
     TextValue,
     Value,
     Window,
+    to_json,
 )
 
 CHARACTERS = 3
@@ -61,6 +62,7 @@ class Skeleton:
             raise _too_long(f"more than {max_tokens}", max_tokens) from None
         if self.max_tokens > max_tokens:
             raise _too_long(str(self.max_tokens), max_tokens)
+        self._token_bytes = tokenizer.token_bytes
         self.infill = layout.infill
         """The fixed parts; places from ``max_tokens`` on are for the caller to fill up."""
         self.allowed = layout.allowed
@@ -68,7 +70,13 @@ class Skeleton:
 
     def finish(self, tokens: Sequence[int]) -> str:
         """JSON that fits the schema, from the canvas as it was decoded."""
-        return json.dumps(self._value.read(tokens), ensure_ascii=False)
+        return "".join(part.text for part in self._value.write(tokens))
+
+    def bytes_of_tokens(self, tokens: Sequence[int]) -> list[bytes]:
+        """The bytes of ``finish`` that each token of the canvas stands for; none for those behind it."""
+        written = [self._token_bytes(token) for token in tokens[: self.max_tokens]]
+        shares = bytes_of_tokens(self._value.write(tokens), written)
+        return [*shares, *[b""] * (len(tokens) - len(shares))]
 
 
 def _too_long(needed: str, limit: int) -> ApiError:
@@ -168,7 +176,7 @@ class _Layout:
     def _record(self, shape: Record) -> Value:
         fields = {}
         for number, (name, field) in enumerate(shape.fields.items()):
-            self._write(f"{', ' if number else '{'}{_json(name)}: ")
+            self._write(f"{', ' if number else '{'}{to_json(name)}: ")
             fields[name] = self.place(field)
         self._write("}" if fields else "{}")
         return Fields(fields)
@@ -198,7 +206,7 @@ class _Layout:
         return NumberValue(shape, window)
 
     def _choice(self, shape: Choice, may_miss: bool) -> Value:
-        values = {_json(value): value for value in shape.values}
+        values = {to_json(value): value for value in shape.values}
         if len(values) == 1 and not may_miss:
             self._write(*values)
             return Fixed(*values.values())
@@ -238,7 +246,3 @@ def _number_places(shape: Number) -> int:
 
 def _padded(ids: Sequence[int], length: int) -> list[int]:
     return [*ids, *[PAD] * (length - len(ids))]
-
-
-def _json(value: Scalar) -> str:
-    return json.dumps(value, ensure_ascii=False)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, Protocol
+from typing import Protocol
 
 from lladav.text import ChatTokenizer
+from serve.structured.alignment import Part
 from serve.structured.shapes import Number, Scalar, Text
 
 NUMERAL = re.compile(r"-?[0-9]{0,40}\.?[0-9]{1,40}")
@@ -24,8 +25,8 @@ PAD = -1
 class Value(Protocol):
     """Reads its part of a decoded canvas."""
 
-    def read(self, tokens: Sequence[int]) -> Any:
-        """A value that fits the schema, whatever was decoded."""
+    def write(self, tokens: Sequence[int]) -> Iterator[Part]:
+        """JSON of a value that fits the schema, whatever was decoded."""
         ...
 
     def empty(self, tokens: Sequence[int]) -> bool:
@@ -54,8 +55,12 @@ class Window:
 class Fields:
     fields: dict[str, Value]
 
-    def read(self, tokens: Sequence[int]) -> dict[str, Any]:
-        return {name: value.read(tokens) for name, value in self.fields.items()}
+    def write(self, tokens: Sequence[int]) -> Iterator[Part]:
+        yield Part("{")
+        for number, (name, value) in enumerate(self.fields.items()):
+            yield Part(f"{', ' if number else ''}{to_json(name)}: ")
+            yield from value.write(tokens)
+        yield Part("}")
 
     def empty(self, tokens: Sequence[int]) -> bool:  # noqa: ARG002 - a protocol
         return False
@@ -68,10 +73,13 @@ class List:
     items: list[Value]
     least: int
 
-    def read(self, tokens: Sequence[int]) -> list[Any]:
-        return [
-            item.read(tokens) for n, item in enumerate(self.items) if n < self.least or not item.empty(tokens)
-        ]
+    def write(self, tokens: Sequence[int]) -> Iterator[Part]:
+        kept = [item for n, item in enumerate(self.items) if n < self.least or not item.empty(tokens)]
+        yield Part("[")
+        for number, item in enumerate(kept):
+            yield Part(", " if number else "")
+            yield from item.write(tokens)
+        yield Part("]")
 
     def empty(self, tokens: Sequence[int]) -> bool:  # noqa: ARG002 - a protocol
         return False
@@ -81,8 +89,8 @@ class List:
 class Fixed:
     value: Scalar
 
-    def read(self, tokens: Sequence[int]) -> Scalar:  # noqa: ARG002 - a protocol
-        return self.value
+    def write(self, tokens: Sequence[int]) -> Iterator[Part]:  # noqa: ARG002 - a protocol
+        yield Part(to_json(self.value))
 
     def empty(self, tokens: Sequence[int]) -> bool:  # noqa: ARG002 - a protocol
         return False
@@ -95,9 +103,10 @@ class TextValue:
     shape: Text
     window: Window
 
-    def read(self, tokens: Sequence[int]) -> str | None:
+    def write(self, tokens: Sequence[int]) -> Iterator[Part]:
         text = self._text(tokens)
-        return None if not text and self.shape.nullable else self.shape.fit(text)
+        value = None if not text and self.shape.nullable else self.shape.fit(text)
+        yield from _written(value, self.window, quoted=value is not None)
 
     def empty(self, tokens: Sequence[int]) -> bool:
         return not self._text(tokens)
@@ -107,6 +116,22 @@ class TextValue:
         written = INSIDE_QUOTES.match(self.window.text(tokens))
         text = _unescaped(written.group() if written else "")
         return text.encode(errors="replace").decode().rstrip("\ufffd").strip()
+
+
+def to_json(value: Scalar) -> str:
+    """A value as it stands in an answer."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _written(value: Scalar, window: Window, quoted: bool) -> Iterator[Part]:
+    """A value that was read from a window; quote marks around a window are fixed text."""
+    text = to_json(value)
+    if not quoted:
+        yield Part(text, window.places)
+        return
+    yield Part('"')
+    yield Part(text[1:-1], window.places)
+    yield Part('"')
 
 
 def _unescaped(text: str) -> str:
@@ -121,9 +146,10 @@ class NumberValue:
     shape: Number
     window: Window
 
-    def read(self, tokens: Sequence[int]) -> int | float | None:
+    def write(self, tokens: Sequence[int]) -> Iterator[Part]:
         numeral = self._numeral(tokens)
-        return None if numeral is None and self.shape.nullable else self.shape.fit(numeral or "0")
+        value = None if numeral is None and self.shape.nullable else self.shape.fit(numeral or "0")
+        yield from _written(value, self.window, quoted=False)
 
     def empty(self, tokens: Sequence[int]) -> bool:
         return self._numeral(tokens) is None
@@ -144,8 +170,9 @@ class ChoiceValue:
     alternatives: list[list[int]]
     window: Window
 
-    def read(self, tokens: Sequence[int]) -> Scalar:
-        return self.values[self._best(tokens, len(self.values))]
+    def write(self, tokens: Sequence[int]) -> Iterator[Part]:
+        value = self.values[self._best(tokens, len(self.values))]
+        yield from _written(value, self.window, quoted=all(isinstance(each, str) for each in self.values))
 
     def empty(self, tokens: Sequence[int]) -> bool:
         return self._best(tokens, len(self.alternatives)) >= len(self.values)

@@ -138,7 +138,7 @@ def mixed(model: LLaDAV, rounds: int) -> None:
 
 def bench_engine(model: LLaDAV) -> Engine:
     """With K/V memory for all requests."""
-    return Engine(model, 64 * bytes_of_page(model.config.language, torch.float32, 256))
+    return Engine(model, 80 * bytes_of_page(model.config.language, torch.float32, 256))
 
 
 def run(engine: Engine, requests: Sequence[tuple[Sample, DecodingOptions]]) -> list[Decoded]:

@@ -33,9 +33,11 @@ sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
 
 import torch  # noqa: E402 - the path comes first
 
-from lladav.decoding.engine import Decoded, Engine  # noqa: E402
+from lladav.decoding.engine import GRAPH_BYTES, Engine  # noqa: E402
+from lladav.decoding.graphs import sizes_in_use  # noqa: E402
 from lladav.decoding.memory import PAGE, bytes_of_page  # noqa: E402
 from lladav.decoding.options import DecodingOptions  # noqa: E402
+from lladav.decoding.results import Decoded  # noqa: E402
 from lladav.model.llada_v import LLaDAV  # noqa: E402
 from lladav.schema import LanguageConfig  # noqa: E402
 from tests.bench.gpu import device_or_skip, gpu_parser  # noqa: E402
@@ -84,7 +86,7 @@ def main() -> None:
     floor = Floor(*rates(device), model.config.language)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
     against = f"{name}, {floor.flops_rate / 1e12:.3g} TFLOP/s and {floor.bytes_rate / 1e12:.3g} TB/s measured"
-    engine = Engine(model, memory_bytes(options, model), cuda_graphs=options.graphs)
+    engine = bench_engine(options, model)
     single(engine, floor, options, against)
     together(engine, floor, options, against)
     by_threshold(engine, options, against)
@@ -223,10 +225,16 @@ def build_model(options: argparse.Namespace, device: torch.device) -> LLaDAV:
     return model
 
 
-def memory_bytes(options: argparse.Namespace, model: LLaDAV) -> int:
-    """K/V memory for all requests, and a page for padding."""
+def bench_engine(options: argparse.Namespace, model: LLaDAV) -> Engine:
+    """With memory for all requests, and for graphs with a page for padding."""
+    language, dtype = model.config.language, model.newline.dtype
     pages = 1 + BATCH * -(-(options.prompt + options.answer) // PAGE)
-    return pages * bytes_of_page(model.config.language, model.newline.dtype, PAGE)
+    prompt_bytes = BATCH * options.prompt * language.width * dtype.itemsize
+    memory = pages * bytes_of_page(language, dtype, PAGE) + prompt_bytes
+    if not options.graphs:
+        return Engine(model, memory, prompt_bytes=prompt_bytes)
+    sizes = sizes_in_use(BATCH, options.answer, options.answer)
+    return Engine(model, memory + GRAPH_BYTES, graph_sizes=sizes, prompt_bytes=prompt_bytes)
 
 
 def parse_options() -> argparse.Namespace:

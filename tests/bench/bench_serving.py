@@ -55,7 +55,7 @@ def measure(model: Path, arguments: argparse.Namespace) -> list[tuple[str, ...]]
     """A row for each refresh interval."""
     given = {"engine__max_rows": ROWS, "engine__max_waiting": ROWS, "decoding__block_length": TOKENS}
     settings = settings_of(model, **given)
-    engine = engine_of(open_replica_model(settings), settings.engine)
+    engine = engine_of(open_replica_model(settings), settings)
     tokenizer, rows = ChatTokenizer.load(model), []
     with cluster(model, **given) as served:
         for interval in arguments.intervals:

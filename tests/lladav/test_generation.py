@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 import lladav
@@ -100,6 +103,16 @@ def test_the_command_prints_the_answer_once(
         (["--model", "/nowhere", "--steps", "4", "--factor", "1", "x"], "steps and factor exclude"),
         (["--model", "/nowhere", "--refresh-interval", "none", "x"], "error: /nowhere"),
         (["--model", "/nowhere", "--cache", "all", "x"], "--cache: 'all' is none of none, prefix, dual"),
+        (["--model", "/nowhere", "--dtype", "foo", "x"], "--dtype: invalid choice: 'foo'"),
+        (["--model", "/nowhere", "--dtype", "int8", "x"], "--dtype: invalid choice: 'int8'"),
+        (
+            ["--model", "/nowhere", "--device", "gpu", "x"],
+            "--device: there is no 'gpu' on this machine; use cpu",
+        ),
+        (
+            ["--model", "/nowhere", "--device", "meta:x", "x"],
+            "--device: there is no 'meta:x' on this machine",
+        ),
         (["x"], "the following arguments are required: --model"),
     ],
 )
@@ -115,6 +128,42 @@ def test_mistakes_are_told_in_one_line(
     assert exit_code.value.code == 2
     assert complaint in told
     assert told.count("\n") == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_here_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "--model", "/nowhere", "--device", "cuda", "x")
+    told = capsys.readouterr().err
+    assert "--device: there is no 'cuda' on this machine; use cpu" in told
+    assert told.count("\n") == 1
+
+
+IN_ANY_ORDER = """
+import importlib, itertools, sys
+for order in itertools.permutations(("lladav", "lladav.generate", "lladav.generation")):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lladav"]:
+        del sys.modules[name]
+    for name in order:
+        importlib.import_module(name)
+    import lladav
+    from lladav import generate
+    assert generate is lladav.generate is lladav.generation.generate, order
+"""
+
+
+def test_generate_is_a_function_in_any_order_of_imports(root: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(root / "platform")}
+    subprocess.run([sys.executable, "-c", IN_ANY_ORDER], check=True, env=environment, timeout=100)
+
+
+def test_the_module_is_a_command(root: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(root / "platform")}
+    command = [sys.executable, "-W", "error::RuntimeWarning", "-m", "lladav.generate", "--help"]
+    shown = subprocess.run(command, check=True, env=environment, capture_output=True, text=True, timeout=100)
+    assert "--model" in shown.stdout
 
 
 def test_a_terminal_sees_the_answer_fill_in(model: LLaDAV, tokenizer: ChatTokenizer) -> None:

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from lladav.errors import UserError
 from lladav.samples import IGNORED, IMAGE_PLACEHOLDER
@@ -54,6 +57,28 @@ def test_prompt_ids_spell_the_chat_text(tokenizer: ChatTokenizer) -> None:
 def test_no_token_is_longer_than_the_longest(tokenizer: ChatTokenizer) -> None:
     longest = max(len(tokenizer.decode([i])) for i in range(tokenizer.vocab_size))
     assert 0 < longest <= tokenizer.longest
+
+
+@given(st.data())
+def test_the_bytes_of_tokens_are_those_of_their_text(tokenizer: ChatTokenizer, data: st.DataObject) -> None:
+    ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size + 5), max_size=12))
+    joined = b"".join(map(tokenizer.token_bytes, ids))
+    assert joined.decode(errors="replace") == tokenizer.decode(ids)
+
+
+@given(st.text())
+def test_the_bytes_of_a_text_are_those_of_its_tokens(tokenizer: ChatTokenizer, text: str) -> None:
+    assert b"".join(map(tokenizer.token_bytes, tokenizer.encode(text))) == text.encode()
+
+
+def test_added_tokens_are_bytes_of_their_names_and_special_ones_have_none(tokenizer: ChatTokenizer) -> None:
+    raw = Tokenizer.from_str(tokenizer._tokenizer.to_str())
+    raw.add_tokens(["a tag\u2581", "Ġa"])
+    made = ChatTokenizer(raw, tokenizer.ids)
+    for name in ("a tag\u2581", "Ġa"):
+        token = raw.token_to_id(name)
+        assert made.token_bytes(token).decode() == made.decode([token])
+    assert made.token_bytes(tokenizer.ids.eot) == b""
 
 
 def test_prompt_is_the_conversation_up_to_its_answer(tokenizer: ChatTokenizer) -> None:

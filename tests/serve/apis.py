@@ -51,7 +51,7 @@ class LocalEngines(Engines):
     """An engine in this process; ``worker`` may be asked what is in it."""
 
     def __init__(self, settings: ServeSettings) -> None:
-        self.engine = engine_of(open_replica_model(settings), settings.engine)
+        self.engine = engine_of(open_replica_model(settings), settings)
         tokenizer = ChatTokenizer.load(settings.model)
         self.worker = EngineWorker(
             self.engine, tokenizer, settings.engine.max_rows, settings.dial.busy, EngineMetrics(settings.name)

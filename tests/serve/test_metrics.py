@@ -188,6 +188,7 @@ def count(ingress: IngressMetrics, engine: EngineMetrics) -> None:
     ingress.rejected("rate_limit_exceeded")
     engine.step(0.01, refreshes=2, cached=0)
     engine.step(0.02, refreshes=0, cached=3)
+    engine.failed("not_finite")
     engine.admitted(0.1, 4)
     engine.admitted(0.1, 16)
     engine.gauges(3, 8, 1, 0.5)

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
+from lladav.errors import UserError
+from serve.app import build
 from serve.run import main
+from serve.starting import reason
+from tests.serve.apis import settings_of
 
 
 @pytest.mark.parametrize(
@@ -32,6 +42,77 @@ def test_a_taken_port_is_told(model_folder: Path, capsys: pytest.CaptureFixture[
         port = taken.getsockname()[1]
         expected = f"port={port}: taken; choose another one, as in port={port + 1}"
         assert refusal([f"model={model_folder}", f"port={port}"], capsys) == expected
+
+
+def test_a_truncated_checkpoint_is_told_before_anything_starts(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "short"
+    shutil.copytree(model_folder, folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    told = refusal([f"model={folder}"], capsys)
+    assert re.fullmatch(rf"{weights}: truncated: \S+ ends at byte \d+, the file at \d+; copy it again", told)
+    with pytest.raises(UserError, match="truncated"):
+        build(settings_of(folder))
+
+
+TRACEBACK = """The deployment failed to start 3 times in a row. See controller logs for details. Error:
+ray::ServeReplica:lladav:engine.initialize_and_get_metadata() (pid=1, ip=10.0.0.1)
+  File "/app/ray/serve/_private/replica.py", line 1928, in initialize_and_get_metadata
+    raise RuntimeError(traceback.format_exc()) from None
+RuntimeError: Traceback (most recent call last):
+  File "/app/serve/engine/replica.py", line 33, in __init__
+    engine = engine_of(open_replica_model(settings), settings.engine)
+{raised}
+"""
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        (
+            ["", "lladav.errors.UserError: w.safetensors: q is NaN; copy: it"],
+            "w.safetensors: q is NaN; copy: it",
+        ),
+        (
+            ["torch.OutOfMemoryError: CUDA out of memory.\nTried"],
+            "torch.OutOfMemoryError: CUDA out of memory.",
+        ),
+    ],
+)
+def test_the_reason_of_a_replica_that_cannot_start_is_the_end_of_its_traceback(
+    messages: list[str], expected: str
+) -> None:
+    given = [TRACEBACK.format(raised=each) if each else "" for each in messages]
+    assert reason([*given, "Deploying application lladav failed"]) == f"a replica cannot start: {expected}"
+
+
+def test_without_a_traceback_the_reason_is_what_ray_says() -> None:
+    failed = "Deploying application lladav failed: no resources\nmore"
+    assert reason(["", failed]) == "Deploying application lladav failed: no resources"
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(180)
+def test_what_a_replica_refuses_is_told_in_one_line(model_folder: Path, tmp_path: Path, root: Path) -> None:
+    """A value that is not finite is found when the weights are read, in the replica."""
+    folder = tmp_path / "damaged"
+    shutil.copytree(model_folder, folder)
+    tensors = load_file(folder / "model.safetensors")
+    name = next(each for each in tensors if each.endswith("q_proj.weight"))
+    tensors[name][0, 0] = torch.nan
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "serve.run", f"model={folder}", f"port={port}"]
+    ended = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=150)
+    assert ended.returncode == 2
+    (line,) = [each for each in ended.stderr.splitlines() if each.startswith("error: ")]
+    assert line.startswith(
+        f"error: a replica cannot start: {folder / 'model.safetensors'}: {name} has values "
+    )
+    assert "Traceback" not in ended.stdout + ended.stderr
 
 
 def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

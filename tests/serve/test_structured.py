@@ -253,8 +253,26 @@ def test_any_tokens_become_json_that_validates(schema: dict[str, Any], data: st.
         [{**made.infill, **tokens}[place] for place in range(made.max_tokens)],
         [],
     ):
-        value = json.loads(made.finish(decoded))
+        text = made.finish(decoded)
+        value = json.loads(text)
+        assert text == json.dumps(value, ensure_ascii=False)
         jsonschema.Draft202012Validator(schema).validate(value)
+        if decoded:
+            assert b"".join(made.bytes_of_tokens(decoded)).decode() == text
+
+
+def test_tokens_stand_for_the_bytes_that_they_wrote() -> None:
+    made = skeleton(record(name=STRING, age={**INTEGER, "maximum": 50}, tags=array(STRING, maxItems=2)))
+    tokens = canvas(made, "sum", "77", "a", "")
+    shares = made.bytes_of_tokens([*tokens, EOT])
+    assert b"".join(shares).decode() == made.finish(tokens) == '{"name": "sum", "age": 50, "tags": ["a"]}'
+    first, second, third, _ = windows(made)
+    assert b"".join(shares[place] for place in first) == b"sum"
+    assert b"".join(shares[place] for place in second) == b"50"
+    assert b"".join(shares[place] for place in third) == b"a"
+    assert [shares[place] for place in made.infill][:3] == [
+        TOKENIZER.token_bytes(tokens[place]) for place in made.infill
+    ][:3]
 
 
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0}, {"threshold": 0.5, "refresh_interval": 4}])

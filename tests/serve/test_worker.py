@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from lladav.decoding.engine import Engine
 from serve.engine.dial import Dial
@@ -29,7 +30,9 @@ def worker(engines: LocalEngines) -> Iterator[EngineWorker]:
     """The worker that all tests share; nobody leaves anything in it."""
     yield engines.worker
     wait_until(lambda: (engines.worker.load.rows_used, engines.worker.load.waiting) == (0, 0))
-    assert engines.engine.memory.table.free == engines.engine._capacity
+    memory, admission = engines.engine.memory, engines.engine.admission
+    assert memory.table.free == memory.table.total
+    assert admission.free_prompt_bytes == admission.prompt_bytes
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -168,6 +171,27 @@ def test_a_job_that_fails_the_forward_fails_alone(
         assert worker.failed_steps > 0
     run(worker, job())
     assert worker.failed_steps == 0
+
+
+def test_numbers_that_are_not_finite_are_an_error_and_counted(served: ServeSettings) -> None:
+    engines, failed = LocalEngines(served), list[str]()
+    engines.worker._observer.failed = failed.append  # type: ignore[method-assign]
+    with torch.no_grad():
+        engines.engine._model.language.norm.weight.fill_(torch.nan)
+    try:
+        requests: list[dict[str, Any]] = [
+            {},
+            {"settings": {"temperature": 1.0}, "choices": 2},
+            {"watch": Watch.denoise},
+        ]
+        for given in requests:
+            with pytest.raises(ApiError, match="logits are not finite: the weights are damaged") as refused:
+                run(engines.worker, job(**given))
+            assert (refused.value.status, refused.value.code) == (500, "not_finite")
+        assert failed == ["not_finite"] * 4
+        assert engines.worker.failed_steps == 3
+    finally:
+        engines.worker.stop()
 
 
 def interval(worker: EngineWorker, wanted: Job) -> int:

@@ -24,6 +24,7 @@ from lladav.local_cache import local_copy
 from lladav.model.gathering import Gather, at_hand, whole_shape
 from lladav.model.llada_v import LLaDAV
 from lladav.model.vision import built_layers
+from lladav.numerics import is_finite
 from lladav.schema import Part, VisionConfig
 from lladav.storage import AnyPath, location
 
@@ -45,27 +46,55 @@ def load(
     model keeps its number format. Sharded: ``gathered`` sends on what the rank that ``reads`` has copied. The
     others read headers only, and nothing of a URI is kept on disk.
 
-    Raises ``UserError``, before anything is changed, naming file, tensor and what was expected.
+    Raises ``UserError``, before anything is changed, naming file, tensor and what was expected; and while
+    reading, for a tensor with values that are not finite, or not in the model's number format.
     """
     stored = matching_tensors(model, location(place), layout, parts)
     for name, parameter in model.named_parameters():
         if name in stored:
             with gathered([parameter]), torch.no_grad():
                 if reads:
-                    parameter.copy_(stored[name].read())
+                    _copy(stored[name], parameter)
     return set(stored)
+
+
+def _copy(stored: StoredTensor, parameter: torch.Tensor) -> None:
+    """Read a tensor into a parameter, which must be finite then."""
+    values = stored.read()
+    parameter.copy_(values)
+    if is_finite(parameter):
+        return
+    if not is_finite(values):
+        raise UserError(
+            f"{stored.file}: {stored.name} has values that are not finite; copy the file again, or use "
+            "weights of an earlier checkpoint"
+        )
+    name = str(parameter.dtype).removeprefix("torch.")
+    raise UserError(f"{stored.file}: {stored.name} has values too large for {name}; use another dtype")
 
 
 def open_model(folder: str | Path, dtype: torch.dtype, device: str | torch.device = "cpu") -> LLaDAV:
     """A whole LLaDA-V checkpoint as a model for inference, built in the number format it will have."""
     folder = local_copy(folder)
+    model = _built(folder, dtype, torch.device(device))
+    load(model, folder, layout="llada_v")
+    return model.eval().requires_grad_(False)
+
+
+def check_model(folder: str | Path) -> None:
+    """Check names, shapes and number formats of a whole LLaDA-V checkpoint, without reading its values.
+
+    Raises ``UserError`` as ``open_model`` does.
+    """
+    matching_tensors(_built(folder, torch.float32, torch.device("meta")), location(folder), "llada_v")
+
+
+def _built(folder: str | Path, dtype: torch.dtype, device: torch.device) -> LLaDAV:
     config = model_config_of(folder)
     if config.weights.llada_v is None:
         raise UserError(f"{folder}: holds one tower only; expected a whole LLaDA-V checkpoint")
-    with _building(dtype, torch.device(device)):
-        model = LLaDAV(config)
-    load(model, folder, layout="llada_v")
-    return model.eval().requires_grad_(False)
+    with _building(dtype, device):
+        return LLaDAV(config)
 
 
 @contextmanager

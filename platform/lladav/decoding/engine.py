@@ -10,14 +10,17 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
-from lladav.decoding.graphs import GraphedSteps
-from lladav.decoding.memory import PAGE, KVMemory, Slots, bytes_of_page
-from lladav.decoding.options import Cache, DecodingOptions
+from lladav.decoding.admission import Admission, Need, Room, need_of, prompt_share
+from lladav.decoding.failures import Failure, NotFiniteError
+from lladav.decoding.graphs import GraphedSteps, Size, can_graph
+from lladav.decoding.memory import PAGE, KVMemory, bytes_of_page
+from lladav.decoding.options import DecodingOptions
 from lladav.decoding.prompts import PromptEncoder, prompt_length
+from lladav.decoding.results import Decoded, Update, decoded
 from lladav.decoding.runner import Reveal, Row, Runner, Stream
 from lladav.decoding.scheduler import Scheduler
 from lladav.decoding.sequence import SequenceState, Span
@@ -32,51 +35,9 @@ LOG = logging.getLogger(__name__)
 MAX_ROWS = 64
 REFRESH_POSITIONS = 8192
 IMAGE_BYTES = 2**28
+GRAPH_BYTES = 2**30
 SMALL_PAGE = 32
 """Positions of a page where a call has a memory of its own on a CPU."""
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """An answer: its tokens up to the stop, with the suffix behind, the probability each had when it was
-    revealed, and the forwards, refreshes among them, and positions that they took.
-
-    ``stopped`` tells whether a stop ended it, and not its canvas. Where a stop text begins inside the
-    answer's last token, ``excess`` characters of that are the stop's.
-    """
-
-    tokens: list[int]
-    confidences: list[float]
-    forwards: int
-    refreshes: int
-    positions: int
-    stopped: bool = False
-    warnings: list[str] = field(default_factory=list)
-    excess: int = 0
-
-    def text(self, decode: Callable[[Sequence[int]], str]) -> str:
-        """Its text, suffix included; ``decode`` gives the text of ids."""
-        count = len(self.confidences)
-        own = decode(self.tokens[:count])
-        return own[: len(own) - self.excess] + decode(self.tokens[count:])
-
-
-@dataclass(frozen=True)
-class Update:
-    """What a step did to a request: places filled, and how many tokens of the answer can no longer change.
-
-    ``step`` counts the request's steps so far, and ``forwarded`` the positions of this one, of all streams.
-    The last update of a request has its ``answer``, or the ``error`` that ended it.
-    """
-
-    id: str
-    reveal: Reveal = field(default_factory=Reveal)
-    committed: int = 0
-    step: int = 0
-    forwarded: int = 0
-    refresh: bool = False
-    answer: Decoded | None = None
-    error: str | None = None
 
 
 Settle = Callable[[], DecodingOptions]
@@ -88,7 +49,8 @@ class _Request:
     id: str
     prompt: Sample
     options: DecodingOptions
-    length: int
+    positions: int
+    """Of its prompt."""
     settle: Settle | None
 
 
@@ -103,12 +65,15 @@ class Engine:
         refresh_positions: int = REFRESH_POSITIONS,
         image_bytes: int = IMAGE_BYTES,
         packed_bytes: int = PACKED_BYTES,
-        cuda_graphs: bool = False,
+        graph_sizes: Sequence[Size] = (),
+        graph_bytes: int = GRAPH_BYTES,
+        prompt_bytes: int | None = None,
         page: int = PAGE,
     ) -> None:
-        """``memory_bytes`` are for keys and values, ``image_bytes`` for visual tokens that may come again; a
-        language tower of up to ``packed_bytes`` is copied into the layout that a CPU multiplies by fastest;
-        ``cuda_graphs`` launches cached steps on a GPU as one, for a page of the memory.
+        """``memory_bytes`` are for keys and values, for embeddings of running prompts (``prompt_bytes`` of
+        them; none: what ``prompt_share`` gives), and for CUDA graphs of ``graph_sizes`` of cached steps, if
+        there are any (``graph_bytes`` at most). ``image_bytes`` are for visual tokens that may come again. A
+        language tower of up to ``packed_bytes`` is copied into the layout that a CPU multiplies by fastest.
 
         Raises ``UserError`` for a causal model, for a memory without room for a page, and for graphs without
         a GPU.
@@ -118,18 +83,21 @@ class Engine:
                 "model.attention is causal: it predicts next tokens; use a masked-diffusion model"
             )
         self._model = model.eval()
-        weight = model.language.embed_tokens.weight
-        if cuda_graphs and not weight.is_cuda:
-            raise UserError("decoding: cuda_graphs need a model on a GPU; leave them out")
-        self.memory = KVMemory(model.config.language, memory_bytes, weight.dtype, weight.device, page)
+        config, weight = model.config, model.language.embed_tokens.weight
+        graphed = bool(graph_sizes) and can_graph(config, weight)
+        if prompt_bytes is None:
+            prompt_bytes = prompt_share(config, weight.dtype, memory_bytes, max_rows)
+        kv_bytes = memory_bytes - prompt_bytes - graphed * graph_bytes
+        self.memory = KVMemory(config.language, kv_bytes, weight.dtype, weight.device, page)
         self.prompts = PromptEncoder(model, image_bytes)
         weights = DecodingWeights(model.language, packed_bytes)
-        graphs = GraphedSteps(weights.tower, self.memory) if cuda_graphs else None
-        self._capacity = self.memory.table.free
+        graphs = GraphedSteps(weights.tower, self.memory, graph_sizes, graph_bytes) if graphed else None
+        self.admission = Admission(self.memory, prompt_bytes)
         self._runner = Runner(weights, self.memory, graphs)
         self._scheduler = Scheduler(max_rows, refresh_positions)
         self._requests: dict[str, _Request] = {}
         self._rows: dict[str, Row] = {}
+        self._rooms: dict[str, Room] = {}
         self._told: list[Update] = []
 
     @property
@@ -163,13 +131,8 @@ class Engine:
         if name in self._requests:
             raise UserError(f"request {name}: is running already; choose another id")
         self._check_ids(options)
-        request = _Request(name, prompt, options, self._length(prompt, options), settle)
-        needed = _kept_streams(options) * self.memory.pages_for(request.length)
-        if needed > self._capacity:
-            raise UserError(
-                f"request {name}: {request.length} positions take {needed} pages of K/V memory, which "
-                f"has {self._capacity}; raise it, or shorten the prompt or decoding.max_tokens"
-            )
+        request = _Request(name, prompt, options, self._positions(prompt, options), settle)
+        self.admission.check(name, self._need(request, options))
         self._requests[name] = request
         self._scheduler.add(name)
         return options.warnings
@@ -178,8 +141,9 @@ class Engine:
         """End a request without an answer; its memory is free at once. Unknown ids are ignored."""
         if self._requests.pop(request, None) is not None:
             self._scheduler.drop(request)
-            if (row := self._rows.pop(request, None)) is not None:
-                self._release([stream.slots for stream in row.streams])
+            self._rows.pop(request, None)
+            if (room := self._rooms.pop(request, None)) is not None:
+                self.admission.give_back(room)
 
     def step(self) -> list[Update]:
         """Admit who fits, run one denoising step of who is due, and tell what happened to whom."""
@@ -202,48 +166,70 @@ class Engine:
         except Exception as error:  # whatever the forward raises, the engine goes on
             LOG.exception("a step of %d rows failed", len(rows))
             if len(rows) == 1:
-                return [Update(rows[0].id, error=f"the step failed: {_one_line(error)}")]
+                message = f"the step failed: {_one_line(error)}"
+                return [Update(rows[0].id, error=message, failure=Failure.forward)]
             for row, state in zip(rows, draws, strict=True):
                 row.generator.set_state(state)
             return [update for row in rows for update in self._run([row])]
         return [self._moved_on(*each) for each in zip(rows, spans, reveals, strict=True)]
 
-    def _moved_on(self, row: Row, span: Span, reveal: Reveal) -> Update:
+    def _moved_on(self, row: Row, span: Span, reveal: Reveal | None) -> Update:
         state, streams = row.state, len(row.streams)
+        if reveal is None:
+            self.admission.clear(self._rooms[row.id])
+            message = str(NotFiniteError("logits", self.memory.keys.dtype))
+            return Update(
+                row.id,
+                forwarded=streams * len(span),
+                refresh=span.refresh,
+                error=message,
+                failure=Failure.not_finite,
+            )
         if not state.done:
             self._scheduler.due(row.id, streams * len(state.span), state.span.refresh)
         return Update(
             row.id,
             reveal,
             state.committed,
+            state.end,
+            state.excess,
             state.forwards,
             streams * len(span),
             span.refresh,
-            _decoded(state) if state.done else None,
+            decoded(state) if state.done else None,
         )
 
     def _start(self, request: str) -> bool:
         """Give a waiting request its memory and encode its prompt; False where it has to wait."""
         wanted = self._requests[request]
         options = wanted.settle() if wanted.settle else wanted.options
-        slots = [self.memory.take(wanted.length) for _ in range(_kept_streams(options))]
-        if None in slots:
-            self._release(slots)
+        room = self.admission.take(self._need(wanted, options))
+        if room is None:
             return False
+        self._rooms[request] = room
         try:
-            row = self._row(wanted, options, slots)
+            row = self._row(wanted, options, room)
         except Exception as error:  # noqa: BLE001 - a prompt that cannot be encoded fails alone
-            self._release(slots)
-            self._told.append(Update(request, error=f"the prompt could not be encoded: {_one_line(error)}"))
+            failure = Failure.not_finite if isinstance(error, NotFiniteError) else Failure.prompt
+            message = f"the prompt could not be encoded: {_one_line(error)}"
+            self._told.append(Update(request, error=message, failure=failure))
             return True
         self._rows[request] = row
         if row.state.done:
-            self._told.append(Update(request, committed=row.state.committed, answer=_decoded(row.state)))
+            self._told.append(
+                Update(
+                    request,
+                    committed=row.state.committed,
+                    end=row.state.end,
+                    excess=row.state.excess,
+                    answer=decoded(row.state),
+                )
+            )
         else:
             self._scheduler.due(request, len(row.streams) * row.state.length, refresh=True)
         return True
 
-    def _row(self, wanted: _Request, options: DecodingOptions, slots: Sequence[Slots | None]) -> Row:
+    def _row(self, wanted: _Request, options: DecodingOptions, room: Room) -> Row:
         prompt = wanted.prompt
         embeddings_PW, turns_P = self.prompts.encode(prompt)
         state = SequenceState(len(embeddings_PW), options, self._model.config.tokens.mask)
@@ -252,17 +238,15 @@ class Engine:
             inputs.append(self.prompts.blind(len(embeddings_PW)))
         turns_L = torch.cat((turns_P, turns_P[-1:].expand(options.behind)))
         mask_LL = segment_mask(self._model.config.attention, state.length, turns_L)
-        kept = [*slots, *[None] * (len(inputs) - len(slots))]
+        kept = [*room.slots, *[None] * (len(inputs) - len(room.slots))]
         streams = [Stream(each, mask_LL, of_each) for each, of_each in zip(inputs, kept, strict=True)]
         return Row(wanted.id, state, streams, _generator(options.seed, prompt.id, turns_P.device))
 
-    def _release(self, slots: Sequence[Slots | None]) -> None:
-        for each in slots:
-            if each is not None:
-                self.memory.give_back(each)
+    def _need(self, request: _Request, options: DecodingOptions) -> Need:
+        return need_of(self._model.config, self.memory.keys.dtype, request.positions, options)
 
-    def _length(self, prompt: Sample, options: DecodingOptions) -> int:
-        """Positions of the request in all."""
+    def _positions(self, prompt: Sample, options: DecodingOptions) -> int:
+        """Positions of a prompt that fits into the model with its answer."""
         positions = prompt_length(prompt, self._model.geometry)
         behind, longest = options.behind, self._model.config.language.max_positions
         if positions == 0:
@@ -272,7 +256,7 @@ class Engine:
                 f"sample {prompt.id}: {positions} tokens and {behind} of the answer exceed the model's "
                 f"{longest}; shorten the prompt or decoding.max_tokens"
             )
-        return positions + behind
+        return positions
 
     def _check_ids(self, options: DecodingOptions) -> None:
         vocabulary = self._model.config.language.vocab_size
@@ -304,35 +288,18 @@ def decode(model: LLaDAV, prompts: Sequence[Sample], options: DecodingOptions) -
 
 def engine_for(model: LLaDAV, prompts: Sequence[Sample], options: DecodingOptions) -> Engine:
     """An engine with memory for these prompts, all of them queued."""
-    lengths = [prompt_length(prompt, model.geometry) + options.behind for prompt in prompts]
     weight = model.language.embed_tokens.weight
     page = PAGE if weight.is_cuda else SMALL_PAGE
-    pages = sum(-(-length // page) for length in lengths) * _kept_streams(options)
-    memory = max(1, pages) * bytes_of_page(model.config.language, weight.dtype, page)
-    engine = Engine(model, memory, max(1, len(prompts)), max(1, sum(lengths)), page=page)
+    lengths = [prompt_length(prompt, model.geometry) for prompt in prompts]
+    needs = [need_of(model.config, weight.dtype, length, options) for length in lengths]
+    pages = sum(-(-need.positions // page) * need.streams for need in needs)
+    prompt_bytes = sum(need.prompt_bytes for need in needs)
+    memory = max(1, pages) * bytes_of_page(model.config.language, weight.dtype, page) + prompt_bytes
+    rows, positions = max(1, len(prompts)), max(1, sum(need.positions for need in needs))
+    engine = Engine(model, memory, rows, positions, prompt_bytes=prompt_bytes, page=page)
     for prompt in prompts:
         engine.submit(prompt, options)
     return engine
-
-
-def _kept_streams(options: DecodingOptions) -> int:
-    """Streams whose keys and values a later step reads: none where every step refreshes."""
-    if options.cache is Cache.none or options.refresh_interval == 1:
-        return 0
-    return 2 if options.guidance > 0 else 1
-
-
-def _decoded(state: SequenceState) -> Decoded:
-    return Decoded(
-        state.answer,
-        state.confidence_G[: state.end].tolist(),
-        state.forwards,
-        state.refreshes,
-        state.positions,
-        state.end < state.options.max_tokens or state.excess > 0,
-        state.options.warnings,
-        state.excess,
-    )
 
 
 def _generator(seed: int, request: str, device: torch.device) -> torch.Generator:

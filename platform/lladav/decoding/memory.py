@@ -101,6 +101,11 @@ class KVMemory:
     def give_back(self, slots: Slots) -> None:
         self.table.give_back(slots.pages)
 
+    def clear(self, slots: Slots) -> None:
+        """Set a sequence's keys and values to zero."""
+        self.keys[:, slots.pages] = 0
+        self.values[:, slots.pages] = 0
+
     def write(self, layer: int, slots: Slots, start: int, key_SHD: Tensor, value_SHD: Tensor) -> None:
         """Keys and values of positions from ``start`` on."""
         where = self._where(slots, start, start + len(key_SHD))

@@ -15,8 +15,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lladav.decoding.failures import NotFiniteError
 from lladav.images import ViewGeometry, tokens_of
 from lladav.model.llada_v import LLaDAV
+from lladav.numerics import is_finite
 from lladav.packing import Item, expand
 from lladav.samples import IMAGE_PLACEHOLDER, Sample, Visual
 from lladav.text import IMAGE_MARK, SYSTEM_PROMPT, ChatTokenizer, Message, encode_prompt
@@ -47,7 +49,10 @@ class PromptEncoder:
 
     @torch.no_grad()
     def encode(self, prompt: Sample) -> tuple[Tensor, Tensor]:
-        """Embeddings (P, W) and turns (P); raises ``UserError`` where marks and images do not pair up."""
+        """Embeddings (P, W) and turns (P).
+
+        Raises ``UserError`` where marks and images do not pair up, and ``NotFiniteError``.
+        """
         device = self._model.newline.device
         expanded = expand(prompt, self._model.geometry)
         embeddings_PW = self._model.language.embed_tokens(torch.from_numpy(expanded.ids).to(device))
@@ -72,6 +77,8 @@ class PromptEncoder:
         views = torch.from_numpy(visual.views).to(self._model.newline.device)
         item = Item(visual.kind, visual.width, visual.height, len(visual.views))
         tokens_VW = self._model.visual_tokens(views, [item])
+        if not is_finite(tokens_VW):
+            raise NotFiniteError("features of an image", tokens_VW.dtype)
         self._keep(key, tokens_VW)
         return tokens_VW
 

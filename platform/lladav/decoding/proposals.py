@@ -56,7 +56,7 @@ class Guided:
 @dataclass(frozen=True)
 class Proposals:
     """Token (M), its probability (M, float64) and, where a draw asks for it, the entropy of its position (M,
-    float64, nats).
+    float64, nats). The probability is NaN where logits are not finite.
     """
 
     tokens_M: Tensor
@@ -172,6 +172,7 @@ class _State:
         self._greatest_M = torch.full((rows,), 2 * NEVER, device=device)
         self._token_M = torch.zeros(rows, dtype=torch.long, device=device)
         self._others_M = torch.zeros(rows, device=device)
+        self._finite_M = torch.ones(rows, dtype=torch.bool, device=device)
         self._moment_M = torch.zeros(rows, device=device) if entropy else None
         self._chosen: list[tuple[slice, Tensor, Tensor]] = []
 
@@ -180,9 +181,16 @@ class _State:
         self._merge(start, *summarize(logits_MC, self._moment_M is not None))
 
     def _merge(
-        self, start: int, greatest_M: Tensor, place_M: Tensor, others_M: Tensor, moment_M: Tensor | None
+        self,
+        start: int,
+        greatest_M: Tensor,
+        place_M: Tensor,
+        others_M: Tensor,
+        moment_M: Tensor | None,
+        finite_M: Tensor,
     ) -> None:
         """The sums of the lesser of two greatest logits are moved to the greater one."""
+        self._finite_M &= finite_M
         won_M = greatest_M > self._greatest_M
         gap_M = (greatest_M - self._greatest_M).abs()
         shrink_M = (-gap_M).exp()
@@ -203,7 +211,8 @@ class _State:
 
     def proposals(self) -> Proposals:
         others_M = self._others_M.double()
-        tokens_M, confidence_M = self._token_M.clone(), 1 / (1 + others_M)
+        tokens_M = self._token_M.clone()
+        confidence_M = (1 / (1 + others_M)).where(self._finite_M, torch.nan)
         for rows, tokens, logits in self._chosen:
             lower = (logits.double() - self._greatest_M[rows].double()).exp()
             confidence_M[rows] *= torch.where(tokens == tokens_M[rows], 1.0, lower)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lladav.decoding.cached_attention import Part, attention_of, can_flash
-from lladav.decoding.graphs import LONGEST, GraphedSteps
+from lladav.decoding.graphs import GraphedSteps, Size
 from lladav.decoding.memory import KVMemory, Slots
 from lladav.decoding.proposals import Draw, Guided, Proposals, propose
 from lladav.decoding.reveal import Rules, revealed
@@ -68,15 +68,19 @@ class Runner:
         self._device = memory.keys.device
 
     @torch.no_grad()
-    def step(self, rows: Sequence[Row]) -> list[Reveal]:
-        """Take one step of each row, cached ones before refreshes; moves their states on."""
+    def step(self, rows: Sequence[Row]) -> list[Reveal | None]:
+        """Take one step of each row, cached ones before refreshes; moves their states on.
+
+        None for a row whose logits are not finite: its state stays as it is.
+        """
         spans = [row.state.span for row in rows]
         competing = [row.state.competing for row in rows]
         sighted_MW, guided = self._guided(rows, competing, self._forward(rows, spans, competing))
         draws = [_draw(row, places) for row, places in zip(rows, competing, strict=True)]
         reveals = self._reveal(rows, competing, propose(sighted_MW, self._weights.head, draws, guided))
         for row, span, reveal in zip(rows, spans, reveals, strict=True):
-            row.state.fill(span, reveal.places, reveal.tokens, reveal.confidences)
+            if reveal is not None:
+                row.state.fill(span, reveal.places, reveal.tokens, reveal.confidences)
         return reveals
 
     def _forward(
@@ -105,12 +109,18 @@ class Runner:
     def _hidden(
         self, inputs_TW: Tensor, positions_T: Tensor, parts: Sequence[Part], wanted_M: Tensor
     ) -> Tensor:
-        cached = not any(part.span.refresh for part in parts)
-        if self._graphs and cached and len(inputs_TW) <= LONGEST and can_flash(self._memory, parts):
-            return self._graphs.forward(inputs_TW, positions_T, parts)[wanted_M]
+        size = self._graph_size(len(inputs_TW), parts)
+        if self._graphs and size:
+            return self._graphs.forward(size, inputs_TW, positions_T, parts)[wanted_M]
         tower = self._weights.tower
         rotary = rotary_factors(positions_T, tower.config)
         return tower(inputs_TW, rotary, attention_of(self._memory, parts), wanted_M)
+
+    def _graph_size(self, positions: int, parts: Sequence[Part]) -> Size | None:
+        """Size of the graph that this step is, if it is one."""
+        if self._graphs is None or any(part.span.refresh for part in parts):
+            return None
+        return self._graphs.size_for(positions, len(parts)) if can_flash(self._memory, parts) else None
 
     def _canvas(self, state: SequenceState, span: Span) -> Tensor:
         """Ids of the part of canvas and suffix that the span covers."""
@@ -139,7 +149,7 @@ class Runner:
         rows: Sequence[Row],
         competing: Sequence[np.ndarray],
         proposals: Proposals,
-    ) -> list[Reveal]:
+    ) -> list[Reveal | None]:
         """Pick by each row's rule; the one copy to the host."""
         counts = torch.tensor([len(places) for places in competing], device=self._device)
         competes_RB = torch.arange(int(max(map(len, competing))), device=self._device) < counts[:, None]
@@ -155,18 +165,18 @@ class Runner:
         picked_RB = revealed(confidence_RB, entropy_RB, Rules.of([row.state for row in rows], self._device))
         copied = torch.stack((picked_RB.double(), laid_out(proposals.tokens_M, 0.0), confidence_RB))
         copied = copied.cpu().numpy()
-        reveals = []
-        for row, places in enumerate(competing):
-            picked, tokens, confidences = copied[:, row, : len(places)]
-            chosen = picked > 0
-            reveals.append(
-                Reveal(
-                    places[chosen].tolist(),
-                    tokens[chosen].astype(np.int64).tolist(),
-                    confidences[chosen].tolist(),
-                )
-            )
-        return reveals
+        return [_picked(places, copied[:, row, : len(places)]) for row, places in enumerate(competing)]
+
+
+def _picked(places: np.ndarray, copied: np.ndarray) -> Reveal | None:
+    """What is revealed of competing places, from picks, tokens and confidences; None if one is not finite."""
+    picked, tokens, confidences = copied
+    if np.isnan(confidences).any():
+        return None
+    chosen = picked > 0
+    return Reveal(
+        places[chosen].tolist(), tokens[chosen].astype(np.int64).tolist(), confidences[chosen].tolist()
+    )
 
 
 def _draw(row: Row, places: np.ndarray) -> Draw:

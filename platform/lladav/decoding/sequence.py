@@ -91,16 +91,26 @@ class SequenceState:
 
     @property
     def committed(self) -> int:
-        """How many tokens of the answer can no longer change, nor be cut off by a stop to come."""
-        masked = np.flatnonzero(self.tokens_G[: self.end] == self.mask_id)
+        """How many tokens of the answer can no longer change, nor be cut off by a stop to come.
+
+        A token that is a stop's in part is not among them: ``excess`` says what is left of it.
+        """
+        masked = np.flatnonzero(self._open_G[: self.end])
         written = int(masked[0]) if len(masked) else self.end
         if written == self.end and (self.done or self.end < self.options.max_tokens):
-            return written
+            return written - (self.excess > 0)
         settled = self.tokens_G[:written]
         open_ends = [beginning_of_stop(settled, self.options.stop)]
         if self.options.stop_texts is not None:
             open_ends.append(self.options.stop_texts.beginning(settled.tolist()))
         return written - max(open_ends)
+
+    @property
+    def _open_G(self) -> np.ndarray:
+        """Places that may still be filled. A mask that is left in an earlier block stays one."""
+        open_G = self.tokens_G == self.mask_id
+        open_G[: self.block * self.options.block] = False
+        return open_G
 
     def fill(self, span: Span, places: Many[int], tokens: Many[int], confidences: Many[float]) -> None:
         """Take what a step over ``span`` revealed, look for stops, and move on."""
@@ -110,9 +120,9 @@ class SequenceState:
         self.refreshes += span.refresh
         self.positions += len(span)
         self.step += 1
-        self._find_stop()
         if self.step >= self._steps_of_block:
             self.block, self.step = self.block + 1, 0
+        self._find_stop()
         self._skip_full_blocks()
 
     def _skip_full_blocks(self) -> None:
@@ -120,8 +130,11 @@ class SequenceState:
             self.block, self.step = self.block + 1, 0
 
     def _find_stop(self) -> None:
-        ends = [End(self.end, self.excess), first_stop(self.tokens_G, self.options.stop)]
+        """The earliest stop so far; one that is found later may begin before and overlap it."""
+        by_ids = first_stop(self.tokens_G, self.options.stop)
+        ends = [End(self.end, self.excess), by_ids]
         if self.options.stop_texts is not None:
-            ends.append(self.options.stop_texts.end(self.tokens_G[: self.end], self.mask_id))
+            last = by_ids.tokens if by_ids else len(self.tokens_G)
+            ends.append(self.options.stop_texts.end(self.tokens_G[:last], self._open_G[:last]))
         first = min((end for end in ends if end), key=lambda end: (end.tokens, -end.excess))
         self.end, self.excess = first.tokens, first.excess

@@ -10,8 +10,10 @@ from torch import Tensor
 BLOCK = 4096
 
 
-def summaries_of_blocks(logits_MC: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Greatest logit, its place in the row, and both sums, for each block of each row (M, B)."""
+def summaries_of_blocks(logits_MC: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Greatest logit, its place in the row, both sums, and whether all are finite, for each block of each row
+    (M, B).
+    """
     rows, ids = logits_MC.shape
     shape = rows, triton.cdiv(ids, BLOCK)
 
@@ -19,19 +21,20 @@ def summaries_of_blocks(logits_MC: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
         return torch.empty(shape, dtype=dtype, device=logits_MC.device)
 
     greatest, place = out(torch.float32), out(torch.int32)
-    others, moment = out(torch.float32), out(torch.float32)
+    others, moment, finite = out(torch.float32), out(torch.float32), out(torch.bool)
     kernel = _summarize[shape]  # pyright: ignore[reportIndexIssue]
-    kernel(logits_MC, greatest, place, others, moment, logits_MC.stride(0), ids, BLOCK=BLOCK)
-    return greatest, place, others, moment
+    kernel(logits_MC, greatest, place, others, moment, finite, logits_MC.stride(0), ids, BLOCK=BLOCK)
+    return greatest, place, others, moment, finite
 
 
 @triton.jit
-def _summarize(logits, greatest, place, others, moment, stride, ids, BLOCK: tl.constexpr):
+def _summarize(logits, greatest, place, others, moment, finite, stride, ids, BLOCK: tl.constexpr):
     row, block = tl.program_id(0), tl.program_id(1)
     at = block * BLOCK + tl.arange(0, BLOCK)
     values = tl.load(logits + row.to(tl.int64) * stride + at, mask=at < ids, other=float("-inf")).to(
         tl.float32
     )
+    invalid = (at < ids) & ~(tl.abs(values) < float("inf"))
     top, where = tl.max(values, axis=0, return_indices=True)
     counts = (at < ids) & (at != block * BLOCK + where)
     below = tl.where(counts, values - top, 0.0)
@@ -41,3 +44,4 @@ def _summarize(logits, greatest, place, others, moment, stride, ids, BLOCK: tl.c
     tl.store(place + target, block * BLOCK + where)
     tl.store(others + target, tl.sum(terms, axis=0))
     tl.store(moment + target, tl.sum(below * terms, axis=0))
+    tl.store(finite + target, tl.max(invalid.to(tl.int32), axis=0) == 0)

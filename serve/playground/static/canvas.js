@@ -32,10 +32,10 @@ function applyDenoise(canvas, { step, canvas: size, reveal, committed }) {
   canvas.committed = Math.max(canvas.committed, committed);
 }
 
-/** What lies behind the end of a stopped answer was never part of it. */
+/** What lies behind the end of a stopped answer is no part of it; the answer may end inside a token. */
 function finishCanvas(canvas, finish) {
   canvas.finish = finish;
-  if (finish === "stop") canvas.places.length = Math.min(canvas.places.length, canvas.committed);
+  if (finish === "stop") canvas.places.length = Math.min(canvas.places.length, canvas.committed + 1);
 }
 
 export function countRevealed(canvas) {

@@ -223,6 +223,27 @@ def test_a_damaged_checkpoint_is_refused_in_one_line_and_changes_nothing(
     assert equal(values(model), values(tiny_model(seed=2)))
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_tensor_that_is_not_finite_is_refused_by_name(saved: Path, dtype: torch.dtype, bad: float) -> None:
+    rewrite(saved, lambda tensors: tensors[Q_PROJ].view(-1)[5].fill_(bad))
+    with pytest.raises(UserError, match=rf"{FILE}: {Q_PROJ} has values that are not finite; ") as caught:
+        open_model(saved, dtype)
+    assert "\n" not in str(caught.value)
+
+
+def test_values_that_the_number_format_cannot_hold_are_refused(saved: Path) -> None:
+    rewrite(saved, lambda tensors: tensors[Q_PROJ].view(-1)[5].fill_(1e6))
+    open_model(saved, torch.bfloat16)
+    with pytest.raises(UserError, match=rf"{Q_PROJ} has values too large for float16; use another dtype"):
+        open_model(saved, torch.float16)
+
+
+def test_large_values_whose_sum_overflows_are_finite(saved: Path) -> None:
+    rewrite(saved, lambda tensors: tensors[Q_PROJ].fill_(60_000.0))
+    assert open_model(saved, torch.float16)
+
+
 def lose_file(folder: Path) -> str:
     file = sorted(folder.glob("model-*"))[1]
     file.unlink()

@@ -13,12 +13,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lladav.decoding.engine import Decoded, Engine, Update, decode
+from lladav.decoding.engine import Engine, decode
+from lladav.decoding.graphs import Size
 from lladav.decoding.memory import bytes_of_page
 from lladav.decoding.options import Cache, DecodingOptions
-from lladav.decoding.runner import Reveal, Row, Runner
+from lladav.decoding.results import Decoded, Update
 from lladav.errors import UserError
-from lladav.model.language import LanguageTower
 from lladav.model.llada_v import LLaDAV
 from lladav.packing import pack
 from lladav.samples import Sample
@@ -52,7 +52,8 @@ OPTIONS = [
 
 def engine_of(pages: int = 1000, model: LLaDAV = MODEL, **settings: Any) -> Engine:
     budget = pages * bytes_of_page(model.config.language, torch.float32, PAGE)
-    return Engine(model, budget, page=PAGE, **settings)
+    prompts = settings.pop("prompt_bytes", 2**20)
+    return Engine(model, budget + prompts, page=PAGE, prompt_bytes=prompts, **settings)
 
 
 def run(engine: Engine) -> dict[str, Decoded]:
@@ -230,16 +231,6 @@ def test_only_competing_positions_meet_the_vocabulary(monkeypatch: pytest.Monkey
     assert rows == [3, 2, 1, 3, 2, 1]
 
 
-def test_a_request_that_does_not_fit_now_waits_its_turn() -> None:
-    cached = replace(TWELVE, refresh_interval=4)
-    engine = engine_of(pages=4)
-    for name in "ab":
-        engine.submit(text_sample(name, 20), cached)
-    first = [update.id for _ in range(12) for update in engine.step()]
-    assert set(first) == {"a"}
-    assert set(run(engine)) == {"b"}
-
-
 def test_options_are_settled_when_a_row_is_free() -> None:
     engine, settled = engine_of(max_rows=1), []
 
@@ -270,78 +261,6 @@ def test_updates_count_steps_and_what_they_forward() -> None:
     assert [update.step for update in updates] == [1, 2, 3, 4]
     assert [update.refresh for update in updates] == [True, False, True, False]
     assert [update.forwarded for update in updates] == [18, 8, 18, 8]
-
-
-def test_a_request_that_can_never_fit_is_refused() -> None:
-    engine = engine_of(pages=3)
-    with pytest.raises(UserError, match="request p: 32 positions take 4 pages of K/V memory, which has 3"):
-        engine.submit(text_sample("p", 20), replace(TWELVE, refresh_interval=4))
-    engine.submit(text_sample("p", 20), TWELVE)
-
-
-def test_cancelling_frees_the_memory_at_once() -> None:
-    engine = engine_of()
-    for name in "abc":
-        engine.submit(text_sample(name, 20), replace(TWELVE, refresh_interval=4))
-    engine.step()
-    engine.submit(text_sample("d", 20), TWELVE)
-    for name in "abd?":
-        engine.cancel(name)
-    assert engine.memory.table.total - engine.memory.table.free == engine.memory.pages_for(32)
-    assert set(run(engine)) == {"c"}
-
-
-def test_a_prompt_that_cannot_be_encoded_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = engine_of()
-    encode = engine.prompts.encode
-
-    def failing(prompt: Sample) -> Any:
-        if prompt.id == "bad":
-            raise RuntimeError("no such image\nand more")
-        return encode(prompt)
-
-    monkeypatch.setattr(engine.prompts, "encode", failing)
-    for name in ("bad", "good"):
-        engine.submit(text_sample(name, 5), replace(TWELVE, refresh_interval=4))
-    errors = [update.error for update in engine.step() if update.error]
-    assert errors == ["the prompt could not be encoded: RuntimeError: no such image"]
-    assert set(run(engine)) == {"good"}
-    assert engine.memory.table.free == engine.memory.table.total
-
-
-def test_a_forward_that_fails_takes_its_rows_and_the_engine_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = engine_of()
-    engine.submit(text_sample("a", 5), TWELVE)
-    with monkeypatch.context() as patched:
-        patched.setattr(LanguageTower, "forward", lambda *_: (_ for _ in ()).throw(RuntimeError("broken")))
-        (update,) = engine.step()
-    assert update.error == "the step failed: RuntimeError: broken"
-    engine.submit(text_sample("a", 5), TWELVE)
-    assert set(run(engine)) == {"a"}
-
-
-def test_a_row_that_fails_the_forward_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    options, step = replace(TWELVE, temperature=1.0), Runner.step
-
-    def broken(runner: Runner, rows: Sequence[Row]) -> list[Reveal]:
-        if any(row.id == "bad" for row in rows):
-            for row in rows:
-                torch.rand(1, generator=row.generator)
-            raise RuntimeError("broken")
-        return step(runner, rows)
-
-    prompts = [text_sample(name, 5, seed=n) for n, name in enumerate(("a", "bad", "b"))]
-    engine = engine_of()
-    for prompt in prompts:
-        engine.submit(prompt, options)
-    with monkeypatch.context() as patched:
-        patched.setattr(Runner, "step", broken)
-        updates = engine.step()
-    assert [update.id for update in updates if update.error] == ["bad"]
-    answers = run(engine)
-    assert [answers[p.id].tokens for p in prompts[::2]] == [
-        one(MODEL, p, options).tokens for p in prompts[::2]
-    ]
 
 
 def test_settings_that_change_nothing_are_told() -> None:
@@ -386,5 +305,5 @@ def test_causal_model_is_refused() -> None:
 
 
 def test_cuda_graphs_need_a_gpu() -> None:
-    with pytest.raises(UserError, match="cuda_graphs need a model on a GPU"):
-        engine_of(cuda_graphs=True)
+    with pytest.raises(UserError, match="CUDA graphs need a model on a GPU"):
+        engine_of(graph_sizes=[Size(32, 2)])

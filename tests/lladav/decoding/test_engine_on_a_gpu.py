@@ -7,7 +7,8 @@ from copy import deepcopy
 import pytest
 import torch
 
-from lladav.decoding.engine import Engine, decode
+from lladav.decoding.engine import GRAPH_BYTES, Engine, decode
+from lladav.decoding.graphs import sizes_in_use
 from lladav.decoding.memory import PAGE, bytes_of_page
 from lladav.decoding.options import DecodingOptions
 from lladav.schema import Attention
@@ -36,10 +37,11 @@ def test_answers(options: DecodingOptions, attention: Attention) -> None:
 @pytest.mark.parametrize("options", OPTIONS)
 def test_graphs_change_no_answer(options: DecodingOptions) -> None:
     model = deepcopy(MODEL).to("cuda", torch.bfloat16)
-    budget = 40 * bytes_of_page(model.config.language, torch.bfloat16, PAGE)
+    memory = 40 * bytes_of_page(model.config.language, torch.bfloat16, PAGE) + GRAPH_BYTES
     found = []
-    for cuda_graphs in (False, True):
-        engine = Engine(model, budget, cuda_graphs=cuda_graphs)
+    for sizes in ([], sizes_in_use(3, 12, 4)):
+        engine = Engine(model, memory, graph_sizes=sizes, prompt_bytes=2**20)
+        assert sizes == [] or engine._runner._graphs is not None
         for prompt in some_prompts():
             engine.submit(prompt, options)
         found.append({name: answer.tokens for name, answer in run(engine).items()})

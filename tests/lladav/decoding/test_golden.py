@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from lladav.decoding.engine import Decoded, decode
+from lladav.decoding.engine import decode
 from lladav.decoding.options import Cache, DecodingOptions
 from lladav.decoding.prompts import PromptEncoder
+from lladav.decoding.results import Decoded
 from lladav.images import prepare_image
 from lladav.model.llada_v import LLaDAV
 from lladav.samples import IMAGE_PLACEHOLDER, Sample, VisualKind

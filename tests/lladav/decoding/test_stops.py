@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from typing import SupportsIndex
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lladav.decoding.options import DecodingOptions
 from lladav.decoding.sequence import SequenceState
@@ -17,8 +20,12 @@ PIECES = ["", "a", "b", "ab", "c\n", "\nd", "\n", "xab", "\ncd"]
 """The text of ids 1 to 8."""
 
 
-def text_of(ids: Sequence[int]) -> str:
-    return "".join(PIECES[i] for i in ids)
+def bytes_of(token: int) -> bytes:
+    return PIECES[token].encode()
+
+
+def end_of(tokens: Sequence[int], *stops: str) -> End | None:
+    return StopTexts(stops, bytes_of).end(np.array(tokens), np.array(tokens) == MASK)
 
 
 def test_the_earliest_of_the_id_stops_counts() -> None:
@@ -44,12 +51,12 @@ def test_the_beginning_of_an_id_stop_is_held_back() -> None:
     ],
 )
 def test_a_stop_text_is_found_across_tokens(tokens: list[int], stop: str, end: End | None) -> None:
-    assert StopTexts([stop], text_of).end(np.array(tokens), MASK) == end
+    assert end_of(tokens, stop) == end
 
 
 @pytest.mark.parametrize(("tokens", "held"), [([1, 2], 0), ([1, 6], 1), ([1, 4], 1), ([1, 6, 6, 1], 2)])
 def test_the_beginning_of_a_stop_text_is_held_back(tokens: list[int], held: int) -> None:
-    assert StopTexts(["\n\nq", "\nab"], text_of).beginning(tokens) == held
+    assert StopTexts(["\n\nq", "\nab"], bytes_of).beginning(tokens) == held
 
 
 def test_no_more_of_a_stop_text_is_compared_than_the_answer_has() -> None:
@@ -60,17 +67,17 @@ def test_no_more_of_a_stop_text_is_compared_than_the_answer_has() -> None:
             Counted.slices += 1
             return super().__getitem__(key)
 
-    assert StopTexts([Counted("\n" * 10_000)], text_of).beginning([1, 6]) == 1
-    assert Counted.slices == 2
+    assert StopTexts([Counted("\n" * 10_000)], bytes_of).beginning([1, 6]) == 1
+    assert Counted.slices <= 4
 
 
 def test_an_empty_text_is_refused() -> None:
     with pytest.raises(ValueError, match="empty"):
-        StopTexts(["a", ""], text_of)
+        StopTexts(["a", ""], bytes_of)
 
 
 def test_a_sequence_ends_at_its_stop_text_and_fills_what_is_before() -> None:
-    options = DecodingOptions(max_tokens=4, refresh_interval=1, stop_texts=StopTexts(["b\n"], text_of))
+    options = DecodingOptions(max_tokens=4, refresh_interval=1, stop_texts=StopTexts(["b\n"], bytes_of))
     state = SequenceState(3, options, MASK)
     state.fill(state.span, [1, 2], [3, 6], [0.5, 0.5])
     assert (state.end, state.excess, state.committed) == (2, 1, 0)
@@ -78,3 +85,100 @@ def test_a_sequence_ends_at_its_stop_text_and_fills_what_is_before() -> None:
     state.fill(state.span, [0], [1], [0.5])
     assert state.done
     assert state.answer == [1, 3]
+    assert (state.end, state.excess, state.committed) == (2, 1, 1)
+
+
+def test_a_stop_that_begins_earlier_and_overlaps_the_one_that_ended_the_answer_counts() -> None:
+    options = DecodingOptions(max_tokens=2, stop_texts=StopTexts(["ab", "b"], bytes_of))
+    state = SequenceState(1, options, MASK)
+    state.fill(state.span, [1], [2], [0.5])
+    assert (state.end, state.done) == (1, False)
+    state.fill(state.span, [0], [1], [0.5])
+    assert (state.end, state.done, state.answer) == (0, True, [])
+
+
+EURO, SMILE = "€".encode(), "😀".encode()
+BYTES = [b"", b"a", EURO[:1], EURO[1:], b"x", EURO[:2], EURO[2:], SMILE[:3], SMILE[3:] + b"y", b"\x80"]
+
+
+def of_bytes(*stops: str) -> StopTexts:
+    return StopTexts(stops, BYTES.__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "stop", "end"),
+    [
+        ([1, 2, 3, 4], "x", End(3)),
+        ([1, 2, 3, 4], "€x", End(1)),
+        ([1, 7, 8], "y", End(3, 1)),
+        ([1, 7, 8], "😀", End(1)),
+        ([1, 2, 4], "\ufffd", End(1)),
+        ([1, 2, MASK], "\ufffd", None),
+        ([1, 2], "\ufffd", End(1)),
+        ([MASK, 3, 4], "\ufffd", None),
+        ([MASK, 3, 4], "x", End(2)),
+        ([MASK, 9, 9, 9, 9, 4], "\ufffd", End(4)),
+        ([1, 2, 3, 5, 6, 4], "€€x", End(1)),
+    ],
+)
+def test_a_stop_text_is_found_where_tokens_are_parts_of_characters(
+    tokens: list[int], stop: str, end: End | None
+) -> None:
+    assert of_bytes(stop).end(np.array(tokens), np.array(tokens) == MASK) == end
+
+
+@pytest.mark.parametrize(
+    ("tokens", "stop", "held"),
+    [
+        ([1, 2], "a€", 2),
+        ([1, 5], "€", 1),
+        ([1, 2, 6], "€", 0),
+        ([1, 2], "é", 0),
+        ([1, 2], "\ufffdb", 1),
+        ([1, 2, 3], "€x", 2),
+        ([4, 1, 7], "x😀", 0),
+        ([1, 4, 7], "x😀", 2),
+    ],
+)
+def test_the_beginning_of_a_stop_text_is_held_back_where_it_ends_in_a_character(
+    tokens: list[int], stop: str, held: int
+) -> None:
+    assert of_bytes(stop).beginning(tokens) == held
+
+
+TOKENS = st.lists(st.sampled_from(range(1, len(BYTES))), min_size=1, max_size=8)
+
+
+@given(TOKENS, st.data())
+def test_an_answer_ends_where_a_stop_begins_in_any_order_of_reveals(
+    tokens: list[int], data: st.DataObject
+) -> None:
+    """What is committed is never taken back, and never has a stop in it."""
+    text = b"".join(map(BYTES.__getitem__, tokens)).decode(errors="replace")
+    begin = data.draw(st.integers(0, max(0, len(text) - 1)))
+    stops = [text[begin : begin + data.draw(st.integers(1, 3))] or "q", data.draw(st.sampled_from("ax€y"))]
+    options = DecodingOptions(max_tokens=len(tokens), threshold=0.5, stop_texts=of_bytes(*stops))
+    state, sent = SequenceState(1, options, MASK), ""
+    while not state.done:
+        place = data.draw(st.sampled_from(state.competing.tolist()))
+        state.fill(state.span, [place], [tokens[place]], [0.5])
+        committed = b"".join(BYTES[token] for token in state.answer[: state.committed])
+        now = codecs.getincrementaldecoder("utf-8")("replace").decode(committed)
+        assert now.startswith(sent)
+        sent = now
+    written = b"".join(BYTES[token] for token in state.answer)
+    answer = written[: len(written) - state.excess].decode(errors="replace")
+    assert text.startswith(answer)
+    assert not any(stop in answer for stop in stops)
+    assert answer == text or any(text[len(answer) :].startswith(stop) for stop in stops)
+    assert answer.startswith(sent)
+
+
+def test_a_mask_that_is_left_in_a_block_does_not_part_a_stop() -> None:
+    options = DecodingOptions(max_tokens=4, block_length=2, stop_texts=StopTexts(["ab"], bytes_of))
+    state = SequenceState(1, options, MASK)
+    for place in (0, 0):  # the model says mask at place 1
+        state.fill(state.span, [place], [1], [0.5])
+    assert state.committed == 0
+    state.fill(state.span, [2], [2], [0.5])
+    assert (state.end, state.done, state.answer) == (0, True, [])

@@ -34,6 +34,7 @@ def assert_exact(found: Summary, logits: Tensor) -> None:
     assert found.greatest_M.double().tolist() == greatest.tolist()
     torch.testing.assert_close(found.others_M.double().cpu(), others, rtol=1e-5, atol=0)
     torch.testing.assert_close(found.moment_M.double().cpu(), moment, rtol=1e-5, atol=0)
+    assert found.finite_M.all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -52,9 +53,31 @@ def test_merged_from_blocks() -> None:
         torch.stack(places, -1),
         torch.stack([each.others_M for each in blocks], -1),
         torch.stack([each.moment_M for each in blocks if each.moment_M is not None], -1),
+        torch.stack([each.finite_M for each in blocks], -1),
         moment=True,
     )
     assert_exact(found, logits)
+
+
+BAD = [torch.nan, torch.inf, -torch.inf]
+
+
+def assert_bad_rows_are_found(device: str, moment: bool, bad: float) -> None:
+    logits = logits_of().to(device)
+    logits[1, 8500] = bad
+    assert summarize(logits, moment).finite_M.tolist() == [True, False, True, True]
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("moment", [False, True])
+def test_rows_that_are_not_finite_are_found(moment: bool, bad: float) -> None:
+    assert_bad_rows_are_found("cpu", moment, bad)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("bad", BAD)
+def test_rows_that_are_not_finite_are_found_by_the_kernel(bad: float) -> None:
+    assert_bad_rows_are_found("cuda", True, bad)
 
 
 @pytest.mark.gpu
