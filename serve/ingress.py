@@ -13,7 +13,8 @@ from serve.api.completions import Completions
 from serve.api.planning import Planner
 from serve.api.web import Service, web_app
 from serve.aside import Aside
-from serve.engine.client import EngineReplicas, Engines
+from serve.engine.client import FAULT_SECONDS, EngineReplicas, Engines
+from serve.errors import NOT_FINITE, ApiError
 from serve.keys import Gate
 from serve.media.loading import MediaLoader
 from serve.metrics import IngressMetrics
@@ -40,9 +41,13 @@ class Ingress:
         return web_app(Service(settings, completions, Gate(settings), metrics, self._ready))
 
     async def _ready(self) -> bool:
-        """Whether an engine replica is up, or would come up when asked, and forwards give finite numbers."""
+        """Whether an engine replica is up, or would come up when asked.
+
+        Raises ``ApiError`` where no forward of late gave finite numbers.
+        """
         if self._replicas.faults.persist:
-            return False
+            message = "no request of late got finite numbers from the model; check weights and engine.dtype"
+            raise ApiError(503, message, code=NOT_FINITE, retry_after=FAULT_SECONDS)
         if self._settings.engine.min_replicas == 0:
             return True
         status = await self._status(serve.status)

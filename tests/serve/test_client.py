@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from lladav.decoding.results import Decoded
 from serve.engine.client import FAULT_SECONDS, FAULTS, EngineReplicas, Faults
 from serve.engine.jobs import Ended, Event, Job, Progress
 from serve.errors import NOT_FINITE, ApiError
+from serve.ingress import Ingress
+from serve.settings import ReplicaSettings, ServeSettings
 from tests.serve.test_worker import job
 
 BAD = ApiError(500, "logits are not finite", code=NOT_FINITE)
@@ -83,6 +86,18 @@ async def asked(replicas: EngineReplicas, stream: bool) -> list[list[Event]]:
     if stream:
         return [events async for events in replicas.events(job())]
     return [list(await replicas.answer(job()))]
+
+
+def test_an_ingress_is_not_ready_where_no_forward_gives_finite_numbers(served: ServeSettings) -> None:
+    failing: Any = Handle(BAD)
+    settings = served.model_copy(update={"engine": ReplicaSettings(min_replicas=0)})
+    ingress: Any = SimpleNamespace(_settings=settings, _replicas=EngineReplicas(failing))
+    assert asyncio.run(Ingress._ready(ingress))
+    for _ in range(FAULTS):
+        ingress._replicas.faults.note(BAD)
+    with pytest.raises(ApiError, match="got finite numbers") as refused:
+        asyncio.run(Ingress._ready(ingress))
+    assert (refused.value.status, refused.value.code) == (503, NOT_FINITE)
 
 
 @pytest.mark.parametrize("stream", [False, True])
