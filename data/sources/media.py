@@ -67,7 +67,7 @@ class MediaStore:
         if isinstance(medium, bytes):
             return io.BytesIO(medium)
         if place.archive == FOLDER:
-            return self._path(medium).open("rb")
+            return self._opened(medium)
         archive = self._source.archives[place.archive]
         if not place.deflated:
             return stream_at(archive, place.offset, place.size)
@@ -103,6 +103,12 @@ class MediaStore:
             if path.split("/")[0] != ".." and found.exists():
                 return found
         return self._missing(name)
+
+    def _opened(self, name: str) -> BinaryIO:
+        try:
+            return self._path(name).open("rb")
+        except OSError as error:
+            raise BadSample(Reason.missing_file, f"{name}: {error.strerror}") from None
 
     def _missing(self, name: str) -> NoReturn:
         source = self._source
