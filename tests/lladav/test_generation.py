@@ -6,11 +6,14 @@ import io
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
 import lladav
@@ -19,7 +22,8 @@ from lladav.decoding.options import DecodingOptions
 from lladav.errors import UserError
 from lladav.generation import main, question, show, updates
 from lladav.model.llada_v import LLaDAV
-from lladav.schema import TokenIds
+from lladav.samples import VisualKind
+from lladav.schema import Pixels, TokenIds
 from lladav.text import ChatTokenizer
 from tests.conftest import Golden
 from tests.lladav.build import noise_image, tiny_config, tiny_model
@@ -95,11 +99,81 @@ def test_the_command_prints_the_answer_once(
     assert f"{expected.decoded.forwards} forwards" in told.err
 
 
+def write_clip(file: Path, frames: int) -> None:
+    """An animation of frames that differ."""
+    first, *rest = [noise_image(40, 30, seed) for seed in range(frames)]
+    first.save(file, save_all=True, append_images=rest, duration=100)
+
+
+def test_a_question_about_a_video_shows_frames_of_the_whole_clip(
+    model: LLaDAV, tokenizer: ChatTokenizer, tmp_path: Path
+) -> None:
+    write_clip(tmp_path / "a.gif", 12)
+    config = replace(model.config, images=replace(model.config.images, inference_frames=4))
+    (four,) = question(config, tokenizer, [], "What happens?", tmp_path / "a.gif").visuals
+    (every,) = question(config, tokenizer, [], "What happens?", tmp_path / "a.gif", 32).visuals
+    assert four.kind is every.kind is VisualKind.video
+    assert len(every.views) == 12
+    assert np.array_equal(four.views, every.views[[0, 3, 7, 11]])
+    answer = lladav.generate(
+        model, [], "What happens?", video=tmp_path / "a.gif", frames=2, tokenizer=tokenizer, **SETTINGS
+    )
+    assert answer.decoded.forwards >= 1
+
+
+def test_images_and_a_video_exclude_each_other(
+    model: LLaDAV, tokenizer: ChatTokenizer, tmp_path: Path
+) -> None:
+    write_clip(tmp_path / "a.gif", 2)
+    with pytest.raises(UserError, match="images and a video exclude each other"):
+        question(model.config, tokenizer, [noise_image(40, 30)], "x", tmp_path / "a.gif")
+
+
+@pytest.mark.parametrize("pixels", list(Pixels))
+def test_images_become_pixels_as_the_model_says(
+    pixels: Pixels, model: LLaDAV, tokenizer: ChatTokenizer
+) -> None:
+    config = replace(model.config, images=replace(model.config.images, pixels=pixels))
+    (visual,) = question(config, tokenizer, [Image.new("RGBA", (40, 30))], "x").visuals
+    assert visual.views[0].min() == (255 if pixels is Pixels.displayed else 0)
+
+
+def test_the_command_answers_about_a_video(
+    folder: Path,
+    model: LLaDAV,
+    tokenizer: ChatTokenizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_clip(tmp_path / "a.gif", 5)
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
+    place = ["--model", str(folder), "--video", str(tmp_path / "a.gif"), "--device=cpu", "--dtype=float32"]
+    run(monkeypatch, *place, "--frames=3", *flags, "What happens?")
+    expected = lladav.generate(
+        model, [], "What happens?", video=tmp_path / "a.gif", frames=3, tokenizer=tokenizer, **SETTINGS
+    )
+    assert "".join(capsys.readouterr().out.split()) == "".join(expected.text.split())
+
+
+def test_a_damaged_video_is_told_in_one_line(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "--model", str(folder), "--video", str(tmp_path / "a.mp4"), "x")
+    told = capsys.readouterr().err
+    assert "a.mp4: not a video of a known format, or damaged" in told
+    assert told.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         (["--model", "/nowhere", "x"], "error: /nowhere"),
         (["--model", "/nowhere", "--image", "/no.png", "x"], "error: --image /no.png: no such file"),
+        (["--model", "/nowhere", "--video", "/no.mp4", "x"], "--video /no.mp4: no such file or folder"),
+        (["--model", "/nowhere", "--frames", "0", "x"], "--frames 0: must be 1 or more"),
         (["--model", "/nowhere", "--steps", "4", "--factor", "1", "x"], "steps and factor exclude"),
         (["--model", "/nowhere", "--refresh-interval", "none", "x"], "error: /nowhere"),
         (["--model", "/nowhere", "--cache", "all", "x"], "--cache: 'all' is none of none, prefix, dual"),

@@ -14,7 +14,7 @@ from lladav.checkpoint import LAYOUTS, model_config_of
 from lladav.checkpoint.config_writing import config_json
 from lladav.config import load
 from lladav.errors import UserError
-from lladav.schema import Attention, LanguageConfig, ModelConfig, TokenIds, VisionConfig
+from lladav.schema import Attention, LanguageConfig, ModelConfig, Pixels, TokenIds, VisionConfig
 from tests.lladav.build import golden_config, tiny_config
 
 
@@ -56,6 +56,7 @@ def test_the_real_8b_config_is_the_default_language_tower(golden: Any, tmp_path:
 @pytest.mark.parametrize("layout", ["llada_v", "llada", "llada_hf"])
 def test_language_images_tokens_and_attention_survive(tmp_path: Path, layout: str) -> None:
     config = replace(tiny_config(kv_heads=2), attention=Attention.dialogue_causal)
+    config.images.pixels, config.images.inference_frames = Pixels.released, 16
     again = as_written(tmp_path, config, layout)
     kept = ("name", "language", "tokens", "images", "attention", *(["vision"] if layout == "llada_v" else []))
     assert {name: getattr(again, name) for name in kept} == {name: getattr(config, name) for name in kept}
