@@ -73,6 +73,7 @@ class VideoFile:
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream, self._size = stream, stream.seek(0, io.SEEK_END)
+        self._wanted: set[int] = set()
         self._open()
 
     def close(self) -> None:
@@ -96,6 +97,7 @@ class VideoFile:
         if wanted and wanted[-1] >= len(packets.shown):
             raise BadVideo(f"it ends before frame {wanted[-1]}")
         if packets.ordered:
+            self._wanted = {packets.shown[number] for number in wanted}
             with suppress(_Mismatch):
                 for number in wanted:
                     yield _image(self._frame_at(packets.shown[number]))
@@ -195,13 +197,15 @@ class VideoFile:
         raise _Mismatch
 
     def _frames_from(self, key: int) -> Iterator[Any]:
-        """The frames from a keyframe on."""
+        """The frames from a keyframe on, without those that neither are wanted nor serve to decode others."""
         shown, start = self._packets.keys[key], self._packets.key_starts[key]
         self._container.seek(start, stream=self._video)
         reached = False
         for packet in self._container.demux(self._video):
             reached = reached or (packet.is_keyframe and packet.pts == shown)
             if reached:
+                is_wanted = not packet.size or packet.pts in self._wanted
+                self._video.codec_context.skip_frame = "DEFAULT" if is_wanted else "NONREF"
                 yield from (frame for frame in packet.decode() if frame.pts is None or frame.pts >= shown)
 
     def _counted(self, wanted: Sequence[int]) -> Iterator[Image.Image]:
