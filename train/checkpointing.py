@@ -19,7 +19,7 @@ from upath import UPath
 
 from lladav import config as settings
 from lladav.schema import Config
-from lladav.storage import local_path, make_folder, sync_files, upload
+from lladav.storage import local_path, make_folder, sync_files, sync_folder, upload
 from train.engine import Engine
 from train.ranks import first_failure
 from train.runs import CONFIG, ENGINE, WEIGHTS, Run
@@ -91,13 +91,15 @@ def _write(engine: Engine, place: UPath, config: Config) -> None:
 def _staging(place: UPath) -> Iterator[Path]:
     """A local folder to write to, whose files are durable in the checkpoint's folder when this ends.
 
-    It is the checkpoint's folder itself, or a temporary one that is uploaded. Writers of tensors sync their
-    files; rank 0 wrote the others.
+    It is the checkpoint's folder itself, or a temporary one that is uploaded. Writers of tensors sync
+    their files; rank 0 wrote the others.
     """
     if local := local_path(place):
         make_folder(place)
         yield local
-        sync_files(local, lambda name: dist.get_rank() == 0 and not name.endswith(".safetensors"))
+        sync_folder(local / ENGINE)
+        if dist.get_rank() == 0:
+            sync_files(local, lambda name: not name.endswith(".safetensors"))
         return
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)

@@ -15,7 +15,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from upath import UPath
 
-from lladav.storage import exists, local_path, read_text, upload
+from lladav.storage import exists, local_path, location, read_text, upload, write_durably
 
 LOG = "metrics.jsonl"
 BOARD = "tensorboard"
@@ -33,7 +33,7 @@ class StepLog:
             (self._folder / LOG).write_text(read_text(place / LOG), encoding="utf-8")
         keep_steps_before(self._folder / LOG, first_step)
         self._lines = (self._folder / LOG).open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(self._folder / BOARD), purge_step=first_step)
+        self._board = SummaryWriter(str(self._folder / BOARD), purge_step=first_step + 1)
 
     def __enter__(self) -> StepLog:
         return self
@@ -43,8 +43,11 @@ class StepLog:
     ) -> None:
         self._lines.close()
         self._board.close()
-        if kind is None:
+        try:
             self.upload()
+        except OSError:
+            if kind is None:  # else the error that ends the run is the one to report
+                raise
         if self._scratch:
             self._scratch.cleanup()
 
@@ -78,4 +81,4 @@ def read_steps(file: Path) -> list[dict[str, Any]]:
 def keep_steps_before(file: Path, first_step: int) -> None:
     """Drop the rows that will be written again."""
     rows = [row for row in read_steps(file) if row["step"] <= first_step]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_durably(location(file), "".join(json.dumps(row) + "\n" for row in rows))

@@ -151,9 +151,12 @@ def remove_file(file: UPath) -> None:
 
 
 def read_text(file: AnyPath) -> str:
-    """The text of a file in UTF-8."""
-    with access(file):
+    """The text of a file in UTF-8; of an object that is being replaced, the old or the new one."""
+    if isinstance(file, Path):
         return file.read_text(encoding="utf-8")
+    with access(file):
+        content: Any = file.fs.cat_file(file.path)
+    return content.decode()
 
 
 def file_size(file: AnyPath) -> int:
@@ -187,6 +190,16 @@ def write_durably(file: UPath, text: str) -> None:
         os.fsync(stream.fileno())
     partial.replace(local)
     sync_folder(local.parent)
+
+
+def create(file: UPath, text: str) -> bool:
+    """Create an object unless it exists; whether this call created it, of all that try at once."""
+    try:
+        with access(file):
+            file.fs.pipe_file(file.path, text.encode(), mode="create")
+    except FileExistsError:
+        return False
+    return True
 
 
 def sync_folder(folder: Path) -> None:
@@ -273,5 +286,7 @@ def _number_and_text(error: Exception) -> tuple[int, str]:
         return errno.ENOENT, "no such file, folder or bucket"
     if isinstance(error, PermissionError) or type(error).__name__ in _WITHOUT_RIGHTS:
         return errno.EACCES, "access denied" if isinstance(error, PermissionError) else str(error)
+    if isinstance(error, FileExistsError):
+        return errno.EEXIST, "exists already"
     number = error.errno if isinstance(error, OSError) else None
     return number or errno.EIO, (str(error) or type(error).__name__).splitlines()[0]
