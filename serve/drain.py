@@ -25,7 +25,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -94,8 +94,13 @@ class Node:
 
 
 def nodes() -> list[Node]:
-    """The Ray nodes of this machine, as their raylets were told; in a pod there is one."""
-    raylets = [process for process in psutil.process_iter(["name"]) if process.info["name"] == "raylet"]
+    """The Ray nodes of this machine; in a pod there is one."""
+    named = psutil.process_iter(["name"])
+    return nodes_of(process for process in named if process.info["name"] == "raylet")
+
+
+def nodes_of(raylets: Iterable[psutil.Process]) -> list[Node]:
+    """The nodes that the command lines of their raylets describe."""
     return [node for node in map(_node, raylets) if node is not None]
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import hmac
 import ipaddress
 import re
 import secrets
@@ -20,6 +19,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from hmac import compare_digest
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ class Gate:
         if given is None:
             raise _unauthorized("Authorization is not of the form Bearer KEY; send it so")
         digest = hash_of(given[1])
-        found = [key for key in self._keys if hmac.compare_digest(key.sha256, digest)]
+        found = [key for key in self._keys if compare_digest(key.sha256, digest)]
         if not found:
             raise _unauthorized("the API key is none of this server's; check it, or ask the operator for one")
         return found[0]

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import Any
 
 import aiohttp
 import ray
@@ -170,9 +171,15 @@ async def exposition(timeout: float) -> str:
 def _metric_urls() -> list[str]:
     if not ray.is_initialized():  # asking for nodes would start a Ray
         return []
-    alive = [node for node in ray.nodes() if node["Alive"]]
+    return urls_of(ray.nodes())
+
+
+def urls_of(nodes: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Where those of Ray's nodes that are alive expose their metrics."""
     return [
-        f"http://{_host(node['NodeManagerAddress'])}:{node['MetricsExportPort']}/metrics" for node in alive
+        f"http://{_host(node['NodeManagerAddress'])}:{node['MetricsExportPort']}/metrics"
+        for node in nodes
+        if node["Alive"]
     ]
 
 

@@ -104,14 +104,17 @@ def runtime_env() -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def local_head(cpus: int | None = None, object_store_bytes: int | None = None) -> Iterator[Head]:
+def local_head(
+    cpus: int | None = None, object_store_bytes: int | None = None, **variables: str
+) -> Iterator[Head]:
     """A private Ray head with a job server, alive as long as the block; jobs start in the project's folder.
 
+    ``variables`` are added to the environment of the head and of what it starts.
     Raises ``RuntimeError`` with the end of Ray's output where the head does not come up.
     """
     with _own_folder() as folder, _interrupted_by_termination():
         python = plain_python(folder)
-        ports, environment = _free_ports(len(PORT_OPTIONS)), _environment(folder, python)
+        ports, environment = _free_ports(len(PORT_OPTIONS)), _environment(folder, python) | variables
         command = [
             str(python),
             *_head_options(folder, ports, cpus, object_store_bytes or _store_bytes()),

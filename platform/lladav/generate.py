@@ -11,6 +11,6 @@ from typing import cast
 from lladav.generation import generate, main
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
 else:
     sys.modules[__name__] = cast(ModuleType, generate)

@@ -135,9 +135,10 @@ def updates(model: LLaDAV, prompt: Sample, options: DecodingOptions) -> Iterator
         yield from engine.step()
 
 
-def main() -> None:
+def main(command_line: Sequence[str]) -> None:
+    """Answer in the terminal; exit code 2 and one line for a mistake."""
     with one_line_errors():
-        arguments = _parser().parse_args()
+        arguments = _parser().parse_args(command_line)
         settings = {name: getattr(arguments, name) for name in _settings() if hasattr(arguments, name)}
         DecodingOptions(**settings)
         _check_files(arguments)
@@ -259,4 +260,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -52,11 +52,6 @@ def folder(model: LLaDAV, golden: Golden, tmp_path_factory: pytest.TempPathFacto
     return out
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["generate", *arguments])
-    main()
-
-
 def test_a_call_answers_about_images(model: LLaDAV, tokenizer: ChatTokenizer) -> None:
     images = [noise_image(40, 30)]
     answer = lladav.generate(model, images, "What is this?", tokenizer=tokenizer, **SETTINGS)
@@ -85,14 +80,13 @@ def test_the_command_prints_the_answer_once(
     model: LLaDAV,
     tokenizer: ChatTokenizer,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     image = noise_image(40, 30)
     image.save(tmp_path / "a b.png")
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
     place = ["--model", str(folder), "--image", str(tmp_path / "a b.png"), "--device=cpu", "--dtype=float32"]
-    run(monkeypatch, *place, *flags, "What is this?")
+    main([*place, *flags, "What is this?"])
     expected = lladav.generate(model, [image], "What is this?", tokenizer=tokenizer, **SETTINGS)
     told = capsys.readouterr()
     assert "".join(told.out.split()) == "".join(expected.text.split())
@@ -191,13 +185,10 @@ def test_a_damaged_video_is_told_in_one_line(
     ],
 )
 def test_mistakes_are_told_in_one_line(
-    arguments: list[str],
-    complaint: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_code:
-        run(monkeypatch, *arguments)
+        main(arguments)
     told = capsys.readouterr().err
     assert exit_code.value.code == 2
     assert complaint in told

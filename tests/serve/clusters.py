@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import socket
 import threading
 import time
@@ -35,8 +34,8 @@ class Served:
 
     address: str
     model: Path
-    folder: str
-    """Of the Ray that it runs on."""
+    ray_folder: Path
+    """The ``--temp-dir`` of the Ray that it runs on."""
 
     def load(self) -> dict[str, float]:
         """Rows in use and more, of an application with one engine replica."""
@@ -50,10 +49,10 @@ class Served:
             time.sleep(0.05)
 
     def engines(self) -> list[psutil.Process]:
-        """Processes of engine replicas of this Ray, whose folder its raylet is told: there may be others."""
+        """Processes of engine replicas of this Ray, known by the folder in its raylet's command line."""
         name = f"ray::ServeReplica:{APP}:{ENGINE}"
         found = [process for process in psutil.process_iter() if _title(process).startswith(name)]
-        return [process for process in found if self.folder in _title(process.parent())]
+        return [process for process in found if str(self.ray_folder) in _title(process.parent())]
 
     def deploy(self, **given: Any) -> None:
         """Put another version in place of this one; returns when its engine replicas run and no other.
@@ -82,36 +81,24 @@ def _title(process: psutil.Process | None) -> str:
 @contextlib.contextmanager
 def cluster(model: Path, **given: Any) -> Iterator[Served]:
     """The application with some settings of one's own, on a private Ray."""
-    with local_head(cpus=8) as head, deployed(head.address, head.environment, model, **given) as served:
+    with local_head(cpus=8) as head, deployed(head.address, head.folder, model, **given) as served:
         yield served
 
 
 @contextlib.contextmanager
-def deployed(ray_address: str, environment: dict[str, str], model: Path, **given: Any) -> Iterator[Served]:
-    """The application on a Ray that runs."""
+def deployed(ray_address: str, ray_folder: Path, model: Path, **given: Any) -> Iterator[Served]:
+    """The application on a running Ray, which has its own folder."""
     settings: ServeSettings = settings_of(model, **given)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    with _environment(environment):
-        ray.init(ray_address, runtime_env=runtime_env(), log_to_driver=False, logging_level=logging.ERROR)
-        try:
-            serve.start(http_options={"host": "127.0.0.1", "port": port}, proxy_location="HeadOnly")
-            serve.run(build(settings), name=APP, route_prefix="/")
-            yield Served(f"http://127.0.0.1:{port}", model, environment["RAY_TMPDIR"])
-            serve.delete(APP)
-        finally:
-            ray.shutdown()
-
-
-@contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(values)
+    ray.init(ray_address, runtime_env=runtime_env(), log_to_driver=False, logging_level=logging.ERROR)
     try:
-        yield
+        serve.start(http_options={"host": "127.0.0.1", "port": port}, proxy_location="HeadOnly")
+        serve.run(build(settings), name=APP, route_prefix="/")
+        yield Served(f"http://127.0.0.1:{port}", model, ray_folder)
+        serve.delete(APP)
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        ray.shutdown()
 
 
 def put(applications: str, config: dict[str, Any]) -> dict[str, Any]:

@@ -28,9 +28,9 @@ READY_SECONDS = 60.0
 
 
 @contextlib.contextmanager
-def elastic_cluster(workers: int) -> Iterator[tuple[str, dict[str, str]]]:
-    """Address of a Ray that starts up to ``workers`` nodes of one CPU when they are needed, and the
-    environment to talk to it in; they and the head end with the block.
+def elastic_cluster(workers: int) -> Iterator[tuple[str, Path]]:
+    """Address and folder of a Ray that starts up to ``workers`` nodes of one CPU when they are needed; they
+    and the head end with the block.
     """
     folder = Path(tempfile.mkdtemp(prefix="lladav-", dir="/tmp"))
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -60,7 +60,7 @@ def elastic_cluster(workers: int) -> Iterator[tuple[str, dict[str, str]]]:
     )
     try:
         _wait_for(port)
-        yield f"127.0.0.1:{port}", environment
+        yield f"127.0.0.1:{port}", folder
     finally:
         _end(process, folder)
 

@@ -65,8 +65,8 @@ def test_replicas_and_nodes_come_and_go_and_every_request_is_answered(model_fold
 
 def come_and_go(model_folder: Path) -> None:
     with (
-        elastic_cluster(workers=REPLICAS) as (address, environment),
-        deployed(address, environment, model_folder, **SETTINGS) as served,
+        elastic_cluster(workers=REPLICAS) as (address, folder),
+        deployed(address, folder, model_folder, **SETTINGS) as served,
         ThreadPoolExecutor(1) as pool,
     ):
         assert (running(), nodes()) == (0, 1)

@@ -55,15 +55,16 @@ def config(root: Path, model_folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def deployed(root: Path, config: dict[str, Any]) -> Iterator[Deployed]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", f"{root / 'platform'}:{root}")
-        patch.setenv("RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH", DEFAULT_TRACING_EXPORTER_IMPORT_PATH)
-        patch.setenv("RAY_SERVE_TRACING_SAMPLING_RATIO", "1.0")
-        with local_head(cpus=8) as head:
-            applications = f"{head.dashboard}/api/serve/applications/"
-            port = config["http_options"]["port"]
-            yield Deployed(head, f"http://127.0.0.1:{port}", put(applications, config))
-            httpx.delete(applications, timeout=60).raise_for_status()
+    variables = {
+        "PYTHONPATH": f"{root / 'platform'}:{root}",
+        "RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH": DEFAULT_TRACING_EXPORTER_IMPORT_PATH,
+        "RAY_SERVE_TRACING_SAMPLING_RATIO": "1.0",
+    }
+    with local_head(cpus=8, **variables) as head:
+        applications = f"{head.dashboard}/api/serve/applications/"
+        port = config["http_options"]["port"]
+        yield Deployed(head, f"http://127.0.0.1:{port}", put(applications, config))
+        httpx.delete(applications, timeout=60).raise_for_status()
 
 
 def test_the_config_is_understood(config: dict[str, Any]) -> None:

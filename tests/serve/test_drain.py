@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from ray.serve._private import constants
 from serve import drain
 from serve.drain import PROXY_SECONDS, RAY_SECONDS, Node, grace_seconds, main
 from serve.settings import ServeSettings, load
+from tests.apart import apart
 
 NOBODY = "0" * 55 + "1"
 """Id of a node that is not there: other nodes on this machine are left alone."""
@@ -46,6 +48,13 @@ def node(monkeypatch: pytest.MonkeyPatch) -> Node:
     """A node whose raylet is this process, and a Ray that agrees to drain it."""
     monkeypatch.setattr(drain, "_ask", lambda *_: None)
     return Node(psutil.Process(), NOBODY, "127.0.0.1:1", is_head=False)
+
+
+def drained_in_vain() -> list[str]:
+    """What draining by a Ray that does not answer prints."""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        drain.drain(Node(psutil.Process(), NOBODY, "127.0.0.1:1", is_head=False), 3)
+    return said.getvalue().splitlines()
 
 
 class TestWaiting:
@@ -93,12 +102,8 @@ class TestWaiting:
         assert said[:2] == ["Ray did not take it: it is starting"] * 2
         assert said[2].startswith(f"node {NOBODY} drains")
 
-    def test_a_ray_that_does_not_answer_is_told(
-        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        monkeypatch.setenv("RAY_gcs_rpc_server_connect_timeout_s", "1")
-        drain.drain(Node(psutil.Process(), NOBODY, "127.0.0.1:1", is_head=False), 3)
-        first, *_, last = capsys.readouterr().out.splitlines()
+    def test_a_ray_that_does_not_answer_is_told(self) -> None:
+        first, *_, last = apart(drained_in_vain, RAY_gcs_rpc_server_connect_timeout_s="1")
         assert first.startswith("Ray did not take it: ")
         assert last == "Ray has not agreed to drain the node in time"
 
@@ -107,7 +112,6 @@ class Raylet:
     """What ``psutil`` tells about a raylet."""
 
     def __init__(self, node_id: str, *more: str) -> None:
-        self.info = {"name": "raylet"}
         self._told = ["raylet", f"--node_id={node_id}", "--gcs-address=10.0.0.1:6379", *more]
 
     def cmdline(self) -> list[str]:
@@ -128,7 +132,8 @@ class TestChoosing:
         return asked
 
     def running(self, monkeypatch: pytest.MonkeyPatch, *raylets: Any) -> None:
-        monkeypatch.setattr(psutil, "process_iter", lambda _: iter(raylets))
+        found = drain.nodes_of(raylets)
+        monkeypatch.setattr(drain, "nodes", lambda: found)
 
     def test_the_node_of_this_machine(
         self, drained: list[tuple[str, str, float]], monkeypatch: pytest.MonkeyPatch

@@ -48,7 +48,7 @@ def test_a_node_is_drained_and_dies(head: Head, model_folder: Path, root: Path) 
     with (
         worker(head, cpus=3) as leaving,
         worker(head, cpus=3) as staying,
-        deployed(head.address, head.environment, model_folder, **SETTINGS) as served,
+        deployed(head.address, head.folder, model_folder, **SETTINGS) as served,
         worker(head, cpus=3) as coming,
         ConstantLoad(served.address, pause=0.5, given=ANSWERS) as load,
     ):

@@ -42,10 +42,8 @@ def config(root: Path, model_folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def applications(root: Path) -> Iterator[str]:
     """Where a Ray of its own is told of applications."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", f"{root / 'platform'}:{root}")
-        with local_head(cpus=4) as head:
-            yield f"{head.dashboard}/api/serve/applications/"
+    with local_head(cpus=4, PYTHONPATH=f"{root / 'platform'}:{root}") as head:
+        yield f"{head.dashboard}/api/serve/applications/"
 
 
 def test_the_config_is_understood(config: dict[str, Any]) -> None:

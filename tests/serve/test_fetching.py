@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from serve.errors import ApiError
 from serve.media.fetching import NAT64, Endpoint, Fetcher, is_public
 from serve.settings import FetchSettings
+from tests.apart import apart
 from tests.serve.https import HOST, LIMIT, Authority, Server
 
 URL = f"https://{HOST}/cat.png?token=secret"
@@ -340,7 +341,7 @@ def test_a_certificate_for_another_host_fails(authority: Authority):
     assert server.requests == []
 
 
-def test_proxies_of_the_environment_are_ignored(authority: Authority, monkeypatch: pytest.MonkeyPatch):
-    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    assert fetched(Server(authority, answer())) == BODY
+def test_proxies_of_the_environment_are_ignored(authority: Authority):
+    names = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+    proxies = dict.fromkeys(names, "http://127.0.0.1:9")
+    assert apart(fetched, Server(authority, answer()), **proxies) == BODY

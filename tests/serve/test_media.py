@@ -23,6 +23,7 @@ from serve.errors import ApiError
 from serve.media.fetching import Fetcher
 from serve.media.loading import MediaLoader
 from serve.settings import FetchSettings, MediaSettings
+from tests.apart import apart
 from tests.serve.loops import Run, forever
 from tests.serve.pictures import (
     GEOMETRY,
@@ -201,6 +202,12 @@ class TestRefusals:
             asyncio.run(visuals())
 
 
+def decoded_below_a_limit(content: bytes, limit: int) -> tuple[object, int | None]:
+    """The image, and Pillow's limit afterwards. It sets that limit: call it ``apart``."""
+    Image.MAX_IMAGE_PIXELS = limit
+    return decoded(content), Image.MAX_IMAGE_PIXELS
+
+
 class TestBombs:
     """The header's size is enough to refuse; nothing is allocated for it."""
 
@@ -215,10 +222,10 @@ class TestBombs:
         found = decoded(encoded(Image.new("L", size)), pixels=10_000)
         assert isinstance(found, Visual) is (size == (100, 100))
 
-    def test_pillows_own_limit_does_not_matter(self, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-        assert isinstance(decoded(encoded(Image.new("L", (100, 100)))), Visual)
-        assert Image.MAX_IMAGE_PIXELS == 10
+    def test_pillows_own_limit_does_not_matter(self):
+        found, limit = apart(decoded_below_a_limit, encoded(Image.new("L", (100, 100))), 10)
+        assert isinstance(found, Visual)
+        assert limit == 10
 
     @pytest.mark.parametrize("name", FORMATS)
     def test_every_format_tells_its_size_first(self, name: str):

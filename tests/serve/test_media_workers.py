@@ -9,11 +9,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import anyio
+import psutil
 import pytest
-from anyio import BrokenWorkerProcess, to_process
+from anyio import BrokenWorkerProcess
 
 from serve.media.loading import WorkerPool, WorkerTimeout
 from tests.serve.loops import Run, forever
@@ -24,6 +23,10 @@ def run() -> Iterator[Run]:
     """Waits for coroutines of one event loop: its workers are started once."""
     with forever() as submit:
         yield lambda coroutine: submit(coroutine).result(60)
+
+
+def children() -> set[int]:
+    return {child.pid for child in psutil.Process().children()}
 
 
 def alive(process: int) -> bool:
@@ -62,29 +65,21 @@ class TestWorkers:
 
         assert not alive(run(outline()))
 
-    def test_a_start_that_nobody_waits_for_any_more_is_there_for_the_next(
-        self, run: Run, monkeypatch: pytest.MonkeyPatch
-    ):
-        started = []
-
-        async def counted(*args: Any, **options: Any) -> Any:
-            started.append(args)
-            return await anyio.open_process(*args, **options)
-
-        async def outline() -> None:
+    def test_a_start_that_nobody_waits_for_any_more_is_there_for_the_next(self, run: Run):
+        async def outline() -> tuple[set[int], int]:
             pool = WorkerPool(1, 60)
             with pytest.raises(BrokenWorkerProcess):
                 await pool.run(os._exit, 1)
-            monkeypatch.setattr(to_process, "open_process", counted)
+            before = children()
             call = asyncio.create_task(pool.run(os.getpid))
-            while not started:
+            while not (started := children() - before):
                 await asyncio.sleep(0.01)
             call.cancel()
             await asyncio.wait([call])
-            await pool.run(os.getpid)
+            return started, await pool.run(os.getpid)
 
-        run(outline())
-        assert len(started) == 1
+        started, used = run(outline())
+        assert started == {used}
 
     def test_a_worker_that_dies_blames_its_call_alone(self, run: Run):
         async def outline() -> int:

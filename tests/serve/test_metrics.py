@@ -155,13 +155,9 @@ class TestExposition:
         assert not ray.is_initialized()
 
     @pytest.mark.parametrize(("address", "host"), [("10.0.0.1", "10.0.0.1"), ("fd00::1", "[fd00::1]")])
-    def test_nodes_that_are_alive_are_asked(
-        self, monkeypatch: pytest.MonkeyPatch, address: str, host: str
-    ) -> None:
+    def test_nodes_that_are_alive_are_asked(self, address: str, host: str) -> None:
         alive = {"Alive": True, "NodeManagerAddress": address, "MetricsExportPort": 8080}
-        monkeypatch.setattr(ray, "is_initialized", lambda: True)
-        monkeypatch.setattr(ray, "nodes", lambda: [alive, {**alive, "Alive": False}])
-        assert metrics._metric_urls() == [f"http://{host}:8080/metrics"]
+        assert metrics.urls_of([alive, {**alive, "Alive": False}]) == [f"http://{host}:8080/metrics"]
 
 
 def test_small_refresh_intervals_are_the_middle_of_a_bucket() -> None:

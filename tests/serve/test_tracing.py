@@ -11,6 +11,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from ray.serve._private.tracing_utils import _load_span_processors
 
 from serve.tracing import PACKAGE
+from tests.apart import apart
 
 MODULE = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 
@@ -19,20 +20,30 @@ def as_ray_loads_it() -> list[SpanProcessor]:
     return _load_span_processors("serve.tracing:otlp", "")
 
 
-def test_spans_reach_the_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
+def exported_spans() -> list[str]:
+    """Names of the spans that reach an exporter which it installs: call it ``apart``."""
     kept = InMemorySpanExporter()
-    installed = ModuleType(MODULE)
+    sys.modules[MODULE] = installed = ModuleType(MODULE)
     installed.__dict__["OTLPSpanExporter"] = lambda: kept
-    monkeypatch.setitem(sys.modules, MODULE, installed)
     provider = TracerProvider()
     for processor in as_ray_loads_it():
         provider.add_span_processor(processor)
     provider.get_tracer("test").start_span("a span").end()
     provider.force_flush()
-    assert [span.name for span in kept.get_finished_spans()] == ["a span"]
+    return [span.name for span in kept.get_finished_spans()]
 
 
-def test_a_missing_exporter_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, MODULE, None)
-    with pytest.raises(ImportError, match=f"install {PACKAGE} on every node"):
+def complaint_without_exporter() -> str:
+    """Hides the package for good: call it ``apart``."""
+    sys.modules.update({MODULE: None})  # type: ignore[dict-item] - as the import system documents it
+    with pytest.raises(ImportError) as caught:
         as_ray_loads_it()
+    return str(caught.value)
+
+
+def test_spans_reach_the_exporter() -> None:
+    assert apart(exported_spans) == ["a span"]
+
+
+def test_a_missing_exporter_is_named() -> None:
+    assert f"install {PACKAGE} on every node" in apart(complaint_without_exporter)

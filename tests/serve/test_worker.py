@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from lladav.decoding.engine import Engine
 from serve.engine.dial import Dial
 from serve.engine.jobs import Ended, Event, Job, Progress, Watch
 from serve.engine.worker import EngineWorker
@@ -281,13 +280,13 @@ def test_the_dial_goes_up_where_time_is_short(served: ServeSettings) -> None:
 
 def test_a_step_that_hangs_is_seen(served: ServeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     engines = LocalEngines(served)
-    step = Engine.step
+    step = engines.engine.step
 
-    def slow(engine: Engine) -> Any:
+    def slow() -> Any:
         time.sleep(0.5)
-        return step(engine)
+        return step()
 
-    monkeypatch.setattr(Engine, "step", slow)
+    monkeypatch.setattr(engines.engine, "step", slow)
 
     async def begin() -> None:
         task = asyncio.create_task(collected(engines.worker, job()))

@@ -78,14 +78,17 @@ def test_what_is_written_opens_as_the_model_that_was_trained(storage: Path, tmp_
     [
         (["run=trial"], "error: out: needs a value, as in run=vw-tiny-digits out=exported"),
         (
-            ["run=other", "out=x"],
+            ["run=other", "out={out}"],
             "error: run=other: {storage}/other has no finished checkpoint; train it first",
         ),
         (
-            ["run=trial", "out=x", "layuot=llada"],
+            ["run=trial", "out={out}", "layuot=llada"],
             "error: layuot=llada: not a setting, write key=value; did you mean",
         ),
-        (["run=trial", "out=x", "layout=lada"], "error: layout=lada: no such layout; did you mean llada?"),
+        (
+            ["run=trial", "out={out}", "layout=lada"],
+            "error: layout=lada: no such layout; did you mean llada?",
+        ),
         (
             ["run=trial", "out={storage}"],
             "error: {storage}: already there; remove it or choose another folder",
@@ -98,16 +101,15 @@ def test_mistakes_are_one_line(
     line: str,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    places = {"storage": storage, "out": tmp_path / "out"}
     with pytest.raises(SystemExit) as stopped:
-        main([argument.format(storage=storage) for argument in arguments] + [f"storage={storage}"])
+        main([argument.format(**places) for argument in arguments] + [f"storage={storage}"])
     told = capsys.readouterr().err
     assert stopped.value.code == 2
-    assert told.startswith(line.format(storage=storage))
+    assert told.startswith(line.format(**places))
     assert told.count("\n") == 1
-    assert not (tmp_path / "x").exists()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

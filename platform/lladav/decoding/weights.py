@@ -8,9 +8,9 @@ Elsewhere, and for models above a budget, weights stay as they are.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,9 +31,12 @@ CUDA_CHUNK = 32768
 """On a GPU, where each piece costs launches."""
 
 
-def best_dtype(device: str) -> str:
-    """The fastest type of weights on a device: bfloat16 where its processor multiplies by it."""
-    known = torch.cpu.get_capabilities()
+def best_dtype(device: str, capabilities: Mapping[str, Any] | None = None) -> str:
+    """The fastest type of weights on a device: bfloat16 where its processor multiplies by it.
+
+    ``capabilities`` are those of the processor, by default this machine's.
+    """
+    known = torch.cpu.get_capabilities() if capabilities is None else capabilities
     half = device != "cpu" or known.get("amx_bf16") or known.get("avx512_bf16")
     return "bfloat16" if half else "float32"
 

@@ -1,0 +1,188 @@
+"""Tests patch nothing that threads of other tests see: a server that one test starts serves others, too.
+
+What belongs to the project may be patched. Where a test needs another clock, variable or module, the code
+under test takes it as a parameter, or the test calls it ``apart``.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+PROJECT = {"data", "k8s", "lladav", "serve", "tests", "train"}
+ELSEWHERE = {"apart", "on_ranks", "spawn"}
+"""Calls whose argument is a function that another process runs."""
+PATCHES = {"setattr", "delattr", "setitem", "delitem"}
+"""Of ``pytest.MonkeyPatch``, with what they patch as the first argument."""
+PROCESS_WIDE = {"chdir", "setenv", "delenv", "syspath_prepend"}
+"""Of ``pytest.MonkeyPatch``, and always wrong."""
+STATE = ("os.environ", "sys.modules", "sys.path", "sys.argv")
+CHANGES = {
+    *(f"{name}.{method}" for name in STATE for method in "update clear pop setdefault insert append".split()),
+    *("os.chdir", "os.putenv", "os.unsetenv", "os.umask", "signal.signal", "socket.setdefaulttimeout"),
+    *("warnings.simplefilter", "warnings.filterwarnings", "locale.setlocale", "unittest.mock"),
+}
+
+
+def test_no_test_patches_what_threads_of_others_see(root: Path) -> None:
+    files = [file for file in (root / "tests").rglob("*.py") if not file.name.startswith("bench_")]
+    files.remove(root / "tests" / "conftest.py")  # sets variables before there are threads
+    found = [f"{file.relative_to(root)}:{line}" for file in files for line in process_wide(file.read_text())]
+    assert not found, "patched for the whole process; give the code a parameter or call it apart"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'monkeypatch.setattr(asyncio, "sleep", None)',
+        'monkeypatch.setattr("serve.follow_scale.asyncio.sleep", None)',
+        'monkeypatch.setattr(follow_scale.asyncio, "sleep", None)',
+        'monkeypatch.setattr(Path, "exists", None)',
+        'monkeypatch.setitem(sys.modules, "av", None)',
+        'monkeypatch.setenv("HOME", "x")',
+        "patch.chdir(folder)",
+        "asyncio.sleep = None",
+        'os.environ["HOME"] = "x"',
+        'os.environ |= {"HOME": "x"}',
+        "del os.environ['HOME']",
+        "os.environ.update(HOME='x')",
+        "os.chdir('/')",
+        "from unittest import mock",
+        "import unittest.mock",
+    ],
+)
+def test_what_is_patched_for_the_whole_process_is_found(line: str) -> None:
+    assert len([*process_wide(f"{IMPORTS}\ndef test(monkeypatch):\n    {line}")]) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'monkeypatch.setattr("serve.follow_scale.look", None)',
+        'monkeypatch.setattr(follow_scale, "look", None)',
+        'monkeypatch.setattr(Wish, "replicas", None)',
+        'monkeypatch.setattr(engine, "step", None)',
+        'settings.path = "x"',
+    ],
+)
+def test_what_belongs_to_the_project_or_the_test_may_be_patched(line: str) -> None:
+    assert not [*process_wide(f"{IMPORTS}\ndef test(monkeypatch, engine, settings):\n    {line}")]
+
+
+def test_a_function_that_another_process_runs_may_patch() -> None:
+    assert not [*process_wide(f"{IMPORTS}\ndef f():\n    os.chdir('/')\ndef test():\n    apart(f)")]
+
+
+IMPORTS = """
+import asyncio, os, sys
+from pathlib import Path
+from serve import follow_scale
+from serve.follow_scale import Wish
+"""
+
+
+def process_wide(text: str) -> Iterator[int]:
+    """Numbers of the lines that change what all threads of the process share."""
+    tree = ast.parse(text)
+    names, spared = imported(tree), set(run_elsewhere(tree))
+    for node in walk(tree, spared):
+        if changes(node, names):
+            yield node.lineno
+
+
+def imported(tree: ast.Module) -> dict[str, str]:
+    """The dotted path that each imported name stands for."""
+    names = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for each in node.names:
+                first = each.name.partition(".")[0]
+                names[each.asname or first] = each.name if each.asname else first
+        if isinstance(node, ast.ImportFrom):
+            names |= {each.asname or each.name: f"{node.module}.{each.name}" for each in node.names}
+    return names
+
+
+def run_elsewhere(tree: ast.Module) -> Iterator[str]:
+    """Names of the functions that are given to a call which runs them in another process."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) in ELSEWHERE:
+            yield from (each.id for each in node.args if isinstance(each, ast.Name))
+
+
+def walk(node: ast.AST, spared: set[str]) -> Iterator[Any]:
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef) or child.name not in spared:
+            yield child
+            yield from walk(child, spared)
+
+
+def changes(node: ast.AST, names: dict[str, str]) -> bool:
+    if isinstance(node, ast.Call):
+        return call_changes(node, names)
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        module = getattr(node, "module", None)
+        return any(f"{module}.{each.name}" in CHANGES or each.name in CHANGES for each in node.names)
+    if isinstance(node, ast.Assign | ast.Delete):
+        return any(is_shared(target, names) for target in node.targets)
+    return isinstance(node, ast.AugAssign) and is_shared(node.target, names)
+
+
+def call_changes(node: ast.Call, names: dict[str, str]) -> bool:
+    path = dotted(node.func, names)
+    method = path.rpartition(".")[2] if path else getattr(node.func, "attr", "")
+    if path is not None:
+        return path in CHANGES
+    if method in PATCHES and node.args:
+        target = node.args[0]
+        if isinstance(target, ast.Constant):
+            return is_foreign(str(target.value).rpartition(".")[0])
+        patched = dotted(target, names)
+        return patched is not None and (patched in STATE or is_foreign(patched))
+    return method in PROCESS_WIDE
+
+
+def is_shared(target: ast.AST, names: dict[str, str]) -> bool:
+    """Whether an assignment to this changes a module of others, or ``os.environ`` and the like."""
+    if isinstance(target, ast.Subscript):
+        return dotted(target.value, names) in STATE
+    if not isinstance(target, ast.Attribute):
+        return False
+    owner = dotted(target.value, names)
+    return owner is not None and is_foreign(owner)
+
+
+def dotted(node: ast.AST, names: dict[str, str]) -> str | None:
+    """The path of an attribute chain that begins with an imported name; none for other expressions."""
+    if isinstance(node, ast.Name):
+        return names.get(node.id)
+    owner = dotted(node.value, names) if isinstance(node, ast.Attribute) else None
+    return owner and f"{owner}.{node.attr}"  # type: ignore[attr-defined]
+
+
+def is_foreign(path: str) -> bool:
+    """Whether a path leads to, or through, something that is not the project's."""
+    first, *rest = path.split(".")
+    thing: Any = importlib.import_module(first)
+    for name in rest:
+        if not hasattr(thing, name) and isinstance(thing, ModuleType):
+            importlib.import_module(f"{thing.__name__}.{name}")
+        thing = getattr(thing, name)
+        if owner_of(thing) not in PROJECT:
+            return True
+    return owner_of(thing) not in PROJECT
+
+
+def owner_of(thing: Any) -> str:
+    name = (
+        thing.__name__
+        if isinstance(thing, ModuleType)
+        else getattr(thing, "__module__", type(thing).__module__)
+    )
+    return name.partition(".")[0]
