@@ -94,10 +94,16 @@ def root() -> Path:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need a GPU are skipped where there is none; those with a Ray take turns in one process."""
+    """Skip tests that need a GPU where there is none; run those that need Ray one after another.
+
+    There are two groups of them, one for ``tests/serve`` and one for the rest, that may run side by side: Ray
+    waits more than it computes. More clusters at a time would need more memory.
+    """
+    serving = Path(__file__).parent / "serve"
     for item in items:
         if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+            group = "ray_serve" if item.path.is_relative_to(serving) else "ray"
+            item.add_marker(pytest.mark.xdist_group(group))
     if not any(item.get_closest_marker("gpu") for item in items):
         return
     import torch

@@ -28,7 +28,7 @@ def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.ray
-def test_tests_with_a_ray_take_turns(request: pytest.FixtureRequest):
+def test_tests_that_need_ray_run_one_after_another(request: pytest.FixtureRequest):
     if "PYTEST_XDIST_WORKER" not in os.environ:
         pytest.skip("one process runs all tests")
     assert request.node.nodeid.endswith("@ray")
@@ -76,9 +76,9 @@ def test_git_ignores_no_module(root: Path):
     done = subprocess.run(command, input=names, cwd=root, capture_output=True, text=True, check=False)
     assert done.stdout == ""
     hidden = subprocess.run(
-        command, input=".venv/x\nruns/x\n", cwd=root, capture_output=True, text=True, check=False
+        command, input="build/x\nruns/x\n", cwd=root, capture_output=True, text=True, check=False
     )
-    assert hidden.stdout.split() == [".venv/x", "runs/x"]
+    assert hidden.stdout.split() == ["build/x", "runs/x"]
 
 
 def test_no_file_is_too_long(root: Path):

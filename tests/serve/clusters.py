@@ -9,7 +9,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from tests.serve.apis import NAME, settings_of
 APP, ENGINE = "lladav", "engine"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Served:
     """A running application."""
 
@@ -36,6 +36,8 @@ class Served:
     model: Path
     ray_folder: Path
     """The ``--temp-dir`` of the Ray that it runs on."""
+    given: dict[str, Any] | None
+    """Its settings; none where it was deleted."""
 
     def load(self) -> dict[str, float]:
         """Rows in use and more, of an application with one engine replica."""
@@ -43,8 +45,12 @@ class Served:
         return handle.record_autoscaling_stats.remote().result(timeout_s=30)
 
     def wait_until_empty(self, seconds: float = 15.0) -> None:
+        self.wait_until_used(0, seconds)
+
+    def wait_until_used(self, rows: int, seconds: float = 60.0) -> None:
+        """Until so many rows are in use and nobody waits."""
         deadline = time.monotonic() + seconds
-        while (load := self.load())["rows_used"] or load["waiting"]:
+        while (load := self.load())["rows_used"] != rows or load["waiting"]:
             assert time.monotonic() < deadline, load
             time.sleep(0.05)
 
@@ -54,15 +60,29 @@ class Served:
         found = [process for process in psutil.process_iter() if _title(process).startswith(name)]
         return [process for process in found if str(self.ray_folder) in _title(process.parent())]
 
-    def deploy(self, **given: Any) -> None:
-        """Put another version in place of this one; returns when its engine replicas run and no other.
+    def ensure(self, **given: Any) -> None:
+        """Deploy a version unless it is the one that runs: tests come in any order."""
+        if self.given != given:
+            self.deploy(**given)
+        self._wait_until_settled()
 
-        Ray Serve calls an application running a moment before, if it looks before it has begun.
-        """
-        settings = settings_of(self.model, **given)
-        serve.run(build(settings), name=APP, route_prefix="/")
+    def delete(self) -> None:
+        """Delete the application; returns when its replicas have ended."""
+        self.given = None
+        serve.delete(APP)
+
+    def deploy(self, **given: Any) -> None:
+        """Put another version in place of this one; returns when its engine replicas run and no other."""
+        serve.run(build(settings_of(self.model, **given)), name=APP, route_prefix="/")
+        self.given = given
+        self._wait_until_settled()
+
+    def _wait_until_settled(self) -> None:
+        """Ray Serve calls an application running a moment before, if it looks before it has begun."""
+        assert self.given is not None
+        wanted = settings_of(self.model, **self.given).engine.min_replicas
         deadline = time.monotonic() + 60
-        while (states := replica_states()) != {"RUNNING": settings.engine.min_replicas}:
+        while (states := replica_states()) != {"RUNNING": wanted}:
             assert time.monotonic() < deadline, states
             time.sleep(0.1)
 
@@ -95,7 +115,7 @@ def deployed(ray_address: str, ray_folder: Path, model: Path, **given: Any) -> I
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port}, proxy_location="HeadOnly")
         serve.run(build(settings), name=APP, route_prefix="/")
-        yield Served(f"http://127.0.0.1:{port}", model, ray_folder)
+        yield Served(f"http://127.0.0.1:{port}", model, ray_folder, given)
         serve.delete(APP)
     finally:
         ray.shutdown()
@@ -141,23 +161,36 @@ class Outcome:
 
 
 async def ask(
-    session: aiohttp.ClientSession, address: str, headers: dict[str, str] | None = None, **given: Any
+    session: aiohttp.ClientSession,
+    address: str,
+    headers: dict[str, str] | None = None,
+    begun: Callable[[], object] = lambda: None,
+    **given: Any,
 ) -> Outcome:
-    """One chat completion, whole or as a stream; status 0 where the answer breaks off."""
+    """One chat completion, whole or as a stream; status 0 where the answer breaks off.
+
+    ``begun`` is called when the first line of a stream arrives.
+    """
     begin = time.monotonic()
     try:
-        return await _ask(session, address, headers, **given)
+        return await _ask(session, address, headers, begun, **given)
     except (aiohttp.ClientError, json.JSONDecodeError) as error:
         return Outcome(0, {"message": repr(error)}, time.monotonic() - begin)
 
 
 async def _ask(
-    session: aiohttp.ClientSession, address: str, headers: dict[str, str] | None, **given: Any
+    session: aiohttp.ClientSession,
+    address: str,
+    headers: dict[str, str] | None,
+    begun: Callable[[], object],
+    **given: Any,
 ) -> Outcome:
     body = {"model": NAME, "messages": [{"role": "user", "content": "Count."}], "max_tokens": 32, **given}
     begin = time.monotonic()
     async with session.post(f"{address}/v1/chat/completions", json=body, headers=headers) as response:
-        text = await response.text()
+        first = await response.content.readline()
+        begun()
+        text = (first + await response.content.read()).decode()
         seconds, after = time.monotonic() - begin, response.headers.get("Retry-After")
         if response.content_type != "text/event-stream":
             said = json.loads(text)

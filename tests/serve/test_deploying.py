@@ -6,6 +6,7 @@ import copy
 import json
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -136,10 +137,11 @@ def test_replicas_that_are_taken_away_finish_what_they_run(
 ) -> None:
     applications = f"{deployed.head.dashboard}/api/serve/applications/"
     assert replicas_of(put(applications, with_engines(config, 2))) == {"engine": 2, "ingress": 2}
+    begun = threading.Semaphore(0)
     with ThreadPoolExecutor(1) as pool:
-        long = {"max_tokens": 256, "ignore_eos": True, "stream": True}
+        long = {"max_tokens": 256, "ignore_eos": True, "stream": True, "begun": begun.release}
         asked = pool.submit(ask_all, deployed.address, 12, **long)
-        time.sleep(1.0)
+        assert all(begun.acquire(timeout=60) for _ in range(12))
         fewer = with_engines(config, 1)
         fewer["applications"][0]["deployments"][1]["num_replicas"] = 1
         httpx.put(applications, json=fewer, timeout=60).raise_for_status()

@@ -16,10 +16,9 @@ import httpx2 as httpx
 import openai
 import pytest
 from PIL import Image
-from ray import serve
 
 from tests.serve.apis import NAME
-from tests.serve.clusters import APP, ConstantLoad, Outcome, Served, ask_all, cluster
+from tests.serve.clusters import ConstantLoad, Outcome, Served, ask_all, cluster
 from tests.serve.pictures import encoded, uri
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -27,6 +26,7 @@ ENDLESS: dict[str, Any] = {"max_tokens": 512, "temperature": 5.0, "stream_mode":
 LONG: dict[str, Any] = {"max_tokens": 256, "ignore_eos": True}
 """So that replicas have something to finish."""
 SMALL: dict[str, Any] = {"engine__cpus": 0.5, "engine__max_rows": 4, "engine__max_waiting": 4}
+ONE: dict[str, Any] = {**SMALL, "engine__max_queued": 4}
 PAIR: dict[str, Any] = {
     **SMALL,
     "engine__max_queued": 32,
@@ -36,9 +36,17 @@ PAIR: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def served(model_folder: Path) -> Iterator[Served]:
-    with cluster(model_folder, **SMALL, engine__max_queued=4) as running:
+def application(model_folder: Path) -> Iterator[Served]:
+    """In whatever version the last test left it."""
+    with cluster(model_folder, **ONE) as running:
         yield running
+
+
+@pytest.fixture
+def served(application: Served) -> Served:
+    """The application with one engine replica."""
+    application.ensure(**ONE)
+    return application
 
 
 def test_the_official_client_asks_about_an_image(served: Served) -> None:
@@ -95,6 +103,7 @@ def test_overload_is_told_and_others_are_answered(served: Served) -> None:
 
 def test_metrics_tell_of_engines_and_requests(served: Served) -> None:
     wanted = ("ray_lladav_requests_total", "ray_lladav_forwards_total", "ray_lladav_step_seconds_bucket")
+    assert [outcome for outcome in ask_all(served.address, 1) if not outcome.ok] == []
     deadline = time.monotonic() + 60
     while not all(
         name in (text := httpx.get(f"{served.address}/metrics", timeout=30).text) for name in wanted
@@ -108,7 +117,7 @@ def test_a_replica_that_gets_sigterm_ends_after_what_it_runs(served: Served) -> 
     (told,) = served.engines()
     with ConstantLoad(served.address, given=LONG) as load:
         load.wait_for(4)
-        time.sleep(0.5)
+        served.wait_until_used(load.clients)
         told.send_signal(signal.SIGTERM)
         told.wait(timeout=60)
         load.wait_for(4)
@@ -123,10 +132,10 @@ def test_a_new_version_under_load_fails_nobody(served: Served) -> None:
     assert [outcome for outcome in load.outcomes if not outcome.ok] == []
 
 
-def test_a_replica_that_is_killed_fails_its_streams_alone(served: Served) -> None:
-    served.deploy(**PAIR)
-    victim = served.engines()[0]
-    with ConstantLoad(served.address, clients=6, given={"max_tokens": 128, "temperature": 5.0}) as load:
+def test_a_replica_that_is_killed_fails_its_streams_alone(application: Served) -> None:
+    application.ensure(**PAIR)
+    victim = application.engines()[0]
+    with ConstantLoad(application.address, clients=6, given={"max_tokens": 128, "temperature": 5.0}) as load:
         load.wait_for(4)
         victim.send_signal(signal.SIGKILL)
         load.wait_for(12)
@@ -140,9 +149,8 @@ def test_the_application_ends_after_what_it_runs(served: Served) -> None:
     long = {"max_tokens": 512, "ignore_eos": True, "stream": True}
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(ask_all, served.address, 4, **long)
-        time.sleep(2.0)
-        assert not asked.done()
-        serve.delete(APP)
+        served.wait_until_used(4)
+        served.delete()
     assert [outcome.error for outcome in asked.result() if not outcome.ok] == []
 
 

@@ -55,19 +55,29 @@ class Trainings:
         self, run: str, *more: str, environment: dict[str, str] | None = None
     ) -> Iterator[psutil.Popen]:
         """The command while it runs; whatever is left of it is killed at the end."""
-        process = psutil.Popen(
-            self.command(run, *more),
-            cwd=self.root,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with self.output(run).open("wb") as output:
+            process = psutil.Popen(
+                self.command(run, *more),
+                cwd=self.root,
+                env=environment,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
         try:
             yield process
         finally:
             kill_all(process)
             process.wait()
+
+    def output(self, run: str) -> Path:
+        """What the command that was begun prints."""
+        return self.storage.parent / f"{run}.txt"
+
+    def wait_for(self, condition: Callable[[], bool], what: str, run: str, process: psutil.Popen) -> None:
+        """Wait until the condition holds; fail at once where the run has ended before."""
+        wait_for(lambda: condition() or process.poll() is not None, what)
+        assert condition(), f"{run} ended before {what}: {self.output(run).read_text()[-2000:]}"
 
     def losses(self, run: str) -> dict[int, float]:
         """Loss by step; a step that stands twice in the log would be told here."""

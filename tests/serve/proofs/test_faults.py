@@ -1,4 +1,8 @@
-"""The application under twice the load that it can take, and with a replica that hangs: who suffers what."""
+"""The application under twice the load that it can take, and with a replica that hangs: who suffers what.
+
+``tests/serve/test_on_ray.py`` checks in seconds how overload and a lost replica are reported. These tests
+take minutes, and only ``--full`` runs them.
+"""
 
 from __future__ import annotations
 
@@ -27,37 +31,35 @@ SETTINGS = {
     "engine__step_seconds": 5.0,
 }
 ANSWER = {"max_tokens": 64, "ignore_eos": True}
-SHORT, LONG = 6.0, 40.0
-"""Seconds of a load."""
+SECONDS = 40.0
+"""Of a load."""
 GOODPUT = 0.7
 """Share of its capacity that an overloaded server still has to answer."""
 
 
 @pytest.fixture(scope="module")
-def served(model_folder: Path) -> Iterator[Served]:
+def served(model_folder: Path, full: bool) -> Iterator[Served]:
+    if not full:
+        pytest.skip("takes minutes; --full runs it")
     with cluster(model_folder, **SETTINGS) as running:
         yield running
 
 
-def test_twice_the_load_leaves_goodput_and_clear_refusals(served: Served, full: bool) -> None:
-    seconds = LONG if full else SHORT
-    capacity = _capacity(served, seconds)
-    outcomes = asyncio.run(_arrivals(served, 2 * capacity, seconds))
+def test_twice_the_load_leaves_goodput_and_clear_refusals(served: Served) -> None:
+    capacity = _capacity(served, SECONDS)
+    outcomes = asyncio.run(_arrivals(served, 2 * capacity, SECONDS))
     admitted, refused = _parted(outcomes)
-    goodput = len(admitted) / seconds
+    goodput = len(admitted) / SECONDS
     times = sorted(outcome.seconds for outcome in admitted)
     p99 = times[round(0.99 * (len(times) - 1))]
     share = f"{goodput / capacity:.0%} of the capacity answered, {len(refused)} of {len(outcomes)} refused"
     print(f"\n{2 * capacity:.1f} requests/s: {share}; p50 {statistics.median(times):.2f} s, p99 {p99:.2f} s")
     assert {(outcome.status, _code(outcome)) for outcome in refused} <= {(503, "saturated")}
     assert all(outcome.retry_after for outcome in refused)
-    if full:  # the short form is too short for a rate
-        assert goodput > GOODPUT * capacity
+    assert goodput > GOODPUT * capacity
 
 
-def test_a_replica_that_hangs_is_replaced(served: Served, full: bool) -> None:
-    if not full:
-        pytest.skip("takes minutes; --full runs it")
+def test_a_replica_that_hangs_is_replaced(served: Served) -> None:
     victim = served.engines()[0]
     with ConstantLoad(served.address, clients=ROWS, given=ANSWER) as load:
         load.wait_for(ROWS)

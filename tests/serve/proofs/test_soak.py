@@ -20,7 +20,7 @@ from tests.serve.clusters import Outcome, ask
 from tests.serve.pictures import encoded, uri
 
 pytestmark = [pytest.mark.proof, pytest.mark.slow]
-SHORT, LONG = 400, 10_000
+SHORT, LONG = 160, 10_000
 CLIENTS = 16
 WARM = 0.2
 """Share of the requests after which memory is to be flat. The short form ends while caches still fill."""
