@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from shutil import disk_usage
 from typing import Any
 
 import platformdirs
@@ -58,7 +59,7 @@ def _copied(folder: UPath, infos: dict[str, dict[str, Any]]) -> Path:
 
 
 def _download(folder: UPath, infos: dict[str, dict[str, Any]], copy: Path) -> None:
-    needed, free = sum(info["size"] for info in infos.values()), shutil.disk_usage(copy.parent).free
+    needed, free = sum(info["size"] for info in infos.values()), disk_usage(copy.parent).free
     if needed > free:
         raise UserError(
             f"{folder}: its copy needs {needed >> 20} MiB, {copy.parent} has {free >> 20} MiB free; "

@@ -196,11 +196,9 @@ def test_mistakes_are_told_in_one_line(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_here_is_told_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_gpu_that_is_not_here_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        run(monkeypatch, "--model", "/nowhere", "--device", "cuda", "x")
+        main(["--model", "/nowhere", "--device", "cuda", "x"])
     told = capsys.readouterr().err
     assert "--device: there is no 'cuda' on this machine; use cpu" in told
     assert told.count("\n") == 1

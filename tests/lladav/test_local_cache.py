@@ -56,6 +56,6 @@ def test_nothing_there_is_one_line(bucket: str) -> None:
 
 def test_a_copy_that_does_not_fit_is_one_line(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write_durably(location(bucket) / "w" / "x", "values")
-    monkeypatch.setattr(local_cache.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 5})())
+    monkeypatch.setattr(local_cache, "disk_usage", lambda _: type("Usage", (), {"free": 5})())
     with pytest.raises(UserError, match=r"needs 0 MiB, .* has 0 MiB free; set LLADAV_CACHE"):
         local_copy(f"{bucket}/w")

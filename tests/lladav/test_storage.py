@@ -20,12 +20,9 @@ def test_a_uri_keeps_its_scheme(uri: str) -> None:
     assert local_path(place) is None
 
 
-def test_a_relative_path_starts_at_the_current_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert absolute("runs") == str(tmp_path / "runs")
-    assert local_path(location("runs")) == tmp_path / "runs"
+def test_a_relative_path_starts_at_the_current_folder(tmp_path: Path) -> None:
+    assert absolute("runs") == str(Path.cwd() / "runs")
+    assert local_path(location("runs")) == Path.cwd() / "runs"
     assert absolute(f"file://{tmp_path}/runs") == str(tmp_path / "runs")
 
 

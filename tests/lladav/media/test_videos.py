@@ -20,6 +20,7 @@ from lladav.images import sample_frames
 from lladav.media.clips import clip_frames, clip_header
 from lladav.media.videos import VideoFile
 from lladav.schema import Pixels
+from tests.apart import apart
 from tests.lladav.media import recorded
 
 FRAMES = 60
@@ -184,8 +185,15 @@ def test_what_is_no_video_is_an_error(content: bytes) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_without_the_package_that_reads_videos_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(UserError, match="reading videos needs the package av; run pip install av") as error:
+def error_without_av() -> tuple[str, bool]:
+    """The message, and whether it is an error of the video. Hides the package for good: call it ``apart``."""
+    sys.modules.update({"av": None})  # type: ignore[dict-item] - as the import system documents it
+    with pytest.raises(UserError) as error:
         clip_header(io.BytesIO(b"\0\0\0\x18ftypmp42" + bytes(100)), "clip.mp4")
-    assert not isinstance(error.value, MediaError)
+    return str(error.value), isinstance(error.value, MediaError)
+
+
+def test_without_the_package_that_reads_videos_the_package_is_named() -> None:
+    message, of_the_video = apart(error_without_av)
+    assert "reading videos needs the package av; run pip install av" in message
+    assert not of_the_video
