@@ -21,9 +21,10 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -105,7 +106,9 @@ def runtime_env() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def local_head(
-    cpus: int | None = None, object_store_bytes: int | None = None, **variables: str
+    cpus: int | None = None,
+    object_store_bytes: int | None = None,
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Head]:
     """A private Ray head with a job server, alive as long as the block; jobs start in the project's folder.
 
@@ -114,7 +117,7 @@ def local_head(
     """
     with _own_folder() as folder, _interrupted_by_termination():
         python = plain_python(folder)
-        ports, environment = _free_ports(len(PORT_OPTIONS)), _environment(folder, python) | variables
+        ports, environment = _free_ports(len(PORT_OPTIONS)), {**_environment(folder, python), **variables}
         command = [
             str(python),
             *_head_options(folder, ports, cpus, object_store_bytes or _store_bytes()),

@@ -61,7 +61,7 @@ def deployed(root: Path, config: dict[str, Any]) -> Iterator[Deployed]:
         "RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH": DEFAULT_TRACING_EXPORTER_IMPORT_PATH,
         "RAY_SERVE_TRACING_SAMPLING_RATIO": "1.0",
     }
-    with local_head(cpus=8, **variables) as head:
+    with local_head(cpus=8, variables=variables) as head:
         applications = f"{head.dashboard}/api/serve/applications/"
         port = config["http_options"]["port"]
         yield Deployed(head, f"http://127.0.0.1:{port}", put(applications, config))

@@ -42,7 +42,7 @@ def config(root: Path, model_folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def applications(root: Path) -> Iterator[str]:
     """Where a Ray of its own is told of applications."""
-    with local_head(cpus=4, PYTHONPATH=f"{root / 'platform'}:{root}") as head:
+    with local_head(cpus=4, variables={"PYTHONPATH": f"{root / 'platform'}:{root}"}) as head:
         yield f"{head.dashboard}/api/serve/applications/"
 
 

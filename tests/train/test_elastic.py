@@ -53,7 +53,7 @@ def train_elastically(trainings: Trainings) -> None:
         """Whether so many workers saved checkpoints, one group after the other."""
         return lambda: [n for n, _ in groupby(run.checkpoints(), lambda each: each.workers)] == [*workers]
 
-    with local_head(cpus=1, **QUICK) as head, ExitStack() as later:
+    with local_head(cpus=1, variables=QUICK) as head, ExitStack() as later:
         environment = {**head.environment, "RAY_ADDRESS": head.address, **IMPATIENT}
         with node(head):
             wait_for(lambda: nodes(head) == 2, "the arrival of the first node")
