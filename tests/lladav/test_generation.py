@@ -137,13 +137,12 @@ def test_the_command_answers_about_a_video(
     model: LLaDAV,
     tokenizer: ChatTokenizer,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_clip(tmp_path / "a.gif", 5)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
     place = ["--model", str(folder), "--video", str(tmp_path / "a.gif"), "--device=cpu", "--dtype=float32"]
-    run(monkeypatch, *place, "--frames=3", *flags, "What happens?")
+    main([*place, "--frames=3", *flags, "What happens?"])
     expected = lladav.generate(
         model, [], "What happens?", video=tmp_path / "a.gif", frames=3, tokenizer=tokenizer, **SETTINGS
     )
@@ -151,11 +150,11 @@ def test_the_command_answers_about_a_video(
 
 
 def test_a_damaged_video_is_told_in_one_line(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.mp4").write_bytes(b"no video")
     with pytest.raises(SystemExit):
-        run(monkeypatch, "--model", str(folder), "--video", str(tmp_path / "a.mp4"), "x")
+        main(["--model", str(folder), "--video", str(tmp_path / "a.mp4"), "x"])
     told = capsys.readouterr().err
     assert "a.mp4: not a video of a known format, or damaged" in told
     assert told.count("\n") == 1
