@@ -29,6 +29,10 @@ NOT_FINITE = "not_finite"
 """Code of the error of a request for which the model's numbers are NaN or infinite."""
 
 
+LONGEST = 1000
+"""Characters of a message: it may quote names that a client made up."""
+
+
 class ApiError(Exception):
     """A request is refused or fails; raised anywhere between the socket and the engine."""
 
@@ -44,8 +48,10 @@ class ApiError(Exception):
         """``code`` names the reason for programs, ``param`` is the path of the field at fault, as in
         ``messages[0].content[1].image_url.url``; ``retry_after`` is in seconds.
         """
+        message = _shortened(message)
         super().__init__(message)
-        self.status, self.message, self.code, self.param = status, message, code, param
+        self.status, self.message, self.code = status, message, code
+        self.param = param and _shortened(param)
         self.retry_after = retry_after
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -69,6 +75,10 @@ class ApiError(Exception):
         if self.retry_after is not None:
             headers["Retry-After"] = str(max(1, math.ceil(self.retry_after)))
         return headers
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _rebuilt(

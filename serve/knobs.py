@@ -27,6 +27,17 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
+FIELDS = 100
+"""Fields of an object, at most; none that is documented has as many."""
+
+
+def few_fields(value: Any) -> Any:
+    """The value, unless it is an object with more fields than any has: each would be a finding of its own."""
+    if isinstance(value, Mapping) and len(value) > FIELDS:
+        raise ValueError(f"{len(value)} fields are more than the {FIELDS} of any object; remove some")
+    return value
+
+
 class Interval(BaseModel):
     """A range of refresh intervals; the smallest that load and deadline allow is used."""
 
@@ -34,6 +45,8 @@ class Interval(BaseModel):
 
     min: Count
     max: Count
+
+    _few_fields = model_validator(mode="before")(few_fields)
 
     @model_validator(mode="after")
     def _ascends(self) -> Self:
@@ -56,6 +69,8 @@ class Knobs(BaseModel):
     """Settings of decoding; whatever is left out falls to a preset, then to the server's defaults."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    _few_fields = model_validator(mode="before")(few_fields)
 
     refresh_interval: RefreshInterval | None = None
     """Steps from one refresh of keys and values to the next: 1 is exact, more is faster and less faithful. A

@@ -102,6 +102,9 @@ class LimitSettings(Section):
     """Of a request's body."""
     body_seconds: Seconds = 30.0
     """For the whole body to arrive; a request whose body is not complete by then ends with 408."""
+    characters_per_token: Count = 8
+    """Texts of a request have at most this many characters for each position of the model; longer ones are
+    refused before they are encoded. English has 4 to 5."""
     max_tokens: Count = 1024
     """Canvas of an answer, at most."""
     default_max_tokens: Count = 128

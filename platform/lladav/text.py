@@ -34,6 +34,8 @@ where they stood."""
 NOISE = "QA_GT_caption_based_noisy"
 """Left in the questions of a published video set by mistake; the released trainer removes it."""
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
+LONG_TEXT = 4096
+"""Characters of a text from which on it is encoded without the GIL."""
 SPECIAL_TOKENS = {
     "mask": "<|mdm_mask|>",
     "bos": "<|startoftext|>",
@@ -86,14 +88,15 @@ class ChatTokenizer:
         known = self._tokenizer.token_to_id(IMAGE_MARK)
         return self.vocab_size if known is None else known
 
-    @property
-    def longest(self) -> int:
-        """No token stands for more characters of a text; names of tokens have one for each of their bytes."""
-        return max(map(len, self._tokenizer.get_vocab()))
-
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text; nothing in it counts as a special token."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        """Ids of plain text; nothing in it counts as a special token.
+
+        Other threads run while a long text is encoded: ``encode_batch_fast`` releases the GIL.
+        """
+        if len(text) < LONG_TEXT:
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
+        (encoded,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        return encoded.ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens left out."""

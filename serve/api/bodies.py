@@ -5,9 +5,17 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
-from serve.knobs import WHOLE, Count, Knobs, Named
+from serve.knobs import WHOLE, Count, Knobs, Named, few_fields
 
 Text = Annotated[str, Field(max_length=1_000_000)]
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
@@ -20,7 +28,8 @@ def shape_of_stop(stop: Any) -> str:
 
 
 Stop = Annotated[
-    Annotated[StopText, Tag("text")] | Annotated[list[StopText], Tag("list")], Discriminator(shape_of_stop)
+    Annotated[StopText, Tag("text")] | Annotated[list[StopText], Field(fail_fast=True), Tag("list")],
+    Discriminator(shape_of_stop),
 ]
 
 
@@ -28,6 +37,8 @@ class Body(BaseModel):
     """A part of a request; a number is no text and no truth value, as the OpenAPI document says."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+    _few_fields = model_validator(mode="before")(few_fields)
 
 
 class Effort(StrEnum):
@@ -79,12 +90,14 @@ class ImagePart(Body):
 
 
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
-Parts = Annotated[list[Part], Field(min_length=1)]
+Parts = Annotated[list[Part], Field(min_length=1, fail_fast=True)]
+TextParts = Annotated[list[TextPart], Field(fail_fast=True)]
+"""Of a list with many wrong items the first one is enough for a refusal."""
 
 
 class SystemMessage(Body):
     role: Literal["system", "developer"]
-    content: Text | list[TextPart]
+    content: Text | TextParts
     name: str | None = None
 
 
@@ -96,7 +109,7 @@ class UserMessage(Body):
 
 class AssistantMessage(Body):
     role: Literal["assistant"]
-    content: Text | list[TextPart]
+    content: Text | TextParts
     name: str | None = None
     refusal: None = None
 
@@ -168,7 +181,7 @@ class DecodingBody(Knobs):
 class ChatRequest(DecodingBody):
     """Body of ``POST /v1/chat/completions``."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
     max_completion_tokens: Count | None = None
     """OpenAI's newer name of ``max_tokens``."""
     logprobs: bool | None = None
@@ -181,7 +194,7 @@ class ChatRequest(DecodingBody):
     """0 alone: penalties have no meaning where tokens are not written in order."""
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     """0 alone, as above."""
-    metadata: dict[str, str] | None = None
+    metadata: Annotated[dict[str, str], BeforeValidator(few_fields)] | None = None
     """Changes nothing."""
     store: Literal[False] | None = None
     """Nothing is stored."""

@@ -10,7 +10,9 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic_core import to_json
 
 from lladav.text import ChatTokenizer
 from serve.api import answers
@@ -18,14 +20,19 @@ from serve.api.answers import AnswerText, ChatForm, Form, Piece, TextForm
 from serve.api.bodies import ChatRequest, CompletionRequest, DecodingBody, StreamOptions
 from serve.api.planning import Plan, Planner
 from serve.api.prompts import chat_prompt, image_references, text_prompt
+from serve.api.reading import BodyReader
+from serve.aside import Aside
 from serve.engine.client import Engines
 from serve.engine.jobs import Ended, Event, Progress, Watch
 from serve.errors import ApiError
 from serve.media.loading import MediaLoader
 
 LOG = logging.getLogger("ray.serve.requests")
+Asked = TypeVar("Asked", bound=DecodingBody)
 DONE = "data: [DONE]\n\n"
-UNREAD = "the images were not read by the deadline; send fewer or smaller ones, or allow more time"
+UNREAD = "text and images were not read by the deadline; send less text, smaller images, or allow more time"
+THREADS = 2
+"""For reading requests and writing whole answers: what could block the event loop."""
 UNANSWERED = "the answer was not done by its deadline; allow a larger refresh_interval or more time"
 
 
@@ -37,6 +44,7 @@ class Task:
     form: Form
     model: str
     usage: StreamOptions
+    stream: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
     used: dict[str, Any] | None = None
     """The usage, once its answers are done."""
@@ -55,41 +63,65 @@ class Completions:
         """``name`` is what the model is called."""
         self._name, self._engines, self._planner = name, engines, planner
         self._media, self._tokenizer = media, tokenizer
+        self._reader = BodyReader(planner.characters, media.most)
+        self._aside = Aside("completions", THREADS)
+
+    async def read(self, body: Sequence[bytes], content_type: str, kind: type[Asked]) -> Asked:
+        """The request in the parts of a body; raises ``ApiError``."""
+        return await self._aside(self._reader.read, body, content_type, kind)
 
     async def prepare_chat(self, request: ChatRequest) -> Task:
         """Plan a request, then read its images; raises ``ApiError``."""
         arrived = time.time()
-        self._planner.check(request)
-        prompt = chat_prompt(request.messages, self._tokenizer)
-        plan = self._planner.plan(request, prompt, _named("chatcmpl"), arrived)
-        with _deadline_named(UNREAD):
-            async with asyncio.timeout(_left(plan)):
-                visuals = await self._media.visuals(image_references(request.messages))
-        plan = self._planner.with_visuals(plan, visuals)
+        async with self._in_time(request, arrived):
+            plan = await self._aside(self._plan_chat, request, arrived)
+            visuals = await self._media.visuals(image_references(request.messages))
+            plan = await self._aside(self._planner.with_visuals, plan, visuals)
         return self._task(request, plan, ChatForm(bool(request.logprobs)))
 
     async def prepare_text(self, request: CompletionRequest) -> Task:
         """Plan a request; raises ``ApiError``."""
-        self._planner.check(request)
-        prompt = text_prompt(request.prompt, self._tokenizer)
-        plan = self._planner.plan(request, prompt, _named("cmpl"), time.time())
+        arrived = time.time()
+        async with self._in_time(request, arrived):
+            plan = await self._aside(self._plan_text, request, arrived)
         return self._task(request, plan, TextForm())
 
-    def _task(self, request: DecodingBody, plan: Plan, form: Form) -> Task:
-        return Task(plan, form, self._name, request.stream_options or StreamOptions())
+    def _plan_chat(self, request: ChatRequest, arrived: float) -> Plan:
+        self._planner.check(request)
+        prompt = chat_prompt(request.messages, self._tokenizer)
+        return self._planner.plan(request, prompt, _named("chatcmpl"), arrived)
 
-    async def answer(self, task: Task) -> dict[str, Any]:
-        """The body of the whole answer; raises ``ApiError``."""
+    def _plan_text(self, request: CompletionRequest, arrived: float) -> Plan:
+        self._planner.check(request)
+        prompt = text_prompt(request.prompt, self._tokenizer)
+        return self._planner.plan(request, prompt, _named("cmpl"), arrived)
+
+    @contextlib.asynccontextmanager
+    async def _in_time(self, request: DecodingBody, arrived: float) -> AsyncIterator[None]:
+        with _deadline_named(UNREAD):
+            async with asyncio.timeout(self._planner.deadline(request, arrived) - time.time()):
+                yield
+
+    def _task(self, request: DecodingBody, plan: Plan, form: Form) -> Task:
+        return Task(plan, form, self._name, request.stream_options or StreamOptions(), bool(request.stream))
+
+    async def answer(self, task: Task) -> bytes:
+        """The body of the whole answer, in JSON; raises ``ApiError``."""
         plan = task.plan
         with _deadline_named(UNANSWERED):
             async with asyncio.timeout(_left(plan)):
                 ended = await self._engines.answer(plan.job)
         task.used = answers.usage(plan, ended)
-        pieces = [AnswerText(plan, self._tokenizer).end(each) for each in ended]
         task.first_token()
+        return await self._aside(self._body, task, ended)
+
+    def _body(self, task: Task, ended: Sequence[Ended]) -> bytes:
+        plan = task.plan
+        pieces = [AnswerText(plan, self._tokenizer).end(each) for each in ended]
         choices = [answers.choice(n, task.form.whole(each), each.finish) for n, each in enumerate(pieces)]
         body = {**_head(task, task.form.object), "choices": choices, "usage": task.used}
-        return {**body, "warnings": plan.warnings} if plan.warnings else body
+        warnings = {"warnings": plan.warnings} if plan.warnings else {}
+        return to_json({**body, **warnings})
 
     async def stream(self, task: Task) -> AsyncIterator[str]:
         """The answer as server-sent events. What goes wrong before the first is raised as ``ApiError``; later
@@ -104,13 +136,9 @@ class Completions:
     ) -> AsyncIterator[str]:
         writer = _Writer(task, self._tokenizer)
         try:
-            for chunk in (*writer.opening(), *writer.chunks(first)):
-                yield _event(chunk)
-            async for events in rest:
-                for chunk in writer.chunks(events):
-                    yield _event(chunk)
-            if task.usage.include_usage:
-                yield _event(writer.closing())
+            async for chunks in self._chunks(writer, first, rest):
+                for chunk in chunks:
+                    yield chunk
         except ApiError as error:
             task.error = error
         except Exception:
@@ -121,6 +149,22 @@ class Completions:
         if task.error is not None:
             yield _event(task.error.body)
         yield DONE
+
+    async def _chunks(
+        self, writer: _Writer, first: Sequence[Event], rest: AsyncIterator[list[Event]]
+    ) -> AsyncIterator[list[str]]:
+        yield list(map(_event, writer.opening()))
+        yield await self._written(writer, first)
+        async for events in rest:
+            yield await self._written(writer, events)
+        if writer.asked.include_usage:
+            yield [_event(writer.closing())]
+
+    async def _written(self, writer: _Writer, events: Sequence[Event]) -> list[str]:
+        """What events add to a stream. The end of an answer may bring all of its tokens, which takes long."""
+        if any(isinstance(event, Ended) for event in events):
+            return await self._aside(writer.written, events)
+        return writer.written(events)
 
     async def _events(self, task: Task) -> AsyncIterator[list[Event]]:
         """The engine's events until the deadline; the job ends with the iterator."""
@@ -142,7 +186,7 @@ class _Writer:
     """Turns events of a job into chunks."""
 
     def __init__(self, task: Task, tokenizer: ChatTokenizer) -> None:
-        self._task, self._tokenizer = task, tokenizer
+        self._task, self._tokenizer, self.asked = task, tokenizer, task.usage
         self._texts = [AnswerText(task.plan, tokenizer) for _ in range(task.plan.job.choices)]
         self._head = _head(task, task.form.chunk_object)
         self._ended: list[Ended] = []
@@ -158,6 +202,10 @@ class _Writer:
                 chunk["denoise"] = answers.blank(plan, number, self._tokenizer)
             if part is not None or "denoise" in chunk:
                 yield chunk
+
+    def written(self, events: Sequence[Event]) -> list[str]:
+        """What events of the engine add, as server-sent events."""
+        return [_event(chunk) for chunk in self.chunks(events)]
 
     def chunks(self, events: Sequence[Event]) -> Iterator[dict[str, Any]]:
         """What events of the engine add."""
@@ -196,7 +244,7 @@ class _Writer:
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         """A usage that was asked for is null until the last chunk, as OpenAI's; warnings come first."""
-        asked, used = self._task.usage, None
+        asked, used = self.asked, None
         if asked.continuous_usage_stats:
             used = answers.tokens_used(self._task.plan, sum(text.count for text in self._texts))
         usage = {"usage": used} if asked.include_usage or used else {}

@@ -56,7 +56,12 @@ class Planner:
     ) -> None:
         self._settings, self._tokenizer, self._geometry = settings, tokenizer, geometry
         self._longest = model.language.max_positions
-        self._characters = tokenizer.longest * self._longest
+        self._characters = settings.limits.characters_per_token * self._longest
+
+    @property
+    def characters(self) -> int:
+        """Characters of the texts of a request, at most."""
+        return self._characters
 
     def check(self, request: DecodingBody) -> None:
         """Raise ``ApiError`` for what can be refused before its prompt is encoded."""
@@ -72,18 +77,23 @@ class Planner:
         self._room(request)
 
     def _room(self, request: DecodingBody) -> int:
-        """Characters that the texts of a request leave; raises ``ApiError`` where they cannot fit at all.
+        """Characters that the texts of a request leave; raises ``ApiError`` where they are too long.
 
-        Encoding is done between other requests' events, so it is not begun for what is bound to be too long.
+        What is too long is not encoded: the time that takes grows with the text.
         """
         texts, param = _texts(request)
         if texts > self._characters:
             message = (
-                f"{param}: {texts} characters are more than the {self._characters} that the model's "
-                f"{self._longest} tokens can ever hold; shorten the text"
+                f"{param}: {texts} characters are more than the {self._characters} that are allowed for the "
+                f"model's {self._longest} tokens; shorten the text"
             )
             raise ApiError(400, message, code="context_length_exceeded", param=param)
         return self._characters - texts
+
+    def deadline(self, request: DecodingBody, arrived: float) -> float:
+        """When a request that arrived at a ``time.time()`` ends unanswered."""
+        limit = self._settings.limits.deadline_ms
+        return arrived + min(request.deadline_ms or limit, limit) / 1000
 
     def plan(self, request: DecodingBody, prompt: Sample, name: str, arrived: float) -> Plan:
         """The job of a request that arrived at a ``time.time()``; raises ``ApiError`` if it cannot work.
@@ -100,14 +110,13 @@ class Planner:
             ids = self._tokenizer.ids
             answer |= {"stop": (), "forbidden": (ids.eot, *DecodingOptions.for_chat(ids).forbidden)}
         answer["seed"] = random.randrange(SEEDS) if request.seed is None else request.seed
-        limit = self._settings.limits.deadline_ms
         job = Job(
             name,
             prompt,
             prompt_length(prompt, self._geometry),
             answer,
             _dial(interval, request.deadline_ms is not None, self._settings.dial),
-            arrived + min(request.deadline_ms or limit, limit) / 1000,
+            self.deadline(request, arrived),
             request.choices,
             tuple(request.stops),
             _watch(request),

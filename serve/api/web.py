@@ -12,16 +12,14 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from serve.api.bodies import ChatRequest, CompletionRequest
+from serve.api.bodies import ChatRequest, CompletionRequest, DecodingBody
 from serve.api.completions import Completions, Task
 from serve.api.guard import GONE, Guard
-from serve.api.openapi import ERRORS, document
-from serve.api.validation import refusal
+from serve.api.openapi import ERRORS, body_of, document
 from serve.aside import Shared
 from serve.errors import ApiError
 from serve.keys import Gate
@@ -30,6 +28,7 @@ from serve.playground import CONTENT_SECURITY_POLICY, FOLDER
 from serve.settings import ServeSettings
 
 T = TypeVar("T")
+Asked = TypeVar("Asked", bound=DecodingBody)
 LOG = logging.getLogger("ray.serve.requests")
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 """Proxies are not to hold events back."""
@@ -75,32 +74,42 @@ def web_app(service: Service) -> FastAPI:
 
 def _add_completions(app: FastAPI, service: Service) -> None:
     completions = service.completions
+    shared: dict[str, Any] = {"responses": ERRORS, "response_model": None, "tags": ["completions"]}
 
-    @app.post("/v1/chat/completions", responses=ERRORS, response_model=None, tags=["completions"])
-    async def chat(body: ChatRequest, request: Request) -> Response:
+    @app.post("/v1/chat/completions", **shared, openapi_extra=body_of(ChatRequest))
+    async def chat(request: Request) -> Response:
         """The next message of a conversation about text and images."""
-        task = await completions.prepare_chat(body)
-        return await _answered(service, task, bool(body.stream), request)
+        prepared = _prepared(service, request, ChatRequest, completions.prepare_chat)
+        return await _unless_gone(request, _answered(service, request, prepared))
 
-    @app.post("/v1/completions", responses=ERRORS, response_model=None, tags=["completions"])
-    async def complete(body: CompletionRequest, request: Request) -> Response:
+    @app.post("/v1/completions", **shared, openapi_extra=body_of(CompletionRequest))
+    async def complete(request: Request) -> Response:
         """Text that goes on, or that fills the gap before a suffix."""
-        task = await completions.prepare_text(body)
-        return await _answered(service, task, bool(body.stream), request)
+        prepared = _prepared(service, request, CompletionRequest, completions.prepare_text)
+        return await _unless_gone(request, _answered(service, request, prepared))
 
 
-async def _answered(service: Service, task: Task, stream: bool, request: Request) -> Response:
-    since = request.state.exchange.since
-    request.state.exchange.notes["answer"] = task.plan.job.id
-    task.first_token = lambda: service.metrics.first_token(time.monotonic() - since)
-    if not stream:
-        body = await _unless_gone(request, service.completions.answer(task))
-        _note(service, task, request)
-        return JSONResponse(body)
-    events = await _unless_gone(request, service.completions.stream(task))
-    return StreamingResponse(
-        _noted(events, service, task, request), media_type="text/event-stream", headers=STREAM_HEADERS
-    )
+async def _prepared(
+    service: Service, request: Request, kind: type[Asked], prepare: Callable[[Asked], Awaitable[Task]]
+) -> Task:
+    """The task of a request; the body and its images are not kept while it is answered."""
+    exchange, content_type = request.state.exchange, request.headers.get("content-type", "")
+    body, exchange.body = exchange.body, []
+    task = await prepare(await service.completions.read(body, content_type, kind))
+    exchange.notes["answer"] = task.plan.job.id
+    task.first_token = lambda: service.metrics.first_token(time.monotonic() - exchange.since)
+    return task
+
+
+async def _answered(service: Service, request: Request, prepared: Awaitable[Task]) -> Response:
+    """The whole answer, or a stream that has its first event."""
+    task = await prepared
+    if task.stream:
+        events = _noted(await service.completions.stream(task), service, task, request)
+        return StreamingResponse(events, media_type="text/event-stream", headers=STREAM_HEADERS)
+    answer = await service.completions.answer(task)
+    _note(service, task, request)
+    return Response(answer, media_type="application/json")
 
 
 async def _unless_gone(request: Request, awaited: Coroutine[Any, Any, T]) -> T:
@@ -241,14 +250,8 @@ def _add_errors(app: FastAPI, metrics: IngressMetrics) -> None:
     async def refused(_: Request, error: ApiError) -> JSONResponse:
         return answer(error)
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        return answer(refusal(error))
-
     @app.exception_handler(HTTPException)
     async def of_http(request: Request, error: HTTPException) -> JSONResponse:
-        if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's word for bytes that are not text
-            return answer(ApiError(400, "body: not JSON in UTF-8; send an object", code="invalid_json"))
         reason = HTTPStatus(error.status_code).phrase.lower()
         message = f"{request.method} {request.url.path}: {reason}; /openapi.json lists what there is"
         return answer(ApiError(error.status_code, message, code=reason.replace(" ", "_")), error.headers)

@@ -32,6 +32,9 @@ from serve.settings import FetchSettings, MediaSettings
 MEDIA_TYPES = {f"image/{name}" for name in "png jpeg jpg webp gif bmp x-ms-bmp tiff".split()}
 FIX = f"send a whole {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
 
+HEAD = 200
+"""Characters of a data URI before its base64, at most."""
+
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
 
@@ -51,6 +54,11 @@ class MediaLoader:
         self._media, self._geometry = media, geometry
         self._fetcher = fetcher or (Fetcher(fetch, media.image_bytes) if fetch.hosts else None)
         self._pool = WorkerPool(media.workers, media.seconds)
+
+    @property
+    def most(self) -> int:
+        """Images of a request, at most."""
+        return self._media.images
 
     async def visuals(self, references: Sequence[tuple[str, str]]) -> list[Visual]:
         """The views of a request's images, given as (URL, path of the field that names it).
@@ -76,10 +84,11 @@ class MediaLoader:
             if _is_remote(url):
                 self._fetcher_for(param)
             else:
-                self._check_size(_payload(url, param), param)
+                self._check_size(url, param)
 
-    def _check_size(self, payload: str, param: str) -> None:
-        limit, size = self._media.image_bytes, len(payload) // 4 * 3 - payload[-2:].count("=")
+    def _check_size(self, url: str, param: str) -> None:
+        length = len(url) - _payload_start(url, param)
+        limit, size = self._media.image_bytes, length // 4 * 3 - url[-2:].count("=")
         if size > limit:
             raise _too_large(param, f"{size} bytes are more than the {limit} of an image")
 
@@ -92,7 +101,7 @@ class MediaLoader:
     async def _visual(self, url: str, kind: VisualKind, param: str) -> Visual:
         content = await self._content(url, param)
         try:
-            return await self._pool.run(decode, content, kind, self._geometry, self._media.pixels, param)
+            return await self._pool.run(read, content, kind, self._geometry, self._media.pixels, param)
         except WorkerTimeout:
             message = f"{param}: decoding took longer than {self._media.seconds:g} s; send a smaller image"
             raise ApiError(400, message, code="image_timeout", param=param) from None
@@ -101,29 +110,25 @@ class MediaLoader:
         except OSError:
             raise _unavailable() from None
 
-    async def _content(self, url: str, param: str) -> bytes:
-        if _is_remote(url):
-            return await self._fetcher_for(param).fetch(url, param)
-        try:
-            return base64.b64decode(_payload(url, param), validate=True)
-        except (binascii.Error, ValueError):
-            raise _invalid(param, "not base64", "send padded base64 without spaces or line ends") from None
+    async def _content(self, url: str, param: str) -> bytes | str:
+        """The file that was fetched, or the data URI, whose base64 a worker decodes."""
+        return await self._fetcher_for(param).fetch(url, param) if _is_remote(url) else url
 
 
 def _is_remote(url: str) -> bool:
     return url[:8].lower().startswith(("http://", "https://"))
 
 
-def _payload(url: str, param: str) -> str:
-    """The base64 part of a data URI, not decoded."""
-    head, _, payload = url.partition(",")
-    scheme, _, described = head[:100].lower().partition(":")
+def _payload_start(url: str, param: str) -> int:
+    """Where the base64 part of a data URI begins."""
+    start = url.find(",", 0, HEAD) + 1
+    scheme, _, described = url[: max(0, start - 1)].lower().partition(":")
     media_type, *parameters = (part.strip() for part in described.split(";"))
-    if scheme != "data" or "base64" not in parameters or not payload:
+    if scheme != "data" or "base64" not in parameters or start == len(url):
         raise _invalid(param, "not a data URI with base64", "send data:image/png;base64,... or the like")
     if media_type not in MEDIA_TYPES:
         raise _invalid(param, "not of a media type that is read", FIX)
-    return payload
+    return start
 
 
 class WorkerTimeout(Exception):
@@ -187,6 +192,16 @@ def _settle() -> None:
     sink = os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 2)
     os.close(sink)
+
+
+def read(content: bytes | str, kind: VisualKind, geometry: ViewGeometry, pixels: int, param: str) -> Visual:
+    """The views of an image: of a file, or of a data URI with base64; runs in a worker."""
+    if isinstance(content, str):
+        try:
+            content = base64.b64decode(content[_payload_start(content, param) :], validate=True)
+        except (binascii.Error, ValueError):
+            raise _invalid(param, "not base64", "send padded base64 without spaces or line ends") from None
+    return decode(content, kind, geometry, pixels, param)
 
 
 def decode(content: bytes, kind: VisualKind, geometry: ViewGeometry, pixels: int, param: str) -> Visual:

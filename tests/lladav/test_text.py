@@ -15,6 +15,7 @@ from lladav.errors import UserError
 from lladav.samples import IGNORED, IMAGE_PLACEHOLDER
 from lladav.schema import Supervise
 from lladav.text import (
+    LONG_TEXT,
     SPECIAL_TOKENS,
     SYSTEM_PROMPT,
     ChatTokenizer,
@@ -54,9 +55,12 @@ def test_prompt_ids_spell_the_chat_text(tokenizer: ChatTokenizer) -> None:
     assert spelled == chat_text(messages)
 
 
-def test_no_token_is_longer_than_the_longest(tokenizer: ChatTokenizer) -> None:
-    longest = max(len(tokenizer.decode([i])) for i in range(tokenizer.vocab_size))
-    assert 0 < longest <= tokenizer.longest
+@pytest.mark.parametrize("piece", ["the quick brown fox ", "x1", " ", "\n", "中é", "<|eot_id|>", "a" * 99])
+def test_long_texts_are_encoded_like_short_ones(tokenizer: ChatTokenizer, piece: str) -> None:
+    text = piece * (1 + LONG_TEXT // len(piece))
+    assert len(text) >= LONG_TEXT
+    assert tokenizer.encode(text) == tokenizer._tokenizer.encode(text, add_special_tokens=False).ids
+    assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 @given(st.data())

@@ -1,0 +1,144 @@
+"""From the bytes of a body to a request, in time and memory that are bounded before any of it is parsed.
+
+A parser holds the GIL from the first byte to the last, so it blocks the event loop from any thread. Data URIs
+of images, which may fill a body, are cut out and parsed in pieces; what is left is bounded in bytes and in
+values. The bounds are far above those of a request that fits into the model's context.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+
+from serve.api.validation import not_an_object, refusal
+from serve.errors import ApiError
+
+Kind = TypeVar("Kind", bound=BaseModel)
+
+IMAGE = b'"data:image'
+LONG = 4096
+"""Bytes of a data URI from which on it is cut out."""
+PIECE = 2**20
+"""Bytes of a data URI that are parsed in one call."""
+ESCAPE = 6
+"""Bytes of the longest escape of a character, as in a surrogate's ``\\ud83d``."""
+OTHER_BYTES = 2**18
+"""Bytes of a body besides its texts and images: names of fields, numbers, a schema."""
+VALUES = 20_000
+"""Values of a body, names of fields included."""
+UNQUOTED = 2**17
+"""Bytes of a body outside of its strings, without white space; long integers are slow to parse."""
+SPACE = b" \t\r\n"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class BodyReader:
+    """Reads bodies of at most ``characters`` of text and ``images`` images."""
+
+    characters: int
+    images: int
+
+    def read(self, body: Sequence[bytes], content_type: str, kind: type[Kind]) -> Kind:
+        """The request in the parts of a body; raises ``ApiError``. For a thread of its own."""
+        if not _is_json(content_type):
+            raise not_an_object()
+        given = self.parsed(b"".join(body))
+        try:
+            return kind.model_validate(given)
+        except ValidationError as error:
+            raise refusal(error, given) from None
+
+    def parsed(self, body: bytes) -> Any:
+        """The JSON of a body; raises ``ApiError`` where it is none, or too large."""
+        rest, images = self._without_images(body.removeprefix(BYTE_ORDER_MARK))
+        self._check(rest)
+        if not rest.strip(SPACE):
+            raise not_an_object()
+        tree = _json(rest)
+        return (
+            _restored(tree, {name: _unescaped(image) for name, image in images.items()}) if images else tree
+        )
+
+    @property
+    def _text_bytes(self) -> int:
+        """Bytes of a body without its images, at most."""
+        return ESCAPE * self.characters + OTHER_BYTES
+
+    def _without_images(self, body: bytes) -> tuple[bytes, dict[str, bytes]]:
+        """The body with a name in place of each long data URI, and the data URIs by these names.
+
+        Quotes that are escaped belong to a text; what they enclose stays where it is.
+        """
+        mark, images, kept, start = uuid.uuid4().hex, dict[str, bytes](), list[bytes](), 0
+        size = 0
+        while len(images) < self.images and size <= self._text_bytes:
+            at = body.find(IMAGE, start)
+            end = body.find(b'"', at + 1)
+            if at < 0 or end < 0:
+                break
+            cut = end - at > LONG and body[at - 1 : at] != b"\\"
+            kept.append(body[start : at + 1 if cut else end])
+            if cut:
+                images[name := f"{mark}-{len(images)}"] = body[at + 1 : end]
+                kept.append(name.encode())
+            start, size = end, size + len(kept[-1]) + LONG * cut
+        return b"".join((*kept, body[start:])), images
+
+    def _check(self, rest: bytes) -> None:
+        if len(rest) > self._text_bytes:
+            message = (
+                f"body: {len(rest)} bytes besides its {self.images} first images are more than "
+                f"{self._text_bytes}; send less text"
+            )
+            raise ApiError(413, message, code="body_too_large")
+        bare = rest.replace(b"\\\\", b"").replace(b'\\"', b"")
+        strings = bare.count(b'"') // 2
+        outside = b"".join(bare.split(b'"')[::2]).translate(None, SPACE) if strings <= VALUES else b""
+        values = strings + sum(outside.count(mark) for mark in (b",", b"[", b"{"))
+        if values > VALUES or len(outside) > UNQUOTED:
+            message = (
+                f"body: more than {VALUES} values, or {UNQUOTED} bytes of numbers and marks; send fewer parts"
+            )
+            raise ApiError(413, message, code="body_too_complex")
+
+
+def _is_json(content_type: str) -> bool:
+    """Other types could be sent by a page of another site without its browser asking first."""
+    kind, _, subtype = content_type.partition(";")[0].strip().lower().partition("/")
+    return kind == "application" and (subtype == "json" or subtype.endswith("+json"))
+
+
+def _json(text: bytes) -> Any:
+    try:
+        return from_json(text)
+    except ValueError as error:
+        raise ApiError(400, f"body: not JSON ({error}); send an object", code="invalid_json") from None
+
+
+def _unescaped(text: bytes) -> str:
+    """A string of JSON, parsed in pieces that end before an escape and not inside of one."""
+    pieces, start = list[str](), 0
+    while start < len(text):
+        end = start + PIECE
+        if end < len(text) and (escape := text.rfind(b"\\", end - ESCAPE, end)) > 0:
+            end = escape
+        pieces.append(_json(b'"%b"' % text[start:end]))
+        start = end
+    return "".join(pieces)
+
+
+def _restored(value: Any, strings: Mapping[str, str]) -> Any:
+    """A JSON value with strings in place of their names; the parser bounds its depth."""
+    if isinstance(value, str):
+        return strings.get(value, value)
+    if isinstance(value, list):
+        return [_restored(each, strings) for each in value]
+    if isinstance(value, dict):
+        return {_restored(name, strings): _restored(each, strings) for name, each in value.items()}
+    return value
