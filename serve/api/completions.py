@@ -156,6 +156,7 @@ class Completions:
         yield list(map(_event, writer.opening()))
         yield await self._written(writer, first)
         async for events in rest:
+            await asyncio.sleep(0)  # events that are there already would follow without a pause
             yield await self._written(writer, events)
         if writer.asked.include_usage:
             yield [_event(writer.closing())]

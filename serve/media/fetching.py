@@ -24,6 +24,7 @@ from serve.settings import FetchSettings
 HTTPS = 443
 OK = 200
 CHUNK = 2**16
+LONGEST_URL = 8192
 Address = IPv4Address | IPv6Address
 
 PLAIN_URL = re.compile(
@@ -128,9 +129,12 @@ class Fetcher:
             raise _failed(param, f"{host} broke the connection or the protocol") from None
 
     def _host(self, url: str, param: str) -> str:
-        match = PLAIN_URL.fullmatch(url)
+        match = PLAIN_URL.fullmatch(url) if len(url) <= LONGEST_URL else None
         if match is None:
-            raise _refused(param, "not a plain https URL (no user, no port but 443, ASCII only)")
+            raise _refused(
+                param,
+                f"not a plain https URL (no user, no port but 443, ASCII only, {LONGEST_URL} characters)",
+            )
         host = match["host"].lower()
         if NUMBER.fullmatch(host.rpartition(".")[2]):
             raise _refused(param, "addresses are not fetched from, only named hosts")
