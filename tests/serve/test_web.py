@@ -8,7 +8,7 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -278,6 +278,7 @@ def test_what_nobody_foresaw_in_mid_stream_is_an_event_too(
         *_, last = events(client, stream_mode="denoise")
     assert last["error"]["code"] == "internal_error"
     assert "secret" in caplog.text
+    _wait_until(lambda: caplog.records[-1].getMessage().startswith("{"))  # logged after the last byte is sent
     assert json.loads(caplog.records[-1].getMessage())["error"] == "internal_error"
 
 
@@ -293,8 +294,12 @@ def test_a_client_that_leaves_frees_its_rows(client: httpx.Client, engines: Loca
 
 
 def _wait_until_empty(engines: LocalEngines) -> None:
-    deadline = time.monotonic() + 5
-    while engines.worker.load.rows_used:
+    _wait_until(lambda: not engines.worker.load.rows_used)
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -305,6 +310,7 @@ def test_requests_have_ids_and_a_line_in_the_log(
     with caplog.at_level(logging.INFO, "ray.serve.requests"):
         given = client.post(CHAT, json=body(), headers={"x-request-id": "mine-1"})
         client.get("/v1/nothing?secret=1", headers={"x-request-id": "a secret"})
+        _wait_until(lambda: len(caplog.records) >= 2)
     assert given.headers["x-request-id"] == "mine-1"
     first, second = (json.loads(record.getMessage()) for record in caplog.records)
     assert (first["request"], first["endpoint"], first["status"]) == ("mine-1", CHAT, 200)
