@@ -188,6 +188,8 @@ async def _is_ready(service: Service) -> bool:
     try:
         async with asyncio.timeout(READY_SECONDS):
             return await service.ready()
+    except ApiError:  # it says itself why the server is not ready
+        raise
     except Exception:
         LOG.exception("cannot find out whether the server is ready")
         return False

@@ -14,6 +14,7 @@ from starlette.types import Message
 from serve.api.completions import Completions
 from serve.api.guard import GONE
 from serve.api.web import Service, web_app
+from serve.errors import ApiError
 from serve.keys import Gate, hash_of
 from serve.metrics import IngressMetrics
 from serve.settings import Auth, KeySettings, ServeSettings
@@ -137,13 +138,22 @@ def test_many_probes_ask_the_controller_once(served: ServeSettings) -> None:
     assert server.probes == 1
 
 
-@pytest.mark.parametrize("ready", [False, ZeroDivisionError("at /home/secret")])
-def test_a_server_that_cannot_tell_is_not_ready(served: ServeSettings, ready: bool | Exception) -> None:
+@pytest.mark.parametrize(
+    ("ready", "code"),
+    [
+        (False, "not_ready"),
+        (ZeroDivisionError("at /home/secret"), "not_ready"),
+        (ApiError(503, "no numbers", code="not_finite"), "not_finite"),
+    ],
+)
+def test_a_server_that_cannot_tell_is_not_ready(
+    served: ServeSettings, ready: bool | Exception, code: str
+) -> None:
     server = Server(served)
     server.ready = ready
     server.answers.set()
     answer = asyncio.run(ask(server.app, "/ready", method="GET", headers={}))
-    assert (answer.status, json.loads(answer.body)["error"]["code"]) == (503, "not_ready")
+    assert (answer.status, json.loads(answer.body)["error"]["code"]) == (503, code)
 
 
 def test_a_controller_that_does_not_answer_is_not_waited_for(
