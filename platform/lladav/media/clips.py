@@ -39,7 +39,7 @@ def clip_header(stream: BinaryIO, name: str) -> Clip:
         if _is_image(stream):
             return _animation_header(stream)
         with closing(VideoFile(stream)) as video:
-            return video.clip
+            return video.clip()
 
 
 def clip_frames(stream: BinaryIO, choose: Choose, name: str, pixels: Pixels) -> Iterator[Image.Image]:
@@ -51,7 +51,7 @@ def clip_frames(stream: BinaryIO, choose: Choose, name: str, pixels: Pixels) -> 
             yield from _animation_frames(stream, wanted, pixels)
             return
         with closing(VideoFile(stream)) as video:
-            yield from video.frames(choose(video.clip))
+            yield from video.frames(choose(video.clip(is_counted=True)))
 
 
 def folder_frames(

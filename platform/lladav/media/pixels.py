@@ -134,11 +134,19 @@ def _decoding_swaps(image: Image.Image, pixels: Pixels) -> bool:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """A grey image of 16 or 32 bits, scaled to 8; Pillow would clip it at 255."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float32))
+    """A grey image of 16 or 32 bits, scaled to 8, and white where it is transparent.
+
+    Pillow would clip it at 255. The values are scaled in place: they may be large.
+    """
+    values, clear = np.array(image, dtype=np.float32), image.info.get("transparency")
+    is_clear = values == clear if isinstance(clear, int) else None
+    np.nan_to_num(values, copy=False)
     low, high = _bounds(values, 1.0 if image.mode == "F" else 65535.0)
-    scaled = (np.clip(values, low, high) - low) * (255.0 / max(high - low, 1e-9))
-    return Image.fromarray(np.rint(scaled).astype(np.uint8))
+    values -= low
+    values *= 255.0 / max(high - low, 1e-9)
+    if is_clear is not None:
+        values[is_clear] = 255
+    return Image.fromarray(np.rint(values, out=values).astype(np.uint8))
 
 
 def _bounds(values: np.ndarray, usual: float) -> tuple[float, float]:

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import bisect
 import io
-from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import Any, BinaryIO, NamedTuple
 
 from PIL import Image
 
 from lladav.errors import UserError
+from lladav.media.packets import BadVideo, Packets, list_packets
 
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,nut,ivf,h264,hevc,mpegvideo,m4v,rm"
 """Containers that are read. Playlists are not among them: they make FFmpeg open other files and addresses."""
@@ -27,11 +25,6 @@ BUFFER = 1 << 16
 """Bytes that FFmpeg asks for at a time."""
 MOST_PIXELS = 1 << 26
 """Of a frame: twice the 33 million of 8K."""
-VP8_SHOWN = 0x10
-"""Bit of the first byte of a VP8 packet; without it the packet gives no frame."""
-SHORTEST_GAP, GAP = 0.3, 0.05
-"""A file whose packets end this long before its header says is cut short: in seconds, and as a fraction of
-the duration."""
 
 
 class Clip(NamedTuple):
@@ -41,23 +34,6 @@ class Clip(NamedTuple):
     height: int
     frames: int
     rate: float
-
-
-@dataclass(frozen=True)
-class _Packets:
-    """Timestamps of the frames in display order, and of the keyframes: shown when, and stored when.
-
-    ``ordered`` is false where timestamps are missing or do not tell the display order.
-    """
-
-    shown: Sequence[int]
-    keys: Sequence[int]
-    key_starts: Sequence[int]
-    ordered: bool
-
-
-class BadVideo(Exception):
-    """Why a file cannot be read, without its name."""
 
 
 class _Mismatch(Exception):
@@ -80,13 +56,13 @@ class VideoFile:
         """Release the decoder; the stream stays open."""
         self._container.close()
 
-    @property
-    def clip(self) -> Clip:
+    def clip(self, is_counted: bool = False) -> Clip:
         """Size, frames and rate; the frames are counted where the container does not list them."""
         rate = self._video.average_rate or self._video.guessed_rate
         if not rate:
             raise BadVideo("the frame rate is unknown; convert the video to mp4")
-        frames = self._listed_frames or len(self._packets.shown)
+        listed = 0 if is_counted else self._listed_frames
+        frames = listed or len(self._packets.shown)
         if not frames:
             raise BadVideo("it has no frames")
         return Clip(self._video.width, self._video.height, frames, float(rate))
@@ -134,47 +110,8 @@ class VideoFile:
         return frames
 
     @cached_property
-    def _packets(self) -> _Packets:
-        shown, keys, starts = array("q"), array("q"), array("q")
-        known, end, is_partial = True, 0.0, False
-        scale = {stream.index: float(stream.time_base or 0) for stream in self._container.streams}
-        for packet in self._container.demux():
-            if packet.pts is not None:
-                at = packet.pts + (packet.duration or 0)
-                end, is_partial = max(end, at * scale[packet.stream_index]), packet.is_corrupt
-            if not self._gives_frame(packet) or not (keys or packet.is_keyframe):
-                continue
-            known = known and packet.pts is not None
-            shown.append(packet.pts or 0)
-            if packet.is_keyframe:
-                keys.append(shown[-1])
-                starts.append(shown[-1] if packet.dts is None else packet.dts)
-        if is_partial:
-            raise BadVideo("it is cut short")
-        self._check_end(end, len(shown))
-        ordered = sorted(shown)
-        return _Packets(ordered, keys, starts, known and self._is_ordered(shown, ordered, keys))
-
-    def _gives_frame(self, packet: Any) -> bool:
-        if packet.stream_index != self._video.index or not packet.size or packet.is_discard:
-            return False
-        return self._video.codec_context.name != "vp8" or bool(memoryview(packet)[0] & VP8_SHOWN)
-
-    def _is_ordered(self, stored: Sequence[int], ordered: Sequence[int], keys: Sequence[int]) -> bool:
-        """Whether timestamps tell the display order. AVI files have none; FFmpeg numbers their packets."""
-        unique = all(before < after for before, after in pairwise(ordered))
-        numbered = self._container.format.name == "avi" and self._video.codec_context.has_b_frames
-        return unique and list(keys) == sorted(keys) and not (numbered and list(stored) == list(ordered))
-
-    def _check_end(self, end: float, frames: int) -> None:
-        """Raise ``BadVideo`` where the file ends before its header says so."""
-        if self._listed_frames:
-            return
-        start, duration = (self._container.start_time or 0) / 1e6, (self._container.duration or 0) / 1e6
-        if duration - (end - start) > max(SHORTEST_GAP, GAP * duration):
-            raise BadVideo(f"it is cut short: {end - start:.1f} of {duration:.1f} s are there")
-        if frames < self._video.frames * (1 - GAP):
-            raise BadVideo(f"it is cut short: {frames} of {self._video.frames} frames are there")
+    def _packets(self) -> Packets:
+        return list_packets(self._container, self._video, is_whole=bool(self._listed_frames))
 
     def _frame_at(self, shown: int) -> Any:
         """The decoded frame with this timestamp."""
@@ -198,7 +135,7 @@ class VideoFile:
 
     def _frames_from(self, key: int) -> Iterator[Any]:
         """The frames from a keyframe on, without those that neither are wanted nor serve to decode others."""
-        shown, start = self._packets.keys[key], self._packets.key_starts[key]
+        shown, start = self._packets.keys[key], self._packets.starts[key]
         self._container.seek(start, stream=self._video)
         reached = False
         for packet in self._container.demux(self._video):

@@ -28,6 +28,7 @@ class Kind(NamedTuple):
 
 
 OPEN_GOP = {"x264-params": "log-level=none:open-gop=1:bframes=3:b-pyramid=normal:scenecut=0:keyint=10"}
+OPEN_HEVC = {"x265-params": "log-level=none:keyint=10:open-gop=1:bframes=3:scenecut=0"}
 FAST = {"deadline": "realtime", "cpu-used": "8"}
 KINDS = {
     "mp4 h264": Kind("mp4", "libx264"),
@@ -35,6 +36,7 @@ KINDS = {
     "mp4 h264, fragments": Kind("mp4", "libx264", muxing={"movflags": "frag_keyframe+empty_moov"}),
     "mp4 h264, variable rate": Kind("mp4", "libx264", durations=(20, 40, 70, 33)),
     "mp4 hevc": Kind("mp4", "libx265"),
+    "mp4 hevc, open gop": Kind("mp4", "libx265", OPEN_HEVC),
     "mp4 mpeg4": Kind("mp4", "mpeg4"),
     "webm vp8": Kind("webm", "libvpx", FAST),
     "webm vp9": Kind("webm", "libvpx-vp9", FAST),
@@ -96,13 +98,19 @@ def video(kind: Kind, frames: int = 60, rate: int = 25, rotation: int = 0) -> by
     return stream.getvalue()
 
 
-def repacked(content: bytes, container: str, shift: int = 0, hide: int | None = None) -> bytes:
-    """The same packets in another file, ``shift`` ticks earlier; VP8's packet ``hide`` gives no frame."""
-    stream = io.BytesIO()
+def repacked(
+    content: bytes, container: str, shift: int = 0, hide: int | None = None, first: int = 0
+) -> bytes:
+    """The same packets in another file, ``shift`` ticks earlier, from keyframe number ``first`` on.
+
+    VP8's packet ``hide`` becomes one that gives no frame.
+    """
+    stream, keyframes = io.BytesIO(), -1
     with av.open(io.BytesIO(content), "r") as source, av.open(stream, "w", format=container) as target:
         track = target.add_stream_from_template(source.streams.video[0])
         for number, packet in enumerate(source.demux(video=0)):
-            if packet.dts is None or packet.pts is None:
+            keyframes += packet.is_keyframe
+            if packet.dts is None or packet.pts is None or keyframes < first:
                 continue
             if number == hide:
                 hidden = bytes(packet)

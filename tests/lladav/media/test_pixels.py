@@ -63,6 +63,11 @@ class TestColours:
         values = np.array([[0, 257, 128 * 257, 65535]], dtype=np.uint16)
         assert [r for r, _, _ in colours(seen(Image.fromarray(values), name))] == [0, 1, 128, 255]
 
+    def test_sixteen_bits_with_a_transparent_level(self):
+        values = np.array([[0, 30000, 65535]], dtype=np.uint16)
+        image = seen(Image.fromarray(values), transparency=30000)
+        assert [r for r, _, _ in colours(image)] == [0, 255, 255]
+
     def test_a_dark_image_of_sixteen_bits_stays_dark(self):
         assert colours(seen(Image.fromarray(np.array([[0, 1]], dtype=np.uint16)))) == [[0, 0, 0]] * 2
 

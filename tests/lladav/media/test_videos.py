@@ -106,6 +106,17 @@ def test_frames_before_an_edit_lists_start_do_not_count() -> None:
     assert numbers(cut, [0, len(reference) - 1]) == [first, last]
 
 
+@pytest.mark.parametrize("container", ["matroska", "mpegts"])
+@pytest.mark.parametrize("kind", ["mp4 hevc, open gop", "mpegts mpeg2"])
+def test_frames_that_need_one_before_the_first_keyframe_do_not_count(kind: str, container: str) -> None:
+    content = recorded.repacked(content_of(kind), container, first=2)
+    reference = recorded.everything(content)
+    assert 0 < len(reference) < FRAMES - 2
+    assert clip_header(io.BytesIO(content), "a video").frames == len(reference)
+    wanted = [0, 1, 9, len(reference) - 1]
+    assert numbers(content, wanted) == [recorded.number_of(reference[index]) for index in wanted]
+
+
 def test_packets_that_give_no_frame_do_not_count() -> None:
     content = recorded.repacked(content_of("webm vp8"), "webm", hide=35)
     reference = recorded.everything(content)
