@@ -16,6 +16,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from os import fsync
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -187,7 +188,7 @@ def write_durably(file: UPath, text: str) -> None:
     with partial.open("wb") as stream:
         stream.write(text.encode())
         stream.flush()
-        os.fsync(stream.fileno())
+        fsync(stream.fileno())
     partial.replace(local)
     sync_folder(local.parent)
 
@@ -206,7 +207,7 @@ def sync_folder(folder: Path) -> None:
     """Make the names in a local folder survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        fsync(descriptor)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems have no such call
             raise
@@ -219,7 +220,7 @@ def sync_files(folder: Path, wanted: Callable[[str], bool] = lambda _: True) -> 
     for path in sorted(folder.rglob("*")):
         if path.is_file() and wanted(path.relative_to(folder).as_posix()):
             with path.open("rb") as stream:
-                os.fsync(stream.fileno())
+                fsync(stream.fileno())
     for each in [folder.parent, folder, *(path for path in folder.rglob("*") if path.is_dir())]:
         sync_folder(each)
 

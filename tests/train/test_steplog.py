@@ -66,7 +66,7 @@ def test_a_crash_while_a_log_is_opened_loses_no_line(tmp_path: Path, monkeypatch
     def crash(_: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(storage.os, "fsync", crash)
+    monkeypatch.setattr(storage, "fsync", crash)
     with pytest.raises(KeyboardInterrupt):
         StepLog(location(tmp_path), 3)
     assert steps(tmp_path) == list(range(1, 6))
