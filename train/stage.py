@@ -12,6 +12,7 @@ from lladav.cluster import connect
 from lladav.errors import UserError
 from lladav.schema import Config, WeightsConfig
 from lladav.storage import absolute, local_path, location
+from lladav.text import check_tokens
 from train.job import Job
 from train.progress import Progress, say
 from train.runs import WEIGHTS, Checkpoint, Run, refuse_other_text
@@ -36,6 +37,7 @@ def run_stage(config: Config) -> None:
     if latest:
         refuse_other_text(run.name, latest)
     start_from = starting_weights(config)
+    check_tokens(config.model)
     manifest = open_manifest(config, mapper=ray_map)
     job = Job(with_absolute_paths(config), str(manifest.folder), Plan.of(manifest, config).steps, start_from)
     say(headline(job, len(manifest), latest))

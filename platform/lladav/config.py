@@ -100,6 +100,8 @@ def expand(overrides: Sequence[str], conf: Path = CONF) -> list[list[str]]:
     rest = [o for o in overrides if o != f"stage={ALL_STAGES}"]
     if len(rest) == len(overrides):
         return [rest]
+    if other := next((o for o in rest if o.startswith("stage=")), None):
+        raise UserError(f"stage={ALL_STAGES} {other}: not both; leave one out")
     if any(o.startswith("train.run=") for o in rest):
         raise UserError("train.run: names a single run; with stage=all leave it out or set train.storage")
     return [[f"stage={name}", *rest] for name in chain(conf)]
@@ -197,7 +199,7 @@ def _nested(key: str, text: str) -> dict[str, Any]:
     fragment = OmegaConf.create()
     try:
         fragment.merge_with_dotlist([f"{key}={text}"])
-    except (yaml.YAMLError, OmegaConfBaseException):
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeError):
         raise UserError(f"{key}={text}: not a YAML value; quote it") from None
     return _plain(fragment)
 

@@ -32,13 +32,17 @@ NOT_NEGATIVE = """
     objective.eos_tail data.tasks cluster.cpus_per_worker cluster.gpus_per_worker cluster.threads_per_worker
     cluster.max_failures train.seed train.weight_decay train.persistence_threshold
 """.split()
+LARGEST_SEED = 2**63 - 1
+"""That torch accepts."""
 FRACTIONS = ("objective.min_mask_ratio", "data.bad_sample_budget", "train.warmup_ratio")
-RUN_NAME = re.compile(r"[\w][\w.+-]*")
+FILE_NAME = re.compile(r"[\w][\w.+-]*")
+NAME_BYTES = 80
+"""A run's folder is called after three names, and a file name has at most 255 bytes."""
 
 
 def check(config: Config) -> None:
     """Raise ``UserError`` for the first setting that is out of range or does not fit the others."""
-    for rule in (_ranges, _stage, _sources, _workers, _batch, _language, _vision, _tokens, _train):
+    for rule in (_ranges, _names, _stage, _sources, _workers, _batch, _language, _vision, _tokens, _train):
         for message in rule(config):
             raise UserError(message)
 
@@ -54,6 +58,24 @@ def _ranges(config: Config) -> Iterator[str]:
     for key in FRACTIONS:
         if not 0 <= values[key] <= 1:
             yield f"{key}={shown(values[key])}: must be a fraction from 0 to 1"
+
+
+def _names(config: Config) -> Iterator[str]:
+    """Names that runs and their folders get."""
+    names = {
+        "stage.name": config.stage.name,
+        "stage.starts_from": config.stage.starts_from,
+        "model.name": config.model.name,
+        "data.name": config.data.name,
+        "train.run": config.train.run,
+    }
+    for key, name in names.items():
+        if name is None:
+            continue
+        if not FILE_NAME.fullmatch(name):
+            yield f"{key}={name}: part of a folder's name; use letters, digits and . _ + -"
+        if len(name.encode()) > NAME_BYTES:
+            yield f"{key}={name}: part of a folder's name; use at most {NAME_BYTES} bytes"
 
 
 def _stage(config: Config) -> Iterator[str]:
@@ -142,5 +164,5 @@ def _train(config: Config) -> Iterator[str]:
     train = config.train
     if len(train.betas) != 2 or not all(0 <= beta < 1 for beta in train.betas):
         yield f"train.betas={shown(train.betas)}: must be two numbers from 0 to below 1, as in [0.9,0.999]"
-    if train.run is not None and not RUN_NAME.fullmatch(train.run):
-        yield f"train.run={train.run}: a run is a folder's name; use letters, digits and . _ + -"
+    if train.seed > LARGEST_SEED:
+        yield f"train.seed={train.seed}: must be at most {LARGEST_SEED}"

@@ -148,9 +148,16 @@ def refuse_unknown(tree: Mapping[str, Any], where: str = "", prefix: str = "") -
             raise UserError(f"{where}{path}: unknown key{did_you_mean(path, nearest_key(path))}")
         if isinstance(value, Mapping):
             refuse_unknown(value, where, f"{path}.")
-        elif is_dataclass(kind) or get_origin(kind) is dict:
+        if not _has_form(value, kind):
             shown = "null" if value is None else value
             raise UserError(f"{where}{path}={shown}: {why_refused(path, value)}")
+
+
+def _has_form(value: Any, kind: Any) -> bool:
+    """Whether a value is a mapping, a flat list or else, as its key needs; OmegaConf checks the rest."""
+    if get_origin(kind) is list and isinstance(value, list):
+        return not any(isinstance(each, list | Mapping) for each in value)
+    return kind is Any or isinstance(value, Mapping) == (is_dataclass(kind) or get_origin(kind) is dict)
 
 
 def nearest_key(path: str) -> str | None:

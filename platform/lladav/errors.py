@@ -9,7 +9,14 @@ from typing import NoReturn
 
 
 class UserError(ValueError):
-    """Bad input: the message names the thing, what is wrong with it and the fix."""
+    """Bad input: the message names the thing, what is wrong with it and the fix.
+
+    It stays one line of text that can be printed, whatever input it quotes.
+    """
+
+    def __init__(self, message: str) -> None:
+        printable = message.encode(errors="backslashreplace").decode()
+        super().__init__("\\n".join(printable.splitlines()))
 
 
 class MediaError(UserError):

@@ -20,7 +20,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from lladav.errors import UserError
 from lladav.local_cache import local_copy
 from lladav.samples import IGNORED, IMAGE_PLACEHOLDER, Encoded
-from lladav.schema import Supervise, TokenIds
+from lladav.schema import ModelConfig, Supervise, TokenIds
 from lladav.storage import location
 
 SYSTEM_PROMPT = (
@@ -118,6 +118,15 @@ class ChatTokenizer:
             for name, token in names.items()
             if not (token in added and added[token].special)
         }
+
+
+def check_tokens(model: ModelConfig) -> None:
+    """Raise ``UserError`` where the tokenizer gives a special token another id than ``model.tokens``."""
+    own = vars(ChatTokenizer.load(model.tokenizer).ids)
+    for role, token in vars(model.tokens).items():
+        if token != own[role]:
+            found = f"{model.tokenizer} gives {SPECIAL_TOKENS[role]} the id {own[role]}"
+            raise UserError(f"model.tokens.{role}={token}: {found}; set that id or another model.tokenizer")
 
 
 def _alphabet() -> dict[str, int]:

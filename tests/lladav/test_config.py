@@ -60,7 +60,18 @@ MISTAKES = {
     "cluster.min_workers=0": "cluster.min_workers=0: must be from 1 to cluster.workers=1",
     "cluster.min_workers=2": "cluster.min_workers=2: must be from 1 to cluster.workers=1",
     "cluster.resize_seconds=0": "cluster.resize_seconds=0.0: must be above 0",
-    "train.run=a/b": "train.run=a/b: a run is a folder's name; use letters, digits and . _ + -",
+    "train.run=a/b": "train.run=a/b: part of a folder's name; use letters, digits and . _ + -",
+    "data.name=../x": "data.name=../x: part of a folder's name; use letters, digits and . _ + -",
+    "model.name=a/b": "model.name=a/b: part of a folder's name; use letters, digits and . _ + -",
+    "stage.name=.": "stage.name=.: part of a folder's name; use letters, digits and . _ + -",
+    "stage.starts_from=../si": "stage.starts_from=../si: part of a folder's name; use letters, ",
+    f"train.run={'x' * 81}": f"train.run={'x' * 81}: part of a folder's name; use at most 80 bytes",
+    f"train.seed={2**63}": f"train.seed={2**63}: must be at most {2**63 - 1}",
+    "train.betas=[[1],[2]]": "train.betas=[[1], [2]]: must be a list of numbers",
+    "stage.sources=[{}]": "stage.sources=[{}]: must be a list of text",
+    "train.warmup_ratio={}": "train.warmup_ratio={}: must be a number",
+    "train.run='\ud83d'": "train.run='\\ud83d': not a YAML value; quote it",
+    "model=\n": "model=\\n: no such model (choices: ",
     "stage.max_length=99999": "stage.max_length=99999: must not be above model.language.max_positions=16384",
     "model.language.heads=3": "model.language.width=128: must be an even number for each of ",
     "model.language.kv_heads=3": "model.language.kv_heads=3: must divide model.language.heads=4",
@@ -146,6 +157,8 @@ def test_all_stages_expand_to_the_chain():
     assert config.expand(["stage=vw", "train.run=a"]) == [["stage=vw", "train.run=a"]]
     with pytest.raises(UserError, match=r"train\.run: names a single run"):
         config.expand(["stage=all", "train.run=a"])
+    with pytest.raises(UserError, match=r"^stage=all stage=vw: not both; leave one out$"):
+        config.expand(["stage=vw", "stage=all"])
 
 
 def test_a_run_is_named_after_stage_model_and_data_unless_it_has_a_name():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ from lladav.text import (
     Message,
     beside_media,
     chat_text,
+    check_tokens,
     encode_chat,
     encode_plain,
     encode_prompt,
     image_marks,
     messages_of,
 )
+from tests.lladav.build import tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -234,3 +237,16 @@ def test_tokenizer_without_special_tokens_is_refused(tmp_path: Path, golden: Any
     (tmp_path / "tokenizer.json").write_text(text.replace("<|mdm_mask|>", "<|other|>"), encoding="utf-8")
     with pytest.raises(UserError, match=r"mdm_mask"):
         ChatTokenizer.load(tmp_path)
+
+
+def test_a_tokenizer_that_numbers_special_tokens_otherwise_is_refused(golden: Any) -> None:
+    model = tiny_config()
+    model.tokenizer = str(golden.folder / "tokenizer")
+    model.tokens = ChatTokenizer.load(model.tokenizer).ids
+    check_tokens(model)
+    own = model.tokens.mask
+    model.tokens = replace(model.tokens, mask=own - 1)
+    with pytest.raises(UserError) as refused:
+        check_tokens(model)
+    told = f"model.tokens.mask={own - 1}: {model.tokenizer} gives <|mdm_mask|> the id {own}; set that id or"
+    assert str(refused.value).startswith(told)
