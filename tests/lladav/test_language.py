@@ -81,6 +81,14 @@ def test_bidirectional_attention_needs_no_mask() -> None:
     assert segment_mask(Attention.bidirectional, 5, torch.zeros(5)) is None
 
 
+def test_bounds_are_copied_to_the_device_once_for_all_layers() -> None:
+    attention = PackedAttention([3, 0, 2])
+    bounds = attention.bounds(torch.device("cpu"))
+    assert bounds.tolist() == [0, 3, 3, 5]
+    assert bounds.dtype is torch.int32
+    assert attention.bounds(torch.device("cpu")) is bounds
+
+
 def test_grouped_heads_share_keys_and_values() -> None:
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(5, 4, 8, generator=generator)

@@ -29,7 +29,7 @@ class Attend(Protocol):
 
 
 class PackedAttention:
-    """Attention within each sample of a packed batch, without a cache."""
+    """Attention within each sample of a packed batch, without a cache; one serves all layers of a forward."""
 
     def __init__(
         self,
@@ -41,6 +41,7 @@ class PackedAttention:
             raise ValueError("dialogue-causal attention needs the turn of each position")
         self.lengths = list(lengths)
         self.masks = [segment_mask(pattern, length, turns) for length, turns in self._segments(turns_T)]
+        self._bounds: Tensor | None = None
 
     def __call__(self, layer: int, query_THD: Tensor, key_THD: Tensor, value_THD: Tensor) -> Tensor:  # noqa: ARG002
         heads = query_THD, key_THD, value_THD
@@ -48,6 +49,12 @@ class PackedAttention:
             return self._varlen(*heads)
         parts = zip(*(x.split(self.lengths) for x in heads), self.masks, strict=True)
         return torch.cat([attend_once(q, k, v, mask) for q, k, v, mask in parts])
+
+    def bounds(self, device: torch.device) -> Tensor:
+        """Where samples begin, and the end of the last one (int32), copied to the device once."""
+        if self._bounds is None:
+            self._bounds = torch.tensor([0, *self.lengths]).cumsum(0, dtype=torch.int32).to(device)
+        return self._bounds
 
     def _segments(self, turns_T: Tensor | None) -> list[tuple[int, Tensor | None]]:
         turns = turns_T.split(self.lengths) if turns_T is not None else [None] * len(self.lengths)
@@ -58,7 +65,7 @@ class PackedAttention:
         return query_THD.is_cuda and half and all(mask is None for mask in self.masks)
 
     def _varlen(self, query_THD: Tensor, key_THD: Tensor, value_THD: Tensor) -> Tensor:
-        bounds = torch.tensor([0, *self.lengths], device=query_THD.device).cumsum(0, dtype=torch.int32)
+        bounds = self.bounds(query_THD.device)
         longest = max(self.lengths)
         grouped = query_THD.shape[1] != key_THD.shape[1]
         out = varlen_attn(query_THD, key_THD, value_THD, bounds, bounds, longest, longest, enable_gqa=grouped)
