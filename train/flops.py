@@ -73,12 +73,15 @@ def projector_flops(views: int, model: ModelConfig) -> float:
     return 2 * views * patches * (model.vision.width * width + width * width)
 
 
-def peak_flops(device: torch.device) -> float:
-    """FLOPs per second: the device's published bf16 peak, or what a matrix product reaches on this CPU."""
+def peak_flops(device: torch.device) -> float | None:
+    """FLOPs per second: the device's published bf16 peak, or what a matrix product reaches on this CPU.
+
+    None for a GPU that is not in the table.
+    """
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         known = [tflops for part, tflops in PEAK_TFLOPS.items() if part in name]
-        return known[0] * 1e12 if known else float("nan")
+        return known[0] * 1e12 if known else None
     return _measured_flops()
 
 

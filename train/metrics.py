@@ -78,9 +78,9 @@ class StepSums:
 
 
 def step_row(
-    step: int, sums: StepSums, seconds: float, workers: int, peak: float, **more: Any
+    step: int, sums: StepSums, seconds: float, workers: int, peak: float | None, **more: Any
 ) -> dict[str, Any]:
-    """The step as one flat row of the log; ``peak`` in FLOPs per second and worker."""
+    """The step as one flat row of the log; ``peak`` in FLOPs per second and worker, none where unknown."""
     buckets = zip(sums.bucket_entropy, sums.bucket_rows, strict=True)
     return {
         "step": step,
@@ -95,7 +95,7 @@ def step_row(
         "samples_per_second": sums.samples / seconds,
         "text_tokens_per_second": sums.text_tokens / seconds,
         "visual_tokens_per_second": sums.visual_tokens / seconds,
-        "mfu": sums.flops / (seconds * peak * workers),
+        "mfu": sums.flops / (seconds * peak * workers) if peak else None,
         **more,
     }
 
