@@ -23,6 +23,13 @@ from lladav.config import chain, load  # noqa: E402
 from lladav.model.llada_v import LLaDAV  # noqa: E402
 from lladav.schema import Config  # noqa: E402
 from train.flops import PEAK_TFLOPS, training_flops  # noqa: E402
+from train.sizes import (  # noqa: E402
+    GRADIENT_BYTES,
+    REDUCE_BUCKET,
+    STATE_BYTES,
+    WEIGHT_BYTES,
+    checkpoint_bytes,
+)
 
 GPU, MFU = "H100", 0.35
 """Accelerator, and the share of its peak that useful work reaches: assumed, see ``mfu`` in a run's log."""
@@ -32,8 +39,6 @@ TEXT_TOKENS = {"plain": 30, "chat": 300}
 """Tokens of a sample's text: assumed."""
 MASKED_SHARE = 0.25
 """Masked rows among a sample's text: noise levels are even, and about half of the text is supervised."""
-WEIGHTS, GRADIENTS, STATES = 2, 2, 12
-"""Bytes of a parameter: bf16 weight; bf16 gradient; fp32 weight and AdamW's two moments."""
 GIB, TERA = 2**30, 1e12
 
 
@@ -75,7 +80,7 @@ class Cost:
 def cost(config: Config) -> Cost:
     """What the stage of a configuration takes."""
     parameters, tokens = parameters_of(config), sample_tokens(config)
-    checkpoint = parameters.all * WEIGHTS + parameters.trained * STATES
+    checkpoint = checkpoint_bytes(parameters.all, parameters.trained, config.train.precision)
     kept = config.train.keep_checkpoints + 1
     return Cost(
         stage=config.stage.name,
@@ -113,13 +118,15 @@ def sample_flops(config: Config, tokens: int) -> float:
 
 
 def gpu_bytes(config: Config, parameters: Parameters) -> float:
-    """Sharded states, two gathered layers, kept inputs of layers, one layer's work, and a chunk of logits."""
+    """Sharded states, two gathered layers, a bucket of gradients, inputs and work of layers, some logits."""
     language, longest = config.model.language, config.stage.max_length
-    sharded = parameters.all * WEIGHTS + parameters.trained * (GRADIENTS + STATES)
-    inputs = language.layers * longest * language.width * WEIGHTS
-    work = longest * (8 * language.width + 4 * language.mlp_width) * WEIGHTS
+    weight = WEIGHT_BYTES[config.train.precision]
+    sharded = parameters.all * weight + parameters.trained * (GRADIENT_BYTES + STATE_BYTES)
+    gathered = 2 * parameters.largest_layer * weight + REDUCE_BUCKET * GRADIENT_BYTES
+    inputs = language.layers * longest * language.width * weight
+    work = longest * (8 * language.width + 4 * language.mlp_width) * weight
     logits = 2 * config.train.loss_chunk * language.vocab_size * 4
-    return sharded / config.cluster.workers + 2 * parameters.largest_layer * WEIGHTS + inputs + work + logits
+    return sharded / config.cluster.workers + gathered + inputs + work + logits
 
 
 def stages(cluster: str = "kuberay") -> Iterator[Cost]:

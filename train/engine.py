@@ -29,7 +29,7 @@ from lladav.model.llada_v import LLaDAV
 from lladav.schema import Config, Part, Precision
 from lladav.storage import AnyPath
 from train.schedule import lr_factor
-from train.sizes import checkpoint_bytes
+from train.sizes import REDUCE_BUCKET, checkpoint_bytes
 
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -41,9 +41,6 @@ from train import optimizer_state  # noqa: E402 - imports deepspeed
 
 # On a CPU, DeepSpeed would spend a minute of its first start on compiling an all-reduce; gloo has one.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
-REDUCE_BUCKET = 125_000_000
-"""Gradient elements that are reduced together; each GPU holds a float32 buffer of them."""
 
 
 class Engine:

@@ -1,8 +1,13 @@
-"""How much a checkpoint takes: one formula for the check before a save and for the table of costs."""
+"""What a checkpoint and gradients take: one formula each for training and for the table of costs."""
 
 from __future__ import annotations
 
 from lladav.schema import Precision
+
+REDUCE_BUCKET = 125_000_000
+"""Gradient elements that are reduced together; each GPU holds a float32 buffer of them."""
+GRADIENT_BYTES = 4
+"""Of one trained parameter: gradients are summed in float32."""
 
 WEIGHT_BYTES = {Precision.float32: 4, Precision.bf16: 2}
 """Of one exported weight."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from lladav.diffusion.noise import NoisyBatch, corrupt, draw_noise, supervised_c
 from lladav.images import ViewGeometry
 from lladav.packing import pack
 from lladav.samples import Sample
-from lladav.schema import Config, Part
+from lladav.schema import Config, Part, Precision
 from tests.lladav.build import image_sample, text_sample
 from tests.train.ranks import on_ranks
 from tests.train.settings import settings
@@ -142,3 +143,77 @@ def test_only_the_trained_parts_change(tmp_path: Path) -> None:
     config = settings(tmp_path, global_batch=GLOBAL_BATCH, trained=[Part.projector])
     (changed, _) = on_ranks(2, frozen_parts, config)
     assert changed == {"language": False, "projector": True, "vision": False}
+
+
+def gradient_error(config: Config) -> float:
+    """Largest relative error of a reduced gradient: what DeepSpeed holds against the float32 mean of what
+    autograd gave on each rank for each micro-batch.
+    """
+    from deepspeed.utils import safe_get_full_grad
+
+    from train.engine import Engine
+
+    engine = Engine(config, STEPS, None)
+    named = dict(engine.model.language.named_parameters())
+    watched = [named[n] for n in ("layers.0.mlp.down_proj.weight", "layers.1.self_attn.q_proj.weight")]
+    sums: list[torch.Tensor | float] = [0.0] * len(watched)
+
+    def adds_to(index: int) -> Callable[[torch.Tensor], None]:
+        def hook(gradient: torch.Tensor) -> None:
+            sums[index] = sums[index] + gradient.float()
+
+        return hook
+
+    for index, parameter in enumerate(watched):
+        parameter.register_hook(adds_to(index))
+    batches = [batch for step in range(8) for batch in micro_batches(config, step)]
+    for batch in batches:
+        loss, _ = engine._engine(batch)
+        engine._engine.backward(loss)
+        held = [safe_get_full_grad(parameter) for parameter in watched]
+        engine._engine.step()
+    errors = []
+    for total, found in zip(sums, held, strict=True):
+        assert isinstance(total, torch.Tensor)
+        assert found is not None
+        dist.all_reduce(total)
+        expected = total / dist.get_world_size()
+        errors.append(float((found - expected).norm() / expected.norm()))
+    return max(errors)
+
+
+@pytest.mark.slow
+def test_gradients_are_summed_in_float32_under_bf16(tmp_path: Path) -> None:
+    """In bf16 the error is 0.5 % over 16 micro-batches of two ranks."""
+    config = settings(tmp_path, global_batch=8 * GLOBAL_BATCH)
+    config.train.precision = Precision.bf16
+    errors = on_ranks(2, gradient_error, config)
+    assert max(errors) < 1e-5
+
+
+def written_and_computed(folder: Path) -> list[tuple[int, int]]:
+    """Bytes of a checkpoint, and what the formula says, for a stage that trains one part and one that trains
+    all.
+    """
+    from train.checkpointing import save
+    from train.engine import Engine
+    from train.runs import Run
+
+    found = []
+    for trained in [Part.projector], list(Part):
+        config = settings(folder / str(len(trained)), trained=trained, global_batch=1)
+        config.model.language.width, config.model.language.mlp_width = 256, 1024
+        engine = Engine(config, STEPS, None)
+        engine.step(micro_batches(config, 0)[:1], 0)
+        assert save(engine, Run.of(config), config, 1, STEPS) is None
+        files = [file for file in folder.glob(f"{len(trained)}/test/checkpoint-*/**/*") if file.is_file()]
+        found.append((sum(file.stat().st_size for file in files), engine.checkpoint_bytes()))
+    return found
+
+
+@pytest.mark.slow
+def test_a_checkpoint_takes_what_the_formula_says(tmp_path: Path) -> None:
+    (found,) = on_ranks(1, written_and_computed, tmp_path)
+    for written, computed in found:
+        assert written == pytest.approx(computed, rel=0.05)
+    assert found[1][0] > 3 * found[0][0]
