@@ -14,11 +14,13 @@ from lladav.cluster import Head
 from tests.train.trainings import kill_all
 
 STORE_BYTES = 10**8
+IMPATIENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5"}
+"""How long Ray Train waits for room on a node that is gone before it is noticed; a minute by default."""
 
 
 @contextmanager
-def node(head: Head, cpus: int = 1) -> Iterator[None]:
-    """A node of the Ray; at the end it dies with all that runs on it, as a machine that is taken away."""
+def node(head: Head, cpus: int = 1) -> Iterator[psutil.Popen]:
+    """The process of a node of the Ray; at the end it dies with all that runs on it, as a machine does."""
     process = psutil.Popen(
         [
             *("python", "-m", "ray.scripts.scripts", "start", f"--address={head.address}", "--block"),
@@ -31,7 +33,7 @@ def node(head: Head, cpus: int = 1) -> Iterator[None]:
         start_new_session=True,
     )
     try:
-        yield
+        yield process
     finally:
         kill_all(process)
         process.wait()

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from lladav.cluster import local_head
-from tests.train.nodes import node, nodes
+from tests.train.nodes import IMPATIENT, node, nodes
 from tests.train.trainings import Trainings, train_workers, wait_for
 
 BATCH = 4
@@ -27,8 +27,6 @@ ALONE = (f"train.micro_batch={BATCH}", f"train.checkpoint_every={ENDLESS}")
 
 QUICK = {"RAY_health_check_initial_delay_ms": "1000", "RAY_health_check_period_ms": "1000"}
 """For Ray to notice in 5 s, not 15, that a node is gone."""
-IMPATIENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5"}
-"""How long Ray Train waits for room on a node that is gone before it is noticed; a minute by default."""
 
 
 @pytest.mark.slow
