@@ -10,6 +10,9 @@ replacement runs elsewhere; then it takes no more requests and has ``engine.drai
 ``engine.drain_seconds`` at once. So ``--seconds`` covers a replacement's start and ``engine.drain_seconds``
 after it; ``grace_seconds`` adds up what is needed.
 
+A training pod's hook is the same command: the run saves a checkpoint as soon as it knows of the drain, and
+leaves the node (``train/preemption.py``).
+
 Without this, Ray drains a node itself once ``ray start --block`` gets SIGTERM, with a deadline in 30 s
 (``RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S``): too soon for a large model to be up elsewhere. The Ray of a node
 that was drained ends by itself when nothing runs on it any more, and with it the container; so a node that is
@@ -41,8 +44,9 @@ from lladav.errors import OneLineParser, UserError
 if TYPE_CHECKING:
     from serve.settings import ServeSettings
 
-SERVING = ("ray::ServeReplica:", "ray::ProxyActor", "ray::HAProxyManager")
-"""How titles of processes begin that requests run through; a proxy holds those of replicas elsewhere, too."""
+SERVING = ("ray::ServeReplica:", "ray::ProxyActor", "ray::HAProxyManager", "ray::RayTrainWorker")
+"""How titles of processes begin that finish first: those that requests run through (a proxy holds requests of
+replicas elsewhere, too), and workers of a training run, which save a checkpoint and leave."""
 POLL_SECONDS, AGAIN_SECONDS = 0.2, 5.0
 
 SERVE_SECONDS = 10.0
