@@ -120,12 +120,14 @@ def seconds_of(run: Callable[[], None], device: torch.device) -> float:
     return begin.elapsed_time(end) / 1e3
 
 
-def measure(lengths: list[int], config: LanguageConfig, device: torch.device, steps: int) -> Utilisation:
+def measure(
+    lengths: list[int], config: LanguageConfig, device: torch.device, steps: int, peak: float
+) -> Utilisation:
     """Median over ``steps`` runs after a warm-up."""
     run = make_run(build_tower(config, device), lengths, device)
     seconds = [seconds_of(run, device) for _ in range(WARMUP_RUNS + steps)][WARMUP_RUNS:]
     flops = 3 * language_flops(lengths, config)
-    return Utilisation(lengths, config.layers, statistics.median(seconds), flops, peak_flops(device))
+    return Utilisation(lengths, config.layers, statistics.median(seconds), flops, peak)
 
 
 def shape_for(options: argparse.Namespace, tokens: int, device: torch.device) -> LanguageConfig:
@@ -151,10 +153,14 @@ def main() -> None:
     device = device_or_skip(options)
     if device is None:
         return
+    peak = peak_flops(device)
+    if peak is None:
+        print("skipped: the peak of this GPU is not known; add it to PEAK_TFLOPS in train/flops.py")
+        return
     results = []
     for lengths in samples_of(options.tokens):
         config = shape_for(options, sum(lengths), device)
-        results.append(measure(lengths, config, device, options.steps))
+        results.append(measure(lengths, config, device, options.steps, peak))
     table(HEADER, [result.row() for result in results])
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU, float32 matrix product"
     for result in results:
