@@ -75,7 +75,9 @@ def is_drained(trainings: Trainings, environment: dict[str, str], second: psutil
         trainings.wait_for(lambda: "resumes after" in output.read_text(), "the restart", "drained", process)
         done = max(trainings.losses("drained"))
         continued = "a step after the restart"
-        trainings.wait_for(lambda: max(trainings.losses("drained")) > done, continued, "drained", process)
+        trainings.wait_for(
+            lambda: max(trainings.losses("drained"), default=0) > done, continued, "drained", process
+        )
         assert len(train_workers(psutil.Process())) == 1
     assert [(each.step, each.workers) for each in trainings.run("drained").checkpoints()] == [(done, 2)]
     assert f"resumes after step {done}: a node is about to be taken away" in output.read_text()
