@@ -7,7 +7,7 @@ import json
 import pickle
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -236,16 +236,21 @@ def compute(seconds: float) -> None:
         pass
 
 
+def seen(begin: Callable[[], Awaitable[object]], attempts: int = 3) -> float:
+    """The longest stall of some attempts: processor time is coarse on some virtual machines."""
+    return max(asyncio.run(longest_stall(begin, attempts=1)) for _ in range(attempts))
+
+
 def test_a_loop_that_computes_is_seen() -> None:
     async def block() -> None:
         compute(2 * LIMIT)
 
-    assert asyncio.run(longest_stall(block, attempts=1)) > LIMIT
+    assert seen(block) > LIMIT
 
 
 def test_a_thread_that_holds_the_gil_is_seen() -> None:
     lists = filled(b"[", b"[],", b"[]]", 4 * 2**20)
-    assert asyncio.run(longest_stall(lambda: asyncio.to_thread(json.loads, lists), attempts=1)) > LIMIT
+    assert seen(lambda: asyncio.to_thread(json.loads, lists)) > LIMIT
 
 
 def test_a_thread_that_shares_the_gil_is_no_stall() -> None:
