@@ -100,6 +100,8 @@ class LimitSettings(Section):
 
     body_bytes: Count = 32 * 2**20
     """Of a request's body."""
+    text_bytes: Count = 2**20
+    """Of a request's body besides its images."""
     body_seconds: Seconds = 30.0
     """For the whole body to arrive; a request whose body is not complete by then ends with 408."""
     characters_per_token: Count = 8
@@ -221,6 +223,9 @@ class IngressSettings(Section):
 
     replicas: Count = 1
     cpus: Annotated[float, Field(ge=0)] = 0.5
+    held_bytes: Count = 2**29
+    """Of bodies that are in memory at a time, from their first byte until they are planned; a request whose
+    body has no room gets 503. Reading a body takes about four times its size for a moment."""
     playground: bool = True
     """Whether ``/`` shows the playground."""
 
@@ -262,7 +267,7 @@ class ServeSettings(Section):
             raise UserError(complaint(error, cls, values)) from None
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _keys_fit(self) -> Self:
         given = bool(self.keys or self.keys_file)
         if self.auth is Auth.keys and not given:
             raise ValueError("auth is keys and there are none; add keys, or set auth=off on a loopback host")
@@ -270,6 +275,12 @@ class ServeSettings(Section):
             raise ValueError("auth is off and keys are given; remove one of them")
         if why := clash(self.keys):
             raise ValueError(f"keys: {why}")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.ingress.held_bytes < self.limits.body_bytes:
+            raise ValueError("ingress: held_bytes is below limits.body_bytes; raise it")
         if self.engine.min_replicas > self.engine.max_replicas:
             raise ValueError("engine: min_replicas is above max_replicas; swap them")
         if self.engine.cuda_graphs and not self.engine.gpus:

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic_core import to_json
 
@@ -20,7 +20,6 @@ from serve.api.answers import AnswerText, ChatForm, Form, Piece, TextForm
 from serve.api.bodies import ChatRequest, CompletionRequest, DecodingBody, StreamOptions
 from serve.api.planning import Plan, Planner
 from serve.api.prompts import chat_prompt, image_references, text_prompt
-from serve.api.reading import BodyReader
 from serve.aside import Aside
 from serve.engine.client import Engines
 from serve.engine.jobs import Ended, Event, Progress, Watch
@@ -28,11 +27,10 @@ from serve.errors import ApiError
 from serve.media.loading import MediaLoader
 
 LOG = logging.getLogger("ray.serve.requests")
-Asked = TypeVar("Asked", bound=DecodingBody)
 DONE = "data: [DONE]\n\n"
 UNREAD = "text and images were not read by the deadline; send less text, smaller images, or allow more time"
 THREADS = 2
-"""For reading requests and writing whole answers: what could block the event loop."""
+"""For planning requests and writing whole answers: what could block the event loop."""
 UNANSWERED = "the answer was not done by its deadline; allow a larger refresh_interval or more time"
 
 
@@ -63,12 +61,14 @@ class Completions:
         """``name`` is what the model is called."""
         self._name, self._engines, self._planner = name, engines, planner
         self._media, self._tokenizer = media, tokenizer
-        self._reader = BodyReader(planner.characters, media.most)
         self._aside = Aside("completions", THREADS)
 
-    async def read(self, body: Sequence[bytes], content_type: str, kind: type[Asked]) -> Asked:
-        """The request in the parts of a body; raises ``ApiError``."""
-        return await self._aside(self._reader.read, body, content_type, kind)
+    async def prepare(self, request: DecodingBody) -> Task:
+        """Plan a request; raises ``ApiError``."""
+        if isinstance(request, ChatRequest):
+            return await self.prepare_chat(request)
+        assert isinstance(request, CompletionRequest)
+        return await self.prepare_text(request)
 
     async def prepare_chat(self, request: ChatRequest) -> Task:
         """Plan a request, then read its images; raises ``ApiError``."""

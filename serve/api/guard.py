@@ -10,6 +10,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -27,6 +28,8 @@ PLAIN_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 OPEN = {"/", "/health", "/ready", "/openapi.json"}
 """Paths that need no key; the playground's files are the others."""
 PLAYGROUND = "/playground/"
+FULL_SECONDS = 1.0
+"""After which a client may ask again where there is no memory for its body."""
 GONE = 499
 """Status, in logs and metrics, where the client went away before there was one; nginx's number."""
 UNKNOWN = "other"
@@ -41,12 +44,13 @@ class Guard:
     ) -> None:
         self._app, self._gate, self._metrics, self._routes = app, gate, metrics, routes
         self._settings = settings
+        self._memory = _Memory(settings.ingress.held_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, send)
+        exchange = _Exchange(scope, send, self._memory)
         try:
             await self._admit(scope, receive, exchange)
         except ApiError as error:
@@ -57,6 +61,7 @@ class Guard:
             error = ApiError(500, "the server failed; ask again", code="internal_error")
             await _refuse(error, scope, receive, exchange)
         finally:
+            exchange.release()
             self._tell(exchange)
 
     async def _admit(self, scope: Scope, receive: Receive, exchange: _Exchange) -> None:
@@ -66,7 +71,7 @@ class Guard:
             await self._app(scope, receive, exchange.send)
             return
         async with self._admitted(key):
-            exchange.body = await self._body(scope, receive)
+            await self._read(scope, receive, exchange)
             await self._app(scope, receive, exchange.send)
 
     def _identify(self, scope: Scope, path: str) -> KeySettings | None:
@@ -87,15 +92,18 @@ class Guard:
         async with self._gate.admit(key):
             yield
 
-    async def _body(self, scope: Scope, receive: Receive) -> list[bytes]:
-        """The parts of the body; raises ``ApiError`` for one that is too long or takes too long."""
+    async def _read(self, scope: Scope, receive: Receive, exchange: _Exchange) -> None:
+        """Read the whole body; raises ``ApiError`` for one that is too long or takes too long."""
         limits = self._settings.limits
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdigit() and int(declared) > limits.body_bytes:
             raise _too_long(limits.body_bytes)
         try:
             async with asyncio.timeout(limits.body_seconds):
-                return await _received(receive, limits.body_bytes)
+                async for part in _parts(receive):
+                    exchange.hold(part)
+                    if exchange.held > limits.body_bytes:
+                        raise _too_long(limits.body_bytes)
         except TimeoutError:
             message = f"the body was not complete after {limits.body_seconds:g} s; send it faster, or less"
             raise ApiError(408, message, code="body_timeout") from None
@@ -116,10 +124,17 @@ class Guard:
         LOG.info(json.dumps(line))
 
 
+@dataclass
+class _Memory:
+    """What an ingress replica has for the bodies of all requests."""
+
+    left: int
+
+
 class _Exchange:
     """A request and what is known of its answer."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, memory: _Memory) -> None:
         given = Headers(scope=scope).get("x-request-id", "")
         self.id = given if PLAIN_ID.fullmatch(given) else uuid.uuid4().hex
         self.path: str = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
@@ -129,11 +144,28 @@ class _Exchange:
         self.status: int | None = None
         """Of the answer, once it has begun."""
         self.body: list[bytes] = []
-        """Parts of the request's body; a route empties it when it reads them."""
+        """Parts of the request's body. They are not joined here: that takes long for a large one."""
+        self.held = 0
+        """Bytes of the body that count as in memory."""
+        self._memory = memory
         self.notes: dict[str, Any] = {}
         """What a route adds to the line that is logged."""
         self._send = send
         scope.setdefault("state", {})["exchange"] = self
+
+    def hold(self, part: bytes) -> None:
+        """Keep a part of the body; raises ``ApiError`` where there is no memory for it."""
+        if len(part) > self._memory.left:
+            message = "the server holds as many bodies as it has memory for; ask again"
+            raise ApiError(503, message, code="saturated", retry_after=FULL_SECONDS)
+        self._memory.left -= len(part)
+        self.held += len(part)
+        self.body.append(part)
+
+    def release(self) -> None:
+        """Forget the body."""
+        self._memory.left += self.held
+        self.held, self.body = 0, []
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -146,19 +178,15 @@ async def _refuse(error: ApiError, scope: Scope, receive: Receive, exchange: _Ex
         await JSONResponse(error.body, error.status, error.headers)(scope, receive, exchange.send)
 
 
-async def _received(receive: Receive, limit: int) -> list[bytes]:
-    """The parts are not joined here: copying a large body takes tens of milliseconds."""
-    parts, size = list[bytes](), 0
-    while True:
+async def _parts(receive: Receive) -> AsyncIterator[bytes]:
+    more = True
+    while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ApiError(GONE, "the connection ended before the body did", code="disconnected")
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > limit:
-            raise _too_long(limit)
-        if not message.get("more_body"):
-            return parts
+        if part := message.get("body"):
+            yield part
+        more = message.get("more_body", False)
 
 
 def _too_long(limit: int) -> ApiError:

@@ -58,11 +58,6 @@ class Planner:
         self._longest = model.language.max_positions
         self._characters = settings.limits.characters_per_token * self._longest
 
-    @property
-    def characters(self) -> int:
-        """Characters of the texts of a request, at most."""
-        return self._characters
-
     def check(self, request: DecodingBody) -> None:
         """Raise ``ApiError`` for what can be refused before its prompt is encoded."""
         limits, settings = self._settings.limits, self._settings

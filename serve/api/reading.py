@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from serve.api.validation import not_an_object, refusal
+from serve.aside import Aside
 from serve.errors import ApiError
 
 Kind = TypeVar("Kind", bound=BaseModel)
 
+THREADS = 2
 IMAGE = b'"data:image'
 LONG = 4096
 """Bytes of a data URI from which on it is cut out."""
@@ -27,8 +28,6 @@ PIECE = 2**20
 """Bytes of a data URI that are parsed in one call."""
 ESCAPE = 6
 """Bytes of the longest escape of a character, as in a surrogate's ``\\ud83d``."""
-OTHER_BYTES = 2**18
-"""Bytes of a body besides its texts and images: names of fields, numbers, a schema."""
 VALUES = 20_000
 """Values of a body, names of fields included."""
 UNQUOTED = 2**17
@@ -37,15 +36,19 @@ SPACE = b" \t\r\n"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True)
 class BodyReader:
-    """Reads bodies of at most ``characters`` of text and ``images`` images."""
+    """Reads bodies in threads of its own."""
 
-    characters: int
-    images: int
+    def __init__(self, text_bytes: int, images: int) -> None:
+        """``text_bytes`` are those of a body besides its first ``images`` images, at most."""
+        self._text_bytes, self._images = text_bytes, images
+        self._aside = Aside("bodies", THREADS)
 
-    def read(self, body: Sequence[bytes], content_type: str, kind: type[Kind]) -> Kind:
-        """The request in the parts of a body; raises ``ApiError``. For a thread of its own."""
+    async def read(self, body: Sequence[bytes], content_type: str, kind: type[Kind]) -> Kind:
+        """The request in the parts of a body; raises ``ApiError``."""
+        return await self._aside(self._read, body, content_type, kind)
+
+    def _read(self, body: Sequence[bytes], content_type: str, kind: type[Kind]) -> Kind:
         if not _is_json(content_type):
             raise not_an_object()
         given = self.parsed(b"".join(body))
@@ -65,24 +68,19 @@ class BodyReader:
             _restored(tree, {name: _unescaped(image) for name, image in images.items()}) if images else tree
         )
 
-    @property
-    def _text_bytes(self) -> int:
-        """Bytes of a body without its images, at most."""
-        return ESCAPE * self.characters + OTHER_BYTES
-
     def _without_images(self, body: bytes) -> tuple[bytes, dict[str, bytes]]:
         """The body with a name in place of each long data URI, and the data URIs by these names.
 
-        Quotes that are escaped belong to a text; what they enclose stays where it is.
+        Where a quote is escaped, the string is a text that quotes one; it stays where it is.
         """
         mark, images, kept, start = uuid.uuid4().hex, dict[str, bytes](), list[bytes](), 0
         size = 0
-        while len(images) < self.images and size <= self._text_bytes:
+        while len(images) < self._images and size <= self._text_bytes:
             at = body.find(IMAGE, start)
             end = body.find(b'"', at + 1)
             if at < 0 or end < 0:
                 break
-            cut = end - at > LONG and body[at - 1 : at] != b"\\"
+            cut = end - at > LONG and b"\\" not in (body[at - 1 : at], body[end - 1 : end])
             kept.append(body[start : at + 1 if cut else end])
             if cut:
                 images[name := f"{mark}-{len(images)}"] = body[at + 1 : end]
@@ -93,7 +91,7 @@ class BodyReader:
     def _check(self, rest: bytes) -> None:
         if len(rest) > self._text_bytes:
             message = (
-                f"body: {len(rest)} bytes besides its {self.images} first images are more than "
+                f"body: {len(rest)} bytes besides its first {self._images} images are more than "
                 f"{self._text_bytes}; send less text"
             )
             raise ApiError(413, message, code="body_too_large")

@@ -20,6 +20,7 @@ from serve.api.bodies import ChatRequest, CompletionRequest, DecodingBody
 from serve.api.completions import Completions, Task
 from serve.api.guard import GONE, Guard
 from serve.api.openapi import ERRORS, body_of, document
+from serve.api.reading import BodyReader
 from serve.aside import Shared
 from serve.errors import ApiError
 from serve.keys import Gate
@@ -28,7 +29,6 @@ from serve.playground import CONTENT_SECURITY_POLICY, FOLDER
 from serve.settings import ServeSettings
 
 T = TypeVar("T")
-Asked = TypeVar("Asked", bound=DecodingBody)
 LOG = logging.getLogger("ray.serve.requests")
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 """Proxies are not to hold events back."""
@@ -73,37 +73,36 @@ def web_app(service: Service) -> FastAPI:
 
 
 def _add_completions(app: FastAPI, service: Service) -> None:
-    completions = service.completions
+    reader = BodyReader(service.settings.limits.text_bytes, service.settings.media.images)
     shared: dict[str, Any] = {"responses": ERRORS, "response_model": None, "tags": ["completions"]}
 
     @app.post("/v1/chat/completions", **shared, openapi_extra=body_of(ChatRequest))
     async def chat(request: Request) -> Response:
         """The next message of a conversation about text and images."""
-        prepared = _prepared(service, request, ChatRequest, completions.prepare_chat)
-        return await _unless_gone(request, _answered(service, request, prepared))
+        return await _unless_gone(request, _answered(service, request, reader, ChatRequest))
 
     @app.post("/v1/completions", **shared, openapi_extra=body_of(CompletionRequest))
     async def complete(request: Request) -> Response:
         """Text that goes on, or that fills the gap before a suffix."""
-        prepared = _prepared(service, request, CompletionRequest, completions.prepare_text)
-        return await _unless_gone(request, _answered(service, request, prepared))
+        return await _unless_gone(request, _answered(service, request, reader, CompletionRequest))
 
 
-async def _prepared(
-    service: Service, request: Request, kind: type[Asked], prepare: Callable[[Asked], Awaitable[Task]]
-) -> Task:
+async def _prepared(service: Service, request: Request, reader: BodyReader, kind: type[DecodingBody]) -> Task:
     """The task of a request; the body and its images are not kept while it is answered."""
     exchange, content_type = request.state.exchange, request.headers.get("content-type", "")
-    body, exchange.body = exchange.body, []
-    task = await prepare(await service.completions.read(body, content_type, kind))
+    asked = await reader.read(exchange.body, content_type, kind)
+    task = await service.completions.prepare(asked)
+    exchange.release()
     exchange.notes["answer"] = task.plan.job.id
     task.first_token = lambda: service.metrics.first_token(time.monotonic() - exchange.since)
     return task
 
 
-async def _answered(service: Service, request: Request, prepared: Awaitable[Task]) -> Response:
+async def _answered(
+    service: Service, request: Request, reader: BodyReader, kind: type[DecodingBody]
+) -> Response:
     """The whole answer, or a stream that has its first event."""
-    task = await prepared
+    task = await _prepared(service, request, reader, kind)
     if task.stream:
         events = _noted(await service.completions.stream(task), service, task, request)
         return StreamingResponse(events, media_type="text/event-stream", headers=STREAM_HEADERS)

@@ -55,11 +55,6 @@ class MediaLoader:
         self._fetcher = fetcher or (Fetcher(fetch, media.image_bytes) if fetch.hosts else None)
         self._pool = WorkerPool(media.workers, media.seconds)
 
-    @property
-    def most(self) -> int:
-        """Images of a request, at most."""
-        return self._media.images
-
     async def visuals(self, references: Sequence[tuple[str, str]]) -> list[Visual]:
         """The views of a request's images, given as (URL, path of the field that names it).
 

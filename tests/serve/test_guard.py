@@ -105,6 +105,34 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_frees_its_place(served: 
     assert server.metrics.statuses == [GONE]
 
 
+def test_there_is_no_room_for_more_bodies_than_fit_into_memory(served: ServeSettings) -> None:
+    server = Server(served, body_bytes=1000)
+    server.settings = server.settings.model_copy(
+        update={"ingress": served.ingress.model_copy(update={"held_bytes": 1500})}
+    )
+    whole, leaves = parts(b" " * 900), asyncio.Event()
+
+    async def half() -> AsyncIterator[Message]:
+        yield {"type": "http.request", "body": b" " * 900, "more_body": True}
+        await leaves.wait()
+        yield {"type": "http.disconnect"}
+
+    async def asked() -> list[Answer]:
+        app = server.app
+        held = asyncio.create_task(ask(app, "/v1/none", half(), headers=KEYED))
+        await until(lambda: server.places == 1)
+        await asyncio.sleep(0)
+        refused = await ask(app, "/v1/none", whole, headers=KEYED)
+        leaves.set()
+        await held
+        return [refused, *[await ask(app, "/v1/none", whole, headers=KEYED) for _ in range(3)]]
+
+    refused, *others = asyncio.run(asked())
+    assert (refused.status, json.loads(refused.body)["error"]["code"]) == (503, "saturated")
+    assert refused.headers["retry-after"] == "1"
+    assert [answer.status for answer in others] == [404] * 3
+
+
 def test_the_time_for_a_body_does_not_count_for_its_answer(served: ServeSettings) -> None:
     server = Server(served, body_seconds=0.05)
 

@@ -123,6 +123,7 @@ def test_a_misspelt_key_of_a_list_comes_before_what_is_missing_for_it() -> None:
         ({"dial.min": 65}, "dial: min is above max; swap them"),
         ({"dial.min": 4}, "dial: default: 1 is not between min and max; set it to one of them"),
         ({"dial.max": 4}, "dial: presets.fast: refresh_interval 8 is not within 1 to 4; change either"),
+        ({"ingress.held_bytes": 1000}, "ingress: held_bytes is below limits.body_bytes; raise it"),
         ({"limits.max_tokens": 32}, "limits: default_max_tokens is above max_tokens; lower it"),
         ({"dial.presets.fast.threshold": 2}, "dial.presets.fast.threshold=2: "),
         ({"dial.presets.fast.factor": 1}, "dial: presets.fast: threshold and factor exclude each other"),
