@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +21,7 @@ from data.plan import Layout
 from data.quarantine import Quarantine
 from data.streams import Stream, rank_dataset
 from lladav.schema import Config
+from lladav.storage import AnyPath
 
 
 class RankedData(DataConfig):
@@ -67,7 +67,7 @@ def micro_batches(
         yield batch
 
 
-def quarantine_of(manifest: Manifest, folder: Path, rank: int) -> Quarantine:
+def quarantine_of(manifest: Manifest, folder: AnyPath, rank: int) -> Quarantine:
     """Where a rank puts samples that it could not read, in a folder that all ranks of the run share."""
     return Quarantine(folder, rank, manifest.summary.reasons, manifest.summary.records)
 

@@ -10,9 +10,23 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from pathlib import Path
+from types import TracebackType
+
+from upath import UPath
 
 from data.records import BadSample
+from lladav.storage import (
+    AnyPath,
+    exists,
+    files_in,
+    local_path,
+    location,
+    make_folder,
+    read_text,
+    write_durably,
+)
 
 LONGEST_FIELD = 500
 """Characters of an id or a detail that are kept: both can come from the record itself."""
@@ -45,18 +59,19 @@ class Reject:
 
 def write_rejects(file: Path, rejects: Iterable[Reject]) -> None:
     """Write a new quarantine file."""
-    file.write_text("".join(reject.to_line() for reject in rejects), encoding="utf-8")
+    file.write_text(_text(rejects), encoding="utf-8")
 
 
-def read_rejects(file: Path) -> list[Reject]:
+def read_rejects(file: AnyPath) -> list[Reject]:
     """What a quarantine file holds; a last line that a crash cut short is left out."""
-    if not file.is_file():
+    try:
+        lines = read_text(file).splitlines(keepends=True)
+    except FileNotFoundError:
         return []
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     return [Reject.from_line(line) for line in lines if line.endswith("\n")]
 
 
-def over_budget(reasons: Mapping[str, int], records: int, budget: float, place: Path) -> str | None:
+def over_budget(reasons: Mapping[str, int], records: int, budget: float, place: AnyPath) -> str | None:
     """What to tell the user where more than a fraction ``budget`` of the records were left out."""
     total = sum(reasons.values())
     if total <= budget * records:
@@ -69,36 +84,70 @@ def over_budget(reasons: Mapping[str, int], records: int, budget: float, place: 
 
 
 class Quarantine:
-    """Samples that failed while a run was reading them, one file per rank in a folder that all ranks share.
+    """Samples that failed while a run was reading them, one file per rank in the run's folder.
 
-    ``known`` counts by reason what the manifest left out already, of ``records`` in all.
+    ``known`` counts by reason what the manifest left out already, of ``records`` in all. Leaving the context
+    saves what is new, also where an exception ends the run.
     """
 
-    def __init__(self, folder: Path, rank: int, known: Mapping[str, int], records: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._file = folder, folder / f"quarantine-{rank}.jsonl"
+    def __init__(self, folder: str | Path | UPath, rank: int, known: Mapping[str, int], records: int) -> None:
+        self._folder = location(folder)
+        make_folder(self._folder)
+        self._file = self._folder / f"quarantine-{rank}.jsonl"
         self._known, self._records = Counter(known), records
-        self._mend()
+        self._own, self._saved = read_rejects(self._file), True
+        names = [name for name in files_in(self._folder) if fnmatch(name, "quarantine-*.jsonl")]
+        self.found = {r.sample: r.reason for name in names for r in read_rejects(self._folder / name)}
+        """Reasons by sample: of all ranks until this run of the workers began, of this rank since."""
+        self._truncate()
+
+    def __enter__(self) -> Quarantine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.save()
+        except OSError:
+            if kind is None:  # else the error that ends the run is the one to report
+                raise
 
     def add(self, rejects: Iterable[Reject]) -> None:
-        """Put samples on file, unless they are there."""
-        rejects = list(rejects)
-        on_file = self._on_file() if rejects else {}
-        new = [reject for reject in rejects if reject.sample not in on_file]
-        if new:
-            with self._file.open("a", encoding="utf-8") as stream:
-                stream.write("".join(reject.to_line() for reject in new))
+        """Put samples on file, unless they are there; in an object store they are with the next ``save``."""
+        new = [reject for reject in rejects if reject.sample not in self.found]
+        if not new:
+            return
+        self._own += new
+        self.found |= {reject.sample: reject.reason for reject in new}
+        if local := local_path(self._file):
+            with local.open("a", encoding="utf-8") as stream:
+                stream.write(_text(new))
+        else:
+            self._saved = False
 
-    def over_budget(self, budget: float) -> str | None:
-        """What to tell the user where all that was left out, by any rank, is more than the budget allows."""
-        reasons = self._known + Counter(self._on_file().values())
+    def save(self) -> None:
+        """Write what is new to an object store; local files have it already."""
+        if not self._saved:
+            write_durably(self._file, _text(self._own))
+            self._saved = True
+
+    def over_budget(self, budget: float, found: Iterable[Mapping[str, str]] = ()) -> str | None:
+        """What to report where all that was left out is more than the budget allows.
+
+        ``found`` are those of all ranks.
+        """
+        merged = dict(self.found)
+        for each in found:
+            merged |= each
+        reasons = self._known + Counter(merged.values())
         return over_budget(reasons, self._records, budget, self._folder)
 
-    def _on_file(self) -> dict[str, str]:
-        files = sorted(self._folder.glob("quarantine-*.jsonl"))
-        return {reject.sample: reject.reason for file in files for reject in read_rejects(file)}
+    def _truncate(self) -> None:
+        """Remove a line that a crash cut short, so that the next one starts on a line of its own."""
+        if local_path(self._file) and exists(self._file):
+            write_durably(self._file, _text(self._own))
 
-    def _mend(self) -> None:
-        """Take away a line that a crash cut short, so that the next one starts afresh."""
-        if self._file.is_file():
-            write_rejects(self._file, read_rejects(self._file))
+
+def _text(rejects: Iterable[Reject]) -> str:
+    return "".join(reject.to_line() for reject in rejects)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from itertools import islice
 
 import ray.train
@@ -70,7 +70,8 @@ class Worker:
             source = micro_batches(shard, self.config, self.rank, self.workers, self.first_step, quarantine)
             for step in range(self.first_step, self.job.total_steps):
                 sums = self.step(step, source, log)
-                ended = self._over_budget(sums, quarantine) or self._checkpoint(step + 1, sums, log)
+                ended = self._over_budget(sums, quarantine)
+                ended = ended or self._checkpoint(step + 1, sums, log, quarantine)
                 if ended:
                     return ended
         return Ended()
@@ -95,17 +96,16 @@ class Worker:
         self._record(step + 1, sums, time.perf_counter() - begin, log)
         return sums
 
-    @contextmanager
-    def _quarantine(self) -> Iterator[Quarantine]:
-        with self.store.local_folder(QUARANTINE) as folder:
-            yield quarantine_of(manifest_in(self.job.manifest), folder, self.rank)
+    def _quarantine(self) -> Quarantine:
+        return quarantine_of(manifest_in(self.job.manifest), self.store.place / QUARANTINE, self.rank)
 
     def _over_budget(self, sums: StepSums, quarantine: Quarantine) -> Ended | None:
         """The end of the run, on every rank, once more samples are bad than the budget allows."""
         if not sums.rejected:
             return None
-        lines = gathered_objects(quarantine.over_budget(self.config.data.bad_sample_budget))
-        return next((Ended(line) for line in lines if line), None)
+        found = gathered_objects(quarantine.found)
+        line = quarantine.over_budget(self.config.data.bad_sample_budget, found)
+        return Ended(line) if line else None
 
     def _has_to_leave(self) -> bool:
         """Whether a node of the run is taken away soon, with time left to save a checkpoint before."""
@@ -145,12 +145,15 @@ class Worker:
         every = self.config.train.checkpoint_every
         return min((self.first_step // every + 1) * every, self.job.total_steps)
 
-    def _checkpoint(self, done: int, sums: StepSums, log: StepLog | None) -> Ended | None:
+    def _checkpoint(
+        self, done: int, sums: StepSums, log: StepLog | None, quarantine: Quarantine
+    ) -> Ended | None:
         """Save after every ``checkpoint_every`` steps, after the last, and before a node is taken away."""
         last, leaving = done >= self.job.total_steps, sums.leaving > 0
         if done % self.config.train.checkpoint_every and not last and not leaving:
             return None
         begin = time.monotonic()
+        quarantine.save()
         failure = save(self.engine, self.store, self.config, done, self.job.total_steps)
         self.save_seconds = time.monotonic() - begin
         if failure:

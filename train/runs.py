@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from lladav.schema import Config
 from lladav.storage import (
     absolute,
     exists,
-    local_path,
     location,
     make_folder,
     read_text,
@@ -30,7 +28,6 @@ from lladav.storage import (
     remove_folder,
     reporting,
     subfolders,
-    upload,
     write_durably,
 )
 from lladav.text import TEXT_VERSION
@@ -131,17 +128,6 @@ class Run:
                 settings.refuse_change(self.name, self.config(), config)
             make_folder(self.place)
             write_durably(file, settings.to_yaml(config))
-
-    @contextmanager
-    def local_folder(self, name: str) -> Iterator[Path]:
-        """A folder of the run to write to; a temporary one, uploaded at the end, if the run is not local."""
-        place = self.place / name
-        if local := local_path(place):
-            yield local
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder)
-            upload(Path(folder), place)
 
     def config(self) -> Config:
         """The settings that the run was started with."""
