@@ -21,6 +21,8 @@ class Job:
     manifest: str
     total_steps: int
     start_from: str | None
+    token: str | None = None
+    """Of the driver's claim on the run's folder: a checkpoint counts only while the claim holds."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import islice
 
 import ray.train
@@ -51,7 +52,7 @@ class Worker:
         self.rank, self.workers = dist.get_rank(), dist.get_world_size()
         self.slots = Layout.of(self.config, self.workers).slots
         self.geometry = ViewGeometry.of(self.config.model)
-        self.store = Run.of(self.config)
+        self.store = replace(Run.of(self.config), token=job.token)
         self.engine, self.first_step = resume(self.store, self.config, job.total_steps, job.start_from)
         self.peak = peak_flops(self.engine.device)
         self.save_seconds = 0.0

@@ -31,6 +31,7 @@ from lladav.storage import (
     write_durably,
 )
 from lladav.text import TEXT_VERSION
+from train.run_lock import owner_of
 
 PREFIX = "checkpoint-"
 STATE = "state.json"
@@ -65,6 +66,8 @@ class Run:
     storage: str
     """Folder or URI that holds the run's folder; a folder as an absolute path."""
     name: str
+    token: str | None = None
+    """Of this process's claim on the folder; None: it has none, and commits all the same."""
 
     @classmethod
     def of(cls, config: Config, stage: str | None = None) -> Run:
@@ -102,7 +105,13 @@ class Run:
         return self.place / f"{PREFIX}{step:08d}"
 
     def commit(self, step: int, total_steps: int, workers: int) -> None:
-        """Make the checkpoint after ``step`` count; everything else of it is durable."""
+        """Make the checkpoint after ``step`` count; everything else of it is durable.
+
+        Raises ``UserError`` where another process has taken over the run's folder.
+        """
+        owner = owner_of(self.place) if self.token else None
+        if self.token and (owner is None or owner.token != self.token):
+            raise UserError(f"{self.place}: taken over by {owner or 'another process'}; nothing is committed")
         counts = {"step": step, "total_steps": total_steps, "workers": workers}
         state = counts | {"text_version": TEXT_VERSION}
         write_durably(self.checkpoint_place(step) / STATE, json.dumps(state))
@@ -120,14 +129,18 @@ class Run:
             if name not in counted:
                 remove_folder(self.place / name)
 
+    def refuse_other(self, config: Config) -> None:
+        """Raise ``UserError`` if the folder belongs to settings of another meaning, or cannot be read."""
+        with reporting(f"{self.place}: cannot be read", "set train.storage"):
+            if exists(self.place / CONFIG):
+                settings.refuse_change(self.name, self.config(), config)
+
     def bind(self, config: Config) -> None:
         """Tie the folder to the settings; raises ``UserError`` if it belongs to other ones."""
-        file = self.place / CONFIG
+        self.refuse_other(config)
         with reporting(f"{self.place}: cannot be written", "set train.storage"):
-            if exists(file):
-                settings.refuse_change(self.name, self.config(), config)
             make_folder(self.place)
-            write_durably(file, settings.to_yaml(config))
+            write_durably(self.place / CONFIG, settings.to_yaml(config))
 
     def config(self) -> Config:
         """The settings that the run was started with."""

@@ -172,7 +172,7 @@ def read_into(file: AnyPath, start: int, buffer: memoryview) -> int:
         with file.open("rb", buffering=0) as stream:
             return os.preadv(stream.fileno(), [buffer], start)
     with access(file):
-        content: Any = file.fs.cat_file(file.path, start, start + len(buffer))
+        content: Any = file.fs.cat_file(file.path, start=start, end=start + len(buffer))
     buffer[: len(content)] = content
     return len(content)
 

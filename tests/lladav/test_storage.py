@@ -65,6 +65,10 @@ def test_files_are_written_listed_and_removed(folder: str) -> None:
     assert (place / "a" / "state.json").read_text() == "two"
     assert storage.subfolders(place) == ["a"]
     assert storage.file_sizes(place) == {"a/state.json": 3}
+    buffer = bytearray(5)
+    assert storage.read_into(place / "a" / "state.json", 1, memoryview(buffer)) == 2
+    assert buffer == b"wo\0\0\0"
+    assert storage.file_size(place / "a" / "state.json") == 3
     storage.remove_folder(place / "a")
     assert storage.subfolders(place) == []
 
