@@ -9,32 +9,32 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import os
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from upath import UPath
 
+from data.manifest_folder import folder_of, partial_folder, write_whole
 from data.preparation import Preparation
 from data.quarantine import over_budget
 from data.scanning import ORDERS, SCHEMA, Scan, read_orders, scan_chunk, write_orders
 from data.sources.annotations import chunks
 from data.sources.archives import index_name, write_index
 from lladav.errors import UserError
+from lladav.local_cache import local_copy
 from lladav.schema import Config
+from lladav.storage import exists, local_path, location
 from lladav.text import TEXT_VERSION
 
 LOG = logging.getLogger(__name__)
 
-FOLDER = ".manifests"
 TABLE, SUMMARY, QUARANTINE = "samples.arrow", "summary.json", "quarantine.jsonl"
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -57,11 +57,12 @@ class Summary:
 class Manifest:
     """The samples of a stage. Rows are mapped from disk, so that opening costs nothing."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: UPath) -> None:
+        copy = local_copy(folder)
         self.folder = folder
-        self.summary = Summary(**json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
-        self.preparation, self.indexes = read_orders(folder)
-        table = pa.ipc.open_file(pa.memory_map(str(folder / TABLE))).read_all()
+        self.summary = Summary(**json.loads((copy / SUMMARY).read_text(encoding="utf-8")))
+        self.preparation, self.indexes = read_orders(copy)
+        table = pa.ipc.open_file(pa.memory_map(str(copy / TABLE))).read_all()
         self._lengths = table["length"].to_numpy()
         self._batches = [batch for batch in table.to_batches() if batch.num_rows]
         self._ends = np.cumsum([batch.num_rows for batch in self._batches], dtype=np.int64)
@@ -75,7 +76,7 @@ class Manifest:
         return self._lengths
 
     @property
-    def quarantine(self) -> Path:
+    def quarantine(self) -> UPath:
         """The file of the records that were left out."""
         return self.folder / QUARANTINE
 
@@ -94,21 +95,21 @@ class Manifest:
 @lru_cache(4)
 def manifest_in(folder: str) -> Manifest:
     """The manifest in a folder, opened once in each process."""
-    return Manifest(Path(folder))
+    return Manifest(location(folder))
 
 
 def open_manifest(config: Config, cache: Path | None = None, mapper: Mapper = map) -> Manifest:
     """The manifest of the configured stage, made now unless it is in ``cache``.
 
-    ``cache`` is by default a folder in ``data.root``, which every process that reads samples must see. Raises
+    ``cache`` is by default that of ``manifest_folder``; every process that reads samples must see it. Raises
     ``UserError`` where a source is missing or damaged as a whole, where more records than
     ``data.bad_sample_budget`` allows cannot be used, and where none can.
     """
     preparation = Preparation.of(config)
-    cache = cache or Path(preparation.root) / FOLDER
-    folder = cache / preparation.key()
-    if not folder.is_dir():
-        _tell_of_outdated(cache, preparation)
+    folders = location(cache) if cache else folder_of(config)
+    folder = folders / preparation.key()
+    if not exists(folder / SUMMARY):
+        _tell_of_outdated(folders, preparation)
         _make(folder, preparation, mapper)
     manifest = manifest_in(str(folder))
     summary = manifest.summary
@@ -121,10 +122,11 @@ def open_manifest(config: Config, cache: Path | None = None, mapper: Mapper = ma
     return manifest
 
 
-def _tell_of_outdated(cache: Path, preparation: Preparation) -> None:
+def _tell_of_outdated(cache: UPath, preparation: Preparation) -> None:
     """Log one line where the cache has a manifest of these settings that another text processing made."""
     now = json.loads(json.dumps(preparation.to_json()))
-    for file in sorted(cache.glob(f"*/{ORDERS}")):
+    local = local_path(cache)
+    for file in sorted(local.glob(f"*/{ORDERS}") if local else ()):
         orders = json.loads(file.read_text(encoding="utf-8"))
         version, was = orders.get("text_version", 1), orders["preparation"]
         if version != TEXT_VERSION and _agree(was, now):
@@ -145,60 +147,30 @@ def _agree(was: Any, now: Any) -> bool:
     return was == now
 
 
-def _make(folder: Path, preparation: Preparation, mapper: Mapper) -> None:
-    partial = _partial_folder(folder)
+def _make(folder: UPath, preparation: Preparation, mapper: Mapper) -> None:
     try:
-        write_orders(partial, preparation, _indexes(folder.parent, preparation, mapper))
-        scans = mapper(scan_chunk, repeat(str(partial)), chunks(preparation.sources))
-        summary = _write(partial, scans)
-        (partial / SUMMARY).write_text(json.dumps(asdict(summary), indent=1), encoding="utf-8")
-        _publish(partial, folder)
+        with partial_folder(folder) as making:
+            write_orders(making.path, preparation, _indexes(folder.parent, preparation, mapper))
+            making.share()
+            scans = mapper(scan_chunk, repeat(str(making.shared)), chunks(preparation.sources))
+            summary = _write(making.path, scans)
+            making.publish(folder, SUMMARY, json.dumps(asdict(summary), indent=1))
     except OSError as error:
         if error.errno in NO_SPACE:
             raise UserError(f"{folder.parent}: no space left for the manifest; make some") from None
         raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
-def _partial_folder(folder: Path) -> Path:
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
-    except OSError as error:
-        raise UserError(
-            f"{folder.parent}: the manifest cannot be written there ({error.strerror}); make it writable"
-        ) from None
-
-
-def _publish(partial: Path, folder: Path) -> None:
-    """Let the manifest appear; another process that made the same one may have been first."""
-    try:
-        partial.rename(folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
-
-
-def _indexes(cache: Path, preparation: Preparation, mapper: Mapper) -> dict[str, str]:
+def _indexes(cache: UPath, preparation: Preparation, mapper: Mapper) -> dict[str, str]:
     """The index file of each source that has archives; made where it is not there, shared between stages."""
     indexes = {}
     for source in preparation.sources:
         if source.archives:
             file = cache / index_name(source.archives)
-            if not file.is_file():
-                _write_index(source.archives, file, mapper)
+            if not exists(file):
+                write_whole(file, partial(write_index, source.archives, mapper=mapper))
             indexes[source.name] = str(file)
     return indexes
-
-
-def _write_index(archives: Sequence[str], file: Path, mapper: Mapper) -> None:
-    partial = file.with_name(f"{file.name}.partial-{os.getpid()}")
-    try:
-        write_index(archives, partial, mapper)
-        partial.rename(file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _write(folder: Path, scans: Iterable[Scan]) -> Summary:

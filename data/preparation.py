@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from data.sources.locations import SourceFiles, source_files
@@ -26,7 +25,8 @@ from lladav.schema import (
     Supervise,
     Template,
 )
-from lladav.text import SYSTEM_PROMPT, TEXT_VERSION
+from lladav.storage import absolute, location, version
+from lladav.text import SYSTEM_PROMPT, TEXT_VERSION, tokenizer_file
 
 VERSION = 3
 """Raised when the same settings give another manifest; ``TEXT_VERSION`` when they give other token ids."""
@@ -34,7 +34,7 @@ VERSION = 3
 
 @dataclass(frozen=True)
 class Preparation:
-    """Sources, tokenizer, template and geometry of a stage; paths are absolute."""
+    """Sources, tokenizer, template and geometry of a stage; paths are absolute or URIs."""
 
     root: str
     sources: list[SourceFiles]
@@ -57,9 +57,9 @@ class Preparation:
         """Raises ``UserError`` where a source or the tokenizer is not there."""
         stage, images = config.stage, config.model.images
         return cls(
-            root=str(Path(config.data.root).absolute()),
+            root=absolute(config.data.root),
             sources=source_files(config),
-            tokenizer=str(Path(config.model.tokenizer).absolute()),
+            tokenizer=absolute(config.model.tokenizer),
             geometry=ViewGeometry.of(config.model),
             frames_per_second=images.frames_per_second,
             max_frames=images.max_frames,
@@ -105,12 +105,11 @@ class Preparation:
         }
         return cls(**values | typed)
 
-    def _fingerprints(self) -> Iterator[tuple[str, int, int]]:
+    def _fingerprints(self) -> Iterator[tuple[str, int, str | int]]:
         for source in self.sources:
             for path in (*source.annotations, *source.archives, source.folder or source.annotations[0]):
-                status = Path(path).stat()
-                yield path, status.st_size, status.st_mtime_ns
-        file = Path(self.tokenizer) / "tokenizer.json"
+                yield path, *version(location(path))
+        file = tokenizer_file(self.tokenizer)
         if not file.is_file():
             raise UserError(
                 f"{file}: no such tokenizer; point model.tokenizer at a folder that holds tokenizer.json"

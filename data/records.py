@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from lladav.errors import UserError
+from lladav.errors import StorageError, UserError
 
 
 class Reason(StrEnum):
@@ -60,11 +60,12 @@ class Record:
 def contained() -> Iterator[None]:
     """Turn an error that nobody foresaw into a ``BadSample``, so that no record ends a run.
 
-    A ``UserError`` passes: it is about the settings or the installation, not about the record.
+    A ``UserError`` and a ``StorageError`` pass: they are about settings, installation or network, not about
+    the record.
     """
     try:
         yield
-    except (BadSample, UserError):
+    except (BadSample, UserError, StorageError):
         raise
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]

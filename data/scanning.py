@@ -25,6 +25,7 @@ from data.sources.media import MediaStore, shown
 from data.sources.pictures import Opener, clip_header, image_size
 from lladav.images import view_count
 from lladav.samples import VisualKind
+from lladav.storage import AnyPath, location, read_text
 from lladav.text import TEXT_VERSION
 
 ORDERS = "preparation.json"
@@ -70,9 +71,9 @@ def write_orders(folder: Path, preparation: Preparation, indexes: dict[str, str]
     (folder / ORDERS).write_text(json.dumps(orders, indent=1), encoding="utf-8")
 
 
-def read_orders(folder: Path) -> tuple[Preparation, dict[str, str]]:
+def read_orders(folder: AnyPath) -> tuple[Preparation, dict[str, str]]:
     """How the samples of a manifest are made, and the index file of each source with archives."""
-    orders = json.loads((folder / ORDERS).read_text(encoding="utf-8"))
+    orders = json.loads(read_text(folder / ORDERS))
     return Preparation.from_json(orders["preparation"]), orders["indexes"]
 
 
@@ -83,13 +84,13 @@ def scan_chunk(folder: str, chunk: Chunk) -> Scan:
 
 @lru_cache(2)
 def _scanner(folder: str) -> Scanner:
-    return Scanner(Path(folder))
+    return Scanner(location(folder))
 
 
 class Scanner:
     """Looks at records without decoding pictures."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: AnyPath) -> None:
         self._preparation, indexes = read_orders(folder)
         self._encoder = Encoder(self._preparation)
         self._stores = [MediaStore(s, indexes.get(s.name)) for s in self._preparation.sources]
@@ -150,10 +151,8 @@ class Scanner:
 
     def _sample_id(self, chunk: Chunk, number: int) -> str:
         """The source, its file and the record's index there: unlike the record's own id, surely unique."""
-        path = Path(chunk.path)
-        root = Path(self._preparation.root)
-        told = path.relative_to(root) if path.is_relative_to(root) else path
-        file = told.as_posix().encode(errors="backslashreplace").decode()
+        told = chunk.path.removeprefix(f"{self._preparation.root.rstrip('/')}/")
+        file = told.encode(errors="backslashreplace").decode()
         return f"{self._preparation.sources[chunk.source].name}:{file}#{chunk.first + number}"
 
     def _reject(self, chunk: Chunk, number: int, raw: Raw, bad: BadSample) -> Reject:

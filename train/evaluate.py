@@ -84,8 +84,9 @@ def answers(config: Config) -> list[Answered]:
 
 def _questions_folder(config: Config) -> Path:
     from lladav.local_cache import local_copy
+    from lladav.storage import location
 
-    return local_copy(config.data.root) / "held_out"
+    return local_copy(location(config.data.root) / "held_out")
 
 
 def held_out(config: Config) -> list[Question]:

@@ -23,6 +23,7 @@ from data.digits.preparation import prepare  # noqa: E402 - the path comes first
 from lladav.config import main_arguments, one_line_errors  # noqa: E402
 from lladav.errors import UserError  # noqa: E402
 from lladav.schema import Config, ModelConfig, Part  # noqa: E402
+from lladav.storage import is_uri  # noqa: E402
 from train.progress import clock, say  # noqa: E402
 
 if TYPE_CHECKING:
@@ -68,6 +69,10 @@ def folder_of(model: ModelConfig, part: Part) -> Path:
     folder = model.weights.vision if part is Part.vision else model.weights.language
     if folder is None:
         raise UserError(f"model.weights.{part.value}: is not set; name the folder that the tower goes to")
+    if is_uri(folder):
+        raise UserError(
+            f"model.weights.{part.value}={folder}: towers are made in a local folder; copy them there"
+        )
     return Path(folder)
 
 

@@ -23,6 +23,7 @@ from data.sources.bytes_at import read_at
 from data.sources.json_spans import Span, line_spans, list_spans
 from data.sources.locations import SourceFiles
 from lladav.errors import UserError
+from lladav.local_cache import local_copy
 from lladav.schema import SourceFormat
 
 RECORDS_PER_CHUNK = 1000
@@ -87,7 +88,7 @@ def read_chunk(chunk: Chunk) -> Iterator[Raw]:
         yield from _rows_at(chunk.path, int(chunk.positions[0]), int(chunk.extents[0]), len(chunk.extents))
         return
     start, end = int(chunk.positions[0]), int(chunk.positions[-1] + chunk.extents[-1])
-    text = read_at(chunk.path, start, end - start)
+    text = read_at(_local(chunk.path), start, end - start)
     for position, extent in zip(chunk.positions - start, chunk.extents, strict=True):
         yield text[position : position + extent]
 
@@ -97,9 +98,15 @@ def read_record(path: str, source_format: SourceFormat, position: int, extent: i
     try:
         if source_format is SourceFormat.parquet:
             return _rows_at(path, position, extent, 1)[0]
-        return read_at(path, position, extent)
+        return read_at(_local(path), position, extent)
     except OSError as error:
         raise BadSample(Reason.missing_file, f"{path}: {error.strerror or error}") from None
+
+
+@lru_cache(1024)
+def _local(path: str) -> str:
+    """The file, or its copy on this machine: records are small, and a request for each is too slow."""
+    return str(local_copy(path))
 
 
 def _rows_at(path: str, group: int, first: int, count: int) -> list[Raw]:
@@ -133,7 +140,8 @@ def _places(path: str, source_format: SourceFormat) -> Iterator[list[tuple[int, 
     if source_format is SourceFormat.parquet:
         yield from _rows(path)
         return
-    spans = list_spans(Path(path)) if source_format is SourceFormat.json else line_spans(Path(path))
+    file = Path(_local(path))
+    spans = list_spans(file) if source_format is SourceFormat.json else line_spans(file)
     while group := list(islice(spans, RECORDS_PER_CHUNK)):
         yield [_extent(span) for span in group]
 
@@ -153,7 +161,7 @@ def _rows(path: str) -> Iterator[list[tuple[int, int]]]:
 @lru_cache(16)
 def _parquet(path: str) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path, memory_map=True)
+        return pq.ParquetFile(_local(path), memory_map=True)
     except pa.ArrowInvalid as error:
         raise UserError(
             f"{path}: not a parquet file ({str(error).splitlines()[0]}); download it again"

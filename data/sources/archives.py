@@ -21,8 +21,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.sources.bytes_at import read_at
+from data.sources.bytes_at import open_archive
 from lladav.errors import UserError
+from lladav.local_cache import local_copy
+from lladav.storage import location, version
 
 FOLDER, EMBEDDED, FRAMES = -1, -2, -3
 """In place of an archive's number: a file of its own, bytes inside the record, or a folder of frames."""
@@ -61,8 +63,7 @@ def _encoded(name: str) -> bytes:
 
 def index_name(archives: Sequence[str]) -> str:
     """A file name for the index of these archives as they are now."""
-    status = [(path, Path(path).stat()) for path in archives]
-    text = json.dumps([FORMAT, *((path, s.st_size, s.st_mtime_ns) for path, s in status)])
+    text = json.dumps([FORMAT, *((path, *version(location(path))) for path in archives)])
     return f"media-{hashlib.sha256(text.encode()).hexdigest()[:16]}.arrow"
 
 
@@ -123,7 +124,7 @@ class _Index(NamedTuple):
 
 @lru_cache(16)
 def _opened(index: str) -> _Index:
-    table = pa.ipc.open_file(pa.memory_map(index)).read_all()
+    table = pa.ipc.open_file(pa.memory_map(str(local_copy(index)))).read_all()
     keys, folders, members = (
         table[name].to_numpy() if len(table) else np.zeros(0, np.uint64) for name in INDEX_COLUMNS
     )
@@ -156,7 +157,7 @@ def _folder_key(name: str) -> int:
 
 
 def _tar_members(archive: str) -> Iterable[tuple[str, int, int, bool]]:
-    with tarfile.open(archive, "r:") as tar:
+    with open_archive(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
         for member in tar:
             tar.members = []  # pyright: ignore[reportAttributeAccessIssue] -- else it keeps every header
             if member.isreg():
@@ -164,7 +165,7 @@ def _tar_members(archive: str) -> Iterable[tuple[str, int, int, bool]]:
 
 
 def _zip_members(archive: str) -> Iterable[tuple[str, int, int, bool]]:
-    with zipfile.ZipFile(archive) as content:
+    with open_archive(archive) as stream, zipfile.ZipFile(stream) as content:
         for member in content.infolist():
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise UserError(
@@ -172,7 +173,8 @@ def _zip_members(archive: str) -> Iterable[tuple[str, int, int, bool]]:
                 )
             if not member.is_dir():
                 # Where the content starts is told by the lengths in the local header, not in the directory.
-                name, extra = _ZIP_HEADER.unpack(read_at(archive, member.header_offset, _ZIP_HEADER.size))
+                stream.seek(member.header_offset)
+                name, extra = _ZIP_HEADER.unpack(stream.read(_ZIP_HEADER.size))
                 start = member.header_offset + _ZIP_HEADER.size + name + extra
                 yield (
                     member.filename,

@@ -1,6 +1,6 @@
 """The files that a stage's sources consist of, found once from the settings.
 
-Paths are absolute, so that processes with another working folder find the same files.
+They are absolute paths or URIs, so that processes with another working folder find the same files.
 """
 
 from __future__ import annotations
@@ -8,10 +8,13 @@ from __future__ import annotations
 import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from upath import UPath
+
+from lladav import storage
 from lladav.errors import UserError
 from lladav.schema import Config, SourceConfig, SourceFormat
+from lladav.storage import is_folder, local_path, location, reporting
 
 ARCHIVES = (".tar", ".zip")
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -30,21 +33,25 @@ class SourceFiles:
 
 def source_files(config: Config) -> list[SourceFiles]:
     """The files of the stage's sources; raises ``UserError`` for what is absent or unfit."""
-    root = Path(config.data.root).absolute()
+    root = location(config.data.root)
     return [_source(name, config.data.sources[name], root) for name in config.stage.sources]
 
 
-def _source(name: str, source: SourceConfig, root: Path) -> SourceFiles:
+def _source(name: str, source: SourceConfig, root: UPath) -> SourceFiles:
     annotations = _matches(root, source.annotations, f"data.sources.{name}.annotations")
     media = _matches(root, source.media, f"data.sources.{name}.media") if source.media else []
-    folder = media[0] if len(media) == 1 and Path(media[0]).is_dir() else None
+    folder = media[0] if len(media) == 1 and is_folder(location(media[0])) else None
     archives = [] if folder else _unpacked(media)
     _check_archives(archives, f"data.sources.{name}.media={source.media}")
     return SourceFiles(name, source.format, tuple(annotations), folder, tuple(archives))
 
 
-def _matches(root: Path, pattern: str, key: str) -> list[str]:
-    found = sorted(glob.glob(str(root / pattern), recursive=True))  # noqa: PTH207 -- patterns may be absolute
+def _matches(root: UPath, pattern: str, key: str) -> list[str]:
+    with reporting(f"{key}={pattern}: cannot be read", "check data.root and the credentials"):
+        if local := local_path(root):
+            found = sorted(glob.glob(str(local / pattern), recursive=True))  # noqa: PTH207 -- may be absolute
+        else:
+            found = [str(place) for place in storage.glob(root, pattern)]
     if not found:
         raise UserError(f"{key}={pattern}: nothing there under {root}; prepare the data or set data.root")
     return found

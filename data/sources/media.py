@@ -28,6 +28,7 @@ from data.sources.archives import (
 from data.sources.bytes_at import inflated_at, stream_at
 from data.sources.locations import SourceFiles
 from lladav.media.clips import frame_files
+from lladav.storage import AnyPath, file_size, file_sizes, is_uri, location
 
 
 class MediaStore:
@@ -56,8 +57,11 @@ class MediaStore:
         """The bytes of a file; raises ``BadSample`` where they are not there any more."""
         if isinstance(medium, bytes):
             return medium
-        with self.stream(medium, place) as stream:
-            content = stream.read()
+        try:
+            with self.stream(medium, place) as stream:
+                content = stream.read()
+        except FileNotFoundError:
+            self._missing(medium)
         if place.archive >= 0 and not place.deflated and len(content) < place.size:
             raise BadSample(Reason.bad_image, f"{medium} lies beyond the end of its archive")
         return content
@@ -67,7 +71,7 @@ class MediaStore:
         if isinstance(medium, bytes):
             return io.BytesIO(medium)
         if place.archive == FOLDER:
-            return self._opened(medium)
+            return self._opened(medium, place)
         archive = self._source.archives[place.archive]
         if not place.deflated:
             return stream_at(archive, place.offset, place.size)
@@ -79,34 +83,51 @@ class MediaStore:
     def frames(self, name: str, place: Place) -> list[Callable[[], BinaryIO]]:
         """What opens the files of a folder of frames, in the order of their names."""
         if self._source.folder is not None:
-            return [partial(path.open, "rb") for path in frame_files(self._path(name))]
+            return _frames(self._path(name))
         return [partial(self.stream, name, member) for member in folder_members(self._index or "", place)]
 
     def _named(self, name: str) -> Place | None:
         if self._source.folder is None:
             return find_member(self._index, name) if self._index else None
         path = self._path(name)
-        return Place(FOLDER, 0, path.stat().st_size, False) if path.is_file() else None
+        if isinstance(path, Path):
+            return Place(FOLDER, 0, path.stat().st_size, False) if path.is_file() else None
+        with suppress(FileNotFoundError):
+            return Place(FOLDER, 0, file_size(path), False)
+        return None
 
     def _folder(self, name: str) -> Place | None:
         if self._source.folder is None:
             return find_folder(self._index, name) if self._index else None
         path = self._path(name)
-        return Place(FRAMES, 0, len(frame_files(path)), False) if path.is_dir() else None
+        if isinstance(path, Path) and not path.is_dir():
+            return None
+        frames = len(_frames(path))
+        return Place(FRAMES, 0, frames, False) if frames or isinstance(path, Path) else None
 
-    def _path(self, name: str) -> Path:
-        """Where the media folder has this name; raises ``BadSample`` for nothing or a place outside."""
+    def _path(self, name: str) -> AnyPath:
+        """Where the media folder has this name; raises ``BadSample`` for nothing or a place outside.
+
+        Whether an object store has it is not asked.
+        """
         folder = self._source.folder or ""
         path = posixpath.normpath(_within(folder, name))
+        if path.split("/")[0] == "..":
+            self._missing(name)
+        if is_uri(folder):
+            return location(folder) / path.lstrip("/")
         found = Path(folder, path.lstrip("/"))
         with suppress(OSError):  # a name that is too long, or a folder that may not be entered
-            if path.split("/")[0] != ".." and found.exists():
+            if found.exists():
                 return found
         return self._missing(name)
 
-    def _opened(self, name: str) -> BinaryIO:
+    def _opened(self, name: str, place: Place) -> BinaryIO:
+        path = self._path(name)
+        if not isinstance(path, Path):
+            return stream_at(str(path), 0, place.size)
         try:
-            return self._path(name).open("rb")
+            return path.open("rb")
         except OSError as error:
             raise BadSample(Reason.missing_file, f"{name}: {error.strerror}") from None
 
@@ -114,6 +135,14 @@ class MediaStore:
         source = self._source
         where = source.folder or ", ".join(source.archives[:2]) or f"source {source.name}, which has no media"
         raise BadSample(Reason.missing_file, f"{name} is not in {where}")
+
+
+def _frames(folder: AnyPath) -> list[Callable[[], BinaryIO]]:
+    """What opens the files directly in a folder, in the order of their names."""
+    if isinstance(folder, Path):
+        return [partial(path.open, "rb") for path in frame_files(folder)]
+    sizes = {name: size for name, size in file_sizes(folder).items() if not name.startswith(".")}
+    return [partial(stream_at, str(folder / n), 0, sizes[n]) for n in sorted(sizes) if "/" not in n]
 
 
 def _within(folder: str, name: str) -> str:

@@ -23,6 +23,10 @@ class MediaError(UserError):
     """An image or video that cannot be read; the message names it and says why."""
 
 
+class StorageError(Exception):
+    """An object store that does not answer: no fault of the data, and another attempt may succeed."""
+
+
 class OneLineParser(argparse.ArgumentParser):
     """A parser of arguments that complains in one line, by a ``UserError``."""
 

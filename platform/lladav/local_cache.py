@@ -19,13 +19,10 @@ from filelock import FileLock
 from upath import UPath
 
 from lladav.errors import UserError
-from lladav.storage import download, file_info, file_infos, local_path, location, reporting
+from lladav.storage import download, file_info, file_infos, fingerprint, local_path, location, reporting
 
 VARIABLE = "LLADAV_CACHE"
 """Environment variable that names the folder of the copies."""
-
-_VERSIONS = ("ETag", "etag", "generation", "md5Hash", "LastModified", "updated")
-"""Details in which an object store says that a file has changed."""
 
 
 def cache_folder() -> Path:
@@ -75,8 +72,3 @@ def _download(folder: UPath, infos: dict[str, dict[str, Any]], copy: Path) -> No
 def _key(folder: UPath, infos: dict[str, dict[str, Any]]) -> str:
     files = [(name, info["size"], fingerprint(info)) for name, info in sorted(infos.items())]
     return hashlib.sha256(json.dumps([str(folder), files]).encode()).hexdigest()[:16]
-
-
-def fingerprint(info: dict[str, Any]) -> str:
-    """What changes when the content of an object changes, from its details."""
-    return next((str(info[key]) for key in _VERSIONS if info.get(key)), "")

@@ -16,6 +16,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from glob import escape
 from os import fsync
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ AnyPath = Path | UPath
 
 _CLIENT_MODULES = ("aiohttp", "botocore", "gcsfs", "google", "s3fs")
 """Packages whose errors mean that an object store cannot be reached or refuses a request."""
+_VERSIONS = ("ETag", "etag", "generation", "md5Hash", "LastModified", "updated")
+"""Details in which an object store says that a file has changed."""
 _WITHOUT_RIGHTS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
 """Errors that no further attempt mends."""
 
@@ -65,6 +68,11 @@ def local_path(place: UPath) -> Path | None:
     return Path(place) if isinstance(place, Path) else None
 
 
+def is_uri(text: str) -> bool:
+    """Whether text names something in an object store."""
+    return _scheme(text) in EXTRAS
+
+
 def _scheme(text: str) -> str:
     return text.partition("://")[0] if "://" in text else ""
 
@@ -87,6 +95,12 @@ def exists(place: AnyPath) -> bool:
     """Whether a file or folder exists."""
     with access(place):
         return place.exists()
+
+
+def is_folder(place: UPath) -> bool:
+    """Whether a folder exists."""
+    with access(place):
+        return place.is_dir()
 
 
 def subfolders(folder: UPath) -> list[str]:
@@ -158,6 +172,30 @@ def read_text(file: AnyPath) -> str:
     with access(file):
         content: Any = file.fs.cat_file(file.path)
     return content.decode()
+
+
+def version(place: AnyPath) -> tuple[int, str | int]:
+    """Bytes of a file, and what changes with its content: its time, or what its object store says.
+
+    Of a folder in an object store, which has neither, nothing.
+    """
+    if isinstance(place, Path):
+        status = place.stat()
+        return status.st_size, status.st_mtime_ns
+    info = file_info(place)
+    return info.get("size") or 0, fingerprint(info)
+
+
+def fingerprint(info: dict[str, Any]) -> str:
+    """What changes when the content of an object changes, from its details."""
+    return next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
+
+
+def glob(root: UPath, pattern: str) -> list[UPath]:
+    """Sorted files and folders of an object store that match a pattern, which starts at ``root``."""
+    with access(root):
+        found: Any = root.fs.glob(f"{escape(root.path.rstrip('/'))}/{pattern}")
+    return sorted(location(f"{root.protocol}://{path}") for path in found)
 
 
 def file_size(file: AnyPath) -> int:
@@ -246,6 +284,12 @@ def upload(folder: Path, target: UPath) -> None:
         raise OSError(
             errno.EIO, f"{wrong} {found} after its upload, expected {sizes[wrong]} bytes", str(target)
         )
+
+
+def upload_file(file: Path, target: UPath) -> None:
+    """Copy a local file to an object store."""
+    with access(target):
+        target.fs.put_file(str(file), target.path)
 
 
 def download(source: UPath, folder: Path, wanted: Callable[[str], bool] = lambda _: True) -> None:

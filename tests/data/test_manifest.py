@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from data import manifest as manifests
+from data import manifest_folder
 from data.manifest import Manifest, open_manifest
 from data.quarantine import read_rejects
 from data.reading import read_samples
@@ -237,7 +238,7 @@ def test_a_pass_that_fails_leaves_nothing(
         patch.setattr(manifests, "scan_chunk", fail)
         with pytest.raises(AssertionError, match="scanned again"):
             open_manifest(config)
-    assert list((tmp_path / manifests.FOLDER).iterdir()) == []
+    assert list((tmp_path / manifest_folder.FOLDER).iterdir()) == []
     assert len(open_manifest(config)) == len(GOOD)
 
 
@@ -256,7 +257,7 @@ def test_a_full_disk_is_told_in_one_line(
     monkeypatch.setattr(manifests, "_write", full)
     with pytest.raises(UserError, match="no space left for the manifest"):
         open_manifest(settings(tmp_path, tokenizer, GOOD))
-    assert list((tmp_path / manifests.FOLDER).iterdir()) == []
+    assert list((tmp_path / manifest_folder.FOLDER).iterdir()) == []
 
 
 def test_suffixes_are_noted_and_used(tmp_path: Path, tokenizer: Path) -> None:

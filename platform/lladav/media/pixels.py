@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
-from lladav.errors import MediaError, UserError
+from lladav.errors import MediaError, StorageError, UserError
 from lladav.schema import Pixels
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
@@ -78,7 +78,7 @@ def damage_of(name: str) -> Iterator[None]:
     """Turn whatever a decoder raises into a ``MediaError`` that names the file."""
     try:
         yield
-    except UserError:
+    except (UserError, StorageError):
         raise
     except UnidentifiedImageError:
         raise MediaError(f"{name}: not an image of a known format ({', '.join(LOCAL_FORMATS)})") from None
