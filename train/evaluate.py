@@ -7,6 +7,7 @@ Prints a table by type of question and writes evaluation.json into the run's fol
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import time
@@ -31,6 +32,8 @@ MAX_TOKENS = 32
 BLOCK = 8
 """Tokens of a decoding block where training does not say; an answer ends with its eot's block."""
 BATCH = 32
+CODE = ("train/evaluate.py", "train/questions.py", "data/digits/questions.py")
+"""Files outside of the library that determine answers and scores."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,10 @@ def main() -> None:
 
 
 def evaluate(config: Config) -> dict[str, Score]:
-    """Scores by type of question of the stage's newest checkpoint; done once per checkpoint.
+    """Scores by type of question of the stage's newest checkpoint.
 
-    Raises ``UserError`` where the stage has no checkpoint or the data set no questions.
+    Earlier answers are used again unless something that determines them has changed. Raises ``UserError``
+    where the stage has no checkpoint or the data set no questions.
     """
     from lladav.local_cache import local_copy
     from train.runs import WEIGHTS, Run
@@ -65,10 +69,28 @@ def evaluate(config: Config) -> dict[str, Score]:
         raise UserError(
             f"run {run.name}: has no checkpoint; train it with: python train/run.py stage={config.stage.name}"
         )
-    file = latest.place / EVALUATION
-    if not file.exists():
-        file.write_text(json.dumps(_ask_all(local_copy(latest.place / WEIGHTS), config), indent=1))
+    file, key = latest.place / EVALUATION, cache_key(config, latest.step)
+    if not file.exists() or json.loads(file.read_text()).get("key") != key:
+        answers = _ask_all(local_copy(latest.place / WEIGHTS), config)
+        file.write_text(json.dumps({"key": key, **answers}, indent=1))
     return scores(json.loads(file.read_text())["answers"])
+
+
+def cache_key(config: Config, step: int) -> str:
+    """Digest of what determines the answers: the checkpoint's step, questions, settings and code."""
+    questions = held_out(config)
+    asked = [(question.id, question.type, question.text, question.answer) for question in questions]
+    digest = hashlib.sha256(json.dumps([step, asked, MAX_TOKENS, _block(config)]).encode())
+    library = sorted((ROOT / "platform" / "lladav").rglob("*.py"))
+    images = sorted({path for question in questions for path in question.pictures})
+    for file in [*library, *(ROOT / name for name in CODE), *images]:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _block(config: Config) -> int:
+    """Tokens of a decoding block: as many as training noised together."""
+    return config.objective.block_length or BLOCK
 
 
 def answers(config: Config) -> list[Answered]:
@@ -109,8 +131,8 @@ def _ask_all(weights: Path, config: Config) -> dict:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = open_model(weights, torch.float32, device)
     questions = held_out(config)
-    tokenizer, block = ChatTokenizer.load(weights), config.objective.block_length or BLOCK
-    options = DecodingOptions.for_chat(tokenizer.ids, max_tokens=MAX_TOKENS, block_length=block)
+    tokenizer = ChatTokenizer.load(weights)
+    options = DecodingOptions.for_chat(tokenizer.ids, max_tokens=MAX_TOKENS, block_length=_block(config))
     begin = time.monotonic()
     answered = list(ask(model, tokenizer, questions, options, BATCH))
     rows = [

@@ -1,0 +1,62 @@
+"""Earlier answers count as long as nothing that determines them has changed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data.digits.preparation import prepare
+from lladav.checkpoint import export
+from lladav.config import load
+from lladav.model.initialize import initialize
+from lladav.model.llada_v import LLaDAV
+from lladav.schema import Config
+from lladav.storage import local_path
+from train.evaluate import EVALUATION, evaluate
+from train.runs import WEIGHTS, Run
+
+
+def checkpoint(config: Config) -> Path:
+    folder = local_path(Run.of(config).checkpoint_place(1))
+    assert folder is not None
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """A run of an untrained tiny model with one checkpoint, and a few held-out questions."""
+    prepare(tmp_path / "digits", scale=0.01)
+    questions = tmp_path / "digits" / "held_out" / "questions.jsonl"
+    questions.write_text("".join(f"{line}\n" for line in questions.read_text().splitlines()[:2]))
+    folders = [f"data.root={tmp_path}/digits", f"model.tokenizer={tmp_path}/digits/tokenizer"]
+    config = load(["stage=si", "model=tiny", "data=digits", f"train.storage={tmp_path}/runs", *folders])
+    run = Run.of(config)
+    model = LLaDAV(config.model)
+    initialize(model, seed=0)
+    export(model, config.model, checkpoint(config) / WEIGHTS, tokenizer=config.model.tokenizer)
+    run.commit(1, 1, 1)
+    return config
+
+
+def test_answers_are_used_again_until_a_question_or_a_setting_changes(config: Config) -> None:
+    file = checkpoint(config) / EVALUATION
+    assert evaluate(config)["all"].asked == 2
+    first = json.loads(file.read_text())
+    first["answers"][0]["correct"] = first["answers"][1]["correct"] = True
+    file.write_text(json.dumps(first))
+    assert evaluate(config)["all"].right == 2  # nothing was asked again
+    config.objective.block_length = 4
+    evaluate(config)
+    second = json.loads(file.read_text())
+    assert second["key"] != first["key"]
+    questions = Path(config.data.root) / "held_out" / "questions.jsonl"
+    questions.write_text(questions.read_text().splitlines()[0] + "\n")
+    assert evaluate(config)["all"].asked == 1
+
+
+def test_a_file_of_an_earlier_version_is_not_used(config: Config) -> None:
+    file = checkpoint(config) / EVALUATION
+    file.write_text(json.dumps({"seconds": 0.1, "answers": []}))
+    assert evaluate(config)["all"].asked == 2
