@@ -43,13 +43,15 @@ def resume(run: Run, config: Config, total_steps: int, start_from: str | None) -
 
 def no_room(engine: Engine, run: Run, step: int) -> str | None:
     """The line that says so, on every rank, where there is no room for the checkpoint after ``step``."""
-    place = run.checkpoint_place(step)
-    failure = first_failure(lambda: _check_room(place, engine.checkpoint_bytes()))
+    local = local_path(run.checkpoint_place(step))
+    folder = local.parent if local else _scratch(engine.config)
+    needed = engine.checkpoint_bytes() if local else engine.staged_bytes()
+    failure = first_failure(lambda: _check_room(folder, needed))
     if failure is None:
         return None
     return (
         f"checkpoint after step {step} cannot be saved: {failure}; the ones before it are kept; "
-        "free some space or set train.storage, then run the same command again"
+        f"free some space or set train.{'storage' if local else 'scratch'}, then run the same command again"
     )
 
 
@@ -66,10 +68,13 @@ def save(engine: Engine, run: Run, config: Config, step: int, total_steps: int) 
     return None
 
 
-def _check_room(place: UPath, bytes_needed: int) -> None:
+def _scratch(config: Config) -> Path:
+    """Where files on their way to an object store are kept."""
+    return Path(config.train.scratch or tempfile.gettempdir())
+
+
+def _check_room(folder: Path, bytes_needed: int) -> None:
     """Raise ``OSError`` where there is no room, before anything is written."""
-    local = local_path(place)
-    folder = local.parent if local else Path(tempfile.gettempdir())
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         free = shutil.disk_usage(folder).free
@@ -80,7 +85,7 @@ def _check_room(place: UPath, bytes_needed: int) -> None:
 
 
 def _write(engine: Engine, place: UPath, config: Config) -> None:
-    with _staging(place) as folder:
+    with _staging(place, _scratch(config)) as folder:
         engine.save(folder / ENGINE)
         engine.export(folder / WEIGHTS)
         if dist.get_rank() == 0:
@@ -88,11 +93,11 @@ def _write(engine: Engine, place: UPath, config: Config) -> None:
 
 
 @contextmanager
-def _staging(place: UPath) -> Iterator[Path]:
+def _staging(place: UPath, scratch: Path) -> Iterator[Path]:
     """A local folder to write to, whose files are durable in the checkpoint's folder when this ends.
 
-    It is the checkpoint's folder itself, or a temporary one that is uploaded. Writers of tensors sync
-    their files; rank 0 wrote the others.
+    It is the checkpoint's folder itself, or a temporary one in ``scratch`` that is uploaded. Writers of
+    tensors sync their files; rank 0 wrote the others.
     """
     if local := local_path(place):
         make_folder(place)
@@ -101,6 +106,6 @@ def _staging(place: UPath) -> Iterator[Path]:
         if dist.get_rank() == 0:
             sync_files(local, lambda name: not name.endswith(".safetensors"))
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
         yield Path(folder)
         upload(Path(folder), place)

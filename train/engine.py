@@ -29,7 +29,7 @@ from lladav.model.llada_v import LLaDAV
 from lladav.schema import Config, Part, Precision
 from lladav.storage import AnyPath
 from train.schedule import lr_factor
-from train.sizes import REDUCE_BUCKET, checkpoint_bytes
+from train.sizes import REDUCE_BUCKET, checkpoint_bytes, staged_bytes
 
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -118,11 +118,16 @@ class Engine:
 
     def checkpoint_bytes(self) -> int:
         """Bytes of a checkpoint, over all ranks."""
-        return checkpoint_bytes(
-            _elements(self.model.parameters()),
-            _elements(self._trained().values()),
-            self.config.train.precision,
-        )
+        return checkpoint_bytes(*self._sizes(), self.config.train.precision)
+
+    def staged_bytes(self) -> int:
+        """Most bytes of a checkpoint that one machine of this run writes."""
+        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", self.workers))
+        return staged_bytes(*self._sizes(), self.config.train.precision, self.workers, ranks)
+
+    def _sizes(self) -> tuple[int, int]:
+        """Elements of all parameters and of the trained ones, over all ranks."""
+        return _elements(self.model.parameters()), _elements(self._trained().values())
 
     def _trained(self) -> dict[str, nn.Parameter]:
         """The optimizer's parameters by name."""

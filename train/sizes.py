@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from lladav.schema import Precision
 
 REDUCE_BUCKET = 125_000_000
@@ -13,6 +15,14 @@ WEIGHT_BYTES = {Precision.float32: 4, Precision.bf16: 2}
 """Of one exported weight."""
 STATE_BYTES = 3 * 4
 """Of one trained parameter: float32 master weight and AdamW's two moments."""
+
+
+def staged_bytes(parameters: int, trained: int, precision: Precision, workers: int, ranks: int) -> int:
+    """Most bytes of a checkpoint that a machine with ``ranks`` of ``workers`` ranks writes.
+
+    Rank 0 writes all weights, every rank its share of the state.
+    """
+    return parameters * WEIGHT_BYTES[precision] + math.ceil(trained / workers) * ranks * STATE_BYTES
 
 
 def checkpoint_bytes(parameters: int, trained: int, precision: Precision) -> int:

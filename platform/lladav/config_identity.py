@@ -28,6 +28,7 @@ IMMATERIAL = {
     "cluster": "where and on how much the run happens, not what it computes",
     "train.run": "a name",
     "train.storage": "a place",
+    "train.scratch": "a place",
     "train.micro_batch": "how a global batch is cut; the batch itself stays",
     "train.activation_checkpointing": "memory",
     "train.loss_chunk": "memory",

@@ -310,6 +310,8 @@ class TrainConfig:
     """Name of the run, a folder in ``storage``; none: made from stage, model and data."""
     storage: str = "runs"
     """Folder or URI (s3://, gs://) that holds every run."""
+    scratch: str | None = None
+    """Folder for checkpoints on their way to an object store; none: the system's temporary folder."""
     init: str | None = None
     """Checkpoint to start from instead of the predecessor's last."""
     seed: int = 42

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from k8s.costs import GIB, cost, gpu_bytes, parameters_of, sample_tokens, stages
+from k8s.manifests import Resource, of_kind
 from lladav.config import load
-from lladav.schema import Config
+from lladav.schema import Config, Precision
+from train.sizes import staged_bytes
 
 
 def config(stage: str, *overrides: str) -> Config:
@@ -53,3 +55,17 @@ def test_stages_are_those_of_the_curriculum_and_fit_the_gpus() -> None:
     found = [*stages()]
     assert [each.stage for each in found] == ["pretrain", "si", "ov", "vw", "ov_vw"]
     assert all(each.gpu_gib < 80 for each in found)
+
+
+@pytest.mark.parametrize(("overlay", "cluster"), [("gpu", "kuberay"), ("spot", "spot")])
+def test_pods_have_scratch_for_a_checkpoint_on_its_way_to_a_bucket(
+    overlays: dict[str, list[Resource]], overlay: str, cluster: str
+) -> None:
+    settings = config("si", f"cluster={cluster}")
+    fewest = settings.cluster.min_workers or settings.cluster.workers
+    counted = parameters_of(settings)
+    needed = staged_bytes(counted.all, counted.trained, Precision.bf16, fewest, ranks=1)
+    for job in of_kind(overlays[overlay], "RayJob"):
+        (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+        requests = group["template"]["spec"]["containers"][0]["resources"]["requests"]
+        assert int(requests["ephemeral-storage"].removesuffix("Gi")) * GIB > needed
