@@ -4,7 +4,7 @@
 
 Makes a checkpoint of random weights in LLaDA-V's real shapes, tensor by tensor, and runs on it what a user
 would. Prints the seconds and the peak memory of each part. It takes a quarter of an hour on two cores, 24 GB
-of memory and 55 GB of disk. ``--model tiny`` does the same with two million parameters.
+of memory and 40 GB of disk. ``--model tiny`` does the same with two million parameters.
 
 Memory is the resident memory of all processes of a command, sampled; pages that they share count in each.
 """
@@ -165,6 +165,7 @@ def train(folder: Path, config: Config) -> Iterator[Phase]:
         Phase("start, and a pretrain step", lambda: len(read_steps(log)) >= 1),
         Phase("save", lambda: store.committed_step() >= 1),
     )
+    shutil.rmtree(folder / "weights")  # a resumed run reads its own
     yield from run(
         command,
         Phase("resume, and a second step", lambda: len(read_steps(log)) >= 2),
@@ -172,7 +173,7 @@ def train(folder: Path, config: Config) -> Iterator[Phase]:
     )
     steps = ", ".join(f"{row['seconds']:.0f} s" for row in read_steps(log))
     sizes = [file.stat().st_size for file in (folder / "runs").rglob("checkpoint-*/**/*") if file.is_file()]
-    print(f"steps took {steps}; the checkpoint has {sum(sizes) / 1e9:.2f} GB", flush=True)
+    print(f"steps took {steps}; the checkpoint has {sum(sizes) / 1e9:.3g} GB", flush=True)
 
 
 def python(*arguments: str) -> list[str]:
