@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import pickle
 import resource
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from lladav.errors import UserError
 from tests.train.ranks import on_ranks
 from tests.train.settings import settings
+from train import failures
 from train.failures import RankError, describe, failure_of, raised_by
 
 MESSAGES = Path(__file__).parent / "ray_messages"
@@ -86,6 +88,25 @@ def test_only_what_may_pass_is_retried(error: Exception, line: str, retry: bool)
     found = describe(error)
     assert found.line.startswith(line)
     assert found.retry is retry
+
+
+CLOSED = (
+    "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:58799"
+)
+"""What a collective raises on gloo where another rank's process has ended."""
+
+
+@pytest.mark.parametrize(
+    ("error", "collateral"), [(RuntimeError(CLOSED), True), (RuntimeError("bad"), False)]
+)
+def test_a_closed_connection_is_another_ranks_failure(
+    error: Exception, collateral: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failures, "COLLATERAL_SECONDS", 0.0)
+    with pytest.raises(RankError) as raised, raised_by(3):
+        raise error
+    copy = pickle.loads(pickle.dumps(raised.value))
+    assert (copy.rank, copy.collateral, str(copy)) == (3, collateral, str(raised.value))
 
 
 def failing(kind: str, folder: str) -> None:
