@@ -71,7 +71,7 @@ class BodyReader:
     def _without_images(self, body: bytes) -> tuple[bytes, dict[str, bytes]]:
         """The body with a name in place of each long data URI, and the data URIs by these names.
 
-        Where a quote is escaped, the string is a text that quotes one; it stays where it is.
+        Where its first quote is escaped, it is a part of a text and stays there.
         """
         mark, images, kept, start = uuid.uuid4().hex, dict[str, bytes](), list[bytes](), 0
         size = 0
@@ -80,10 +80,11 @@ class BodyReader:
             end = body.find(b'"', at + 1)
             if at < 0 or end < 0:
                 break
-            cut = end - at > LONG and b"\\" not in (body[at - 1 : at], body[end - 1 : end])
+            image = body[at + 1 : end]
+            cut = len(image) >= LONG and body[at - 1 : at] != b"\\" and _has_pieces(image)
             kept.append(body[start : at + 1 if cut else end])
             if cut:
-                images[name := f"{mark}-{len(images)}"] = body[at + 1 : end]
+                images[name := f"{mark}-{len(images)}"] = image
                 kept.append(name.encode())
             start, size = end, size + len(kept[-1]) + LONG * cut
         return b"".join((*kept, body[start:])), images
@@ -119,8 +120,17 @@ def _json(text: bytes) -> Any:
         raise ApiError(400, f"body: not JSON ({error}); send an object", code="invalid_json") from None
 
 
+def _has_pieces(text: bytes) -> bool:
+    """Whether a string can be cut before any escape: no escape of it needs the one before, as surrogates do,
+    none is of a backslash or at its end, and no character takes several bytes."""
+    pieces = (text[start : start + PIECE + ESCAPE] for start in range(0, len(text), PIECE))
+    return not text.endswith(b"\\") and all(
+        piece.isascii() and not any(pair in piece for pair in (b"\\\\", b"\\ud", b"\\uD")) for piece in pieces
+    )
+
+
 def _unescaped(text: bytes) -> str:
-    """A string of JSON, parsed in pieces that end before an escape and not inside of one."""
+    """A string of JSON, parsed in pieces; none ends inside of an escape."""
     pieces, start = list[str](), 0
     while start < len(text):
         end = start + PIECE

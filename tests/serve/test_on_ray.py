@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import httpx2 as httpx
@@ -26,7 +28,7 @@ ENDLESS: dict[str, Any] = {"max_tokens": 512, "temperature": 5.0, "stream_mode":
 LONG: dict[str, Any] = {"max_tokens": 256, "ignore_eos": True}
 """So that replicas have something to finish."""
 SMALL: dict[str, Any] = {"engine__cpus": 0.5, "engine__max_rows": 4, "engine__max_waiting": 4}
-ONE: dict[str, Any] = {**SMALL, "engine__max_queued": 4}
+ONE: dict[str, Any] = {**SMALL, "engine__max_queued": 4, "limits__body_seconds": 5.0}
 PAIR: dict[str, Any] = {
     **SMALL,
     "engine__max_queued": 32,
@@ -65,6 +67,16 @@ def test_operations_are_answered(served: Served) -> None:
         assert client.get("/health").json() == client.get("/ready").json() == {"status": "ok"}
         assert client.get("/").text.startswith("<!doctype html>")
         assert [*client.get("/v1/models").headers.get_list("x-request-id")][1:] == []
+
+
+def test_a_body_that_does_not_end_is_a_timeout(served: Served) -> None:
+    place = urlsplit(served.address)
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Length: 100\r\n\r\n"
+    with socket.create_connection((str(place.hostname), place.port or 0), timeout=60) as connection:
+        connection.sendall(head.encode() + b'{"model": ')
+        received = b"".join(iter(lambda: connection.recv(4096), b""))  # until the server closes it
+    assert received.startswith(b"HTTP/1.1 408 ")
+    assert b"body_timeout" in received
 
 
 @pytest.mark.parametrize("stream", [True, False])
