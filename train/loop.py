@@ -8,7 +8,7 @@ else is raised, so that Ray Train ends the ranks that wait for this one.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
@@ -47,7 +47,9 @@ def work(job: Job) -> Ended:
 class Worker:
     """One rank's share of a run."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, deadline: Callable[[], float | None] = preemption_deadline) -> None:
+        """``deadline`` is asked after each step until when the rank may stay."""
+        self._deadline = deadline
         self.job, self.config = job, job.config
         self.rank, self.workers = dist.get_rank(), dist.get_world_size()
         self.slots = Layout.of(self.config, self.workers).slots
@@ -110,7 +112,7 @@ class Worker:
 
     def _has_to_leave(self) -> bool:
         """Whether a node of the run is taken away soon, with time left to save a checkpoint before."""
-        deadline = preemption_deadline()
+        deadline = self._deadline()
         return deadline is not None and time.time() + self.save_seconds < deadline
 
     def _noisy(self, micro: MicroBatch) -> tuple[NoisyBatch, list[Noise]]:

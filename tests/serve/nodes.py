@@ -21,9 +21,9 @@ from ray.util import get_node_ip_address
 
 from lladav.cluster import Head, plain_python
 from serve.drain import Node, nodes
+from tests.ray_nodes import STORE_BYTES, kill_all, node
 
 HEAD_CPUS, WORKER_CPUS = 2, 1
-STORE_BYTES = 10**8
 READY_SECONDS = 60.0
 
 
@@ -68,46 +68,22 @@ def elastic_cluster(workers: int) -> Iterator[tuple[str, Path]]:
 @contextlib.contextmanager
 def worker(head: Head, cpus: int) -> Iterator[Node]:
     """A further node of a Ray, killed with the block."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [
-            *("python", "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"),
-            *(f"--address={head.address}", "--node-ip-address=127.0.0.1", f"--num-cpus={cpus}"),
-            *(f"--object-store-memory={STORE_BYTES}", f"--dashboard-agent-listen-port={port}"),
-        ],
-        env=head.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
+    with node(head, cpus) as process:
         yield _node_of(process)
-    finally:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            _kill(psutil.Process(process.pid))
-        process.wait()
 
 
-def kill(node: Node) -> None:
+def kill(drained: Node) -> None:
     """End a node's processes at once, as where a machine loses its power."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        _kill(psutil.Process(node.raylet.ppid()))
+        kill_all(psutil.Process(drained.raylet.ppid()))
 
 
-def _kill(start: psutil.Process) -> None:
-    """Kill ``ray start --block`` and what it started."""
-    for each in [start, *start.children(recursive=True)]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            each.kill()
-
-
-def _node_of(process: subprocess.Popen[bytes]) -> Node:
+def _node_of(process: psutil.Popen) -> Node:
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
-        for node in nodes():
-            if node.raylet.ppid() == process.pid:
-                return node
+        for found in nodes():
+            if found.raylet.ppid() == process.pid:
+                return found
         time.sleep(0.2)
     raise TimeoutError("the node does not come up")
 

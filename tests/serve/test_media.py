@@ -212,10 +212,8 @@ class TestBombs:
     """The header's size is enough to refuse; nothing is allocated for it."""
 
     def test_a_header_of_50000_squared(self, complaint: Complain):
-        started = time.monotonic()
         error = complaint(uri(png(50_000, 50_000, chunk(b"IDAT", zlib.compress(bytes(1000))))))
         assert (error.status, error.code) == (413, "image_too_large")
-        assert time.monotonic() - started < 10
 
     @pytest.mark.parametrize("size", [(100, 100), (101, 100)])
     def test_the_pixel_limit_is_exact(self, size: tuple[int, int]):
@@ -242,9 +240,9 @@ class TestBombs:
         swollen = b"a\x00" + b"\x00" * (name != b"iTXt") + b"\x01\x00\x00\x00" * (name == b"iTXt")
         body = swollen + zlib.compress(bytes(50_000_000))
         content = png(1, 1, chunk(name, body), chunk(b"IDAT", zlib.compress(b"\x00\x00")))
-        started = time.monotonic()
+        started = time.process_time()
         decoded(content)
-        assert time.monotonic() - started < 2
+        assert time.process_time() - started < 2
 
     @pytest.mark.parametrize("size", [(PIXELS, 1), (1, PIXELS)])
     @pytest.mark.parametrize("kind", [VisualKind.tiled, VisualKind.padded])

@@ -144,13 +144,13 @@ class TestExposition:
                 urls = [a, b, c, d, "http://127.0.0.1:1/metrics"]
                 monkeypatch.setattr(metrics, "_metric_urls", lambda: urls)
                 begin = time.monotonic()
-                return await exposition(0.5), time.monotonic() - begin
+                return await exposition(2.0), time.monotonic() - begin
 
         text, seconds = asyncio.run(run())
         assert text.startswith("# 1 of 5 nodes answered\n")
         [family] = families(text).values()
         assert [sample.value for sample in family.samples] == [3]
-        assert seconds < 5
+        assert seconds < 30
 
     def test_without_ray_there_are_no_nodes_and_none_is_started(self) -> None:
         assert not ray.is_initialized()

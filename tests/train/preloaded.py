@@ -7,6 +7,7 @@ import os
 
 os.environ["DS_ACCELERATOR"] = "cpu"
 
-import deepspeed  # noqa: F401
+import deepspeed
+import deepspeed.runtime.zero.muon.original_muon  # noqa: F401 - with torch's compiler, which takes seconds
 
 import train.loop  # noqa: F401

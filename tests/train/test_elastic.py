@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from lladav.cluster import local_head
-from tests.train.nodes import IMPATIENT, node, nodes
+from tests.ray_nodes import node
+from tests.train.nodes import IMPATIENT, nodes
 from tests.train.trainings import Trainings, train_workers, wait_for
 
 BATCH = 4

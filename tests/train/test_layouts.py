@@ -53,7 +53,7 @@ def steps(config: Config) -> list[dict[str, Any]]:
     from train.job import Job
     from train.loop import Worker
 
-    worker, measured = Worker(Job(config, "", STEPS, None)), []
+    worker, measured = Worker(Job(config, "", STEPS, None), deadline=lambda: None), []
     for step in range(STEPS):
         batches = due(config, step)
         sums = worker.step(step, iter(batches), None)

@@ -6,10 +6,13 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
+from lladav.cluster import local_head
 from tests.train.trainings import Trainings, train_workers, wait_for
 from train.runs import PREFIX
 from train.steplog import LOG
@@ -24,16 +27,19 @@ SETTINGS = (
 
 
 @pytest.fixture(scope="module")
-def trainings(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Trainings:
-    """With one run that was left alone: ``alone``."""
-    trainings = Trainings(root, tmp_path_factory.mktemp("resume"), *SETTINGS)
-    trainings.finish("alone")
-    return trainings
+def trainings(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainings]:
+    """Runs on one Ray, which takes seconds to start; ``alone`` is a run that nobody disturbed."""
+    with local_head(cpus=3) as head:
+        environment = {**head.environment, "RAY_ADDRESS": head.address}
+        trainings = Trainings(root, tmp_path_factory.mktemp("resume"), *SETTINGS, environment=environment)
+        trainings.finish("alone")
+        yield trainings
 
 
 def test_a_killed_worker_and_a_killed_ray_change_no_loss(trainings: Trainings) -> None:
     """The worker dies after a checkpoint: its failure is none too many."""
-    with trainings.begun("killed", "cluster.max_failures=0") as process:
+    own_ray = dict(os.environ)
+    with trainings.begun("killed", "cluster.max_failures=0", environment=own_ray) as process:
         wait_for(lambda: trainings.committed("killed") >= EVERY, "the first checkpoint")
         (worker,) = train_workers(process)
         os.kill(worker.pid, signal.SIGKILL)
@@ -46,7 +52,7 @@ def test_a_run_whose_worker_dies_before_anything_is_saved_ends(trainings: Traini
     endless = ("train.max_steps=1000", "train.checkpoint_every=1000")
     with trainings.begun("barren", "cluster.max_failures=0", *endless) as process:
         wait_for(lambda: bool(trainings.losses("barren")), "the first step")
-        (worker,) = train_workers(process)
+        (worker,) = train_workers(psutil.Process())
         worker.kill()
         wait_for(lambda: process.poll() is not None, "the end of the run")
         assert process.wait() == 2
@@ -70,7 +76,14 @@ def test_a_finished_run_is_not_done_again(trainings: Trainings) -> None:
 
 def test_a_run_name_is_refused_to_other_settings(trainings: Trainings) -> None:
     command = [*trainings.command("alone"), "train.seed=7"]
-    refused = subprocess.run(command, cwd=trainings.root, capture_output=True, text=True, check=False)
+    refused = subprocess.run(
+        command,
+        cwd=trainings.root,
+        env=trainings.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
     assert "run alone was started with train.seed=42, now 7" in refused.stderr

@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 import psutil
 
 from data.digits.preparation import prepare
+from tests.ray_nodes import kill_all
 from train.runs import Run
 from train.steplog import LOG, read_steps
 
 PATIENCE_SECONDS = 240
 
 
+@cache
+def digits() -> Path:
+    """The embedded data set, shortened; written once for all tests of a process."""
+    folder = Path(tempfile.mkdtemp(prefix="lladav-digits-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    prepare(folder / "digits", scale=0.02)
+    return folder / "digits"
+
+
 class Trainings:
     """Runs of a tiny model from random weights on a small embedded data set."""
 
-    def __init__(self, root: Path, folder: Path, *settings: str) -> None:
-        """``settings`` hold for each of them."""
-        self.root, self.storage, self.data, self.settings = root, folder / "runs", folder / "digits", settings
-        prepare(self.data, scale=0.02)
+    def __init__(
+        self, root: Path, folder: Path, *settings: str, environment: dict[str, str] | None = None
+    ) -> None:
+        """``settings`` and ``environment`` hold for each of them; without one, each starts its own Ray."""
+        self.root, self.storage, self.data, self.settings = root, folder / "runs", digits(), settings
+        self.environment = environment
 
     def command(self, run: str, *more: str) -> list[str]:
         return [
@@ -43,6 +59,7 @@ class Trainings:
         done = subprocess.run(
             self.command(run, *more),
             cwd=self.root,
+            env=self.environment,
             capture_output=True,
             text=True,
             timeout=PATIENCE_SECONDS,
@@ -59,7 +76,7 @@ class Trainings:
             process = psutil.Popen(
                 self.command(run, *more),
                 cwd=self.root,
-                env=environment,
+                env=environment or self.environment,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
@@ -90,14 +107,6 @@ class Trainings:
 
     def run(self, run: str) -> Run:
         return Run(str(self.storage), run)
-
-
-def kill_all(process: psutil.Process) -> None:
-    """SIGKILL to a process and everything below it: driver, Ray and workers at once."""
-    with suppress(psutil.NoSuchProcess):
-        for each in [*process.children(recursive=True), process]:
-            with suppress(psutil.NoSuchProcess):
-                each.kill()
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
