@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 BUCKET = "bucket"
 PATIENCE_SECONDS = 60
 
@@ -39,6 +41,14 @@ class S3Server:
         """Every request so far."""
         found = _REQUEST.findall(self.log.read_text(errors="replace"))
         return [Request(method, path, int(status)) for method, path, status in found]
+
+    @contextmanager
+    def reached(self) -> Iterator[None]:
+        """Lead the S3 clients of this process here; nothing else reads these variables."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            yield
 
 
 @contextmanager

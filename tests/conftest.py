@@ -124,9 +124,8 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 @pytest.fixture
 def bucket(
     s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> str:
+) -> Iterator[str]:
     """URI of an empty folder in a bucket; the environment leads there, and to an empty cache of copies."""
-    for name, value in s3_server.environment.items():
-        monkeypatch.setenv(name, value)
     monkeypatch.setenv("LLADAV_CACHE", str(tmp_path / "cache"))
-    return f"s3://{BUCKET}/{request.node.name}"
+    with s3_server.reached():
+        yield f"s3://{BUCKET}/{request.node.name}"

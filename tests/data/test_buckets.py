@@ -37,9 +37,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def data(digits: Path, s3_server: S3Server) -> str:
     """URI of the same data."""
-    with pytest.MonkeyPatch.context() as patched:
-        for name, value in s3_server.environment.items():
-            patched.setenv(name, value)
+    with s3_server.reached():
         upload(digits, location(f"s3://{BUCKET}/data"))
     return f"s3://{BUCKET}/data"
 
