@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,20 @@ def test_a_folder_travels_whole(bucket: str, tmp_path: Path) -> None:
     storage.download(location(bucket), tmp_path / "copy", lambda name: name.startswith("state/"))
     assert (tmp_path / "copy" / "state" / "shard").read_bytes() == b"x" * 1000
     assert not (tmp_path / "copy" / "empty").exists()
+
+
+def test_wanted_files_and_all_folders_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "c" / "weights").mkdir(parents=True)
+    for name in ("state", "weights/config.json", "weights/model.safetensors"):
+        (tmp_path / "c" / name).write_text("x")
+    synced: list[int] = []
+    monkeypatch.setattr(storage, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    storage.sync_files(tmp_path / "c", lambda name: not name.endswith(".safetensors"))
+    expected = [
+        tmp_path,
+        *(tmp_path / "c" / name for name in ("", "state", "weights", "weights/config.json")),
+    ]
+    assert sorted(synced) == sorted(path.stat().st_ino for path in expected)
 
 
 def test_an_upload_that_lost_a_file_is_an_error(

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from lladav.errors import UserError
-from lladav.storage import location
+from lladav.storage import location, make_folder
 from train.run_lock import claim_on, owned, owner_of
+from train.runs import Run
 
 LEASE = 1.5
 HOLDER = """
@@ -90,6 +91,17 @@ def test_the_claim_of_a_killed_owner_on_this_machine_is_free_at_once(root: Path,
     process.wait()
     with owned(location(folder), 600) as owner:
         assert owner.pid == os.getpid()
+
+
+def test_an_owner_that_lost_its_claim_commits_nothing(folder: str) -> None:
+    storage, name = folder.rsplit("/", 1)
+    with owned(location(folder), LEASE) as owner:
+        run = Run(storage, name, owner.token)
+        make_folder(run.checkpoint_place(1))
+        run.commit(1, 2, 1)
+        with pytest.raises(UserError, match=r"taken over by process \d+ on .*; nothing is committed"):
+            Run(storage, name, "the token of a claim before").commit(2, 2, 1)
+    assert run.committed_step() == 1
 
 
 def test_of_many_that_take_over_a_dead_claim_one_succeeds(bucket: str) -> None:
