@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from upath import UPath
 
 from lladav import storage
 from lladav.errors import UserError
@@ -121,3 +124,44 @@ def test_a_bucket_that_does_not_exist_is_not_created() -> None:
         storage.reporting(f"{place}: no", "fix"),
     ):
         storage.write_durably(place / "x", "x")
+
+
+class Denying(BaseHTTPRequestHandler):
+    """An object store that denies every request."""
+
+    def do_GET(self) -> None:
+        content = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+        self.send_response(403)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    do_HEAD = do_PUT = do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+@pytest.mark.usefixtures("bucket")
+def test_denied_access_is_one_line_without_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Denying) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        place = UPath("s3://denied/x", use_listings_cache=False, skip_instance_cache=True)
+        for action in (storage.exists, storage.subfolders, storage.read_text, storage.file_infos):
+            with pytest.raises(UserError) as refused, storage.reporting(f"{place}: no", "fix"):
+                action(place)
+            assert str(refused.value) == "s3://denied/x: no (access denied); fix"
+        server.shutdown()
+
+
+def test_missing_credentials_are_one_line(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    place = UPath(f"{bucket}/x", use_listings_cache=False, skip_instance_cache=True)
+    with (
+        pytest.raises(UserError, match=r"no \(Unable to locate credentials\); fix$"),
+        storage.reporting(f"{place}: no", "fix"),
+    ):
+        storage.exists(place)

@@ -15,7 +15,7 @@ import pytest
 
 from data.digits.preparation import prepare
 from data.quarantine import read_rejects
-from lladav.storage import files_in, location, read_text, subfolders, upload
+from lladav.storage import file_sizes, files_in, location, read_text, subfolders, upload
 from tests.buckets import BUCKET, S3Server
 from tests.train.trainings import PATIENCE_SECONDS, kill_all, train_workers, wait_for
 from train.runs import CONFIG, PREFIX, QUARANTINE, Run
@@ -130,7 +130,7 @@ def test_stages_in_a_bucket_are_chained_killed_resumed_and_resized(
 def copy_until(step: int, run: str, name: str) -> None:
     """Copy a run as it was after a step: its settings, its log, and its checkpoints until then."""
     source, target = location(RUNS) / run, location(RUNS) / name
-    folders = [f for f in subfolders(source) if f.startswith(PREFIX) and int(f.removeprefix(PREFIX)) <= step]
-    files = [path for path in source.fs.find(source.path) if path.split("/")[3] in (CONFIG, LOG, *folders)]
-    for path in files:
-        source.fs.cp_file(path, f"{target.path}{path.removeprefix(source.path)}")
+    folders = {f for f in subfolders(source) if f.startswith(PREFIX) and int(f.removeprefix(PREFIX)) <= step}
+    for file in file_sizes(source):
+        if file.split("/")[0] in {CONFIG, LOG, *folders}:
+            source.fs.cp_file((source / file).path, (target / file).path)
