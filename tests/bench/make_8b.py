@@ -3,8 +3,8 @@
     python tests/bench/make_8b.py --folder /tmp/8b
 
 Makes a checkpoint of random weights in LLaDA-V's real shapes, tensor by tensor, and runs on it what a user
-would. Prints the seconds and the peak memory of each part. It takes a quarter of an hour on two cores, 24 GB
-of memory and 40 GB of disk. ``--model tiny`` does the same with two million parameters.
+would. Prints the seconds and the peak memory of each part. It is meant for a machine of 24 GB with 40 GB of
+free disk. ``--model tiny`` does the same with two million parameters.
 
 Memory is the resident memory of all processes of a command, sampled; pages that they share count in each.
 """
