@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from lladav.decoding.options import Cache
+from lladav.decoding.options import MAX_SCALE, Cache
 
 
 def _whole(value: Any) -> Any:
@@ -23,7 +23,7 @@ Named = Field(strict=False)
 """JSON has no enumerations: their members come as text."""
 Count = Annotated[int, Field(ge=1), WHOLE]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Scale = Annotated[float, Field(ge=0, le=MAX_SCALE, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -90,9 +90,9 @@ class Knobs(BaseModel):
     cache: Annotated[Cache | None, Named] = None
     """What steps between refreshes take from the last one: none, prefix (what lies before the block) or dual
     (both sides of it)."""
-    guidance: NotNegative | None = None
+    guidance: Scale | None = None
     """Classifier-free guidance: how far to move away from what the model would say without the prompt."""
-    temperature: NotNegative | None = None
+    temperature: Scale | None = None
     """Of sampling; 0 takes the most probable token."""
     top_p: Share | None = None
     """Sample among the most probable tokens that hold so much of the probability."""

@@ -45,10 +45,20 @@ class S3Server:
     @contextmanager
     def reached(self) -> Iterator[None]:
         """Lead the S3 clients of this process here; nothing else reads these variables."""
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in self.environment.items():
-                patch.setenv(name, value)
+        with s3_variables(**self.environment):
             yield
+
+
+@contextmanager
+def s3_variables(**variables: str | None) -> Iterator[None]:
+    """Set, or with ``None`` remove, environment variables that S3 clients alone read."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            if value is None:
+                patch.delenv(name, raising=False)
+            else:
+                patch.setenv(name, value)
+        yield
 
 
 @contextmanager

@@ -217,11 +217,24 @@ def _rescale(layers: Sequence[Layer]) -> Iterator[Layer]:
 def _stacked(layers: Sequence[Layer]) -> dict[str, Any]:
     """The layers as one tree, later ones on top."""
     for where, values in layers:
+        _refuse_other_keys(values, where)
         refuse_unknown(values, where)
     stacked: dict[str, Any] = {}
     for _, values in layers:
         stacked = _on_top(stacked, values)
     return stacked
+
+
+def _refuse_other_keys(value: Any, where: str) -> None:
+    """Raise ``UserError`` where a mapping inside ``value`` has a key that is not text."""
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise UserError(f"{where}{key!r}: a key is text; put it in quotes")
+        value = list(value.values())
+    if isinstance(value, list):
+        for element in value:
+            _refuse_other_keys(element, where)
 
 
 def _on_top(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -67,6 +67,8 @@ SAVED = yaml.safe_load(config.to_yaml(config.load()))
 @given(st.sampled_from([key.path for key in all_keys() if "<" not in key.path]), VALUES)
 @settings(max_examples=120)
 @example("train.betas", [[1], [2]])
+@example("data.rescale", {223923: {}})
+@example("data.rescale", {"si": {"sources": [{1: 2}]}})
 def test_anything_may_be_written(path: str, value: Any) -> None:
     tree = changed(SAVED, path.split("."), value)
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:

@@ -13,6 +13,7 @@ from upath import UPath
 from lladav import storage
 from lladav.errors import UserError
 from lladav.storage import absolute, local_path, location
+from tests.buckets import s3_variables
 
 
 @pytest.mark.parametrize("uri", ["s3://bucket/runs", "gs://bucket/runs"])
@@ -144,23 +145,22 @@ class Denying(BaseHTTPRequestHandler):
 
 
 @pytest.mark.usefixtures("bucket")
-def test_denied_access_is_one_line_without_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_denied_access_is_one_line_without_credentials() -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), Denying) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-        place = UPath("s3://denied/x", use_listings_cache=False, skip_instance_cache=True)
-        for action in (storage.exists, storage.subfolders, storage.read_text, storage.file_infos):
-            with pytest.raises(UserError) as refused, storage.reporting(f"{place}: no", "fix"):
-                action(place)
-            assert str(refused.value) == "s3://denied/x: no (access denied); fix"
+        with s3_variables(AWS_ENDPOINT_URL=f"http://127.0.0.1:{server.server_port}"):
+            place = UPath("s3://denied/x", use_listings_cache=False, skip_instance_cache=True)
+            for action in (storage.exists, storage.subfolders, storage.read_text, storage.file_infos):
+                with pytest.raises(UserError) as refused, storage.reporting(f"{place}: no", "fix"):
+                    action(place)
+                assert str(refused.value) == "s3://denied/x: no (access denied); fix"
         server.shutdown()
 
 
-def test_missing_credentials_are_one_line(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.delenv(name)
+def test_missing_credentials_are_one_line(bucket: str) -> None:
     place = UPath(f"{bucket}/x", use_listings_cache=False, skip_instance_cache=True)
     with (
+        s3_variables(AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None),
         pytest.raises(UserError, match=r"no \(Unable to locate credentials\); fix$"),
         storage.reporting(f"{place}: no", "fix"),
     ):

@@ -40,9 +40,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -
     folder = tmp_path_factory.mktemp("bucket")
     prepare(folder / "digits", scale=0.02)
     damage(folder / "digits" / "mammoth_si")
-    with pytest.MonkeyPatch.context() as patched:
-        for name, value in {**s3_server.environment, "LLADAV_CACHE": str(folder / "cache")}.items():
-            patched.setenv(name, value)
+    with pytest.MonkeyPatch.context() as patched, s3_server.reached():
+        patched.setenv("LLADAV_CACHE", str(folder / "cache"))
         upload(folder / "digits", location(DATA))
         yield dict(os.environ)
 

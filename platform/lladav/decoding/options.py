@@ -18,6 +18,8 @@ from lladav.decoding.stops import StopTexts
 from lladav.errors import UserError
 from lladav.schema import TokenIds
 
+MAX_SCALE = 100.0
+"""Largest temperature and guidance: beyond it, products of finite logits may overflow."""
 RULES = ("steps", "tokens_per_step", "threshold", "factor", "entropy")
 
 
@@ -149,7 +151,8 @@ class DecodingOptions:
             value = getattr(self, name)
             _require(value is None or 0 < value < math.inf, name, value, "use above 0")
         for name in ("temperature", "guidance"):
-            _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "use 0 or more")
+            value = getattr(self, name)
+            _require(0 <= value <= MAX_SCALE, name, value, f"use 0 to {MAX_SCALE:g}")
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "use (0, 1]")
 
     def _check_places(self) -> None:

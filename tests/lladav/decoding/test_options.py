@@ -30,6 +30,8 @@ from tests.lladav.build import TOKENS
         ({"factor": 1.0, "entropy": 1.0}, "factor and entropy exclude each other"),
         ({"top_p": 0.0}, "top_p is 0.0"),
         ({"guidance": -1.0}, "guidance is -1.0"),
+        ({"guidance": 1e9}, "guidance is 1000000000.0"),
+        ({"temperature": 101.0}, "temperature is 101.0"),
         ({"max_tokens": 4, "infill": {4: 1, 2: 1}}, r"infill has places \[4\] outside 0 to 3"),
         ({"max_tokens": 4, "allowed": {-1: (1,), 2: (1,)}}, r"allowed has places \[-1\] outside 0 to 3"),
         ({"max_tokens": 4, "allowed": {0: (1,), 2: ()}}, r"allowed has no ids at places \[2\]"),
