@@ -45,7 +45,7 @@ class Reject:
 
     @classmethod
     def of(cls, source: str, sample: str, record: str, where: str, bad: BadSample) -> Reject:
-        """What goes on file of a bad sample; long texts are cut."""
+        """The line of the quarantine file for this sample; long texts are cut."""
         record, detail = record[:LONGEST_FIELD], bad.detail[:LONGEST_FIELD]
         return cls(source, sample, record, where, bad.reason.value, detail)
 
@@ -55,11 +55,6 @@ class Reject:
     @classmethod
     def from_line(cls, line: str) -> Reject:
         return cls(**json.loads(line))
-
-
-def write_rejects(file: Path, rejects: Iterable[Reject]) -> None:
-    """Write a new quarantine file."""
-    file.write_text(_text(rejects), encoding="utf-8")
 
 
 def read_rejects(file: AnyPath) -> list[Reject]:

@@ -1,7 +1,7 @@
 """The workers of a run: Ray Train around the loop, and which failures are retried.
 
 Ray Train counts every failure of a run's whole life and retries a mistake of the user like any other, so the
-count is kept here: only failures that another attempt can mend, and only those since the last checkpoint.
+count is kept here: only failures that a retry can fix, and only those since the last checkpoint.
 Nodes that are taken away count for nothing.
 """
 

@@ -45,7 +45,7 @@ def line_spans(path: Path) -> Iterator[Span]:
 def list_spans(path: Path) -> Iterator[Span]:
     """The elements of the list that a file holds.
 
-    Raises ``UserError`` where the file is not a list, breaks off inside one, or goes on behind it.
+    Raises ``UserError`` where the file is not a list, ends inside one, or has more text after it.
     """
     with _mapped(path) as content:
         opening = _OPENING.match(content)

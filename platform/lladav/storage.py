@@ -37,7 +37,7 @@ _CLIENT_MODULES = ("aiohttp", "botocore", "gcsfs", "google", "s3fs")
 _VERSIONS = ("ETag", "etag", "generation", "md5Hash", "LastModified", "updated")
 """Details in which an object store says that a file has changed."""
 _WITHOUT_RIGHTS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
-"""Errors that no further attempt mends."""
+"""Errors that a retry cannot fix."""
 
 
 def location(text: str | Path | UPath) -> UPath:

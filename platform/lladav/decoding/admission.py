@@ -95,7 +95,7 @@ def kept_streams(options: DecodingOptions) -> int:
 
 
 def need_of(config: ModelConfig, dtype: torch.dtype, prompt: int, options: DecodingOptions) -> Need:
-    """What a request with a prompt of so many positions takes."""
+    """The memory that a request takes for a prompt of this many positions."""
     positions = prompt + options.behind
     return Need(kept_streams(options), positions, _prompt_bytes(config, dtype, prompt, positions))
 

@@ -87,7 +87,7 @@ class StopTexts:
 
 
 def _overlapping(text: str, stop: str, pending: bytes) -> int:
-    """How many characters at the end of a text are the longest beginning of a stop that may go on; -1: none.
+    """Length of the longest prefix of ``stop`` at the end of ``text`` that may still be completed; -1: none.
 
     ``pending`` are the bytes behind the text, the beginning of a character.
     """
