@@ -1,0 +1,1 @@
+"""Training data: sources, records, manifest, pipeline, and the built-in digits."""

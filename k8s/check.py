@@ -19,7 +19,7 @@ if __name__ == "__main__":
 from k8s import costs, jobs  # noqa: E402 - the path comes first
 from k8s.checks import alerts, capacity, house_rules, operator_rules, schema, serving  # noqa: E402
 from k8s.manifests import FOLDER, Resource, build, title, with_component  # noqa: E402
-from lladav.config import one_line_errors  # noqa: E402
+from lladav.config.cli import one_line_errors  # noqa: E402
 
 OPTIONS = {
     "dev-cpu": ("external-scaling", "incremental-upgrade"),

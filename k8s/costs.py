@@ -19,17 +19,17 @@ if __name__ == "__main__":
 
 import torch  # noqa: E402 - the path comes first
 
-from lladav.config import chain, load  # noqa: E402
+from lladav.config.loader import chain, load  # noqa: E402
+from lladav.config.schema import Config  # noqa: E402
 from lladav.model.llada_v import LLaDAV  # noqa: E402
-from lladav.schema import Config  # noqa: E402
-from train.flops import PEAK_TFLOPS, training_flops  # noqa: E402
-from train.sizes import (  # noqa: E402
+from train.checkpoints.sizes import (  # noqa: E402
     GRADIENT_BYTES,
     REDUCE_BUCKET,
     STATE_BYTES,
     WEIGHT_BYTES,
     checkpoint_bytes,
 )
+from train.trainer.flops import PEAK_TFLOPS, training_flops  # noqa: E402
 
 GPU, MFU = "H100", 0.35
 """Accelerator, and the share of its peak that useful work reaches: assumed, see ``mfu`` in a run's log."""
@@ -52,7 +52,7 @@ class Parameters:
 
 
 @dataclass(frozen=True)
-class Cost:
+class StageCost:
     """What one stage takes."""
 
     stage: str
@@ -77,12 +77,12 @@ class Cost:
         return self.gpu_hours / self.gpus
 
 
-def cost(config: Config) -> Cost:
+def cost(config: Config) -> StageCost:
     """What the stage of a configuration takes."""
     parameters, tokens = parameters_of(config), sample_tokens(config)
     checkpoint = checkpoint_bytes(parameters.all, parameters.trained, config.train.precision)
     kept = config.train.keep_checkpoints + 1
-    return Cost(
+    return StageCost(
         stage=config.stage.name,
         samples=(config.stage.samples or 0) * config.stage.epochs,
         tokens=tokens,
@@ -129,7 +129,7 @@ def gpu_bytes(config: Config, parameters: Parameters) -> float:
     return sharded / config.cluster.workers + gathered + inputs + work + logits
 
 
-def stages(cluster: str = "kuberay") -> Iterator[Cost]:
+def stages(cluster: str = "kuberay") -> Iterator[StageCost]:
     """Every stage of the 8B model, in the order of the curriculum."""
     for stage in chain():
         yield cost(load([f"stage={stage}", "model=llada_v_8b", "data=llava", f"cluster={cluster}"]))

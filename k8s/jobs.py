@@ -22,8 +22,8 @@ if __name__ == "__main__":
 import yaml  # noqa: E402 - the path comes first
 
 from k8s.costs import cost  # noqa: E402
-from lladav.config import CONF, chain, group_choices, load, run_name  # noqa: E402
-from lladav.schema import Config  # noqa: E402
+from lladav.config.loader import CONF, chain, group_choices, load, run_name  # noqa: E402
+from lladav.config.schema import Config  # noqa: E402
 
 SHARED = "/mnt/shared"
 HEADER = "# Made from conf by python -m k8s.jobs; change conf or k8s/jobs.py, not this file.\n"

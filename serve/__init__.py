@@ -1,0 +1,1 @@
+"""Serving on Ray Serve: commands on top, one folder for each concern."""

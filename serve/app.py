@@ -10,9 +10,9 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
-from serve.autoscaling import autoscaling_config
 from serve.engine.replica import EngineReplica
 from serve.ingress import Ingress
+from serve.ops.autoscaling import autoscaling_config
 from serve.settings import ReplicaSettings, ServeSettings
 from serve.starting import check_checkpoint
 

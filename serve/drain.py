@@ -11,7 +11,7 @@ replacement runs elsewhere; then it takes no more requests and has ``engine.drai
 after it; ``grace_seconds`` adds up what is needed.
 
 A training pod's hook is the same command: the run saves a checkpoint as soon as it knows of the drain, and
-leaves the node (``train/preemption.py``).
+leaves the node (``train/trainer/preemption.py``).
 
 Without this, Ray drains a node itself once ``ray start --block`` gets SIGTERM, with a deadline in 30 s
 (``RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S``): too soon for a large model to be up elsewhere. The Ray of a node
@@ -38,8 +38,8 @@ if __name__ == "__main__":
 
 import psutil
 
-from lladav.config import one_line_errors
-from lladav.errors import OneLineParser, UserError
+from lladav.config.cli import OneLineParser, one_line_errors
+from lladav.errors import UserError
 
 if TYPE_CHECKING:
     from serve.settings import ServeSettings

@@ -9,17 +9,17 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from lladav.checkpoint import model_config_of
-from lladav.images import ViewGeometry
-from lladav.text import ChatTokenizer
+from lladav.inputs.chat import ChatTokenizer
+from lladav.inputs.images import ViewGeometry
 from serve.api.completions import Completions
-from serve.api.planning import Planner
-from serve.api.web import Service, web_app
+from serve.api.requests import Planner
+from serve.api.routes import Service, web_app
 from serve.aside import Aside
+from serve.auth.keys import Gate
 from serve.engine.client import FAULT_SECONDS, EngineReplicas, Engines
 from serve.errors import NOT_FINITE, ApiError
-from serve.keys import Gate
-from serve.media.loading import MediaLoader
-from serve.metrics import IngressMetrics
+from serve.media.loader import MediaLoader
+from serve.ops.metrics import IngressMetrics
 from serve.settings import ServeSettings
 
 RUNNING = "RUNNING"

@@ -30,7 +30,7 @@ import ray  # noqa: E402 - the path comes first
 from ray import serve  # noqa: E402
 
 from lladav.cluster import local_head, runtime_env  # noqa: E402
-from lladav.config import one_line_errors  # noqa: E402
+from lladav.config.cli import one_line_errors  # noqa: E402
 from lladav.errors import UserError  # noqa: E402
 from serve.app import build  # noqa: E402
 from serve.settings import Auth, ServeSettings, load  # noqa: E402

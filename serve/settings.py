@@ -23,12 +23,12 @@ from pydantic import (
     model_validator,
 )
 
-from lladav.config import CONF, group_choices, read_yaml
-from lladav.config_keys import choose_from
-from lladav.decoding.options import RULES, Cache
+from lladav.config.introspection import choose_from
+from lladav.config.loader import CONF, group_choices, read_yaml
+from lladav.decoding.params import RULES, Cache
 from lladav.errors import UserError
-from serve.complaints import complaint
-from serve.knobs import Knobs
+from serve.decoding_params import Knobs
+from serve.validation_errors import complaint
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -201,11 +201,11 @@ class ReplicaSettings(Section):
 
 
 class ScalingSettings(Section):
-    """When engine replicas are added and taken away; see ``serve/autoscaling.py``."""
+    """When engine replicas are added and taken away; see ``serve/ops/autoscaling.py``."""
 
     external: bool = False
     """Whether something outside Ray sets the number of engine replicas, by Serve's external scaler, and not
-    the rules below; see ``serve/follow_scale.py``."""
+    the rules below; see ``serve/ops/follow_scale.py``."""
     upper: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Share of rows in use above which replicas are added."""
     lower: Annotated[float, Field(ge=0, lt=1)] = 0.3

@@ -11,7 +11,7 @@ from ray.serve import Application
 
 from lladav.checkpoint import check_model
 from lladav.errors import UserError
-from lladav.text import ChatTokenizer
+from lladav.inputs.chat import ChatTokenizer
 
 RAISED = re.compile(r"^((?:\w+\.)*\w*(?:Error|Exception|Exit|Interrupt)): (.+)$", re.MULTILINE)
 """The line of a traceback with an exception's type and message."""

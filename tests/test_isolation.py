@@ -53,7 +53,7 @@ def test_no_test_patches_what_threads_of_others_see(root: Path) -> None:
     "line",
     [
         'monkeypatch.setattr(asyncio, "sleep", None)',
-        'monkeypatch.setattr("serve.follow_scale.asyncio.sleep", None)',
+        'monkeypatch.setattr("serve.ops.follow_scale.asyncio.sleep", None)',
         'monkeypatch.setattr(follow_scale.asyncio, "sleep", None)',
         'monkeypatch.setattr(Path, "exists", None)',
         'monkeypatch.setitem(sys.modules, "av", None)',
@@ -76,7 +76,7 @@ def test_what_is_patched_for_the_whole_process_is_found(line: str) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        'monkeypatch.setattr("serve.follow_scale.look", None)',
+        'monkeypatch.setattr("serve.ops.follow_scale.look", None)',
         'monkeypatch.setattr(follow_scale, "look", None)',
         'monkeypatch.setattr(Wish, "replicas", None)',
         'monkeypatch.setattr(engine, "step", None)',
@@ -95,8 +95,8 @@ def test_a_function_that_another_process_runs_may_patch() -> None:
 IMPORTS = """
 import asyncio, os, sys
 from pathlib import Path
-from serve import follow_scale
-from serve.follow_scale import Wish
+from serve.ops import follow_scale
+from serve.ops.follow_scale import Wish
 """
 
 

@@ -24,13 +24,14 @@ sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
 
 from data.digits.preparation import prepare  # noqa: E402 - the path comes first
 from lladav.cluster import local_head  # noqa: E402
-from lladav.config import expand, load, one_line_errors  # noqa: E402
-from lladav.schema import Config  # noqa: E402
+from lladav.config.cli import one_line_errors  # noqa: E402
+from lladav.config.loader import expand, load  # noqa: E402
+from lladav.config.schema import Config  # noqa: E402
 from lladav.storage import local_path  # noqa: E402
+from train.checkpoints.run_folder import Run  # noqa: E402
 from train.evaluate import Score, answers, evaluate  # noqa: E402
-from train.progress import clock, say  # noqa: E402
-from train.questions import Answered  # noqa: E402
-from train.runs import Run  # noqa: E402
+from train.evaluation.held_out import Answered  # noqa: E402
+from train.trainer.progress import clock, say  # noqa: E402
 
 SETTINGS = ["model=tiny", "data=digits", "train.micro_batch=32"]
 EVALUATED = ("ov", "vw", "ov_vw")
@@ -97,8 +98,8 @@ def _run(command: list[str], environment: dict[str, str] | None = None) -> None:
 
 def draw(configs: list[Config]) -> None:
     """The loss curves of all stages and a sheet of answers of the last."""
-    from train.pictures import draw_answers, draw_losses
-    from train.steplog import LOG, read_steps
+    from train.evaluation.plots import draw_answers, draw_losses
+    from train.trainer.step_log import LOG, read_steps
 
     OUT.mkdir(parents=True, exist_ok=True)
     logs = {config.stage.name: local_path(Run.of(config).place) for config in configs}

@@ -20,19 +20,19 @@ from typing import TYPE_CHECKING
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
 
-from lladav.config import main_arguments, one_line_errors  # noqa: E402 - the path comes first
+from lladav.config.cli import main_arguments, one_line_errors  # noqa: E402 - the path comes first
+from lladav.config.schema import Config  # noqa: E402
 from lladav.errors import UserError  # noqa: E402
-from lladav.schema import Config  # noqa: E402
 
 if TYPE_CHECKING:
-    from train.questions import Answered, Question
+    from train.evaluation.held_out import Answered, Question
 
 EVALUATION = "evaluation.json"
 MAX_TOKENS = 32
 BLOCK = 8
 """Tokens of a decoding block where training does not say; an answer ends with its eot's block."""
 BATCH = 32
-CODE = ("train/evaluate.py", "train/questions.py", "data/digits/questions.py")
+CODE = ("train/evaluate.py", "train/evaluation/held_out.py", "data/digits/questions.py")
 """Files outside of the library that determine answers and scores."""
 
 
@@ -61,7 +61,7 @@ def evaluate(config: Config) -> dict[str, Score]:
     where the stage has no checkpoint or the data set no questions.
     """
     from lladav.local_cache import local_copy
-    from train.runs import WEIGHTS, Run
+    from train.checkpoints.run_folder import WEIGHTS, Run
 
     run = Run.of(config)
     latest = run.latest()
@@ -95,8 +95,8 @@ def _block(config: Config) -> int:
 
 def answers(config: Config) -> list[Answered]:
     """The answers that ``evaluate`` counted."""
-    from train.questions import Answered, read_questions
-    from train.runs import Run
+    from train.checkpoints.run_folder import Run
+    from train.evaluation.held_out import Answered, read_questions
 
     latest = Run.of(config).latest()
     rows = json.loads((latest.place / EVALUATION).read_text())["answers"] if latest else []
@@ -113,7 +113,7 @@ def _questions_folder(config: Config) -> Path:
 
 def held_out(config: Config) -> list[Question]:
     """The questions as the stage puts them, by type."""
-    from train.questions import read_questions, with_suffixes
+    from train.evaluation.held_out import read_questions, with_suffixes
 
     asked = with_suffixes(read_questions(_questions_folder(config)), config.stage.suffixes)
     return sorted(asked, key=lambda question: question.type)
@@ -124,9 +124,9 @@ def _ask_all(weights: Path, config: Config) -> dict:
     import torch
 
     from lladav.checkpoint import open_model
-    from lladav.decoding.options import DecodingOptions
-    from lladav.text import ChatTokenizer
-    from train.questions import ask
+    from lladav.decoding.params import DecodingOptions
+    from lladav.inputs.chat import ChatTokenizer
+    from train.evaluation.held_out import ask
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = open_model(weights, torch.float32, device)

@@ -20,13 +20,13 @@ if __name__ == "__main__":
     sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
 
 from lladav.checkpoint import LAYOUTS, convert  # noqa: E402 - the path comes first
-from lladav.config import one_line_errors  # noqa: E402
-from lladav.config_keys import choose_from  # noqa: E402
+from lladav.config.cli import one_line_errors  # noqa: E402
+from lladav.config.introspection import choose_from  # noqa: E402
+from lladav.config.schema import TrainConfig  # noqa: E402
 from lladav.errors import UserError  # noqa: E402
 from lladav.local_cache import local_copy  # noqa: E402
-from lladav.schema import TrainConfig  # noqa: E402
 from lladav.storage import absolute  # noqa: E402
-from train.runs import WEIGHTS, Run  # noqa: E402
+from train.checkpoints.run_folder import WEIGHTS, Run  # noqa: E402
 
 
 @dataclass

@@ -14,12 +14,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
 
-from lladav.config import main_arguments, one_line_errors  # noqa: E402 - the path comes first
+from lladav.config.cli import main_arguments, one_line_errors  # noqa: E402 - the path comes first
 
 
 def main() -> None:
     configs = main_arguments(sys.argv[1:], __doc__ or "")
-    from train.stage import run_stages  # ray and torch are imported only once the settings are right
+    from train.trainer.stage import run_stages  # ray and torch are imported only once the settings are right
 
     with one_line_errors():
         run_stages(configs)

@@ -20,16 +20,16 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
 
 from data.digits.preparation import prepare  # noqa: E402 - the path comes first
-from lladav.config import main_arguments, one_line_errors  # noqa: E402
+from lladav.config.cli import main_arguments, one_line_errors  # noqa: E402
+from lladav.config.schema import Config, ModelConfig, ModelPart  # noqa: E402
 from lladav.errors import UserError  # noqa: E402
-from lladav.schema import Config, ModelConfig, Part  # noqa: E402
 from lladav.storage import is_uri  # noqa: E402
-from train.progress import clock, say  # noqa: E402
+from train.trainer.progress import clock, say  # noqa: E402
 
 if TYPE_CHECKING:
     from lladav.model.llada_v import LLaDAV
 
-LAYOUTS = {Part.vision: "siglip2", Part.language: "llada"}
+LAYOUTS = {ModelPart.vision: "siglip2", ModelPart.language: "llada"}
 SMALL = 10_000_000
 """Parameters of the largest model whose towers are made here; the real ones are downloaded."""
 
@@ -48,9 +48,9 @@ def build(config: Config, scale: float = 1.0) -> None:
     """
     folders = {part: folder_of(config.model, part) for part in LAYOUTS}
     missing = [part for part, folder in folders.items() if not folder.is_dir()]
-    if Part.language not in missing and _speaks_otherwise(folders[Part.language], config.model):
+    if ModelPart.language not in missing and _speaks_otherwise(folders[ModelPart.language], config.model):
         raise UserError(
-            f"{folders[Part.language]}: has another tokenizer than {config.model.tokenizer}; "
+            f"{folders[ModelPart.language]}: has another tokenizer than {config.model.tokenizer}; "
             "remove it to have it made anew"
         )
     for part, folder in folders.items():
@@ -64,9 +64,9 @@ def _speaks_otherwise(tower: Path, model: ModelConfig) -> bool:
     return wanted.is_file() and own.is_file() and own.read_bytes() != wanted.read_bytes()
 
 
-def folder_of(model: ModelConfig, part: Part) -> Path:
+def folder_of(model: ModelConfig, part: ModelPart) -> Path:
     """Where a tower belongs."""
-    folder = model.weights.vision if part is Part.vision else model.weights.language
+    folder = model.weights.vision if part is ModelPart.vision else model.weights.language
     if folder is None:
         raise UserError(f"model.weights.{part.value}: is not set; name the folder that the tower goes to")
     if is_uri(folder):
@@ -76,7 +76,7 @@ def folder_of(model: ModelConfig, part: Part) -> Path:
     return Path(folder)
 
 
-def _make(config: Config, folders: dict[Part, Path], scale: float) -> None:
+def _make(config: Config, folders: dict[ModelPart, Path], scale: float) -> None:
     """Teach the towers side by side, each in a process of its own."""
     _refuse_large(config.model)
     if not Path(config.model.tokenizer).is_dir():
@@ -91,26 +91,26 @@ def _make(config: Config, folders: dict[Part, Path], scale: float) -> None:
             say(tower.result())
 
 
-def _make_one(config: Config, part: Part, folder: Path, threads: int, scale: float) -> str:
+def _make_one(config: Config, part: ModelPart, folder: Path, threads: int, scale: float) -> str:
     """Teach a tower and write its folder; what is to be said about it."""
     import torch
 
     from lladav.checkpoint.exporting import export
-    from lladav.model.initialize import initialize
+    from lladav.model.initialization import initialize
     from lladav.model.llada_v import LLaDAV
 
     torch.set_num_threads(threads)
     torch.manual_seed(config.train.seed)
     model = LLaDAV(config.model)
     initialize(model, config.train.seed)
-    told = (_teach_vision if part is Part.vision else _teach_language)(model, config, scale)
-    tokenizer = config.model.tokenizer if part is Part.language else None
+    told = (_teach_vision if part is ModelPart.vision else _teach_language)(model, config, scale)
+    tokenizer = config.model.tokenizer if part is ModelPart.language else None
     export(model, config.model, folder, LAYOUTS[part], tokenizer=tokenizer)
     return told
 
 
 def _teach_vision(model: LLaDAV, config: Config, scale: float) -> str:
-    from train import vision_lessons
+    from train.toy_towers import vision_pretraining as vision_lessons
 
     heads, seconds = vision_lessons.teach(model.vision, model.geometry, config.train.seed, scale)
     shares = vision_lessons.accuracy(model.vision, heads, model.geometry, config.train.seed)
@@ -119,8 +119,8 @@ def _teach_vision(model: LLaDAV, config: Config, scale: float) -> str:
 
 
 def _teach_language(model: LLaDAV, config: Config, scale: float) -> str:
-    from lladav.text import ChatTokenizer
-    from train import language_lessons
+    from lladav.inputs.chat import ChatTokenizer
+    from train.toy_towers import language_pretraining as language_lessons
 
     tokenizer = ChatTokenizer.load(config.model.tokenizer)
     seconds = language_lessons.teach(

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from lladav.schema import TokenIds
-from lladav.text import SPECIAL_TOKENS
+from lladav.config.schema import TokenIds
+from lladav.inputs.chat import SPECIAL_TOKENS
 
 SPECIAL_ORDER = ("bos", "eos", "mask", "start_header", "end_header", "eot")
 MAX_VOCABULARY = 1024

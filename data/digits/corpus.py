@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from data.digits import maps, questions
-from data.digits.records import Picture, Record
+from data.digits.records import DigitRecord, Picture
 from data.digits.scenes import Scene
-from lladav.images import ViewGeometry
-from lladav.samples import VisualKind
-from lladav.text import SYSTEM_PROMPT
+from lladav.inputs.chat import SYSTEM_PROMPT
+from lladav.inputs.images import ViewGeometry
+from lladav.inputs.types import VisualKind
 
 DOT, LINE_END = ".", "\n"
 SIGNS = string.ascii_letters[:30]
@@ -27,7 +27,7 @@ SYSTEM_SHARE = 20
 """The system prompt is repeated for one in so many sentences."""
 
 
-def sentences(records: Sequence[Record]) -> Iterator[str]:
+def sentences(records: Sequence[DigitRecord]) -> Iterator[str]:
     """What is said in training records, for the tokenizer."""
     for number, record in enumerate(records):
         if number % SYSTEM_SHARE == 0:

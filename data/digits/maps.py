@@ -1,7 +1,7 @@
 """Which patch of which view holds the middle of which digit.
 
 The same maps are targets of the vision tower (view by view) and, written as characters, the "pictures" that
-the language tower learns to read. They follow ``lladav.images`` exactly: same grid, same resize, same cut.
+the language tower learns to read. They follow ``lladav.inputs.images`` exactly: same grid, resize and crop.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import product
 import numpy as np
 
 from data.digits.scenes import Placed, Scene
-from lladav.images import ViewGeometry, choose_grid, fitted_size, merge_geometry
+from lladav.inputs.images import ViewGeometry, choose_grid, fitted_size, merge_geometry
 
 EMPTY = 10
 """A patch that holds no digit's middle."""

@@ -56,7 +56,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Record:
+class DigitRecord:
     """A conversation, as pairs of question and answer, and its pictures; ``kind`` is the type of its first
     question.
     """
@@ -77,69 +77,69 @@ class Record:
         ]
 
 
-Make = Callable[[str, np.random.Generator, Pool], Record]
+Make = Callable[[str, np.random.Generator, Pool], DigitRecord]
 
 
-def captioned(name: str, rng: np.random.Generator, pool: Pool) -> Record:
+def captioned(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
     """An image and its caption."""
     scene = compose(rng, pool)
     ask = "Describe the image." if rng.random() < 0.5 else "What is this?"
-    return Record(name, "caption", [(ask, questions.caption(scene.digits, rng))], [Picture((scene,))])
+    return DigitRecord(name, "caption", [(ask, questions.caption(scene.digits, rng))], [Picture((scene,))])
 
 
-def single_image(name: str, rng: np.random.Generator, pool: Pool) -> Record:
+def single_image(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
     """One image and one to three questions of different types."""
     scene = compose(rng, pool)
     kinds = rng.permutation(list(questions.SINGLE))[: pick(rng, TURNS) + 1].tolist()
     pairs = [questions.SINGLE[kind](scene.digits, rng) for kind in kinds]
-    return Record(name, kinds[0], pairs, [Picture((scene,))])
+    return DigitRecord(name, kinds[0], pairs, [Picture((scene,))])
 
 
-def one_vision(name: str, rng: np.random.Generator, pool: Pool) -> Record:
+def one_vision(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
     """Several images, text alone, a clip, or one image."""
     make = (several_images, text_alone, clip, single_image)[pick(rng, (0.4, 0.2, 0.1, 0.3))]
     return make(name, rng, pool)
 
 
-def several_images(name: str, rng: np.random.Generator, pool: Pool, warp: float = 1.0) -> Record:
+def several_images(name: str, rng: np.random.Generator, pool: Pool, warp: float = 1.0) -> DigitRecord:
     """Two images of one or two digits, and a question or two."""
     scenes = [compose(rng, pool, int(rng.integers(1, 3)), warp) for _ in range(2)]
     digits = [scene.digits for scene in scenes]
     pairs = [questions.multi_image(digits, rng) for _ in range(1 + (rng.random() < 0.4))]
-    return Record(name, "multi-image", pairs, [Picture((scene,)) for scene in scenes])
+    return DigitRecord(name, "multi-image", pairs, [Picture((scene,)) for scene in scenes])
 
 
-def text_alone(name: str, rng: np.random.Generator, pool: Pool) -> Record:
+def text_alone(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
     """One to three questions without an image."""
     del pool
-    return Record(name, "text", [questions.text_only(rng) for _ in range(pick(rng, TURNS) + 1)])
+    return DigitRecord(name, "text", [questions.text_only(rng) for _ in range(pick(rng, TURNS) + 1)])
 
 
-def clip(name: str, rng: np.random.Generator, pool: Pool, warp: float = 1.0) -> Record:
+def clip(name: str, rng: np.random.Generator, pool: Pool, warp: float = 1.0) -> DigitRecord:
     """A clip of two or three frames of one digit each; all frames have the size of the first."""
     first = compose(rng, pool, 1, warp)
     size = first.width, first.height
     rest = [compose(rng, pool, 1, warp, size) for _ in range(questions.choose(FRAMES, rng) - 1)]
     scenes = (first, *rest)
     digits = [scene.digits[0] for scene in scenes]
-    return Record(name, "video", [questions.video(digits, rng)], [Picture(scenes)])
+    return DigitRecord(name, "video", [questions.video(digits, rng)], [Picture(scenes)])
 
 
-def step_by_step(name: str, rng: np.random.Generator, pool: Pool) -> Record:
+def step_by_step(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
     """One image of two or more digits and one or two sums with every step written out."""
     scene = compose(rng, pool, int(rng.integers(2, 4)))
     pairs = [questions.arithmetic(scene.digits, rng) for _ in range(1 + (rng.random() < 0.5))]
-    return Record(name, "arithmetic", pairs, [Picture((scene,))])
+    return DigitRecord(name, "arithmetic", pairs, [Picture((scene,))])
 
 
-def records(make: Make, name: str, total: int, seed: int, pool: Pool) -> Iterator[Record]:
+def records(make: Make, name: str, total: int, seed: int, pool: Pool) -> Iterator[DigitRecord]:
     """Records 0 to ``total`` - 1 of the set ``name``."""
     for index in range(total):
         rng = np.random.default_rng([seed, zlib.crc32(name.encode()), index])
         yield make(f"{name}-{index:06d}", rng, pool)
 
 
-def held_out(pool: Pool, seed: int, totals: dict[str, int] = HELD_OUT) -> Iterator[Record]:
+def held_out(pool: Pool, seed: int, totals: dict[str, int] = HELD_OUT) -> Iterator[DigitRecord]:
     """Questions of one exchange each on glyphs of ``pool``, type by type."""
     for kind, total in totals.items():
         yield from records(_examiner(kind), f"held-out-{kind}", total, seed, pool)
@@ -155,17 +155,17 @@ def _examiner(kind: str) -> Make:
     return lambda name, rng, pool: _single_question(kind, name, rng, pool)
 
 
-def _single_question(kind: str, name: str, rng: np.random.Generator, pool: Pool) -> Record:
+def _single_question(kind: str, name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
     steps = kind == "arithmetic"
     count = int(rng.integers(2, 4)) if steps else None
     scene = compose(rng, pool, count, HELD_OUT_WARP)
     ask = questions.arithmetic if steps else questions.SINGLE[kind]
-    return Record(name, kind, [ask(scene.digits, rng)], [Picture((scene,))])
+    return DigitRecord(name, kind, [ask(scene.digits, rng)], [Picture((scene,))])
 
 
-def first_only(record: Record) -> Record:
+def first_only(record: DigitRecord) -> DigitRecord:
     """The record with the first of its questions."""
-    return Record(record.id, record.kind, record.pairs[:1], record.pictures)
+    return DigitRecord(record.id, record.kind, record.pairs[:1], record.pictures)
 
 
 SETS: dict[str, tuple[Make, int]] = {
@@ -178,7 +178,7 @@ SETS: dict[str, tuple[Make, int]] = {
 """What each training set is made of, and how many records it has."""
 
 
-def training_set(name: str, seed: int, pool: Pool, scale: float = 1.0) -> list[Record]:
+def training_set(name: str, seed: int, pool: Pool, scale: float = 1.0) -> list[DigitRecord]:
     """The records of a training set; ``scale`` shortens it for tests."""
     make, total = SETS[name]
     return list(records(make, name, max(1, round(total * scale)), seed, pool))

@@ -15,8 +15,8 @@ import numpy as np
 from data.digits import maps
 from data.digits.glyphs import Pool
 from data.digits.scenes import Scene, compose, paint
-from lladav.images import ViewGeometry, prepare_image
-from lladav.samples import VisualKind
+from lladav.inputs.images import ViewGeometry, prepare_image
+from lladav.inputs.types import VisualKind
 
 PROCESSES = 2
 BLANK_SHARE = 0.1

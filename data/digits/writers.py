@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.digits.records import Picture, Record
+from data.digits.records import DigitRecord, Picture
 from data.digits.scenes import paint
 
 FRAME_MILLISECONDS = 1000
@@ -32,7 +32,7 @@ archive).
 """
 
 
-def write_json_folder(records: Sequence[Record], folder: Path, suffix: str = "jpg") -> Provenance:
+def write_json_folder(records: Sequence[DigitRecord], folder: Path, suffix: str = "jpg") -> Provenance:
     """LLaVA-Pretrain: ``annotations.json`` beside ``images/00000/ID.jpg``."""
     shown = {}
     for number, (name_of_file, picture) in enumerate(_named(records, suffix)):
@@ -46,7 +46,7 @@ def write_json_folder(records: Sequence[Record], folder: Path, suffix: str = "jp
     return shown
 
 
-def write_json_tars(records: Sequence[Record], folder: Path) -> Provenance:
+def write_json_tars(records: Sequence[DigitRecord], folder: Path) -> Provenance:
     """MAmmoTH-VL: ``annotations.json`` beside ``images_00.tar``, ``images_01.tar``, ..."""
     folder.mkdir(parents=True, exist_ok=True)
     named = [(f"images/{path}", picture) for path, picture in _named(records, "png")]
@@ -62,7 +62,7 @@ def write_json_tars(records: Sequence[Record], folder: Path) -> Provenance:
     return shown
 
 
-def write_jsonl_zip(records: Sequence[Record], folder: Path) -> Provenance:
+def write_jsonl_zip(records: Sequence[DigitRecord], folder: Path) -> Provenance:
     """VisualWebInstruct: ``annotations.jsonl`` beside ``images.zip``."""
     folder.mkdir(parents=True, exist_ok=True)
     named = [(f"images/{path}", picture) for path, picture in _named(records, "png")]
@@ -73,7 +73,7 @@ def write_jsonl_zip(records: Sequence[Record], folder: Path) -> Provenance:
     return {f"images.zip!{path}": picture.glyphs for path, picture in named}
 
 
-def write_parquet(records: Sequence[Record], folder: Path) -> Provenance:
+def write_parquet(records: Sequence[DigitRecord], folder: Path) -> Provenance:
     """LLaVA-NeXT: ``train-00000-of-00001.parquet`` with columns id, image {bytes, path} and conversations."""
     folder.mkdir(parents=True, exist_ok=True)
     named = list(_named(records, "png"))
@@ -90,7 +90,7 @@ def write_parquet(records: Sequence[Record], folder: Path) -> Provenance:
     return {f"{file}!{path}": picture.glyphs for path, picture in named}
 
 
-def write_questions(records: Sequence[Record], folder: Path) -> Provenance:
+def write_questions(records: Sequence[DigitRecord], folder: Path) -> Provenance:
     """Held-out questions: ``questions.jsonl`` (id, type, images or video, question, answer) beside
     ``images/``.
     """
@@ -116,7 +116,7 @@ def encoded(picture: Picture, suffix: str) -> bytes:
     return stream.getvalue()
 
 
-def _named(records: Sequence[Record], suffix: str) -> Iterator[tuple[str, Picture]]:
+def _named(records: Sequence[DigitRecord], suffix: str) -> Iterator[tuple[str, Picture]]:
     """Every picture of the records, in order, and its file name."""
     for record in records:
         for number, picture in enumerate(record.pictures):
@@ -124,7 +124,7 @@ def _named(records: Sequence[Record], suffix: str) -> Iterator[tuple[str, Pictur
             yield f"{record.id}{place}.{'gif' if picture.is_video else suffix}", picture
 
 
-def _as_dicts(records: Sequence[Record], paths: Sequence[str]) -> list[dict]:
+def _as_dicts(records: Sequence[DigitRecord], paths: Sequence[str]) -> list[dict]:
     remaining = iter(paths)
     return [
         {"id": record.id, **_media(record, remaining), "conversations": record.conversations()}
@@ -132,7 +132,7 @@ def _as_dicts(records: Sequence[Record], paths: Sequence[str]) -> list[dict]:
     ]
 
 
-def _media(record: Record, paths: Iterator[str]) -> dict[str, str | list[str]]:
+def _media(record: DigitRecord, paths: Iterator[str]) -> dict[str, str | list[str]]:
     """The ``image`` or ``video`` key of a record; a lone path is not put into a list."""
     own = [next(paths) for _ in record.pictures]
     if not own:
@@ -141,7 +141,7 @@ def _media(record: Record, paths: Iterator[str]) -> dict[str, str | list[str]]:
     return {key: own[0] if len(own) == 1 else own}
 
 
-def _question(record: Record, paths: Iterator[str]) -> dict:
+def _question(record: DigitRecord, paths: Iterator[str]) -> dict:
     ((question, answer),) = record.pairs
     return {
         "id": record.id,

@@ -17,14 +17,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.parsing import COLUMNS
-from data.records import BadSample, Reason, Unreadable
+from data.records.parsing import COLUMNS
+from data.records.record import BadSample, Reason, Unreadable
 from data.sources.bytes_at import read_at
 from data.sources.json_spans import Span, line_spans, list_spans
 from data.sources.locations import SourceFiles
+from lladav.config.schema import SourceFormat
 from lladav.errors import UserError
 from lladav.local_cache import local_copy
-from lladav.schema import SourceFormat
 
 RECORDS_PER_CHUNK = 1000
 CONVERSION_ERRORS = (

@@ -70,7 +70,7 @@ def inflated_at(path: str, offset: int, size: int) -> BinaryIO:
 def stream_at(path: str, offset: int, size: int) -> BinaryIO:
     """A seekable stream over a part of a file, for readers that need its beginning only."""
     buffer = REMOTE_BUFFER if is_uri(path) else io.DEFAULT_BUFFER_SIZE
-    return io.BufferedReader(_Part(path, offset, size), min(buffer, max(1, size)))
+    return io.BufferedReader(_Slice(path, offset, size), min(buffer, max(1, size)))
 
 
 def open_archive(path: str) -> BinaryIO:
@@ -91,7 +91,7 @@ def _opened(path: str) -> BinaryIO:
     return Path(path).open("rb", buffering=0)
 
 
-class _Part(io.RawIOBase):
+class _Slice(io.RawIOBase):
     def __init__(self, path: str, offset: int, size: int) -> None:
         self._path, self._offset, self._size, self._at = path, offset, size, 0
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from upath import UPath
 
 from lladav import storage
+from lladav.config.schema import Config, SourceConfig, SourceFormat
 from lladav.errors import UserError
-from lladav.schema import Config, SourceConfig, SourceFormat
 from lladav.storage import is_folder, local_path, location, reporting
 
 ARCHIVES = (".tar", ".zip")

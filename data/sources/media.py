@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
-from data.records import BadSample, Reason
+from data.records.record import BadSample, Reason
 from data.sources.archives import (
     EMBEDDED,
     FOLDER,
@@ -27,7 +27,7 @@ from data.sources.archives import (
 )
 from data.sources.bytes_at import inflated_at, stream_at
 from data.sources.locations import SourceFiles
-from lladav.media.clips import frame_files
+from lladav.inputs.clips import frame_files
 from lladav.storage import AnyPath, file_size, file_sizes, is_uri, location
 
 

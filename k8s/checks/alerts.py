@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import promql_parser
 
 from k8s.manifests import Resource
-from serve.metrics import COUNTERS, GAUGES, HISTOGRAMS
+from serve.ops.metrics import COUNTERS, GAUGES, HISTOGRAMS
 
 OURS = re.compile(r"\bray_(lladav_\w+)")
 SERIES = {
@@ -16,7 +16,7 @@ SERIES = {
     *GAUGES,
     *(f"{name}_{part}" for name in HISTOGRAMS for part in ("bucket", "sum", "count")),
 }
-"""Names under which Prometheus keeps what ``serve.metrics`` counts, without Ray's prefix."""
+"""Names under which Prometheus keeps what ``serve.ops.metrics`` counts, without Ray's prefix."""
 
 
 def check(resource: Resource) -> Iterator[str]:

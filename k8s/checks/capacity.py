@@ -13,7 +13,7 @@ from typing import Any
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
 from k8s.manifests import Resource, cluster_spec, ray_cluster, serve_settings
-from lladav.config import load as load_training
+from lladav.config.loader import load as load_training
 from serve.drain import PROXY_SECONDS, grace_seconds
 from serve.settings import ServeSettings
 

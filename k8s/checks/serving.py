@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from k8s.manifests import Resource, ray_head, serve_settings
 from lladav.errors import UserError
-from serve.config_check import check as check_config
+from serve.ops.config_check import check as check_config
 
 
 def check(resource: Resource) -> Iterator[str]:

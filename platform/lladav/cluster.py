@@ -30,7 +30,7 @@ from typing import Any
 import psutil
 import ray
 
-from lladav.schema import ClusterConfig
+from lladav.config.schema import ClusterConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 """Folder that holds platform/, train/, data/ and serve/."""

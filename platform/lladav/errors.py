@@ -1,11 +1,8 @@
-"""Mistakes of the user, told in one line.
+"""Errors that a user can fix.
 
-An entry point prints the message of a ``UserError`` and exits with code 2; anything else is a defect of ours
-and keeps its traceback.
+A command prints the message of a ``UserError`` as one line and exits with code 2. Any other exception is a
+bug and keeps its traceback.
 """
-
-import argparse
-from typing import NoReturn
 
 
 class UserError(ValueError):
@@ -24,11 +21,4 @@ class MediaError(UserError):
 
 
 class StorageError(Exception):
-    """An object store that does not answer: no fault of the data, and another attempt may succeed."""
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """A parser of arguments that complains in one line, by a ``UserError``."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; --help tells all flags")
+    """An object store does not answer; the data may be fine, and a retry may succeed."""

@@ -23,22 +23,22 @@ from rich.live import Live
 from rich.text import Text
 
 from lladav.checkpoint import model_config_of, open_model
-from lladav.config import one_line_errors
-from lladav.config_keys import field_docs
+from lladav.config.cli import OneLineParser, one_line_errors
+from lladav.config.introspection import field_docs
+from lladav.config.schema import ModelConfig, Pixels
+from lladav.decoding.cpu_weights import best_dtype
 from lladav.decoding.engine import engine_for
-from lladav.decoding.options import Cache, DecodingOptions
-from lladav.decoding.prompts import question_prompt
+from lladav.decoding.params import Cache, DecodingOptions
+from lladav.decoding.prompt_encoder import question_prompt
 from lladav.decoding.results import Decoded, Update
 from lladav.decoding.stops import StopTexts
-from lladav.decoding.weights import best_dtype
-from lladav.errors import OneLineParser, UserError
-from lladav.images import ViewGeometry, prepare_image
-from lladav.media.clips import read_clip
-from lladav.media.pixels import read_image, to_rgb
+from lladav.errors import UserError
+from lladav.inputs.chat import ChatTokenizer
+from lladav.inputs.clips import read_clip
+from lladav.inputs.image_files import read_image, to_rgb
+from lladav.inputs.images import ViewGeometry, prepare_image
+from lladav.inputs.types import Sample, VisualKind
 from lladav.model.llada_v import LLaDAV
-from lladav.samples import Sample, VisualKind
-from lladav.schema import ModelConfig, Pixels
-from lladav.text import ChatTokenizer
 
 MASK_SHOWN = "·"
 NONE = " | None"

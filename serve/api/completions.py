@@ -14,17 +14,17 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from lladav.text import ChatTokenizer
-from serve.api import answers
-from serve.api.answers import AnswerText, ChatForm, Form, Piece, TextForm
-from serve.api.bodies import ChatRequest, CompletionRequest, DecodingBody, StreamOptions
-from serve.api.planning import Plan, Planner
+from lladav.inputs.chat import ChatTokenizer
+from serve.api import responses as answers
 from serve.api.prompts import chat_prompt, image_references, text_prompt
+from serve.api.requests import PlannedRequest, Planner
+from serve.api.responses import AnswerText, ChatForm, Form, Piece, TextForm
+from serve.api.schemas import ChatRequest, CompletionRequest, DecodingBody, StreamOptions
 from serve.aside import Aside
 from serve.engine.client import Engines
-from serve.engine.jobs import Ended, Event, Progress, Watch
+from serve.engine.messages import Delta, Event, Finished, Watch
 from serve.errors import ApiError
-from serve.media.loading import MediaLoader
+from serve.media.loader import MediaLoader
 
 LOG = logging.getLogger("ray.serve.requests")
 DONE = "data: [DONE]\n\n"
@@ -38,7 +38,7 @@ UNANSWERED = "the answer was not done by its deadline; allow a larger refresh_in
 class Task:
     """A request that is ready to run."""
 
-    plan: Plan
+    plan: PlannedRequest
     form: Form
     model: str
     usage: StreamOptions
@@ -86,12 +86,12 @@ class Completions:
             plan = await self._aside(self._plan_text, request, arrived)
         return self._task(request, plan, TextForm())
 
-    def _plan_chat(self, request: ChatRequest, arrived: float) -> Plan:
+    def _plan_chat(self, request: ChatRequest, arrived: float) -> PlannedRequest:
         self._planner.check(request)
         prompt = chat_prompt(request.messages, self._tokenizer)
         return self._planner.plan(request, prompt, _named("chatcmpl"), arrived)
 
-    def _plan_text(self, request: CompletionRequest, arrived: float) -> Plan:
+    def _plan_text(self, request: CompletionRequest, arrived: float) -> PlannedRequest:
         self._planner.check(request)
         prompt = text_prompt(request.prompt, self._tokenizer)
         return self._planner.plan(request, prompt, _named("cmpl"), arrived)
@@ -102,7 +102,7 @@ class Completions:
             async with asyncio.timeout(self._planner.deadline(request, arrived) - time.time()):
                 yield
 
-    def _task(self, request: DecodingBody, plan: Plan, form: Form) -> Task:
+    def _task(self, request: DecodingBody, plan: PlannedRequest, form: Form) -> Task:
         return Task(plan, form, self._name, request.stream_options or StreamOptions(), bool(request.stream))
 
     async def answer(self, task: Task) -> bytes:
@@ -115,7 +115,7 @@ class Completions:
         task.first_token()
         return await self._aside(self._body, task, ended)
 
-    def _body(self, task: Task, ended: Sequence[Ended]) -> bytes:
+    def _body(self, task: Task, ended: Sequence[Finished]) -> bytes:
         plan = task.plan
         pieces = [AnswerText(plan, self._tokenizer).end(each) for each in ended]
         choices = [answers.choice(n, task.form.whole(each), each.finish) for n, each in enumerate(pieces)]
@@ -163,7 +163,7 @@ class Completions:
 
     async def _written(self, writer: _Writer, events: Sequence[Event]) -> list[str]:
         """What events add to a stream. The end of an answer may bring all of its tokens, which takes long."""
-        if any(isinstance(event, Ended) for event in events):
+        if any(isinstance(event, Finished) for event in events):
             return await self._aside(writer.written, events)
         return writer.written(events)
 
@@ -190,7 +190,7 @@ class _Writer:
         self._task, self._tokenizer, self.asked = task, tokenizer, task.usage
         self._texts = [AnswerText(task.plan, tokenizer) for _ in range(task.plan.job.choices)]
         self._head = _head(task, task.form.chunk_object)
-        self._ended: list[Ended] = []
+        self._ended: list[Finished] = []
         self._told_first = False
         self._warnings = list(task.plan.warnings)
 
@@ -211,7 +211,7 @@ class _Writer:
     def chunks(self, events: Sequence[Event]) -> Iterator[dict[str, Any]]:
         """What events of the engine add."""
         for event in events:
-            if isinstance(event, Progress):
+            if isinstance(event, Delta):
                 yield from self._progress(event)
             else:
                 yield self._end(event)
@@ -220,7 +220,7 @@ class _Writer:
         """The last chunk: no choices, but what they took."""
         return {**self._head, "choices": [], "usage": self._task.used}
 
-    def _progress(self, event: Progress) -> Iterator[dict[str, Any]]:
+    def _progress(self, event: Delta) -> Iterator[dict[str, Any]]:
         piece = self._texts[event.choice].add(event)
         watched = self._task.plan.job.watch is Watch.denoise
         if piece is None and not watched:
@@ -231,7 +231,7 @@ class _Writer:
             chunk["denoise"] = answers.denoise(self._task.plan, event, self._tokenizer)
         yield chunk
 
-    def _end(self, event: Ended) -> dict[str, Any]:
+    def _end(self, event: Finished) -> dict[str, Any]:
         self._ended.append(event)
         self._task.used = answers.usage(self._task.plan, self._ended)
         piece = self._texts[event.choice].end(event)
@@ -268,7 +268,7 @@ def _named(kind: str) -> str:
     return f"{kind}-{uuid.uuid4().hex}"
 
 
-def _left(plan: Plan) -> float:
+def _left(plan: PlannedRequest) -> float:
     return plan.job.deadline - time.time()
 
 

@@ -10,7 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from serve.api.bodies import ChatRequest, CompletionRequest, DecodingBody
+from serve.api.schemas import ChatRequest, CompletionRequest, DecodingBody
 
 
 class Fault(BaseModel):

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lladav.samples import IGNORED, Encoded, Sample
-from lladav.text import SYSTEM_PROMPT, ChatTokenizer, Message, encode_prompt
-from serve.api.bodies import (
+from lladav.inputs.chat import SYSTEM_PROMPT, ChatTokenizer, Message, encode_prompt
+from lladav.inputs.types import IGNORED, Encoded, Sample
+from serve.api.schemas import (
     ChatMessage,
     ImagePart,
     SystemMessage,

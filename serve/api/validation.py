@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lladav.config_keys import nearest
-from serve.api.bodies import ChatRequest, CompletionRequest
-from serve.complaints import path_of
+from lladav.config.introspection import nearest
+from serve.api.schemas import ChatRequest, CompletionRequest
 from serve.errors import ApiError
+from serve.validation_errors import path_of
 
 FIELDS = sorted({*ChatRequest.model_fields, *CompletionRequest.model_fields})
 LONGEST = 100

@@ -12,7 +12,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 
-from serve.engine.jobs import Ended, Event, Job
+from serve.engine.messages import EngineRequest, Event, Finished
 from serve.errors import NOT_FINITE, ApiError
 
 FAULTS = 5
@@ -26,11 +26,11 @@ SATURATED_SECONDS, LOST_SECONDS = 2.0, 1.0
 class Engines(Protocol):
     """Whoever runs jobs; all methods raise ``ApiError``."""
 
-    async def answer(self, job: Job) -> list[Ended]:
+    async def answer(self, job: EngineRequest) -> list[Finished]:
         """All answers of a job."""
         ...
 
-    def events(self, job: Job) -> AsyncIterator[list[Event]]:
+    def events(self, job: EngineRequest) -> AsyncIterator[list[Event]]:
         """What happens to a job, as it happens; closing the iterator ends the job."""
         ...
 
@@ -62,7 +62,7 @@ class EngineReplicas:
         self._streams = handle.options(stream=True)
         self.faults = Faults()
 
-    async def answer(self, job: Job) -> list[Ended]:
+    async def answer(self, job: EngineRequest) -> list[Finished]:
         """All answers of a job; where its replica is lost, another one is asked, once.
 
         Nothing was sent to the client yet, and the answers would be the same.
@@ -72,7 +72,7 @@ class EngineReplicas:
         except ReplicaLostError:
             return await self._answer(job)
 
-    async def _answer(self, job: Job) -> list[Ended]:
+    async def _answer(self, job: EngineRequest) -> list[Finished]:
         with _as_api_errors(self.faults):
             response = self._handle.answer.remote(job)
             try:
@@ -83,12 +83,12 @@ class EngineReplicas:
                 response.cancel()
                 raise
 
-    async def events(self, job: Job) -> AsyncIterator[list[Event]]:
+    async def events(self, job: EngineRequest) -> AsyncIterator[list[Event]]:
         with _as_api_errors(self.faults):
             response: Any = self._streams.events.remote(job)
             try:
                 async for events in response:
-                    if any(isinstance(event, Ended) for event in events):
+                    if any(isinstance(event, Finished) for event in events):
                         self.faults.note()
                     yield events
             finally:

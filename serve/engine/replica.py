@@ -11,17 +11,17 @@ from pathlib import Path
 import torch
 
 from lladav.checkpoint import open_model
+from lladav.decoding.cpu_weights import best_dtype
+from lladav.decoding.cuda_graphs import Size, sizes_in_use
 from lladav.decoding.engine import SMALL_PAGE, Engine
-from lladav.decoding.graphs import Size, sizes_in_use
-from lladav.decoding.memory import PAGE
-from lladav.decoding.weights import best_dtype
+from lladav.decoding.kv_cache import PAGE
 from lladav.errors import UserError
+from lladav.inputs.chat import ChatTokenizer
 from lladav.model.llada_v import LLaDAV
-from lladav.text import ChatTokenizer
-from serve.autoscaling import STATS
-from serve.engine.jobs import Ended, Event, Job
+from serve.engine.messages import EngineRequest, Event, Finished
 from serve.engine.worker import EngineWorker
-from serve.metrics import EngineMetrics
+from serve.ops.autoscaling import STATS
+from serve.ops.metrics import EngineMetrics
 from serve.settings import ServeSettings
 
 LOG = logging.getLogger("ray.serve.engine")
@@ -47,14 +47,17 @@ class EngineReplica:
             engine, tokenizer, settings.engine.max_rows, settings.dial.busy, self._metrics
         )
 
-    async def answer(self, job: Job) -> list[Ended]:
+    async def answer(self, job: EngineRequest) -> list[Finished]:
         """All answers of a job, in order."""
         ended = [
-            event async for events in self._worker.events(job) for event in events if isinstance(event, Ended)
+            event
+            async for events in self._worker.events(job)
+            for event in events
+            if isinstance(event, Finished)
         ]
         return sorted(ended, key=lambda each: each.choice)
 
-    async def events(self, job: Job) -> AsyncIterator[list[Event]]:
+    async def events(self, job: EngineRequest) -> AsyncIterator[list[Event]]:
         """What happens to a job, as it happens."""
         async for events in self._worker.events(job):
             yield events
@@ -73,7 +76,7 @@ class EngineReplica:
             raise RuntimeError(f"a step has been running for {seconds:.0f} s")
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Called by Ray Serve, for the policy in ``serve.autoscaling``."""
+        """Called by Ray Serve, for the policy in ``serve.ops.autoscaling``."""
         load = self._worker.load
         return {name: float(getattr(load, name)) for name in STATS}
 

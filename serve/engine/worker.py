@@ -20,14 +20,14 @@ from functools import partial
 from typing import Protocol
 
 from lladav.decoding.engine import Engine
-from lladav.decoding.failures import Failure
-from lladav.decoding.options import DecodingOptions
+from lladav.decoding.errors import FailureKind
+from lladav.decoding.model_runner import Reveal
+from lladav.decoding.params import DecodingOptions
 from lladav.decoding.results import Decoded, Update
-from lladav.decoding.runner import Reveal
 from lladav.errors import UserError
-from lladav.text import ChatTokenizer
-from serve.engine.dial import Pace, choose, forecast
-from serve.engine.jobs import Ended, Event, Job, Progress, Watch
+from lladav.inputs.chat import ChatTokenizer
+from serve.engine.messages import Delta, EngineRequest, Event, Finished, Watch
+from serve.engine.refresh_policy import Pace, choose, forecast
 from serve.errors import NOT_FINITE, ApiError
 
 LOG = logging.getLogger("ray.serve.engine")
@@ -37,7 +37,7 @@ MARGIN = 0.8
 
 
 class Observer(Protocol):
-    """Who counts what an engine does; see ``serve.metrics.EngineMetrics``."""
+    """Who counts what an engine does; see ``serve.ops.metrics.EngineMetrics``."""
 
     def step(self, seconds: float, refreshes: int, cached: int) -> None: ...
 
@@ -51,7 +51,7 @@ class Observer(Protocol):
 
 
 @dataclass(frozen=True)
-class Load:
+class WorkerLoad:
     """Rows in use and in all, answers that wait for one, and for how long the oldest has."""
 
     rows_used: int
@@ -79,7 +79,7 @@ class _Answer:
 class _Work:
     """A job in the engine, and where its events go."""
 
-    job: Job
+    job: EngineRequest
     loop: asyncio.AbstractEventLoop
     number: int = field(default_factory=itertools.count().__next__)
     """A job may be here twice: it is asked again where its replica seemed to be lost."""
@@ -114,12 +114,12 @@ class EngineWorker:
         self._pace = Pace()
         self._failed_steps = 0
         self._images = (0, 0)
-        self._load, self._oldest = Load(0, rows, 0, 0.0), None
+        self._load, self._oldest = WorkerLoad(0, rows, 0, 0.0), None
         self._stepping_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    async def events(self, job: Job) -> AsyncIterator[list[Event]]:
+    async def events(self, job: EngineRequest) -> AsyncIterator[list[Event]]:
         """What happens to a job, as it happens; what came in the meantime comes together.
 
         Raises ``ApiError`` for a job that cannot run or that fails. The job leaves the engine when the
@@ -133,13 +133,13 @@ class EngineWorker:
             left = job.choices
             while left:
                 events = await _next_events(work.inbox)
-                left -= sum(isinstance(event, Ended) for event in events)
+                left -= sum(isinstance(event, Finished) for event in events)
                 yield events
         finally:
             self._commands.put((self._leave, work))
 
     @property
-    def load(self) -> Load:
+    def load(self) -> WorkerLoad:
         """What was in the engine after the last step."""
         age = 0.0 if self._oldest is None else time.monotonic() - self._oldest
         return replace(self._load, oldest_waiting_seconds=age)
@@ -239,7 +239,7 @@ class EngineWorker:
         running = self._engine.running
         return any(each.name in running or each.name not in self._answers for each in work.answers)
 
-    def _choose(self, job: Job) -> int:
+    def _choose(self, job: EngineRequest) -> int:
         running, waiting = len(self._engine.running), len(self._engine.waiting)
         options = job.options(self._tokenizer, job.dial.max)
         company = self._pace.positions if running else 0.0
@@ -275,7 +275,7 @@ class EngineWorker:
 
     def _report(self) -> None:
         waiting = self._engine.waiting
-        self._load = Load(len(self._engine.running), self._rows, len(waiting), 0.0)
+        self._load = WorkerLoad(len(self._engine.running), self._rows, len(waiting), 0.0)
         self._oldest = self._answers[waiting[0]].work.since if waiting else None
         load, prompts = self.load, self._engine.prompts
         self._observer.gauges(load.rows_used, load.rows, load.waiting, load.oldest_waiting_seconds)
@@ -315,7 +315,7 @@ class EngineWorker:
         tokens, confidences = [token for token, _ in new], [confidence for _, confidence in new]
         shown = reveal if watch is Watch.denoise else Reveal()
         ends = update.end, update.excess
-        return [Progress(answer.choice, update.step, answer.told, tokens, confidences, shown, *ends)]
+        return [Delta(answer.choice, update.step, answer.told, tokens, confidences, shown, *ends)]
 
 
 def _failed() -> ApiError:
@@ -324,13 +324,13 @@ def _failed() -> ApiError:
 
 def _failure(update: Update) -> ApiError:
     """The error of a request; asking again does not help where the model's numbers are not finite."""
-    if update.failure is Failure.not_finite:
+    if update.failure is FailureKind.not_finite:
         return ApiError(500, str(update.error), code=NOT_FINITE)
     return ApiError(500, f"{update.error}; ask again", code="engine_error")
 
 
-def _ended(answer: _Answer, decoded: Decoded) -> Ended:
-    return Ended(answer.choice, decoded, answer.work.interval or 1)
+def _ended(answer: _Answer, decoded: Decoded) -> Finished:
+    return Finished(answer.choice, decoded, answer.work.interval or 1)
 
 
 async def _next_events(inbox: asyncio.Queue[Event | ApiError]) -> list[Event]:

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Part:
+class TokenRun:
     """Text of an answer; ``places`` are those of the window that it was read from, none for fixed text."""
 
     text: str
     places: range | None = None
 
 
-def bytes_of_tokens(parts: Iterable[Part], written: Sequence[bytes]) -> list[bytes]:
+def bytes_of_tokens(parts: Iterable[TokenRun], written: Sequence[bytes]) -> list[bytes]:
     """The share of each token in the text of ``parts``; ``written`` are the bytes that tokens stand for."""
     shares, left = list[bytes](), b""
     for data, end in _groups(parts, len(written)):
@@ -30,7 +30,7 @@ def bytes_of_tokens(parts: Iterable[Part], written: Sequence[bytes]) -> list[byt
     return shares
 
 
-def _groups(parts: Iterable[Part], places: int) -> Iterator[tuple[bytes, int]]:
+def _groups(parts: Iterable[TokenRun], places: int) -> Iterator[tuple[bytes, int]]:
     """Bytes of a text between windows, or of a window, and the place where its tokens end."""
     fixed = ""
     for part in parts:

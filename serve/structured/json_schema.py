@@ -15,11 +15,11 @@ from typing import Any
 from urllib.parse import unquote
 
 from serve.errors import ApiError
-from serve.structured.shapes import (
+from serve.structured.schema_types import (
     Choice,
     Items,
     Number,
-    Record,
+    ObjectType,
     Scalar,
     Scalars,
     Shape,
@@ -141,7 +141,7 @@ class _Reader:
         if not isinstance(required, list) or any(name not in properties for name in map(str, required)):
             raise refused(f"{path}.required", "names properties that are not described; add them")
         where = f"{path}.properties"
-        return Record(
+        return ObjectType(
             {name: self.shape(each, f"{where}.{name}", inside) for name, each in properties.items()}
         )
 

@@ -35,13 +35,13 @@ from PIL import Image  # noqa: E402
 from torch.utils.data import DataLoader, Dataset  # noqa: E402
 
 from data.digits.preparation import prepare  # noqa: E402
-from data.manifest import open_manifest  # noqa: E402
-from data.microbatches import to_batch  # noqa: E402
-from data.pipeline import micro_batches, quarantine_of  # noqa: E402
-from data.streams import Stream, rank_dataset  # noqa: E402
+from data.manifest.manifest import open_manifest  # noqa: E402
+from data.pipeline.microbatches import to_batch  # noqa: E402
+from data.pipeline.streams import SampleStream, rank_dataset  # noqa: E402
+from data.pipeline.train_data import micro_batches, quarantine_of  # noqa: E402
 from lladav.cluster import connect  # noqa: E402
-from lladav.config import load  # noqa: E402
-from lladav.schema import ClusterConfig, Config  # noqa: E402
+from lladav.config.loader import load  # noqa: E402
+from lladav.config.schema import ClusterConfig, Config  # noqa: E402
 from tests.bench.reporting import report, table  # noqa: E402
 
 MICRO_BATCH = 8
@@ -52,7 +52,7 @@ AGAINST = "torch DataLoader, same functions and number of processes; worst of th
 class RowsOfStream(Dataset):
     """Micro-batches by number, as tensors: what torch can share between processes."""
 
-    def __init__(self, stream: Stream, tile: int) -> None:
+    def __init__(self, stream: SampleStream, tile: int) -> None:
         self.stream, self.tile = stream, tile
 
     def __len__(self) -> int:
@@ -117,7 +117,7 @@ def settings(case: str, folder: Path, processes: int) -> Config:
 class ByRay:
     """Passes over a stream with Ray Data."""
 
-    def __init__(self, stream: Stream, config: Config, folder: Path) -> None:
+    def __init__(self, stream: SampleStream, config: Config, folder: Path) -> None:
         self.stream, self.config = stream, config
         self.quarantine = quarantine_of(open_manifest(config), folder, rank=0)
 
@@ -131,7 +131,7 @@ class ByRay:
 class ByTorch:
     """Passes over a stream with a DataLoader that keeps its workers."""
 
-    def __init__(self, stream: Stream, config: Config, processes: int) -> None:
+    def __init__(self, stream: SampleStream, config: Config, processes: int) -> None:
         self.loader = DataLoader(
             RowsOfStream(stream, config.model.vision.image_size),
             batch_size=None,
@@ -155,7 +155,7 @@ def rate(way: Iterable[int]) -> float:
 def compare(case: str, folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """Median rates of both ways, and the median of their ratios round by round."""
     config = settings(case, folder / case, options.processes)
-    stream = Stream.of(config, open_manifest(config), rank=0, workers=1, first_step=0)
+    stream = SampleStream.of(config, open_manifest(config), rank=0, workers=1, first_step=0)
     ways = ByRay(stream, config, folder), ByTorch(stream, config, options.processes)
     _warm_up, *rounds = [[rate(way) for way in ways] for _ in range(options.rounds + 1)]
     ours, theirs = (statistics.median(side) for side in zip(*rounds, strict=True))

@@ -25,14 +25,14 @@ sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
 
 import torch  # noqa: E402 - the path comes first
 
+from lladav.config.schema import LanguageConfig  # noqa: E402
 from lladav.decoding.engine import Decoded, Engine  # noqa: E402
-from lladav.decoding.memory import bytes_of_page  # noqa: E402
-from lladav.decoding.options import DecodingOptions  # noqa: E402
-from lladav.decoding.prompts import PromptEncoder  # noqa: E402
-from lladav.model.initialize import initialize  # noqa: E402
+from lladav.decoding.kv_cache import bytes_of_page  # noqa: E402
+from lladav.decoding.params import DecodingOptions  # noqa: E402
+from lladav.decoding.prompt_encoder import PromptEncoder  # noqa: E402
+from lladav.inputs.types import Sample  # noqa: E402
+from lladav.model.initialization import initialize  # noqa: E402
 from lladav.model.llada_v import LLaDAV  # noqa: E402
-from lladav.samples import Sample  # noqa: E402
-from lladav.schema import LanguageConfig  # noqa: E402
 from tests.bench.reporting import report, table  # noqa: E402
 from tests.lladav.build import text_sample, tiny_config  # noqa: E402
 from tests.lladav.decoding.yardstick import published_decode  # noqa: E402

@@ -33,13 +33,13 @@ sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
 
 import torch  # noqa: E402 - the path comes first
 
+from lladav.config.schema import LanguageConfig  # noqa: E402
+from lladav.decoding.cuda_graphs import sizes_in_use  # noqa: E402
 from lladav.decoding.engine import GRAPH_BYTES, Engine  # noqa: E402
-from lladav.decoding.graphs import sizes_in_use  # noqa: E402
-from lladav.decoding.memory import PAGE, bytes_of_page  # noqa: E402
-from lladav.decoding.options import DecodingOptions  # noqa: E402
+from lladav.decoding.kv_cache import PAGE, bytes_of_page  # noqa: E402
+from lladav.decoding.params import DecodingOptions  # noqa: E402
 from lladav.decoding.results import Decoded  # noqa: E402
 from lladav.model.llada_v import LLaDAV  # noqa: E402
-from lladav.schema import LanguageConfig  # noqa: E402
 from tests.bench.gpu import device_or_skip, gpu_parser  # noqa: E402
 from tests.bench.reporting import report, table  # noqa: E402
 from tests.lladav.build import text_sample, tiny_config  # noqa: E402

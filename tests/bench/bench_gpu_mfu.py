@@ -4,9 +4,9 @@
     python tests/bench/bench_gpu_mfu.py --device cpu --layers 1 --width 64 --tokens 128 512
 
 As many of the 32 layers as fit, activations checkpointed, no optimizer and no vocabulary head. Useful FLOPs
-are those of ``train/flops.py``: three times the forward pass, recomputation not counted. Checkpointing thus
-bounds the utilisation by three quarters of what the kernels reach. Without a GPU one line says so, and that
-is all.
+are those of ``train/trainer/flops.py``: three times the forward pass, recomputation not counted.
+Checkpointing thus bounds the utilisation by three quarters of what the kernels reach. Without a GPU it prints
+one line and stops.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
 
 import torch  # noqa: E402 - the path comes first
 
+from lladav.config.schema import LanguageConfig  # noqa: E402
 from lladav.model.attention import PackedAttention  # noqa: E402
 from lladav.model.language import LanguageTower, rotary_factors  # noqa: E402
-from lladav.schema import LanguageConfig  # noqa: E402
 from tests.bench.gpu import device_or_skip, gpu_parser  # noqa: E402
 from tests.bench.reporting import report, table  # noqa: E402
-from train.flops import language_flops, peak_flops  # noqa: E402
+from train.trainer.flops import language_flops, peak_flops  # noqa: E402
 
 HEADER = "packed tokens", "layers", "ms", "TFLOP/s", "MFU"
 WARMUP_RUNS = 2
@@ -155,7 +155,7 @@ def main() -> None:
         return
     peak = peak_flops(device)
     if peak is None:
-        print("skipped: the peak of this GPU is not known; add it to PEAK_TFLOPS in train/flops.py")
+        print("skipped: the peak of this GPU is not known; add it to PEAK_TFLOPS in train/trainer/flops.py")
         return
     results = []
     for lengths in samples_of(options.tokens):

@@ -26,17 +26,17 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from lladav.checkpoint import open_model  # noqa: E402
-from lladav.config import load  # noqa: E402
+from lladav.config.loader import load  # noqa: E402
 from lladav.decoding.engine import Engine  # noqa: E402
-from lladav.decoding.options import DecodingOptions  # noqa: E402
+from lladav.decoding.params import DecodingOptions  # noqa: E402
+from lladav.inputs.chat import ChatTokenizer  # noqa: E402
+from lladav.inputs.types import Sample  # noqa: E402
 from lladav.local_cache import local_copy  # noqa: E402
-from lladav.samples import Sample  # noqa: E402
-from lladav.text import ChatTokenizer  # noqa: E402
 from tests.bench.reporting import report, table  # noqa: E402
+from train.checkpoints.run_folder import WEIGHTS, Run  # noqa: E402
 from train.demo import SETTINGS  # noqa: E402
 from train.evaluate import BATCH, held_out, scores  # noqa: E402
-from train.questions import ask, prompt  # noqa: E402
-from train.runs import WEIGHTS, Run  # noqa: E402
+from train.evaluation.held_out import ask, prompt  # noqa: E402
 
 mpl.use("Agg")
 from matplotlib import pyplot  # noqa: E402

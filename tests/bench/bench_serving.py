@@ -24,11 +24,11 @@ sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
 import torch  # noqa: E402 - the path comes first
 
 from lladav.checkpoint import export  # noqa: E402
+from lladav.config.schema import TokenIds  # noqa: E402
 from lladav.decoding.engine import Engine  # noqa: E402
-from lladav.decoding.options import DecodingOptions  # noqa: E402
-from lladav.samples import Sample  # noqa: E402
-from lladav.schema import TokenIds  # noqa: E402
-from lladav.text import SYSTEM_PROMPT, ChatTokenizer, Message, encode_prompt  # noqa: E402
+from lladav.decoding.params import DecodingOptions  # noqa: E402
+from lladav.inputs.chat import SYSTEM_PROMPT, ChatTokenizer, Message, encode_prompt  # noqa: E402
+from lladav.inputs.types import Sample  # noqa: E402
 from serve.engine.replica import engine_of, open_replica_model  # noqa: E402
 from tests.bench.reporting import report, table  # noqa: E402
 from tests.lladav.build import tiny_config, tiny_model  # noqa: E402

@@ -44,13 +44,13 @@ sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
 import torch  # noqa: E402 - the path comes first
 from torch import Tensor  # noqa: E402
 
-from lladav.model.initialize import initialize  # noqa: E402
+from lladav.config.schema import LanguageConfig  # noqa: E402
+from lladav.model.initialization import initialize  # noqa: E402
 from lladav.model.llada_v import LLaDAV  # noqa: E402
-from lladav.schema import LanguageConfig  # noqa: E402
 from tests.bench.released_step import released_loss  # noqa: E402
 from tests.bench.reporting import report, table  # noqa: E402
 from tests.bench.training_batch import CASES, Setting, make_batch  # noqa: E402
-from train.flops import language_flops  # noqa: E402
+from train.trainer.flops import language_flops  # noqa: E402
 
 WAYS = "ours", "released"
 AGAINST = "the released way: padding, float32 logits of all positions; worst of the cases"

@@ -26,9 +26,9 @@ sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
 import av  # noqa: E402 - the path comes first
 import numpy as np  # noqa: E402
 
-from lladav.images import ViewGeometry, inference_frames, prepare_video  # noqa: E402
-from lladav.media.clips import clip_frames  # noqa: E402
-from lladav.schema import ModelConfig, Pixels  # noqa: E402
+from lladav.config.schema import ModelConfig, Pixels  # noqa: E402
+from lladav.inputs.clips import clip_frames  # noqa: E402
+from lladav.inputs.images import ViewGeometry, inference_frames, prepare_video  # noqa: E402
 from tests.bench.reporting import report, table  # noqa: E402
 
 FRAMES = 32

@@ -31,12 +31,12 @@ from torch import nn  # noqa: E402
 
 from data.digits.preparation import prepare  # noqa: E402
 from lladav.checkpoint import export  # noqa: E402
-from lladav.config import load  # noqa: E402
+from lladav.config.loader import load  # noqa: E402
+from lladav.config.schema import Config  # noqa: E402
 from lladav.model.llada_v import LLaDAV  # noqa: E402
-from lladav.schema import Config  # noqa: E402
 from tests.bench.reporting import report, table  # noqa: E402
-from train.runs import Run  # noqa: E402
-from train.steplog import LOG, read_steps  # noqa: E402
+from train.checkpoints.run_folder import Run  # noqa: E402
+from train.trainer.step_log import LOG, read_steps  # noqa: E402
 
 SPREAD = 0.02
 """Standard deviation of the random weights: small enough that activations of 32 layers stay finite."""

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
 
-from lladav.diffusion.noise import Noise, NoisyBatch, supervised_counts
+from lladav.diffusion.masking import Noise, NoisyBatch, supervised_counts
+from lladav.inputs.types import IGNORED
 from lladav.model.language import rotary_factors
 from lladav.model.llada_v import LLaDAV
-from lladav.samples import IGNORED
 
 
 def released_loss(

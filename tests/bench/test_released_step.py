@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lladav.diffusion.noise import Noise, NoisyBatch, corrupt, draw_noise, supervised_counts
+from lladav.diffusion.masking import Noise, NoisyBatch, corrupt, draw_noise, supervised_counts
+from lladav.inputs.packing import pack
+from lladav.inputs.types import Sample
 from lladav.model.llada_v import LLaDAV
-from lladav.packing import pack
-from lladav.samples import Sample
 from tests.bench.released_step import released_loss
 from tests.lladav.build import image_sample, text_sample, tiny_model
 

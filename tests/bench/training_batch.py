@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from lladav.diffusion.noise import Noise, NoisyBatch, Stratum, corrupt, draw_noise, supervised_counts
-from lladav.images import ViewGeometry, prepare_image, prepare_video
-from lladav.packing import pack
-from lladav.samples import IGNORED, IMAGE_PLACEHOLDER, Encoded, Sample, Visual, VisualKind
-from lladav.schema import LanguageConfig, ModelConfig, TrainConfig, VisionConfig
+from lladav.config.schema import LanguageConfig, ModelConfig, TrainConfig, VisionConfig
+from lladav.diffusion.masking import Noise, NoisyBatch, Stratum, corrupt, draw_noise, supervised_counts
+from lladav.inputs.images import ViewGeometry, prepare_image, prepare_video
+from lladav.inputs.packing import pack
+from lladav.inputs.types import IGNORED, IMAGE_PLACEHOLDER, Encoded, Sample, Visual, VisualKind
 
 TEMPLATE_IDS = 11
 """Supervised ids of the chat template outside the answer."""

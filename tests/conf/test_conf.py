@@ -8,18 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from lladav import config
-from lladav.schema import Config, ImageMode, Part, Precision, Template
+from lladav.config import loader as config
+from lladav.config.schema import Config, ImageMode, ModelPart, Precision, Template
 
 COMBINATIONS = list(itertools.product(*(config.group_choices(group) for group in ("stage", "model", "data"))))
 STAGES = config.group_choices("stage")
-EVERYTHING = [Part.language, Part.projector, Part.vision]
+EVERYTHING = [ModelPart.language, ModelPart.projector, ModelPart.vision]
 FULL_RATES = {"language": 1e-5, "projector": 1e-5, "vision": 2e-6}
 
 TABLE_6 = {
     # stage: sources, samples, starts from, trained, rates, global batch, max length, images, template
     "pretrain": (
-        ["llava_pretrain"], 558_000, None, [Part.projector], {"projector": 1e-3}, 64, 8192, "square", "plain",
+        ["llava_pretrain"], 558_000, None, [ModelPart.projector], {"projector": 1e-3}, 64, 8192,
+        "square", "plain",
     ),
     "si": (["mammoth_si"], 10_000_000, "pretrain", EVERYTHING, FULL_RATES, 256, 8192, "tiled", "chat"),
     "ov": (["mammoth_ov"], 2_000_000, "si", EVERYTHING, FULL_RATES, 256, 16384, "tiled", "chat"),

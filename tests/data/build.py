@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from lladav.schema import (
+from lladav.config.schema import (
     Config,
     DataConfig,
     ImagesConfig,

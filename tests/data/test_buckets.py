@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from data.digits.preparation import prepare
-from data.manifest import Manifest, open_manifest
-from data.reading import read_samples
-from data.records import BadSample
-from lladav.config import load
+from data.manifest.manifest import Manifest, open_manifest
+from data.pipeline.reading import read_samples
+from data.records.record import BadSample
+from lladav.config.loader import load
+from lladav.config.schema import Config
 from lladav.errors import StorageError, UserError
-from lladav.schema import Config
 from lladav.storage import location, upload
 from tests.buckets import BUCKET, S3Server
 

@@ -14,9 +14,9 @@ from PIL import Image
 
 from data.digits import bpe, corpus, glyphs, maps, preparation, questions, records, scenes
 from lladav.errors import UserError
-from lladav.images import ViewGeometry, token_count, view_count
-from lladav.samples import VisualKind
-from lladav.text import SYSTEM_PROMPT, ChatTokenizer, messages_of
+from lladav.inputs.chat import SYSTEM_PROMPT, ChatTokenizer, messages_of
+from lladav.inputs.images import ViewGeometry, token_count, view_count
+from lladav.inputs.types import VisualKind
 
 SCALE = 0.01
 GEOMETRY = ViewGeometry(

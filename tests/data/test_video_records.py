@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.manifest import Manifest, open_manifest
-from data.reading import read_samples
-from data.records import BadSample
+from data.manifest.manifest import Manifest, open_manifest
+from data.pipeline.reading import read_samples
+from data.records.record import BadSample
 from data.sources import bytes_at
+from lladav.config.schema import Pixels, SourceConfig, SourceFormat
 from lladav.errors import UserError
-from lladav.packing import expand
-from lladav.samples import Sample, VisualKind
-from lladav.schema import Pixels, SourceConfig, SourceFormat
+from lladav.inputs.packing import expand
+from lladav.inputs.types import Sample, VisualKind
 from tests.data import build
-from tests.lladav.media import recorded
+from tests.lladav.inputs import recorded
 
 RECORD = {"id": "r", "video": "clips/a", "conversations": build.turns("<image>\nWhat happens?", "It grows.")}
 Writer = Callable[[Path, Mapping[str, bytes]], str]

@@ -6,9 +6,9 @@ import pytest
 
 from k8s.costs import GIB, cost, gpu_bytes, parameters_of, sample_tokens, stages
 from k8s.manifests import Resource, of_kind
-from lladav.config import load
-from lladav.schema import Config, Precision
-from train.sizes import staged_bytes
+from lladav.config.loader import load
+from lladav.config.schema import Config, Precision
+from train.checkpoints.sizes import staged_bytes
 
 
 def config(stage: str, *overrides: str) -> Config:

@@ -12,8 +12,8 @@ import yaml
 from k8s.checks import alerts, schema
 from k8s.manifests import FOLDER, Resource, of_kind, serve_settings, title, with_component
 from lladav.errors import UserError
-from serve.config_check import check
-from serve.follow_scale import options_of
+from serve.ops.config_check import check
+from serve.ops.follow_scale import options_of
 
 pytestmark = pytest.mark.usefixtures("overlays")  # with which tests are skipped where kubectl is missing
 COMPONENT = FOLDER / "components" / "external-scaling"
@@ -39,7 +39,7 @@ def follower(resources: dict[str, Resource]) -> Any:
     """The options of the follower, as its command line gives them."""
     [container] = resources["Deployment lladav-follow-scale"]["spec"]["template"]["spec"]["containers"]
     python, flag, module, *arguments = container["command"]
-    assert [python, flag, module] == ["python", "-m", "serve.follow_scale"]
+    assert [python, flag, module] == ["python", "-m", "serve.ops.follow_scale"]
     return options_of(arguments)
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from k8s.jobs import PROFILES, jobs, text
 from k8s.manifests import FOLDER, Resource, of_kind
-from lladav.config import CONF, chain, group_choices, load
-from lladav.schema import Config
+from lladav.config.loader import CONF, chain, group_choices, load
+from lladav.config.schema import Config
 
 
 def config_of(job: Resource) -> Config:

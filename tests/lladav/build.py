@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from lladav.checkpoint import open_model
-from lladav.images import ViewGeometry, prepare_image
+from lladav.config.schema import ImagesConfig, LanguageConfig, ModelConfig, TokenIds, VisionConfig
+from lladav.inputs.images import ViewGeometry, prepare_image
+from lladav.inputs.packing import PackedBatch
+from lladav.inputs.types import IGNORED, IMAGE_PLACEHOLDER, Encoded, Sample, Visual, VisualKind
 from lladav.model.llada_v import LLaDAV
-from lladav.packing import PackedBatch
-from lladav.samples import IGNORED, IMAGE_PLACEHOLDER, Encoded, Sample, Visual, VisualKind
-from lladav.schema import ImagesConfig, LanguageConfig, ModelConfig, TokenIds, VisionConfig
 
 TOKENS = TokenIds(mask=60, bos=61, eos=62, start_header=63, end_header=64, eot=65)
 ORDINARY = 60

@@ -21,12 +21,12 @@ import os, sys
 sys.path[:1] = [sys.argv[1], sys.argv[1] + "/platform"]
 import ray
 from lladav.cluster import connect
-from lladav.schema import ClusterConfig
+from lladav.config.schema import ClusterConfig
 
 @ray.remote
 def packages():
-    import lladav.schema, data, train
-    return [module.__file__ for module in (lladav.schema, data, train)]
+    import lladav.config.schema, data, train
+    return [module.__file__ for module in (lladav.config.schema, data, train)]
 
 with connect(ClusterConfig(workers=2)):
     print("PACKAGES", *ray.get(packages.remote()), sep="|")
@@ -76,7 +76,8 @@ def said(output: str, name: str) -> list[str]:
 
 def packages_in(root: Path) -> list[str]:
     return [
-        str(root / file) for file in ("platform/lladav/schema.py", "data/__init__.py", "train/__init__.py")
+        str(root / file)
+        for file in ("platform/lladav/config/schema.py", "data/__init__.py", "train/__init__.py")
     ]
 
 

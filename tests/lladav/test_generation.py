@@ -18,13 +18,13 @@ from rich.console import Console
 
 import lladav
 from lladav.checkpoint import export
-from lladav.decoding.options import DecodingOptions
+from lladav.config.schema import Pixels, TokenIds
+from lladav.decoding.params import DecodingOptions
 from lladav.errors import UserError
 from lladav.generation import main, question, show, updates
+from lladav.inputs.chat import ChatTokenizer
+from lladav.inputs.types import VisualKind
 from lladav.model.llada_v import LLaDAV
-from lladav.samples import VisualKind
-from lladav.schema import Pixels, TokenIds
-from lladav.text import ChatTokenizer
 from tests.conftest import Golden
 from tests.lladav.build import noise_image, tiny_config, tiny_model
 

@@ -15,16 +15,16 @@ from fastapi import FastAPI
 from ray.serve._private.http_util import RequestIdMiddleware
 
 from lladav.checkpoint import export
-from lladav.schema import TokenIds
-from lladav.text import ChatTokenizer
-from serve.api.web import Service, web_app
+from lladav.config.schema import TokenIds
+from lladav.inputs.chat import ChatTokenizer
+from serve.api.routes import Service, web_app
+from serve.auth.keys import Gate
 from serve.engine.client import Engines
-from serve.engine.jobs import Ended, Event, Job
+from serve.engine.messages import EngineRequest, Event, Finished
 from serve.engine.replica import engine_of, open_replica_model
 from serve.engine.worker import EngineWorker
 from serve.ingress import completions_of
-from serve.keys import Gate
-from serve.metrics import EngineMetrics, IngressMetrics
+from serve.ops.metrics import EngineMetrics, IngressMetrics
 from serve.settings import ServeSettings, load
 from tests.lladav.build import tiny_config, tiny_model
 
@@ -57,11 +57,11 @@ class LocalEngines(Engines):
             self.engine, tokenizer, settings.engine.max_rows, settings.dial.busy, EngineMetrics(settings.name)
         )
 
-    async def answer(self, job: Job) -> list[Ended]:
-        ended = [e async for events in self.worker.events(job) for e in events if isinstance(e, Ended)]
+    async def answer(self, job: EngineRequest) -> list[Finished]:
+        ended = [e async for events in self.worker.events(job) for e in events if isinstance(e, Finished)]
         return sorted(ended, key=lambda each: each.choice)
 
-    def events(self, job: Job) -> AsyncIterator[list[Event]]:
+    def events(self, job: EngineRequest) -> AsyncIterator[list[Event]]:
         return self.worker.events(job)
 
 

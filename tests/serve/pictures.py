@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lladav.images import ViewGeometry
-from lladav.samples import Visual, VisualKind
+from lladav.inputs.images import ViewGeometry
+from lladav.inputs.types import Visual, VisualKind
 from serve.errors import ApiError
-from serve.media.loading import decode
+from serve.media.loader import decode
 
 GEOMETRY = ViewGeometry(
     tile=16, side=4, grid=3, shrink_above_views=6, frame_side=2, newline_per_frame_row=True

@@ -20,8 +20,8 @@ import yaml
 from ray.serve._private.constants import DEFAULT_TRACING_EXPORTER_IMPORT_PATH
 
 from lladav.cluster import Head, local_head
-from serve.autoscaling import autoscaling_config
-from serve.config_check import check
+from serve.ops.autoscaling import autoscaling_config
+from serve.ops.config_check import check
 from tests.serve.clusters import APP, ask_all, put, replicas_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -75,7 +75,7 @@ def test_the_config_is_understood(config: dict[str, Any]) -> None:
 def test_its_settings_and_overrides_hold(deployed: Deployed) -> None:
     engine, ingress = deployed.options_of("engine"), deployed.options_of("ingress")
     assert engine["autoscaling_config"]["max_replicas"] == 2
-    assert engine["autoscaling_config"]["policy"]["policy_function"] == "serve.autoscaling:EnginePolicy"
+    assert engine["autoscaling_config"]["policy"]["policy_function"] == "serve.ops.autoscaling:EnginePolicy"
     assert engine["max_queued_requests"] == 7
     assert engine["ray_actor_options"]["num_cpus"] == 0.5
     assert ingress["num_replicas"] == 2

@@ -16,7 +16,7 @@ import httpx2 as httpx
 import pytest
 from playwright.sync_api import Browser, expect
 
-from serve.keys import hash_of, new_key
+from serve.auth.keys import hash_of, new_key
 from serve.playground import CONTENT_SECURITY_POLICY, FOLDER
 from tests.serve.apis import LocalEngines, serving, settings_of
 from tests.serve.browser import Playground, chromium, figures

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from lladav.config import CONF, group_choices
-from lladav.decoding.options import DecodingOptions
+from lladav.config.loader import CONF, group_choices
+from lladav.decoding.params import DecodingOptions
 from lladav.errors import UserError
-from serve.knobs import Interval, Knobs
+from serve.decoding_params import Interval, Knobs
 from serve.settings import Auth, ServeSettings, load
 
 KEY = {"name": "someone", "sha256": "0" * 64}

@@ -10,4 +10,4 @@ os.environ["DS_ACCELERATOR"] = "cpu"
 import deepspeed
 import deepspeed.runtime.zero.muon.original_muon  # noqa: F401 - with torch's compiler, which takes seconds
 
-import train.loop  # noqa: F401
+import train.trainer.loop  # noqa: F401

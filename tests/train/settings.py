@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lladav.schema import Config, LearningRates, Precision, StageConfig, TrainConfig
+from lladav.config.schema import Config, LearningRates, Precision, StageConfig, TrainConfig
 from tests.lladav.build import tiny_config
 
 LEARNING = LearningRates(language=1e-3, projector=1e-3, vision=1e-3)

@@ -14,12 +14,12 @@ import psutil
 import pytest
 
 from data.digits.preparation import prepare
-from data.quarantine import read_rejects
+from data.manifest.quarantine import read_rejects
 from lladav.storage import file_sizes, files_in, location, read_text, subfolders, upload
 from tests.buckets import BUCKET, S3Server
 from tests.train.trainings import PATIENCE_SECONDS, kill_all, train_workers, wait_for
-from train.runs import CONFIG, PREFIX, QUARANTINE, Run
-from train.steplog import LOG
+from train.checkpoints.run_folder import CONFIG, PREFIX, QUARANTINE, Run
+from train.trainer.step_log import LOG
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
 

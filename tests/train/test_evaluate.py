@@ -9,13 +9,13 @@ import pytest
 
 from data.digits.preparation import prepare
 from lladav.checkpoint import export
-from lladav.config import load
-from lladav.model.initialize import initialize
+from lladav.config.loader import load
+from lladav.config.schema import Config
+from lladav.model.initialization import initialize
 from lladav.model.llada_v import LLaDAV
-from lladav.schema import Config
 from lladav.storage import local_path
+from train.checkpoints.run_folder import WEIGHTS, Run
 from train.evaluate import EVALUATION, evaluate
-from train.runs import WEIGHTS, Run
 
 
 def checkpoint(config: Config) -> Path:

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from lladav import config as settings
 from lladav.checkpoint import LAYOUTS, export, load, model_config_of
+from lladav.config import loader as settings
 from lladav.model.llada_v import LLaDAV
 from tests.lladav.build import tiny_config, tiny_model
+from train.checkpoints.run_folder import WEIGHTS, Run
 from train.export import main
-from train.runs import WEIGHTS, Run
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,15 +9,15 @@ import torch
 from data.digits import glyphs
 from data.digits.views import labelled_views
 from lladav.checkpoint.loading import load
-from lladav.config import load as load_config
+from lladav.config.loader import load as load_config
+from lladav.config.schema import Config
 from lladav.errors import UserError
-from lladav.images import ViewGeometry
+from lladav.inputs.chat import ChatTokenizer
+from lladav.inputs.images import ViewGeometry
 from lladav.model.llada_v import LLaDAV
-from lladav.schema import Config
-from lladav.text import ChatTokenizer
-from train.fitting import Fit, fit, shuffled
-from train.muon import Muon, orthogonalized
 from train.towers import build
+from train.toy_towers.fit import Fit, fit, shuffled
+from train.toy_towers.muon import Muon, orthogonalized
 
 SHORT = 0.01
 """How long the lessons are, next to the real ones."""

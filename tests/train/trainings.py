@@ -17,8 +17,8 @@ import psutil
 
 from data.digits.preparation import prepare
 from tests.ray_nodes import kill_all
-from train.runs import Run
-from train.steplog import LOG, read_steps
+from train.checkpoints.run_folder import Run
+from train.trainer.step_log import LOG, read_steps
 
 PATIENCE_SECONDS = 240
 

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from transformers import SiglipVisionConfig
 
-from lladav.checkpoint.config_keys import (
+from lladav.checkpoint.config_fields import (
     CONFIG,
     FEATURE_LAYER,
     OURS,
@@ -28,11 +28,18 @@ from lladav.checkpoint.config_keys import (
     VISION,
     Keys,
 )
-from lladav.checkpoint.folder import read_json
+from lladav.checkpoint.index import read_json
+from lladav.config.schema import (
+    ImagesConfig,
+    LanguageConfig,
+    ModelConfig,
+    TokenIds,
+    VisionConfig,
+    WeightsConfig,
+)
 from lladav.errors import UserError
+from lladav.inputs.chat import ChatTokenizer
 from lladav.local_cache import local_copy
-from lladav.schema import ImagesConfig, LanguageConfig, ModelConfig, TokenIds, VisionConfig, WeightsConfig
-from lladav.text import ChatTokenizer
 
 Json = dict[str, Any]
 Section = TypeVar("Section", LanguageConfig, VisionConfig)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lladav.checkpoint.config_keys import (
+from lladav.checkpoint.config_fields import (
     FEATURE_LAYER,
     LLADA_V_CONSTANTS,
     OUR_FIELDS,
@@ -24,8 +24,8 @@ from lladav.checkpoint.config_keys import (
     VISION,
     Keys,
 )
+from lladav.config.schema import ModelConfig, VisionConfig
 from lladav.model.vision import built_layers
-from lladav.schema import ModelConfig, VisionConfig
 
 Json = dict[str, Any]
 

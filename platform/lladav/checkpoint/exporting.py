@@ -18,18 +18,18 @@ import torch
 from torch import Tensor, nn
 from upath import UPath
 
-from lladav.checkpoint.config_keys import CONFIG
+from lladav.checkpoint.config_fields import CONFIG
 from lladav.checkpoint.config_reading import model_config_of
 from lladav.checkpoint.config_writing import config_json
-from lladav.checkpoint.folder import INDEX, SINGLE
-from lladav.checkpoint.layouts import Layout, layout_named
+from lladav.checkpoint.index import INDEX, SINGLE
+from lladav.checkpoint.key_mapping import KeyMapping, layout_named
 from lladav.checkpoint.loading import matching_tensors
-from lladav.checkpoint.tensors import DTYPES, StoredTensor, TensorSpec, TensorWriter
+from lladav.checkpoint.safetensors_io import DTYPES, StoredTensor, TensorSpec, TensorWriter
+from lladav.config.schema import ModelConfig
 from lladav.errors import UserError
 from lladav.local_cache import local_copy
-from lladav.model.gathering import Gather, Named, at_hand, named, whole_shape
 from lladav.model.llada_v import LLaDAV
-from lladav.schema import ModelConfig
+from lladav.model.sharding import Gather, Named, at_hand, named, whole_shape
 from lladav.storage import exists, location
 
 TOKENIZER_FILES = (
@@ -111,7 +111,7 @@ def _write(
     outgoing: Sequence[Outgoing],
     config: ModelConfig,
     folder: Path,
-    layout: Layout,
+    layout: KeyMapping,
     tokenizer: str | Path | None,
     max_shard_bytes: int,
     writes: bool = True,

@@ -15,17 +15,17 @@ import torch
 from transformers.initialization import no_init_weights
 
 from lladav.checkpoint.config_reading import model_config_of
-from lladav.checkpoint.folder import stored_tensors
-from lladav.checkpoint.layouts import Layout, detect, layout_named
-from lladav.checkpoint.tensors import DTYPES, StoredTensor
-from lladav.config_keys import nearest
+from lladav.checkpoint.index import stored_tensors
+from lladav.checkpoint.key_mapping import KeyMapping, detect, layout_named
+from lladav.checkpoint.safetensors_io import DTYPES, StoredTensor
+from lladav.config.introspection import nearest
+from lladav.config.schema import ModelPart, VisionConfig
 from lladav.errors import UserError
 from lladav.local_cache import local_copy
-from lladav.model.gathering import Gather, at_hand, whole_shape
 from lladav.model.llada_v import LLaDAV
+from lladav.model.sharding import Gather, at_hand, whole_shape
 from lladav.model.vision import built_layers
 from lladav.numerics import is_finite
-from lladav.schema import Part, VisionConfig
 from lladav.storage import AnyPath, location
 
 LOG = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def load(
     place: str | Path,
     *,
     layout: str | None = None,
-    parts: Collection[Part] | None = None,
+    parts: Collection[ModelPart] | None = None,
     gathered: Gather = at_hand,
     reads: bool = True,
 ) -> set[str]:
@@ -110,7 +110,7 @@ def _building(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
 
 
 def matching_tensors(
-    model: LLaDAV, place: AnyPath, layout: str | None = None, parts: Collection[Part] | None = None
+    model: LLaDAV, place: AnyPath, layout: str | None = None, parts: Collection[ModelPart] | None = None
 ) -> dict[str, StoredTensor]:
     """The stored tensor of each of the model's parameters that the layout holds, by our name, all checked."""
     tensors = _without_buffers(stored_tensors(place), place)
@@ -127,10 +127,10 @@ def matching_tensors(
     return {ours: _checked(tensors, name, shapes[ours], place) for ours, name in wanted.items()}
 
 
-def part_of(name: str) -> Part:
+def part_of(name: str) -> ModelPart:
     """The part that a parameter belongs to; the newline goes with the language tower."""
     section = name.partition(".")[0]
-    return Part.language if section == "newline" else Part(section)
+    return ModelPart.language if section == "newline" else ModelPart(section)
 
 
 def unused_layers(vision: VisionConfig) -> range:
@@ -139,14 +139,14 @@ def unused_layers(vision: VisionConfig) -> range:
 
 
 def _without_buffers(tensors: Mapping[str, StoredTensor], place: AnyPath) -> dict[str, StoredTensor]:
-    buffers = [name for name in tensors if Layout.computes(name)]
+    buffers = [name for name in tensors if KeyMapping.computes(name)]
     if buffers:
         LOG.warning("%s: skips %d buffers that the model computes, as %s", place, len(buffers), buffers[0])
-    return {name: tensor for name, tensor in tensors.items() if not Layout.computes(name)}
+    return {name: tensor for name, tensor in tensors.items() if not KeyMapping.computes(name)}
 
 
 def _refuse_unexpected(
-    tensors: Mapping[str, StoredTensor], names: Mapping[str, str], layout: Layout, vision: VisionConfig
+    tensors: Mapping[str, StoredTensor], names: Mapping[str, str], layout: KeyMapping, vision: VisionConfig
 ) -> None:
     expected = set(names.values())
     unused = unused_layers(vision)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import torch
 
-from lladav.decoding.memory import KVMemory, Slots, bytes_of_page
-from lladav.decoding.options import Cache, DecodingOptions
+from lladav.config.schema import Attention, ModelConfig
+from lladav.decoding.kv_cache import KVMemory, Slots, bytes_of_page
+from lladav.decoding.params import Cache, DecodingOptions
 from lladav.errors import UserError
-from lladav.schema import Attention, ModelConfig
 
 PROMPT_SHARE = 1 / 8
 """Of the budget, for embeddings: keys and values of a prompt are many times larger, but a request that

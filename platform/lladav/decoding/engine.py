@@ -14,22 +14,22 @@ from dataclasses import dataclass
 
 import torch
 
+from lladav.config.schema import Attention
 from lladav.decoding.admission import Admission, Need, Room, need_of, prompt_share
-from lladav.decoding.failures import Failure, NotFiniteError
-from lladav.decoding.graphs import GraphedSteps, Size, can_graph
-from lladav.decoding.memory import PAGE, KVMemory, bytes_of_page
-from lladav.decoding.options import DecodingOptions
-from lladav.decoding.prompts import PromptEncoder, prompt_length
+from lladav.decoding.cpu_weights import PACKED_BYTES, DecodingWeights
+from lladav.decoding.cuda_graphs import GraphedSteps, Size, can_graph
+from lladav.decoding.errors import FailureKind, NotFiniteError
+from lladav.decoding.kv_cache import PAGE, KVMemory, bytes_of_page
+from lladav.decoding.model_runner import Reveal, Row, Runner, Stream
+from lladav.decoding.params import DecodingOptions
+from lladav.decoding.prompt_encoder import PromptEncoder, prompt_length
 from lladav.decoding.results import Decoded, Update, decoded
-from lladav.decoding.runner import Reveal, Row, Runner, Stream
 from lladav.decoding.scheduler import Scheduler
 from lladav.decoding.sequence import SequenceState, Span
-from lladav.decoding.weights import PACKED_BYTES, DecodingWeights
 from lladav.errors import UserError
+from lladav.inputs.types import Sample
 from lladav.model.attention import segment_mask
 from lladav.model.llada_v import LLaDAV
-from lladav.samples import Sample
-from lladav.schema import Attention
 
 LOG = logging.getLogger(__name__)
 MAX_ROWS = 64
@@ -167,7 +167,7 @@ class Engine:
             LOG.exception("a step of %d rows failed", len(rows))
             if len(rows) == 1:
                 message = f"the step failed: {_one_line(error)}"
-                return [Update(rows[0].id, error=message, failure=Failure.forward)]
+                return [Update(rows[0].id, error=message, failure=FailureKind.forward)]
             for row, state in zip(rows, draws, strict=True):
                 row.generator.set_state(state)
             return [update for row in rows for update in self._run([row])]
@@ -183,7 +183,7 @@ class Engine:
                 forwarded=streams * len(span),
                 refresh=span.refresh,
                 error=message,
-                failure=Failure.not_finite,
+                failure=FailureKind.not_finite,
             )
         if not state.done:
             self._scheduler.due(row.id, streams * len(state.span), state.span.refresh)
@@ -210,7 +210,7 @@ class Engine:
         try:
             row = self._row(wanted, options, room)
         except Exception as error:  # noqa: BLE001 - a prompt that cannot be encoded fails alone
-            failure = Failure.not_finite if isinstance(error, NotFiniteError) else Failure.prompt
+            failure = FailureKind.not_finite if isinstance(error, NotFiniteError) else FailureKind.prompt
             message = f"the prompt could not be encoded: {_one_line(error)}"
             self._told.append(Update(request, error=message, failure=failure))
             return True

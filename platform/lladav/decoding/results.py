@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from lladav.decoding.failures import Failure
-from lladav.decoding.runner import Reveal
+from lladav.decoding.errors import FailureKind
+from lladav.decoding.model_runner import Reveal
 from lladav.decoding.sequence import SequenceState
 
 
@@ -55,7 +55,7 @@ class Update:
     refresh: bool = False
     answer: Decoded | None = None
     error: str | None = None
-    failure: Failure | None = None
+    failure: FailureKind | None = None
 
 
 def decoded(state: SequenceState) -> Decoded:

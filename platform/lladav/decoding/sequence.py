@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lladav.decoding.options import Cache, DecodingOptions
+from lladav.decoding.params import Cache, DecodingOptions
 from lladav.decoding.stops import End, beginning_of_stop, first_stop
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
-from lladav.schema import Attention
+from lladav.config.schema import Attention
 
 
 class Attend(Protocol):

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 from torch.utils.checkpoint import checkpoint
 
+from lladav.config.schema import LanguageConfig
 from lladav.diffusion.loss import TargetRows, fused_cross_entropy
 from lladav.model.attention import Attend
-from lladav.schema import LanguageConfig
 
 
 class LanguageTower(nn.Module):

@@ -14,14 +14,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lladav.diffusion.noise import NoisyBatch
-from lladav.images import ViewGeometry
+from lladav.config.schema import ModelConfig, ModelPart
+from lladav.diffusion.masking import NoisyBatch
+from lladav.inputs.images import ViewGeometry
+from lladav.inputs.packing import Item, PackedBatch
 from lladav.model.attention import Attend, PackedAttention
 from lladav.model.language import LanguageTower, rotary_factors
 from lladav.model.projector import Projector
 from lladav.model.vision import VisionTower, merge_views
-from lladav.packing import Item, PackedBatch
-from lladav.schema import ModelConfig, Part
 
 
 class LLaDAV(nn.Module):
@@ -58,11 +58,11 @@ class LLaDAV(nn.Module):
         features_NPW = self.projector(self._features(views_NCHW))
         return merge_views(features_NPW, items, self.newline, self.geometry)
 
-    def part(self, part: Part) -> list[nn.Parameter]:
+    def part(self, part: ModelPart) -> list[nn.Parameter]:
         """The parameters of one part; the newline is the language tower's, as in the released trainer."""
-        if part is Part.vision:
+        if part is ModelPart.vision:
             return [p for n, p in self.vision.named_parameters() if "post_layernorm" not in n]
-        if part is Part.projector:
+        if part is ModelPart.projector:
             return list(self.projector.parameters())
         return [self.newline, *self.language.parameters()]
 

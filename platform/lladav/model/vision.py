@@ -16,10 +16,10 @@ from torch.nn.functional import interpolate
 from transformers import SiglipVisionConfig, SiglipVisionModel
 from transformers.initialization import no_init_weights
 
-from lladav.images import Merge, ViewGeometry, merge_geometry
-from lladav.packing import Item
-from lladav.samples import VisualKind
-from lladav.schema import VisionConfig
+from lladav.config.schema import VisionConfig
+from lladav.inputs.images import Merge, ViewGeometry, merge_geometry
+from lladav.inputs.packing import Item
+from lladav.inputs.types import VisualKind
 
 
 class VisionTower(nn.Module):

@@ -12,9 +12,9 @@ import torch
 
 from lladav.checkpoint import LAYOUTS, model_config_of
 from lladav.checkpoint.config_writing import config_json
-from lladav.config import load
+from lladav.config.loader import load
+from lladav.config.schema import Attention, LanguageConfig, ModelConfig, Pixels, TokenIds, VisionConfig
 from lladav.errors import UserError
-from lladav.schema import Attention, LanguageConfig, ModelConfig, Pixels, TokenIds, VisionConfig
 from tests.lladav.build import golden_config, tiny_config
 
 

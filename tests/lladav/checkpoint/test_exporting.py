@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import SiglipVisionModel
 
 from lladav.checkpoint import LAYOUTS, convert, export, load, model_config_of
-from lladav.checkpoint.folder import stored_tensors
-from lladav.checkpoint.tensors import TensorSpec, TensorWriter
+from lladav.checkpoint.index import stored_tensors
+from lladav.checkpoint.safetensors_io import TensorSpec, TensorWriter
 from lladav.errors import UserError
 from lladav.model.llada_v import LLaDAV
 from tests.lladav.build import tiny_config, tiny_model

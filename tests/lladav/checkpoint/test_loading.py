@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lladav.checkpoint import export, load, model_config_of, open_model
-from lladav.checkpoint.tensors import StoredTensor
+from lladav.checkpoint.safetensors_io import StoredTensor
+from lladav.config.schema import ModelPart
 from lladav.errors import UserError
 from lladav.model.llada_v import LLaDAV
-from lladav.schema import Part
 from tests.lladav.build import tiny_config, tiny_model
 
 FILE = "model.safetensors"
@@ -91,7 +91,7 @@ def test_a_single_file_and_an_index_give_the_same_model(saved: Path, sharded: Pa
 def test_only_the_asked_parts_change(saved: Path) -> None:
     model = tiny_model(seed=2)
     before = values(model)
-    loaded = load(model, saved, parts=[Part.projector])
+    loaded = load(model, saved, parts=[ModelPart.projector])
     assert loaded == {f"projector.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")}
     after, fresh = values(model), values(tiny_model(seed=1))
     assert equal(after, {name: fresh[name] if name in loaded else before[name] for name in before})
@@ -280,6 +280,6 @@ def test_an_absent_place_an_unknown_layout_and_a_tower_of_another_kind_are_refus
     with pytest.raises(UserError, match=r"layout=lada: no such layout; did you mean llada\?"):
         load(tiny_model(), tmp_path / "language", layout="lada")
     with pytest.raises(UserError, match=r"language: the layout llada holds no vision weights"):
-        load(tiny_model(), tmp_path / "language", parts=[Part.vision])
+        load(tiny_model(), tmp_path / "language", parts=[ModelPart.vision])
     with pytest.raises(UserError, match=r"language: holds one tower only; expected a whole LLaDA-V"):
         open_model(tmp_path / "language", torch.float32)

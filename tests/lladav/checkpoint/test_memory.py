@@ -19,7 +19,7 @@ import json, resource, sys
 import torch
 from lladav.checkpoint import export, load
 from lladav.model.llada_v import LLaDAV
-from lladav.schema import LanguageConfig, ModelConfig, VisionConfig
+from lladav.config.schema import LanguageConfig, ModelConfig, VisionConfig
 
 language = LanguageConfig(vocab_size=8192, width=1024, mlp_width=4096, layers=2, heads=8, kv_heads=8)
 vision = VisionConfig(image_size=28, patch_size=14, width=32, mlp_width=64, layers=2, heads=2)

@@ -16,7 +16,7 @@ from torch import nn
 from torch.multiprocessing.spawn import spawn
 
 from lladav.checkpoint import export, load
-from lladav.model.initialize import initialize
+from lladav.model.initialization import initialize
 from lladav.model.llada_v import LLaDAV
 from tests.lladav.build import tiny_config, tiny_model
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lladav.config.schema import Attention
 from lladav.decoding.admission import need_of
 from lladav.decoding.engine import Engine
-from lladav.decoding.memory import bytes_of_page
-from lladav.decoding.options import DecodingOptions
+from lladav.decoding.kv_cache import bytes_of_page
+from lladav.decoding.params import DecodingOptions
 from lladav.errors import UserError
-from lladav.schema import Attention
 from tests.lladav.build import text_sample, tiny_model, variant
 from tests.lladav.decoding.test_engine import MODEL, PAGE, TWELVE, engine_of, run
 

@@ -13,16 +13,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lladav.config.schema import Attention
+from lladav.decoding.cuda_graphs import Size
 from lladav.decoding.engine import Engine, decode
-from lladav.decoding.graphs import Size
-from lladav.decoding.memory import bytes_of_page
-from lladav.decoding.options import Cache, DecodingOptions
+from lladav.decoding.kv_cache import bytes_of_page
+from lladav.decoding.params import Cache, DecodingOptions
 from lladav.decoding.results import Decoded, Update
 from lladav.errors import UserError
+from lladav.inputs.packing import pack
+from lladav.inputs.types import Sample
 from lladav.model.llada_v import LLaDAV
-from lladav.packing import pack
-from lladav.samples import Sample
-from lladav.schema import Attention
 from tests.lladav.build import (
     TOKENS,
     image_sample,
@@ -220,7 +220,7 @@ def test_images_are_forgotten_where_the_budget_ends() -> None:
 
 
 def test_only_competing_positions_meet_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lladav.decoding import runner
+    from lladav.decoding import model_runner as runner
 
     rows: list[int] = []
     propose = runner.propose

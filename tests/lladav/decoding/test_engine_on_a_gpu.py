@@ -7,11 +7,11 @@ from copy import deepcopy
 import pytest
 import torch
 
+from lladav.config.schema import Attention
+from lladav.decoding.cuda_graphs import sizes_in_use
 from lladav.decoding.engine import GRAPH_BYTES, Engine, decode
-from lladav.decoding.graphs import sizes_in_use
-from lladav.decoding.memory import PAGE, bytes_of_page
-from lladav.decoding.options import DecodingOptions
-from lladav.schema import Attention
+from lladav.decoding.kv_cache import PAGE, bytes_of_page
+from lladav.decoding.params import DecodingOptions
 from tests.lladav.build import variant
 from tests.lladav.decoding.test_engine import MODEL, OPTIONS, run, some_prompts
 

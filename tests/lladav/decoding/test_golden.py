@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from lladav.decoding.engine import decode
-from lladav.decoding.options import Cache, DecodingOptions
-from lladav.decoding.prompts import PromptEncoder
+from lladav.decoding.params import Cache, DecodingOptions
+from lladav.decoding.prompt_encoder import PromptEncoder
 from lladav.decoding.results import Decoded
-from lladav.images import prepare_image
+from lladav.inputs.images import prepare_image
+from lladav.inputs.types import IMAGE_PLACEHOLDER, Sample, VisualKind
 from lladav.model.llada_v import LLaDAV
-from lladav.samples import IMAGE_PLACEHOLDER, Sample, VisualKind
 from tests.lladav.build import prompt_sample
 from tests.lladav.decoding.yardstick import published_decode
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lladav.decoding.options import Cache, DecodingOptions
+from lladav.decoding.params import Cache, DecodingOptions
 from lladav.decoding.sequence import SequenceState, Span
 
 MASK, PROMPT = 60, 5

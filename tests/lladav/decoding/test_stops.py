@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lladav.decoding.options import DecodingOptions
+from lladav.decoding.params import DecodingOptions
 from lladav.decoding.sequence import SequenceState
 from lladav.decoding.stops import End, StopTexts, beginning_of_stop, first_stop
 

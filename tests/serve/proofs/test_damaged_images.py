@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from lladav.media.pixels import FORMATS
+from lladav.inputs.image_files import FORMATS
 from tests.serve.apis import LocalEngines
 from tests.serve.clusters import Outcome, ask
 from tests.serve.pictures import TELLTALE, encoded, picture, uri

@@ -1,0 +1,83 @@
+"""Training data in Ray Train: each rank gets its own stream of micro-batches and reads it in order.
+
+The consumer compares the place of every micro-batch with the one it expects, so that a stream that does not
+fit the checkpoint stops the run instead of training on something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+from ray.data import DataIterator, Dataset
+from ray.train import DataConfig
+
+from data.manifest.manifest import Manifest, manifest_in
+from data.manifest.quarantine import Quarantine
+from data.pipeline.microbatches import MicroBatch, to_batch
+from data.pipeline.plan import BatchLayout
+from data.pipeline.streams import SampleStream, rank_dataset
+from lladav.config.schema import Config
+from lladav.storage import AnyPath
+
+
+class RankedData(DataConfig):
+    """Gives each rank of a Ray Train run its own stream, from the step committed when its workers start.
+
+    ``first_step`` is asked at every start of the worker group. Goes to ``TorchTrainer`` as
+    ``dataset_config``, with ``datasets={"train": RankedData.placeholder}``, which is never read.
+    """
+
+    def __init__(self, config: Config, manifest: Manifest, first_step: Callable[[], int]) -> None:
+        super().__init__()
+        self._config, self._folder, self._first_step = config, str(manifest.folder), first_step
+
+    @staticmethod
+    def placeholder() -> Dataset:
+        """Ray Train wants a data set to hand to ``configure``."""
+        return ray.data.range(1)
+
+    def configure(
+        self, datasets: dict[str, Dataset], world_size: int, *_: Any, **__: Any
+    ) -> list[dict[str, DataIterator]]:
+        """An iterator for each rank."""
+        manifest, first = manifest_in(self._folder), self._first_step()
+        streams = [
+            SampleStream.of(self._config, manifest, rank, world_size, first) for rank in range(world_size)
+        ]
+        return [dict.fromkeys(datasets, rank_dataset(s, self._config).iterator()) for s in streams]
+
+
+def micro_batches(
+    shard: DataIterator, config: Config, rank: int, workers: int, first_step: int, quarantine: Quarantine
+) -> Iterator[MicroBatch]:
+    """The micro-batches of a rank in order, ``data.prefetch`` of them ready ahead.
+
+    Samples that could not be read go to ``quarantine`` first. Raises ``RuntimeError`` where the shard holds
+    another step, slot or rank than is due.
+    """
+    slots, tile = BatchLayout.of(config, workers).slots, config.model.vision.image_size
+    for row, number in zip(_rows(shard, config.data.prefetch), count(first_step * slots), strict=False):
+        batch = to_batch(row, tile)
+        due, found = (*divmod(number, slots), rank), (batch.step, batch.slot, batch.rank)
+        if found != due:
+            raise RuntimeError(f"data stream out of step: (step, slot, rank) {found} came where {due} is due")
+        quarantine.add(batch.rejected)
+        yield batch
+
+
+def quarantine_of(manifest: Manifest, folder: AnyPath, rank: int) -> Quarantine:
+    """Where a rank puts samples that it could not read, in a folder that all ranks of the run share."""
+    return Quarantine(folder, rank, manifest.summary.reasons, manifest.summary.records)
+
+
+def _rows(shard: DataIterator, prefetch: int) -> Iterable[pa.Table]:
+    whole_blocks: Any = None
+    blocks: Iterable[Any] = shard.iter_batches(
+        batch_size=whole_blocks, batch_format="pyarrow", prefetch_batches=prefetch
+    )
+    for block in blocks:
+        yield from (block.slice(number, 1) for number in range(block.num_rows))

@@ -1,0 +1,1 @@
+"""A training record: what it holds, and how the published formats are parsed."""

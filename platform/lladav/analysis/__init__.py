@@ -1,0 +1,1 @@
+"""Measurements of a model that explain it, such as where attention goes."""

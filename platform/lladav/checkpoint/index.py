@@ -1,0 +1,77 @@
+"""A released checkpoint on disk: which file holds which tensor.
+
+Opening one reads headers only, and finds everything that is wrong with the files before a value is read.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from lladav.checkpoint.safetensors_io import StoredTensor, read_header
+from lladav.errors import UserError
+from lladav.storage import AnyPath, files_in, read_text
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+def stored_tensors(place: AnyPath) -> dict[str, StoredTensor]:
+    """Every tensor of a safetensors file, or of a folder with one such file or with an index of several.
+
+    Raises ``UserError`` for a place, index or file that is absent, damaged or truncated.
+    """
+    if place.is_file():
+        return read_header(place)
+    if (place / INDEX).is_file():
+        return _sharded(place / INDEX)
+    return read_header(_only_file(place))
+
+
+def read_json(file: AnyPath) -> dict[str, Any]:
+    """A JSON object; raises ``UserError`` where the file is absent or holds none."""
+    try:
+        content = json.loads(read_text(file))
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"{file}: not JSON ({error}); copy it again") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: not a JSON object; copy it again")
+    return content
+
+
+def _only_file(folder: AnyPath) -> AnyPath:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such file or folder; expected weights in a released layout")
+    files = [folder / name for name in files_in(folder) if name.endswith(".safetensors")]
+    if len(files) == 1:
+        return files[0]
+    if not files:
+        raise UserError(f"{folder}: holds no .safetensors file; expected {SINGLE} or {INDEX} with its files")
+    if (folder / SINGLE) in files:
+        return folder / SINGLE
+    raise UserError(f"{folder}: holds {len(files)} .safetensors files but no {INDEX}; copy the index too")
+
+
+def _sharded(index: AnyPath) -> dict[str, StoredTensor]:
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(isinstance(p, str) for p in places.values()):
+        raise UserError(f"{index}: has no weight_map of tensors to files; copy it again")
+    tensors: dict[str, StoredTensor] = {}
+    for file in sorted(set(places.values())):
+        tensors |= _shard(index, file, [name for name, place in places.items() if place == file])
+    return tensors
+
+
+def _shard(index: AnyPath, file: str, names: list[str]) -> dict[str, StoredTensor]:
+    path = index.parent / file
+    if not path.is_file():
+        raise UserError(
+            f"{path}: missing; {index.name} expects {len(names)} tensors in it ({names[0]}, ...); copy it too"
+        )
+    held = read_header(path)
+    for name in names:
+        if name not in held:
+            raise UserError(f"{path}: lacks tensor {name}, which {index.name} expects in it; copy both again")
+    return held

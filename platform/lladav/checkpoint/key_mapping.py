@@ -1,0 +1,136 @@
+"""Names of the released layouts, as tables.
+
+A rename is a pair of prefixes, ours and the released one, the first that fits being used; ``*`` stands for a
+layer's number and is the same on both sides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+
+from lladav.config.introspection import choose_from
+from lladav.errors import UserError
+
+PROJECTOR = (
+    ("projector.", "model.mm_projector."),
+    ("newline", "model.image_newline"),
+)
+RENAMED_LANGUAGE = (
+    ("language.embed_tokens.", "model.embed_tokens."),
+    ("language.layers.*.", "model.layers.*."),
+    ("language.norm.", "model.norm."),
+    ("language.lm_head.", "lm_head."),
+)
+PUBLISHED_LANGUAGE = (
+    ("language.embed_tokens.", "model.transformer.wte."),
+    ("language.layers.*.input_layernorm.", "model.transformer.blocks.*.attn_norm."),
+    ("language.layers.*.self_attn.q_proj.", "model.transformer.blocks.*.q_proj."),
+    ("language.layers.*.self_attn.k_proj.", "model.transformer.blocks.*.k_proj."),
+    ("language.layers.*.self_attn.v_proj.", "model.transformer.blocks.*.v_proj."),
+    ("language.layers.*.self_attn.o_proj.", "model.transformer.blocks.*.attn_out."),
+    ("language.layers.*.post_attention_layernorm.", "model.transformer.blocks.*.ff_norm."),
+    ("language.layers.*.mlp.gate_proj.", "model.transformer.blocks.*.ff_proj."),
+    ("language.layers.*.mlp.up_proj.", "model.transformer.blocks.*.up_proj."),
+    ("language.layers.*.mlp.down_proj.", "model.transformer.blocks.*.ff_out."),
+    ("language.norm.", "model.transformer.ln_f."),
+    ("language.lm_head.", "model.transformer.ff_out."),
+)
+TOWER = "vision_model."
+TOWER_IN_LLADA_V = "model.vision_tower.vision_tower.vision_model."
+UNUSED_OF_TOWER = (
+    "embeddings.position_ids",
+    "encoder.layers.<unused>.",
+    "head.",
+)
+
+BUFFERS = (".rotary_emb.inv_freq", ".rotary_emb.cos_cached", ".rotary_emb.sin_cached")
+"""Endings of tensors that old checkpoints hold although they follow from the config."""
+
+
+@dataclass(frozen=True)
+class KeyMapping:
+    """One released layout; ``ignored`` are prefixes of its tensors that no part of ours needs.
+
+    ``<unused>`` in an ignored prefix stands for a layer of the published vision tower past the feature layer.
+    """
+
+    name: str
+    what: str
+    renames: tuple[tuple[str, str], ...]
+    ignored: tuple[str, ...] = ()
+
+    def released(self, ours: str) -> str | None:
+        """The released name of one of our parameters; none where the layout does not hold it."""
+        return next((new for old, to in self.renames if (new := _renamed(ours, old, to))), None)
+
+    def knows(self, released: str) -> bool:
+        """Whether a released name is one of the layout's."""
+        return any(_renamed(released, to, old) for old, to in self.renames)
+
+    def ignores(self, released: str, unused_layers: Iterable[int]) -> bool:
+        """Whether a tensor is left aside on purpose."""
+        layers = [str(layer) for layer in unused_layers]
+        prefixes = {p.replace("<unused>", layer) for p in self.ignored for layer in (*layers, "<unused>")}
+        return released.startswith(tuple(prefixes))
+
+    @staticmethod
+    def computes(released: str) -> bool:
+        """Whether a tensor is a buffer that the model computes itself."""
+        return released.endswith(BUFFERS)
+
+
+LAYOUTS = {
+    layout.name: layout
+    for layout in (
+        KeyMapping("llada", "LLaDA-8B-Instruct as published", PUBLISHED_LANGUAGE),
+        KeyMapping("llada_hf", "LLaDA-8B-Instruct, renamed", RENAMED_LANGUAGE),
+        KeyMapping(
+            "siglip2",
+            "SigLIP2 vision tower",
+            ((f"vision.{TOWER}", TOWER),),
+            ("text_model.", "logit_scale", "logit_bias", *(TOWER + name for name in UNUSED_OF_TOWER)),
+        ),
+        KeyMapping(
+            "llada_v",
+            "LLaDA-V",
+            (*RENAMED_LANGUAGE, *PROJECTOR, (f"vision.{TOWER}", TOWER_IN_LLADA_V)),
+            tuple(TOWER_IN_LLADA_V + name for name in UNUSED_OF_TOWER),
+        ),
+    )
+}
+
+
+def layout_named(name: str) -> KeyMapping:
+    """The layout of that name; raises ``UserError`` for an unknown one."""
+    if name not in LAYOUTS:
+        raise UserError(f"layout={name}: no such layout{choose_from(name, LAYOUTS)}")
+    return LAYOUTS[name]
+
+
+def detect(names: Iterable[str], where: str) -> KeyMapping:
+    """The layout that knows most of the tensor names, the smaller of equals; ``where`` is for the error."""
+    names = list(names)
+    counts = {layout.name: sum(map(layout.knows, names)) for layout in LAYOUTS.values()}
+    best = max(counts, key=lambda name: counts[name])
+    if not counts[best]:
+        example = f"its first tensor is {names[0]}" if names else "it holds no tensor"
+        known = ", ".join(layout.what for layout in LAYOUTS.values())
+        raise UserError(f"{where}: in none of the released layouts ({known}); {example}")
+    return LAYOUTS[best]
+
+
+def _renamed(name: str, old: str, new: str) -> str | None:
+    match = _prefix(old).match(name)
+    if match is None:
+        return None
+    number = match.group(1) if match.groups() else ""
+    return new.replace("*", number) + name[match.end() :]
+
+
+@cache
+def _prefix(prefix: str) -> re.Pattern[str]:
+    whole = "" if prefix.endswith(".") else r"\Z"
+    return re.compile(re.escape(prefix).replace(r"\*", r"(\d+)") + whole)

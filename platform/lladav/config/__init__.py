@@ -1,0 +1,1 @@
+"""Settings: their schema, how they are loaded, checked and compared, and the command line."""

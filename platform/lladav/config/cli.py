@@ -1,0 +1,55 @@
+"""Command lines: settings from their arguments, and errors as one line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn
+
+from lladav.config.help import help_text
+from lladav.config.loader import expand, load, to_yaml
+from lladav.config.schema import Config
+from lladav.errors import UserError
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser that raises ``UserError`` for a mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help lists all flags")
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn a ``UserError`` into its one line on stderr and exit code 2."""
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def main_arguments(arguments: Sequence[str], doc: str = "") -> list[Config]:
+    """The settings of each run that a command's arguments ask for: several for ``stage=all``, else one.
+
+    ``--help`` and ``print=true`` print and exit with 0; a mistake exits with 2 and one line on stderr.
+    """
+    with one_line_errors():
+        overrides = [a for a in arguments if a not in ("-h", "--help", "print=true")]
+        if len(overrides) < len(arguments) and "print=true" not in arguments:
+            _print_and_exit(help_text(overrides, doc))
+        configs = [load(each) for each in expand(overrides)]
+        if "print=true" in arguments:
+            _print_and_exit("---\n".join(to_yaml(config) for config in configs).rstrip())
+        return configs
+
+
+def _print_and_exit(text: str) -> NoReturn:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # as in "--help | head"; keep the interpreter from flushing once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(0)

@@ -1,0 +1,188 @@
+"""The schema seen as a flat list of keys: what exists, what it holds, what it is for.
+
+Everything follows from the dataclasses of ``lladav.config.schema``; the text under a field documents it.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import itertools
+import sys
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
+from functools import cache
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from lladav.config import schema
+from lladav.errors import UserError
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of the tree; sections are keys too. ``<name>`` in a path stands for any name."""
+
+    path: str
+    kind: Any
+    doc: str
+
+    @property
+    def is_section(self) -> bool:
+        return is_dataclass(self.kind)
+
+
+@cache
+def all_keys() -> tuple[Key, ...]:
+    """Every key of ``Config``, sections before what they hold."""
+    return tuple(_keys_below(schema.Config, ""))
+
+
+def _keys_below(section: Any, prefix: str) -> Iterator[Key]:
+    hints, docs = _hints(section), field_docs(section)
+    for entry in fields(section):
+        path, kind = prefix + entry.name, hints[entry.name]
+        named = _element(kind) if get_origin(kind) is dict else None
+        yield Key(path, kind, docs.get(entry.name) or _doc(kind))
+        if is_dataclass(kind):
+            yield from _keys_below(kind, f"{path}.")
+        elif is_dataclass(named):
+            yield from _keys_below(named, f"{path}.<name>.")
+
+
+@cache
+def _hints(section: Any) -> dict[str, Any]:
+    return get_type_hints(section)
+
+
+def field_docs(section: type) -> dict[str, str]:
+    """The text under each field of a dataclass."""
+    return _docs_of_module(section.__module__).get(section.__name__, {})
+
+
+@cache
+def _docs_of_module(name: str) -> dict[str, dict[str, str]]:
+    classes = [n for n in ast.parse(inspect.getsource(sys.modules[name])).body if isinstance(n, ast.ClassDef)]
+    return {c.name: dict(_docs_of(c.body)) for c in classes}
+
+
+def _docs_of(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
+    for statement, following in itertools.pairwise(body):
+        if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
+            name, text = statement.target, following.value
+            if isinstance(name, ast.Name) and isinstance(text, ast.Constant):
+                yield name.id, " ".join(str(text.value).split())
+
+
+def _doc(kind: Any) -> str:
+    """The docstring of a section or an enum of ours."""
+    ours = getattr(kind, "__module__", None) == schema.__name__
+    return " ".join((kind.__doc__ or "").split()) if ours else ""
+
+
+def kind_text(kind: Any) -> str:
+    """What a key accepts, in words: ``whole number``, ``bf16 | float32``, ``list of text``."""
+    if inner := _optional(kind):
+        return f"{kind_text(inner)} or null"
+    if is_dataclass(kind):
+        return "section"
+    if get_origin(kind) is list:
+        return f"list of {kind_text(_element(kind))}{'s' * (_element(kind) in (int, float))}"
+    if get_origin(kind) is dict:
+        return "names with values"
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return " | ".join(kind.__members__)
+    return {int: "whole number", float: "number", bool: "true or false", str: "text"}.get(kind, "anything")
+
+
+def why_refused(path: str, value: Any) -> str:
+    """What is wrong with ``value`` for the key at ``path`` and what would do."""
+    kind = kind_of(path)
+    names = choices(kind)
+    if is_dataclass(kind):
+        return f"a section, not a value; set a key of it, as in {path}.{fields(kind)[0].name}=..."
+    if get_origin(kind) is list and isinstance(value, str) and value in names:
+        return f"must be a list, as in {path}=[{value}]"
+    if names:
+        return f"no such choice{choose_from(str(value), names)}"
+    text = kind_text(kind)
+    return f"must be {text if text.startswith(('true', 'text', 'names')) else f'a {text}'}"
+
+
+def choices(kind: Any) -> list[str]:
+    """The names an enum, or a list or option of one, allows; empty for any other kind."""
+    inner = _optional(kind) or (_element(kind) if get_origin(kind) is list else kind)
+    return list(inner.__members__) if isinstance(inner, type) and issubclass(inner, Enum) else []
+
+
+def _optional(kind: Any) -> Any:
+    is_union = get_origin(kind) in (Union, types.UnionType)
+    return next((a for a in get_args(kind) if a is not type(None)), None) if is_union else None
+
+
+def _element(kind: Any) -> Any:
+    return get_args(kind)[-1]
+
+
+def kind_of(path: str) -> Any:
+    """The type of the key at ``path``, real names in place of ``<name>``; none where no such key exists."""
+    kind: Any = schema.Config
+    for part in path.split("."):
+        if is_dataclass(kind):
+            kind = _hints(kind).get(part)
+        elif get_origin(kind) is dict:
+            kind = _element(kind)
+        elif kind is not Any:
+            return None
+    return kind
+
+
+def refuse_unknown(tree: Mapping[str, Any], where: str = "", prefix: str = "") -> None:
+    """Raise ``UserError`` for the first key that the schema lacks, or that must hold keys and does not."""
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        kind = kind_of(path)
+        if kind is None:
+            raise UserError(f"{where}{path}: unknown key{did_you_mean(path, nearest_key(path))}")
+        if isinstance(value, Mapping):
+            refuse_unknown(value, where, f"{path}.")
+        if not _has_form(value, kind):
+            shown = "null" if value is None else value
+            raise UserError(f"{where}{path}={shown}: {why_refused(path, value)}")
+
+
+def _has_form(value: Any, kind: Any) -> bool:
+    """Whether a value is a mapping, a flat list or else, as its key needs; OmegaConf checks the rest."""
+    if get_origin(kind) is list and isinstance(value, list):
+        return not any(isinstance(each, list | Mapping) for each in value)
+    return kind is Any or isinstance(value, Mapping) == (is_dataclass(kind) or get_origin(kind) is dict)
+
+
+def nearest_key(path: str) -> str | None:
+    """The key most likely meant by ``path``: same last name elsewhere, else similar."""
+    known = [key.path for key in all_keys()]
+    section, _, leaf = path.rpartition(".")
+    siblings = {p.rpartition(".")[2]: p for p in known if p.rpartition(".")[0] == section}
+    if match := nearest(leaf, siblings):
+        return siblings[match]
+    elsewhere = {p.rpartition(".")[2]: p for p in reversed(known)}
+    return nearest(path, known) or elsewhere.get(nearest(leaf, elsewhere) or "")
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str | None:
+    """The candidate most similar to ``name``, if any is similar."""
+    return next(iter(difflib.get_close_matches(name, list(candidates), n=1)), None)
+
+
+def choose_from(name: str, candidates: Iterable[str]) -> str:
+    """The end of a message that refuses ``name``: the guess, if there is one, and all choices."""
+    names = list(candidates)
+    guess = nearest(name, names)
+    return f"{f'; did you mean {guess}?' if guess else ''} (choices: {', '.join(names)})"
+
+
+def did_you_mean(name: str, guess: str | None) -> str:
+    """The end of a message about ``name``: the guess, or where to look."""
+    return f"; did you mean {guess}?" if guess and guess != name else "; --help lists them all"

@@ -1,0 +1,206 @@
+"""The forward process: which supervised positions of a sample are masked, and what that makes of a batch.
+
+Noise is a pure function of (seed, epoch, sample id): it does not depend on the rank, the batch or the number
+of workers that a sample happens to meet, so a resumed or resized run sees the same noise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lladav.diffusion.loss import TargetRows
+from lladav.inputs.packing import PackedBatch
+from lladav.inputs.types import IGNORED
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """A sample's place in its global batch: the ``index``-th of ``count`` equal parts of [0, 1)."""
+
+    index: int
+    count: int
+
+
+@dataclass(frozen=True)
+class AnswerSpan:
+    """A turn's supervised positions: how many, and how many of them are EOS behind the last eot."""
+
+    tokens: int
+    tail: int
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The answers of a sample in blocks of ``length`` tokens, for noise as semi-autoregressive decoding meets
+    it (Blockwise SFT, arXiv 2508.19529): one block of each answer is active, what lies before it is clean and
+    what lies behind it all masked.
+
+    Of an answer longer than a block, one in two has its active block start anywhere: decoding meets such a
+    state where it has written a block from the left in part. Aligned blocks alone hardly ever show a step of
+    a calculation whose operands are written and whose result is not.
+    """
+
+    answers: Sequence[AnswerSpan]
+    length: int
+
+    def from_active(self, random: np.random.Generator) -> np.ndarray:
+        """The number of each supervised position's block, counted from the active one, drawn at random."""
+        starts = [self._start(answer.tokens - answer.tail, random) for answer in self.answers]
+        counts = [
+            (np.arange(answer.tokens) - start) // self.length
+            for answer, start in zip(self.answers, starts, strict=True)
+        ]
+        return np.concatenate([np.empty(0, int), *counts])
+
+    def _start(self, tokens: int, random: np.random.Generator) -> int:
+        """Where the active block of an answer of so many tokens starts."""
+        if tokens <= self.length:
+            return 0
+        start = int(random.integers(tokens))
+        return start if random.random() < 0.5 else start - start % self.length
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Noise level t in [0, 1), mask ratio p, which of the sample's supervised positions are masked, and which
+    of them are active, where not all are: the masked ones among those are predicted.
+    """
+
+    level: float
+    ratio: float
+    masked: np.ndarray
+    active: np.ndarray | None = None
+
+    @property
+    def predicted(self) -> np.ndarray:
+        return self.masked if self.active is None else self.masked & self.active
+
+    @property
+    def weight(self) -> float:
+        """What the entropy of a predicted position counts: 1 / (p n) of n active positions."""
+        active = len(self.masked) if self.active is None else int(self.active.sum())
+        return 1 / (self.ratio * max(1, active))
+
+
+def draw_noise(
+    seed: int,
+    epoch: int,
+    sample_id: str,
+    supervised: int,
+    min_mask_ratio: float = 1e-3,
+    stratum: Stratum | None = None,
+    blocks: Blocks | None = None,
+) -> Noise:
+    """Noise of one sample: t ~ U[0, 1), each supervised position masked with p = (1 - e) t + e (Eq. 6); with
+    ``blocks``, each active one.
+    """
+    random = _generator(seed, epoch, sample_id)
+    level = random.random()
+    if stratum is not None:
+        level = (stratum.index + level) / stratum.count
+    ratio = (1 - min_mask_ratio) * level + min_mask_ratio
+    masked = random.random(supervised) < ratio
+    if blocks is None:
+        return Noise(level, ratio, masked)
+    block = blocks.from_active(random)
+    return Noise(level, ratio, masked & (block == 0) | (block > 0), block == 0)
+
+
+def draw_noises(
+    packed: PackedBatch,
+    sample_ids: Sequence[str],
+    seed: int,
+    epoch: int,
+    eos_id: int,
+    min_mask_ratio: float = 1e-3,
+    strata: Sequence[Stratum] | None = None,
+    block_length: int | None = None,
+) -> list[Noise]:
+    """Noise of each sample of a batch; of one block of each answer where ``block_length`` is given."""
+    counts = supervised_counts(packed)
+    none = [None] * len(counts)
+    blocks = (
+        [Blocks(answers, block_length) for answers in answers_of(packed, eos_id)] if block_length else none
+    )
+    return [
+        draw_noise(seed, epoch, sample_id, count, min_mask_ratio, stratum, block)
+        for sample_id, count, stratum, block in zip(sample_ids, counts, strata or none, blocks, strict=True)
+    ]
+
+
+def _generator(seed: int, epoch: int, sample_id: str) -> np.random.Generator:
+    digest = hashlib.blake2b(f"{seed}/{epoch}/{sample_id}".encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+
+
+@dataclass(frozen=True)
+class NoisyBatch:
+    """A packed batch with positions replaced by the mask id, and what is to be predicted at M of them.
+
+    ``sample_M`` tells which sample of the batch each masked row belongs to.
+    """
+
+    packed: PackedBatch
+    masked_M: Tensor
+    sample_M: Tensor
+    rows: TargetRows
+
+    def to(self, device: torch.device | str) -> NoisyBatch:
+        """The batch with its tensors on ``device``."""
+        return NoisyBatch(
+            self.packed.to(device), self.masked_M.to(device), self.sample_M.to(device), self.rows.to(device)
+        )
+
+
+def corrupt(
+    packed: PackedBatch, noises: Sequence[Noise], mask_id: int, scale: float, chunk: int
+) -> NoisyBatch:
+    """Mask the batch.
+
+    A masked row of a sample with n active positions weighs scale / (p n); with scale = 1 / samples of the
+    global batch the weighted sum of cross-entropies is that batch's loss (Eq. 6). ``chunk`` rows meet the
+    vocabulary at a time.
+    """
+    supervised = torch.nonzero(packed.labels_T != IGNORED).flatten()
+    sample_S = _sample_of_position(packed)[supervised]
+    hidden_S = torch.from_numpy(np.concatenate([noise.masked for noise in noises]))
+    predicted_S = torch.from_numpy(np.concatenate([noise.predicted for noise in noises]))
+    masked_M, sample_M = supervised[predicted_S], sample_S[predicted_S]
+    per_sample = torch.tensor([scale * noise.weight for noise in noises], dtype=torch.float32)
+    token_ids = packed.token_ids_T.clone()
+    token_ids[supervised[hidden_S]] = mask_id
+    rows = TargetRows(packed.labels_T[masked_M], per_sample[sample_M], chunk)
+    return NoisyBatch(replace(packed, token_ids_T=token_ids), masked_M, sample_M, rows)
+
+
+def supervised_counts(packed: PackedBatch) -> list[int]:
+    """Supervised positions of each sample."""
+    return [int((labels != IGNORED).sum()) for labels in packed.labels_T.split(packed.lengths)]
+
+
+def answers_of(packed: PackedBatch, eos_id: int) -> list[list[AnswerSpan]]:
+    """The supervised positions of each sample, turn by turn."""
+    samples = zip(packed.labels_T.split(packed.lengths), packed.turns_T.split(packed.lengths), strict=True)
+    return [_answers(labels.numpy(), turns.numpy(), eos_id) for labels, turns in samples]
+
+
+def _answers(labels: np.ndarray, turns: np.ndarray, eos_id: int) -> list[AnswerSpan]:
+    turns, labels = turns[labels != IGNORED], labels[labels != IGNORED]
+    starts = np.flatnonzero(np.diff(turns, prepend=-1))
+    parts = np.split(labels, starts[1:]) if len(labels) else []
+    return [AnswerSpan(len(part), _tail(part == eos_id)) for part in parts]
+
+
+def _tail(is_eos: np.ndarray) -> int:
+    """How many EOS ids stand at the end."""
+    return len(is_eos) if is_eos.all() else int(np.argmin(is_eos[::-1]))
+
+
+def _sample_of_position(packed: PackedBatch) -> Tensor:
+    return torch.repeat_interleave(torch.arange(len(packed.lengths)), torch.tensor(packed.lengths))

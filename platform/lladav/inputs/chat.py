@@ -1,0 +1,312 @@
+"""Chat templates, supervised labels and turn ids.
+
+As released, a training conversation keeps the white space of its contents and a prompt at inference does not.
+Content never becomes a special token: a message that spells ``<|eot_id|>`` is encoded as those characters, so
+the structure of a conversation cannot be forged from inside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import ByteLevel
+
+from lladav.config.schema import ModelConfig, Supervise, TokenIds
+from lladav.errors import UserError
+from lladav.inputs.types import IGNORED, IMAGE_PLACEHOLDER, Encoded
+from lladav.local_cache import local_copy
+from lladav.storage import location
+
+SYSTEM_PROMPT = (
+    "You are a helpful language and vision assistant. You are able to understand the visual content that "
+    "the user provides, and assist the user with a variety of tasks using natural language."
+)
+IMAGE_MARK = "<image>"
+TEXT_VERSION = 2
+"""Raised when a record gives other token ids or labels than before. 1 stripped contents and left image marks
+where they stood."""
+NOISE = "QA_GT_caption_based_noisy"
+"""Left in the questions of a published video set by mistake; the released trainer removes it."""
+ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
+LONG_TEXT = 4096
+"""Characters of a text from which on it is encoded without the GIL."""
+SPECIAL_TOKENS = {
+    "mask": "<|mdm_mask|>",
+    "bos": "<|startoftext|>",
+    "eos": "<|endoftext|>",
+    "start_header": "<|start_header_id|>",
+    "end_header": "<|end_header_id|>",
+    "eot": "<|eot_id|>",
+}
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn; ``role`` is system, user or assistant, ``content`` may hold marks where images go."""
+
+    role: str
+    content: str
+    mark: str = IMAGE_MARK
+    """What a mark is; where the text is a stranger's, one that he cannot know."""
+
+
+class ChatTokenizer:
+    """A byte-level BPE and the ids of the special tokens around it."""
+
+    def __init__(self, tokenizer: Tokenizer, ids: TokenIds) -> None:
+        tokenizer.encode_special_tokens = True
+        self._tokenizer = tokenizer
+        self.ids = ids
+
+    @classmethod
+    def load(cls, folder: str | Path) -> ChatTokenizer:
+        """Read ``tokenizer.json`` of a folder or URI.
+
+        Raises ``UserError`` where it is absent or lacks a special token.
+        """
+        file = tokenizer_file(folder)
+        tokenizer = _read_tokenizer(file)
+        ids = {role: tokenizer.token_to_id(name) for role, name in SPECIAL_TOKENS.items()}
+        missing = [SPECIAL_TOKENS[role] for role, token in ids.items() if token is None]
+        if missing:
+            raise UserError(f"{file}: lacks the special tokens {', '.join(missing)}; use LLaDA's tokenizer")
+        return cls(tokenizer, TokenIds(**{role: token for role, token in ids.items() if token is not None}))
+
+    @property
+    def vocab_size(self) -> int:
+        return self._tokenizer.get_vocab_size()
+
+    @property
+    def mark_id(self) -> int:
+        """The id that the released trainer gives to the image mark: it registers the mark as a new token."""
+        known = self._tokenizer.token_to_id(IMAGE_MARK)
+        return self.vocab_size if known is None else known
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text; nothing in it counts as a special token.
+
+        Other threads run while a long text is encoded: ``encode_batch_fast`` releases the GIL.
+        """
+        if len(text) < LONG_TEXT:
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
+        (encoded,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        return encoded.ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens left out."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The UTF-8 bytes that a token adds to a text; none for special tokens and unknown ids.
+
+        ``decode`` is the joined bytes of its ids, with U+FFFD for bytes that are not UTF-8.
+        """
+        return self._bytes.get(token, b"")
+
+    @cached_property
+    def _bytes(self) -> dict[int, bytes]:
+        added = self._tokenizer.get_added_tokens_decoder()
+        names = self._tokenizer.get_vocab(with_added_tokens=True)
+        return {
+            token: _bytes_of_name(name)
+            for name, token in names.items()
+            if not (token in added and added[token].special)
+        }
+
+
+def check_tokens(model: ModelConfig) -> None:
+    """Raise ``UserError`` where the tokenizer gives a special token another id than ``model.tokens``."""
+    own = vars(ChatTokenizer.load(model.tokenizer).ids)
+    for role, token in vars(model.tokens).items():
+        if token != own[role]:
+            found = f"{model.tokenizer} gives {SPECIAL_TOKENS[role]} the id {own[role]}"
+            raise UserError(f"model.tokens.{role}={token}: {found}; set that id or another model.tokenizer")
+
+
+def _alphabet() -> dict[str, int]:
+    """The byte that each character in the names of byte-level tokens stands for.
+
+    Printable bytes stand for themselves; the others follow from U+0100 on, in order.
+    """
+    printable = set(ByteLevel.alphabet())
+    others = map(chr, count(256))
+    return {chr(byte) if chr(byte) in printable else next(others): byte for byte in range(256)}
+
+
+ALPHABET = _alphabet()
+
+
+def _bytes_of_name(name: str) -> bytes:
+    """An added token may be named in plain text."""
+    if all(character in ALPHABET for character in name):
+        return bytes(ALPHABET[character] for character in name)
+    return name.encode()
+
+
+def tokenizer_file(folder: str | Path) -> Path:
+    """``tokenizer.json`` of a folder or URI on this machine; a local one need not exist."""
+    return local_copy(location(folder) / "tokenizer.json")
+
+
+def _read_tokenizer(file: Path) -> Tokenizer:
+    fix = "point model.tokenizer at a folder that holds tokenizer.json"
+    if not file.is_file():
+        raise UserError(f"{file}: no such tokenizer; {fix}")
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        raise UserError(f"{file}: not a tokenizer ({error}); {fix}") from error
+
+
+def messages_of(conversations: Sequence[dict[str, str]], system: str = SYSTEM_PROMPT) -> list[Message]:
+    """The messages of a LLaVA-format record, system turn first.
+
+    A leading assistant turn is dropped, as in the released trainer. Raises ``UserError`` for an unknown role,
+    for a turn that is not a pair of texts, or where no assistant turn is left.
+    """
+    turns = [_message(turn) for turn in conversations]
+    if turns and turns[0].role == "assistant":
+        turns = turns[1:]
+    if not any(turn.role == "assistant" for turn in turns):
+        raise UserError("no assistant turn in the conversation; add an answer or drop the record")
+    own_system = bool(turns) and turns[0].role == "system"
+    return turns if own_system else [Message("system", system), *turns]
+
+
+def _message(turn: dict[str, str]) -> Message:
+    speaker, value = turn.get("from"), turn.get("value")
+    if speaker not in ROLES:
+        raise UserError(f"unknown role {speaker!r} in the conversation; use human or gpt")
+    if not isinstance(value, str):
+        raise UserError(f"turn of {speaker} has no text; give it a 'value' string")
+    return Message(ROLES[speaker], value)
+
+
+def beside_media(content: str) -> str:
+    """A turn's content as the released trainer rewrites it in a record with images or a video.
+
+    A single mark that the content does not begin with moves to the front, on a line of its own.
+    """
+    if content.count(IMAGE_MARK) == 1 and not content.startswith(IMAGE_MARK):
+        content = f"{IMAGE_MARK}\n{content.replace(IMAGE_MARK, '').strip()}".strip()
+    return content.replace(NOISE, "")
+
+
+def chat_text(messages: Sequence[Message], answer_follows: bool = True) -> str:
+    """A prompt as the chat template writes it at inference, special tokens spelled out."""
+    start, end, eot = (SPECIAL_TOKENS[name] for name in ("start_header", "end_header", "eot"))
+    turns = [f"{start}{m.role}{end}\n\n{m.content.strip()}{eot}" for m in messages]
+    opening = [f"{start}assistant{end}\n\n"] if answer_follows else []
+    return SPECIAL_TOKENS["bos"] + "".join([*turns, *opening])
+
+
+def encode_prompt(messages: Sequence[Message], tokenizer: ChatTokenizer) -> Encoded:
+    """The conversation so far, up to where the assistant's answer begins; nothing in it is supervised.
+
+    Contents are stripped, as the released chat template does at inference.
+    """
+    chat = encode_chat([replace(m, content=m.content.strip()) for m in messages], tokenizer)
+    header = _header("assistant", tokenizer)
+    opening = _encoded(header, header, chat.turns[-1], answer_from=len(header))
+    prompt = _join([chat, opening])
+    return replace(prompt, labels=np.full_like(prompt.labels, IGNORED), answer=np.zeros_like(prompt.answer))
+
+
+def encode_chat(
+    messages: Sequence[Message],
+    tokenizer: ChatTokenizer,
+    supervise: Supervise = Supervise.template,
+    eos_tail: int = 0,
+) -> Encoded:
+    """A training conversation; contents keep their white space.
+
+    Supervised are assistant turns with their header and eot and, as released, every BOS, header and eot id of
+    the other turns. ``supervise=answers`` leaves the contents of assistant turns and their eot. ``eos_tail``
+    supervised EOS ids follow the last turn. An image in an assistant turn has the mark's id as label, as
+    released; the label is dropped where the visual tokens are spliced in.
+    """
+    turns = [_bos_turn(tokenizer)]
+    for message, number in zip(messages, _turn_numbers(messages), strict=True):
+        turns.append(_encode_turn(message, number, tokenizer))
+    turns.append(_eos_turn(eos_tail, turns[-1].turns[-1], tokenizer))
+    joined = _join(turns)
+    if supervise is Supervise.answers:
+        return replace(joined, labels=np.where(joined.answer, joined.labels, IGNORED).astype(np.int32))
+    return joined
+
+
+def encode_plain(messages: Sequence[Message], tokenizer: ChatTokenizer) -> Encoded:
+    """Image, caption as it is, line end: no roles and no template, the caption and line end supervised."""
+    caption = next(m.content for m in messages if m.role == "assistant").replace(IMAGE_MARK, "")
+    caption_ids = tokenizer.encode(caption + "\n")
+    image = [IMAGE_PLACEHOLDER] * image_marks(messages)
+    ids, labels = image + caption_ids, [IGNORED] * len(image) + caption_ids
+    return _encoded(ids, labels, 0, answer_from=len(image))
+
+
+def image_marks(messages: Sequence[Message]) -> int:
+    """How many marks of images the messages hold."""
+    return sum(message.content.count(message.mark) for message in messages)
+
+
+def _encoded(ids: list[int], labels: list[int], turn: int, answer_from: int) -> Encoded:
+    input_ids = np.array(ids, dtype=np.int32)
+    answer = np.arange(len(ids)) >= answer_from
+    return Encoded(input_ids, np.array(labels, dtype=np.int32), np.full_like(input_ids, turn), answer)
+
+
+def _join(parts: Sequence[Encoded]) -> Encoded:
+    return Encoded(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Encoded)))
+
+
+def _bos_turn(tokenizer: ChatTokenizer) -> Encoded:
+    return _encoded([tokenizer.ids.bos], [tokenizer.ids.bos], 0, answer_from=1)
+
+
+def _eos_turn(count: int, turn: int, tokenizer: ChatTokenizer) -> Encoded:
+    tail = [tokenizer.ids.eos] * count
+    return _encoded(tail, tail, turn, answer_from=0)
+
+
+def _encode_turn(message: Message, turn: int, tokenizer: ChatTokenizer) -> Encoded:
+    ids, special = _turn_ids(message, tokenizer), tokenizer.ids
+    if message.role == "assistant":
+        labels = [tokenizer.mark_id if i == IMAGE_PLACEHOLDER else i for i in ids]
+        return _encoded(ids, labels, turn, answer_from=len(_header(message.role, tokenizer)))
+    kept = {special.bos, special.start_header, special.end_header, special.eot}
+    return _encoded(ids, [i if i in kept else IGNORED for i in ids], turn, answer_from=len(ids))
+
+
+def _header(role: str, tokenizer: ChatTokenizer) -> list[int]:
+    ids = tokenizer.ids
+    return [ids.start_header, *tokenizer.encode(role), ids.end_header, *tokenizer.encode("\n\n")]
+
+
+def _turn_ids(message: Message, tokenizer: ChatTokenizer) -> list[int]:
+    ids = tokenizer.ids
+    name = [ids.start_header, *tokenizer.encode(message.role), ids.end_header]
+    return [*name, *_content_ids("\n\n" + message.content, message.mark, tokenizer), ids.eot]
+
+
+def _content_ids(content: str, mark: str, tokenizer: ChatTokenizer) -> list[int]:
+    """Text between marks is encoded apart, as the released code does by registering the mark as a token."""
+    first, *rest = content.split(mark)
+    ids = tokenizer.encode(first)
+    for text in rest:
+        ids += [IMAGE_PLACEHOLDER, *tokenizer.encode(text)]
+    return ids
+
+
+def _turn_numbers(messages: Sequence[Message]) -> Iterator[int]:
+    """System and first exchange are turn 0; each user message that follows an assistant's opens the next."""
+    turn, previous = 0, None
+    for message in messages:
+        turn += message.role == "user" and previous == "assistant"
+        previous = message.role
+        yield turn

@@ -1,0 +1,237 @@
+"""From images to views, and from sizes to token counts: tiling, padding and the geometry of merging.
+
+The number of tokens an item occupies follows from its kind and its (width, height) alone, so that a plan
+needs no pixels. Views stay uint8 until they reach the model's device. Beyond the image itself, making views
+needs at most 300 MB, whatever the aspect ratio.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from lladav.config.schema import ModelConfig, Pixels
+from lladav.errors import UserError
+from lladav.inputs.types import Visual, VisualKind
+
+PAD_GREY = 127
+"""Background of images padded to a square: the mean pixel of SigLIP, as an integer."""
+
+LONGEST_SIDE = 65536
+"""Pixels. An image with a longer side is shrunk first: resizing holds a strip as high as the image and as
+wide as a view."""
+LONGEST_PADDED_SIDE = 8192
+"""The same for an image that is padded: the square around a strip can be far larger than the strip."""
+
+SHRINK_MARGIN = 1.1
+"""Merged features are shrunk only when they exceed the budget by this factor in each direction."""
+
+
+@dataclass(frozen=True)
+class ViewGeometry:
+    """What turns image files into views and views into tokens: sizes in pixels, patches and tiles, and how
+    files become RGB."""
+
+    tile: int
+    side: int
+    grid: int
+    shrink_above_views: int
+    frame_side: int
+    newline_per_frame_row: bool
+    pixels: Pixels = Pixels.displayed
+
+    @classmethod
+    def of(cls, model: ModelConfig) -> ViewGeometry:
+        images, vision = model.images, model.vision
+        return cls(
+            tile=vision.image_size,
+            side=vision.image_size // vision.patch_size,
+            grid=images.grid,
+            shrink_above_views=images.shrink_above_views,
+            frame_side=images.frame_side,
+            newline_per_frame_row=images.newline_per_frame_row,
+            pixels=images.pixels,
+        )
+
+
+@dataclass(frozen=True)
+class Merge:
+    """How the tiles of one image become one feature map, in patches.
+
+    The stitched map has ``rows * side`` by ``columns * side`` patches; ``top`` and ``left`` are cut from both
+    ends, and the rest is resized to ``height`` by ``width``.
+    """
+
+    columns: int
+    rows: int
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def tokens(self) -> int:
+        """Visual tokens of the merged map, a newline after each row included."""
+        return self.height * (self.width + 1)
+
+
+def choose_grid(width: int, height: int, geometry: ViewGeometry) -> tuple[int, int]:
+    """(columns, rows) of the tile grid that keeps the most pixels of the image, then wastes the fewest."""
+
+    def merit(cell: tuple[int, int]) -> tuple[int, int]:
+        grid_width, grid_height = cell[0] * geometry.tile, cell[1] * geometry.tile
+        scale = min(grid_width / width, grid_height / height)
+        effective = min(int(width * scale) * int(height * scale), width * height)
+        return effective, effective - grid_width * grid_height
+
+    side = range(1, geometry.grid + 1)
+    return max(((columns, rows) for columns in side for rows in side), key=merit)
+
+
+def merge_geometry(width: int, height: int, geometry: ViewGeometry) -> Merge:
+    """Where the padding of a tiled image lies in its stitched features, and how far they are shrunk."""
+    columns, rows = choose_grid(width, height, geometry)
+    map_width, map_height = columns * geometry.side, rows * geometry.side
+    top = left = 0
+    if width / height > map_width / map_height:
+        top = _padding(map_height, int(height * (map_width / width)))
+    else:
+        left = _padding(map_width, int(width * (map_height / height)))
+    kept_height, kept_width = _shrunk(map_height - 2 * top, map_width - 2 * left, geometry)
+    return Merge(columns, rows, top, left, kept_height, kept_width)
+
+
+def _padding(whole: int, image: int) -> int:
+    """Patches of padding at each end; the thinnest image keeps a row (the released code may keep none)."""
+    return min((whole - image) // 2, (whole - 1) // 2)
+
+
+def _shrunk(height: int, width: int, geometry: ViewGeometry) -> tuple[int, int]:
+    excess = math.sqrt(height * width / (geometry.shrink_above_views * geometry.side**2))
+    if excess <= SHRINK_MARGIN:
+        return height, width
+    return max(1, int(height // excess)), max(1, int(width // excess))
+
+
+def view_count(kind: VisualKind, width: int, height: int, geometry: ViewGeometry) -> int:
+    """Views of an image of this size (a video's are its frames and are not told by its size)."""
+    if kind is not VisualKind.tiled:
+        return 1
+    columns, rows = choose_grid(width, height, geometry)
+    return 1 + columns * rows
+
+
+def token_count(kind: VisualKind, width: int, height: int, views: int, geometry: ViewGeometry) -> int:
+    """Visual tokens, newlines included, of an item; ``views`` matters for videos only."""
+    base = geometry.side**2
+    if kind is VisualKind.tiled:
+        return base + merge_geometry(width, height, geometry).tokens
+    if kind is VisualKind.video:
+        row = geometry.frame_side + geometry.newline_per_frame_row
+        return views * geometry.frame_side * row + (not geometry.newline_per_frame_row)
+    return base + (kind is VisualKind.padded)
+
+
+def tokens_of(visual: Visual, geometry: ViewGeometry) -> int:
+    """Visual tokens of an item whose views are at hand."""
+    return token_count(visual.kind, visual.width, visual.height, len(visual.views), geometry)
+
+
+def prepare_image(image: Image.Image, kind: VisualKind, geometry: ViewGeometry) -> Visual:
+    """The views of one RGB image.
+
+    Raises ``UserError`` for an image without pixels.
+    """
+    if min(image.size) < 1:
+        raise UserError(f"image of {image.width}x{image.height} pixels has no content; remove or replace it")
+    if kind is VisualKind.tiled:
+        views = [_squashed(image, geometry.tile), *_tiles(image, geometry)]
+    elif kind is VisualKind.padded:
+        views = [_squashed(pad_to_square(_bounded(image, LONGEST_PADDED_SIDE)), geometry.tile)]
+    else:
+        views = [_squashed(image, geometry.tile)]
+    return Visual(kind, image.width, image.height, _stack(views))
+
+
+def prepare_video(frames: Iterable[Image.Image], geometry: ViewGeometry) -> Visual:
+    """The views of a video's RGB frames, each squashed to one view as it comes."""
+    views, size = [], (0, 0)
+    for frame in frames:
+        size = size if views else frame.size
+        views.append(_squashed(frame, geometry.tile))
+    if not views:
+        raise UserError("video has no frames; remove or replace it")
+    return Visual(VisualKind.video, *size, _stack(views))
+
+
+def sample_frames(total: int, rate: float, frames_per_second: float, limit: int) -> list[int]:
+    """Indices of the frames that the released trainer takes of ``total`` at ``rate`` frames a second.
+
+    Every n-th from frame 0 on, for ``frames_per_second``; where these exceed ``limit``, ``limit`` frames
+    evenly spread over the video.
+    """
+    every = range(0, total, max(1, round(rate / frames_per_second)))
+    return list(every) if len(every) <= limit else spread_frames(total, limit)
+
+
+def spread_frames(total: int, count: int) -> list[int]:
+    """Indices of ``count`` frames, evenly from first to last of ``total``; some repeat where it has fewer."""
+    return np.linspace(0, total - 1, count, dtype=int).tolist()
+
+
+def inference_frames(total: int, count: int) -> list[int]:
+    """Indices of at most ``count`` frames, evenly from first to last, as LMMs-Eval's video loader takes."""
+    return spread_frames(total, min(count, total))
+
+
+def pad_to_square(image: Image.Image) -> Image.Image:
+    """The image centred on a square of grey."""
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), (PAD_GREY,) * 3)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+def _bounded(image: Image.Image, longest: int) -> Image.Image:
+    """The image, shrunk if one of its sides is longer than that."""
+    excess = max(image.size) / longest
+    if excess <= 1:
+        return image
+    width, height = (max(1, int(side / excess)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _tiles(image: Image.Image, geometry: ViewGeometry) -> list[Image.Image]:
+    columns, rows = choose_grid(image.width, image.height, geometry)
+    canvas = _fit(image, columns * geometry.tile, rows * geometry.tile)
+    corners = [(x * geometry.tile, y * geometry.tile) for y in range(rows) for x in range(columns)]
+    return [canvas.crop((x, y, x + geometry.tile, y + geometry.tile)) for x, y in corners]
+
+
+def fitted_size(width: int, height: int, frame_width: int, frame_height: int) -> tuple[int, int]:
+    """The size (width, height) of an image scaled to touch the frame from inside."""
+    across, down = frame_width / width, frame_height / height
+    if across < down:
+        return frame_width, min(math.ceil(height * across), frame_height)
+    return min(math.ceil(width * down), frame_width), frame_height
+
+
+def _fit(image: Image.Image, width: int, height: int) -> Image.Image:
+    """The image scaled to touch the frame from inside, centred on black."""
+    size = fitted_size(image.width, image.height, width, height)
+    canvas = Image.new("RGB", (width, height))
+    resized = _bounded(image, LONGEST_SIDE).resize(size, Image.Resampling.BICUBIC)
+    canvas.paste(resized, ((width - size[0]) // 2, (height - size[1]) // 2))
+    return canvas
+
+
+def _squashed(image: Image.Image, tile: int) -> Image.Image:
+    return _bounded(image, LONGEST_SIDE).resize((tile, tile), Image.Resampling.BICUBIC)
+
+
+def _stack(views: Sequence[Image.Image]) -> np.ndarray:
+    return np.stack([np.asarray(view, dtype=np.uint8).transpose(2, 0, 1) for view in views])

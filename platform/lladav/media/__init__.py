@@ -1,1 +1,0 @@
-"""From image and video files to RGB images, for training, evaluation, the command line and the server."""

@@ -1,0 +1,104 @@
+"""Values of new weights.
+
+A parameter's values follow from the seed, its name and its shape alone, so they are the same on any device,
+for any number of ranks, and whichever other parameters are drawn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Callable, Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from lladav.model.sharding import Gather, Named, at_hand, named, whole_shape
+
+Draw = Callable[[tuple[int, ...], int, torch.Generator], Tensor]
+"""Values in float32 from a shape, the number of inputs of its layer, and a generator."""
+
+
+def initialize(
+    model: Named, seed: int, *, skip: Collection[str] = (), gathered: Gather = at_hand, writes: bool = True
+) -> None:
+    """Give every parameter but those named in ``skip`` its initial values.
+
+    Sharded: all ranks call it, and the one that ``writes`` is the one whose values ``gathered`` sends to the
+    others.
+    """
+    parameters = named(model)
+    shapes = {name: whole_shape(parameter) for name, parameter in parameters.items()}
+    for name, parameter in parameters.items():
+        if name in skip:
+            continue
+        with gathered([parameter]), torch.no_grad():
+            if writes:
+                parameter.copy_(initial_values(name, shapes, seed))
+
+
+def initial_values(name: str, shapes: Mapping[str, tuple[int, ...]], seed: int) -> Tensor:
+    """The float32 values of one parameter; ``shapes`` holds its own shape and, for a bias, its weight's."""
+    draw = next(draw for pattern, draw in RULES if re.fullmatch(pattern, name))
+    return draw(shapes[name], _inputs(name, shapes), _generator(name, seed))
+
+
+def _inputs(name: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    weight = re.sub(r"\.bias$", ".weight", name)
+    return math.prod(shapes.get(weight, shapes[name])[1:])
+
+
+def _generator(name: str, seed: int) -> torch.Generator:
+    digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little", signed=True))
+
+
+def _ones(shape: tuple[int, ...], inputs: int, generator: torch.Generator) -> Tensor:  # noqa: ARG001
+    return torch.ones(shape)
+
+
+def _zeros(shape: tuple[int, ...], inputs: int, generator: torch.Generator) -> Tensor:  # noqa: ARG001
+    return torch.zeros(shape)
+
+
+def _normal(std: float) -> Draw:
+    return lambda shape, _, generator: torch.empty(shape).normal_(0.0, std, generator=generator)
+
+
+def _normal_by_width(shape: tuple[int, ...], inputs: int, generator: torch.Generator) -> Tensor:
+    """Standard deviation 1 / sqrt(width)."""
+    return _normal(shape[-1] ** -0.5)(shape, inputs, generator)
+
+
+def _normal_by_inputs(shape: tuple[int, ...], inputs: int, generator: torch.Generator) -> Tensor:
+    """LeCun's: variance 1 / inputs."""
+    return _normal(inputs**-0.5)(shape, inputs, generator)
+
+
+def _uniform_by_inputs(shape: tuple[int, ...], inputs: int, generator: torch.Generator) -> Tensor:
+    """What torch gives a linear layer: within 1 / sqrt(inputs), weights and biases alike."""
+    bound = inputs**-0.5
+    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+
+
+def _xavier(shape: tuple[int, ...], inputs: int, generator: torch.Generator) -> Tensor:
+    """Glorot's uniform: variance 2 / (inputs + outputs)."""
+    bound = math.sqrt(6 / (inputs + shape[0]))
+    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+
+
+RULES: tuple[tuple[str, Draw], ...] = (
+    (r"language\..*norm\.weight", _ones),
+    (r"language\..*", _normal(0.02)),
+    (r"newline", _normal_by_width),
+    (r"projector\..*", _uniform_by_inputs),
+    (r"vision\..*norm\d?\.weight", _ones),
+    (r"vision\..*norm\d?\.bias", _zeros),
+    (r"vision\..*\.patch_embedding\.weight", _normal_by_inputs),
+    (r"vision\..*\.position_embedding\.weight", _normal_by_width),
+    (r"vision\..*\.mlp\.fc\d\.bias", _normal(1e-6)),
+    (r"vision\..*\.bias", _zeros),
+    (r"vision\..*\.weight", _xavier),
+)
+"""How each parameter is drawn, first match: LLaDA's normals, torch's linear layers, SigLIP's own rules."""

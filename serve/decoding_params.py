@@ -1,0 +1,110 @@
+"""The knobs of diffusion as requests and presets give them.
+
+Ranges are those of ``DecodingOptions``, which also checks how knobs fit together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from lladav.decoding.params import MAX_SCALE, Cache
+
+
+def _whole(value: Any) -> Any:
+    """JSON knows one kind of number: 3.0 is an integer there."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_whole)
+Named = Field(strict=False)
+"""JSON has no enumerations: their members come as text."""
+Count = Annotated[int, Field(ge=1), WHOLE]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Scale = Annotated[float, Field(ge=0, le=MAX_SCALE, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+FIELDS = 100
+"""Fields of an object, at most; none that is documented has as many."""
+
+
+def few_fields(value: Any) -> Any:
+    """The value, unless it is an object with more fields than any has: each would be a finding of its own."""
+    if isinstance(value, Mapping) and len(value) > FIELDS:
+        raise ValueError(f"{len(value)} fields are more than the {FIELDS} of any object; remove some")
+    return value
+
+
+class Interval(BaseModel):
+    """A range of refresh intervals; the smallest that load and deadline allow is used."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    min: Count
+    max: Count
+
+    _few_fields = model_validator(mode="before")(few_fields)
+
+    @model_validator(mode="after")
+    def _ascends(self) -> Self:
+        if self.min > self.max:
+            raise ValueError("min is above max; swap them")
+        return self
+
+
+def shape_of_interval(interval: Any) -> str:
+    """Decides what a value is meant to be, so that what is wrong with it is told of one alone."""
+    return "range" if isinstance(interval, Mapping | Interval) else "number"
+
+
+RefreshInterval = Annotated[
+    Annotated[Count, Tag("number")] | Annotated[Interval, Tag("range")], Discriminator(shape_of_interval)
+]
+
+
+class Knobs(BaseModel):
+    """Settings of decoding; whatever is left out falls to a preset, then to the server's defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    _few_fields = model_validator(mode="before")(few_fields)
+
+    refresh_interval: RefreshInterval | None = None
+    """Steps from one refresh of keys and values to the next: 1 is exact, more is faster and less faithful. A
+    range, {min, max}, leaves the choice to the server."""
+    block_length: Count | None = None
+    """Blocks of the answer are filled one after another."""
+    steps: Count | None = None
+    """Steps in all, split evenly over the blocks."""
+    tokens_per_step: Count | None = None
+    """Tokens that each step reveals."""
+    threshold: Share | None = None
+    """A step reveals every token of at least this probability."""
+    factor: Positive | None = None
+    """A step reveals the n most probable tokens while the n-th has probability 1 - factor / (n + 1)."""
+    entropy: Positive | None = None
+    """A step reveals the most probable tokens while their entropies stay within so many nats."""
+    cache: Annotated[Cache | None, Named] = None
+    """What steps between refreshes take from the last one: none, prefix (what lies before the block) or dual
+    (both sides of it)."""
+    guidance: Scale | None = None
+    """Classifier-free guidance: how far to move away from what the model would say without the prompt."""
+    temperature: Scale | None = None
+    """Of sampling; 0 takes the most probable token."""
+    top_p: Share | None = None
+    """Sample among the most probable tokens that hold so much of the probability."""
+
+    @property
+    def intervals(self) -> list[int]:
+        """The refresh interval, or both ends of its range; none where it is left out."""
+        if isinstance(self.refresh_interval, Interval):
+            return [self.refresh_interval.min, self.refresh_interval.max]
+        return [] if self.refresh_interval is None else [self.refresh_interval]
+
+    def given(self) -> dict[str, Any]:
+        """The knobs that have a value; fields of a subclass are none."""
+        values = {name: getattr(self, name) for name in Knobs.model_fields}
+        return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,1 @@
+"""What operators need: autoscaling, metrics, a check of config files, draining."""

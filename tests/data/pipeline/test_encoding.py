@@ -1,0 +1,246 @@
+"""Records become token ids as the stage asks; cuts fall between tokens and never through an image."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.manifest.spec import Preparation
+from data.pipeline.encoding import EncodedRecord, Encoder, VisualSize, cut
+from data.records.parsing import parse
+from data.records.record import BadSample, Reason, Record
+from lladav.config.schema import (
+    ImageMode,
+    MissingMark,
+    ObjectiveConfig,
+    SourceConfig,
+    SourceFormat,
+    Suffix,
+    Supervise,
+    Template,
+)
+from lladav.inputs.chat import IMAGE_MARK, ChatTokenizer
+from lladav.inputs.types import IGNORED, IMAGE_PLACEHOLDER, Encoded, VisualKind
+from tests.conftest import Golden
+from tests.data import build
+
+
+class Stage:
+    """An encoder for a stage over a source ``s``."""
+
+    def __init__(
+        self,
+        root: Path,
+        tokenizer: Path,
+        objective: ObjectiveConfig | None = None,
+        missing_mark: MissingMark = MissingMark.reject,
+        **stage,
+    ) -> None:
+        source = SourceConfig(SourceFormat.json, build.write_json(root, []))
+        config = build.settings(root, tokenizer, {"s": source}, **stage)
+        config.objective = objective or config.objective
+        config.data.missing_mark = missing_mark
+        self.encoder = Encoder(Preparation.of(config))
+        self.tokenizer = ChatTokenizer.load(tokenizer)
+
+    def encode(
+        self, *said: str, name: str = "r", images: int = 0, video: bool = False, suffixed: bool = False
+    ) -> EncodedRecord:
+        record = Record(name, ["a.png"] * images, video, build.turns(*said))
+        sizes = [VisualSize(self.encoder.kind_of(record), 30, 30, 1)] * images
+        return self.encoder.encode(record, 0, suffixed, sizes)
+
+    def text_of(self, encoded: EncodedRecord) -> str:
+        ids = encoded.text.input_ids
+        return self.tokenizer.decode(ids[ids >= 0].tolist())
+
+
+@pytest.fixture
+def stage(tmp_path: Path, tokenizer: Path) -> Stage:
+    return Stage(tmp_path, tokenizer)
+
+
+def text_with_images(places: list[bool]) -> Encoded:
+    ids = np.where(places, IMAGE_PLACEHOLDER, np.arange(len(places))).astype(np.int32)
+    return Encoded(ids, ids, np.zeros_like(ids), np.ones(len(ids), bool))
+
+
+@given(st.data())
+def test_a_cut_keeps_the_longest_beginning_and_whole_images(data: st.DataObject) -> None:
+    places = data.draw(st.lists(st.booleans(), min_size=1, max_size=30))
+    tokens = data.draw(st.lists(st.integers(1, 20), min_size=sum(places), max_size=sum(places)))
+    limit = data.draw(st.integers(0, 200))
+    text = text_with_images(places)
+    found = cut(text, tokens, limit)
+    kept = len(found.text.input_ids)
+    np.testing.assert_array_equal(found.text.input_ids, text.input_ids[:kept])
+    assert found.visuals == sum(places[:kept])
+    assert found.visual_tokens == sum(tokens[: found.visuals])
+    assert found.length <= limit
+    assert found.was_cut == (kept < len(places))
+    if found.was_cut:
+        following = tokens[found.visuals] if places[kept] else 1
+        assert found.length + following > limit
+
+
+@pytest.mark.parametrize(
+    ("images", "video", "mode", "kind"),
+    [
+        (1, False, ImageMode.tiled, VisualKind.tiled),
+        (1, False, ImageMode.square, VisualKind.square),
+        (2, False, ImageMode.tiled, VisualKind.padded),
+        (3, False, ImageMode.square, VisualKind.padded),
+        (1, True, ImageMode.tiled, VisualKind.video),
+    ],
+)
+def test_the_kind_of_a_picture_follows_from_their_number_and_the_stage(
+    images: int, video: bool, mode: ImageMode, kind: VisualKind, tmp_path: Path, tokenizer: Path
+) -> None:
+    encoder = Stage(tmp_path, tokenizer, images=mode).encoder
+    assert encoder.kind_of(Record("r", ["a"] * images, video, [])) is kind
+
+
+def test_golden_training_records(golden: Golden, tmp_path: Path, tokenizer: Path) -> None:
+    stages = {t: Stage(tmp_path, tokenizer, template=t, max_length=16384) for t in Template}
+    differing = []
+    for case in golden.cases["training_records"]:
+        encoder = stages[Template(case["template"])].encoder
+        record = parse(json.dumps(case["record"]).encode())
+        sizes = [VisualSize(encoder.kind_of(record), 30, 30, 1)] * len(record.media)
+        text = encoder.encode(record, 0, False, sizes).text
+        if (text.input_ids.tolist(), text.labels.tolist()) != (case["input_ids"], case["labels"]):
+            differing.append(case["record"]["id"])
+    assert not differing
+
+
+@pytest.mark.parametrize(("marks", "images"), [(0, 1), (1, 0), (2, 1), (1, 2)])
+def test_marks_must_match_the_images(stage: Stage, marks: int, images: int) -> None:
+    with pytest.raises(BadSample, match=f"image_count: {marks} <image> marks for {images} images"):
+        stage.encode("<image>" * marks + "What?", "That.", images=images)
+
+
+@pytest.mark.parametrize("mark", ["<video>", "<image>"])
+def test_a_video_is_marked_once_by_either_name(stage: Stage, mark: str) -> None:
+    encoded = stage.encode(f"{mark}\nWhat?", "That.", images=1, video=True)
+    assert list(encoded.text.input_ids).count(IMAGE_PLACEHOLDER) == 1
+
+
+def test_beside_an_image_mark_the_mark_of_a_video_is_text(stage: Stage) -> None:
+    encoded = stage.encode("<image>\nWhat is <video>?", "A mark.", images=1, video=True)
+    assert "What is <video>?" in stage.text_of(encoded)
+
+
+def test_the_suffix_is_part_of_a_turn_before_its_mark_moves(tmp_path: Path, tokenizer: Path) -> None:
+    stage = Stage(tmp_path, tokenizer, suffixes={"s": Suffix(" /think")})
+    encoded = stage.encode("What is this? <image>", "That.", images=1, suffixed=True)
+    assert "What is this?  /think" in stage.text_of(encoded)  # as in data that were written with the suffix
+
+
+def test_noise_is_removed_only_beside_images(stage: Stage) -> None:
+    said = "QA_GT_caption_based_noisy What?"
+    assert "noisy" in stage.text_of(stage.encode(said, "That."))
+    assert "noisy" not in stage.text_of(stage.encode(f"<image>\n{said}", "That.", images=1))
+
+
+@pytest.mark.parametrize(("images", "video"), [(1, False), (3, False), (1, True)])
+def test_missing_marks_can_be_put_in_front_of_the_first_question(
+    images: int, video: bool, tmp_path: Path, tokenizer: Path
+) -> None:
+    stage = Stage(tmp_path, tokenizer, missing_mark=MissingMark.prepend)
+    said = ("What?", "That.", "And?", "This.")
+    found = stage.encode(*said, images=images, video=video)
+    marked = stage.encode(f"{IMAGE_MARK}\n" * images + said[0], *said[1:], images=images, video=video)
+    np.testing.assert_array_equal(found.text.input_ids, marked.text.input_ids)
+    assert found.visuals == images
+
+
+def test_marks_that_are_there_but_too_few_are_never_filled_up(tmp_path: Path, tokenizer: Path) -> None:
+    stage = Stage(tmp_path, tokenizer, missing_mark=MissingMark.prepend)
+    with pytest.raises(BadSample, match="image_count: 1 <image> marks for 2 images"):
+        stage.encode("<image>\nWhat?", "That.", images=2)
+    assert "<image>" not in stage.text_of(stage.encode("What?", "That."))
+
+
+def test_an_image_in_an_answer_carries_no_loss(stage: Stage) -> None:
+    encoded = stage.encode("Show it.", "Here: <image>", images=1)
+    image = encoded.text.input_ids == IMAGE_PLACEHOLDER
+    assert encoded.text.answer[image].all()
+    assert not encoded.text.supervised[image].any()
+
+
+def test_in_a_record_without_video_its_mark_is_text(stage: Stage) -> None:
+    assert "<video>" in stage.text_of(stage.encode("What is <video>?", "A mark."))
+
+
+def test_the_suffix_ends_every_human_turn(tmp_path: Path, tokenizer: Path) -> None:
+    stage = Stage(tmp_path, tokenizer, suffixes={"s": Suffix(" /think")})
+    encoded = stage.encode("One?", "Yes.", "Two?", "No.", suffixed=True)
+    text = stage.text_of(encoded)
+    assert "One? /think" in text
+    assert "Two? /think" in text
+    assert text.count("/think") == 2
+    assert "/think" not in stage.text_of(stage.encode("One?", "Yes."))
+
+
+def test_suffixes_are_drawn_from_seed_and_id_with_the_probability(tmp_path: Path, tokenizer: Path) -> None:
+    ids = [f"s:records.json#{n}" for n in range(2000)]
+
+    def drawn(probability: float) -> list[bool]:
+        stage = Stage(tmp_path, tokenizer, suffixes={"s": Suffix(" /think", probability)})
+        return [stage.encoder.draws_suffix(0, i) for i in ids]
+
+    assert drawn(0.5) == drawn(0.5)
+    assert sum(drawn(0.5)) == pytest.approx(1000, abs=100)
+    assert all(drawn(1.0))
+    assert not any(drawn(0.0))
+
+
+def test_a_source_without_suffix_draws_none(stage: Stage) -> None:
+    assert not stage.encoder.draws_suffix(0, "s:records.json#0")
+
+
+def test_the_plain_template_is_image_caption_line_end(tmp_path: Path, tokenizer: Path) -> None:
+    stage = Stage(tmp_path, tokenizer, template=Template.plain, images=ImageMode.square)
+    encoded = stage.encode("<image>\nDescribe it.", "A seven.", images=1)
+    assert encoded.text.input_ids[0] == IMAGE_PLACEHOLDER
+    assert stage.text_of(encoded) == "A seven.\n"
+
+
+def test_supervision_is_that_of_the_objective(tmp_path: Path, tokenizer: Path) -> None:
+    answers = Stage(tmp_path, tokenizer, ObjectiveConfig(supervise=Supervise.answers)).encode(
+        "What?", "That."
+    )
+    released = Stage(tmp_path, tokenizer).encode("What?", "That.")
+    np.testing.assert_array_equal(answers.text.input_ids, released.text.input_ids)
+    np.testing.assert_array_equal(answers.text.labels != IGNORED, answers.text.answer)
+    assert np.count_nonzero(released.text.labels != IGNORED) > np.count_nonzero(released.text.answer)
+
+
+def test_a_tail_of_eos_has_a_length_drawn_by_record(tmp_path: Path, tokenizer: Path) -> None:
+    plain = Stage(tmp_path, tokenizer).encode("What?", "That.").text.input_ids
+    stage = Stage(tmp_path, tokenizer, ObjectiveConfig(eos_tail=3))
+    tails = [stage.encode("What?", "That.", name=f"r{n}").text.input_ids[len(plain) :] for n in range(40)]
+    assert {len(tail) for tail in tails} == {0, 1, 2, 3}
+    assert set(np.concatenate(tails).tolist()) == {stage.tokenizer.ids.eos}
+
+
+def test_a_sample_whose_answer_is_cut_off_whole_is_bad(tmp_path: Path, tokenizer: Path) -> None:
+    whole = Stage(tmp_path, tokenizer).encode("What?", "That.")
+    first = int(np.argmax(whole.text.answer))
+    with pytest.raises(BadSample) as bad:
+        Stage(tmp_path, tokenizer, max_length=first).encode("What?", "That.")
+    assert bad.value.reason is Reason.answer_cut
+    kept = Stage(tmp_path, tokenizer, max_length=first + 1).encode("What?", "That.")
+    assert kept.was_cut
+    assert kept.length == first + 1
+
+
+def test_a_record_without_answer_is_bad(stage: Stage) -> None:
+    with pytest.raises(BadSample) as bad:
+        stage.encode("Is anybody there?")
+    assert bad.value.reason is Reason.bad_record

@@ -1,0 +1,272 @@
+"""Settings: layers and their order, one line for each mistake, saving, and what makes runs the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lladav.config import fingerprint
+from lladav.config import loader as config
+from lladav.config.fingerprint import IMMATERIAL
+from lladav.config.introspection import all_keys, kind_of
+from lladav.config.schema import Config, ModelPart, Precision
+from lladav.errors import UserError
+
+SMALL = [
+    "model.language={vocab_size: 256, width: 128, heads: 4, kv_heads: 4, max_positions: 16384}",
+    "model.vision={image_size: 48, patch_size: 8, width: 64, layers: 5, heads: 4}",
+    "model.tokens={mask: 242, bos: 240, eos: 241, start_header: 243, end_header: 244, eot: 245}",
+]
+
+MISTAKES = {
+    "stage=vww": "stage=vww: no such stage; did you mean vw? (choices: ",
+    "model=gpt": "model=gpt: no such model (choices: ",
+    "train.max_stepz=50": "train.max_stepz: unknown key; did you mean train.max_steps?",
+    "max_steps=50": "max_steps: unknown key; did you mean train.max_steps?",
+    "stag=vw": "stag: unknown key; did you mean stage?",
+    "nonsense.of.mine=1": "nonsense: unknown key; --help lists them all",
+    "stage.lr.languag=1": "stage.lr.languag: unknown key; did you mean stage.lr.language?",
+    "stage.suffixes.si.txt=a": "stage.suffixes.si.txt: unknown key; did you mean stage.suffixes.<name>.text?",
+    "train.seed.more=1": "train.seed.more: unknown key; did you mean train.seed?",
+    "data.rescale.si.epoch=2": "data.rescale.si: stage.epoch: unknown key; did you mean stage.epochs?",
+    "train.max_steps=many": "train.max_steps=many: must be a whole number or null",
+    "train.max_steps=1.5": "train.max_steps=1.5: must be a whole number or null",
+    "train.micro_batch=": "train.micro_batch=null: must be a whole number",
+    "train.betas=[a,b]": "train.betas=a: must be a list of numbers",
+    "train.precision=bf17": "train.precision=bf17: no such choice; did you mean bf16? (choices: ",
+    "stage.trained=[head]": "stage.trained=head: no such choice (choices: language, projector, vision)",
+    "stage.trained=vision": "stage.trained=vision: must be a list, as in stage.trained=[vision]",
+    "stage.lr=1e-5": "stage.lr=1e-05: a section, not a value; set a key of it, as in stage.lr.language=...",
+    "train=null": "train=null: a section, not a value; set a key of it, as in train.run=...",
+    "train.run=[": "train.run=[: not a YAML value; quote it",
+    "train.run=${nowhere}": "train.run=${nowhere}: refers to no key; ",
+    "--stage=vw": "--stage=vw: not a setting; write key=value, as in train.max_steps=50",
+    "vw": "vw: not a setting; write key=value, as in train.max_steps=50",
+    "a..b=1": "a..b=1: not a setting; write key=value, as in train.max_steps=50",
+    "data.sources.mine.format=json": "data.sources.mine.annotations: needs a value; ",
+    "stage.trained=[]": "stage.trained=[]: nothing would learn; name some of language, projector, vision",
+    "stage.trained=[vision,vision]": "stage.trained=[vision,vision]: names a part twice; name each once",
+    "stage.sources=[]": "stage.sources=[]: stage pretrain has no data; name some of ",
+    "stage.sources=[mammoth_s]": "stage.sources=[mammoth_s]: data digits has no mammoth_s; did you mean ",
+    "stage.suffixes.ov.text=a": "stage.suffixes.ov: not a source of this stage; add it to ",
+    "stage.lr.projector=0": "stage.lr.projector=0.0: must be above 0",
+    "stage.lr.projector=nan": "stage.lr.projector=nan: must be above 0",
+    "train.weight_decay=-1": "train.weight_decay=-1.0: must be 0 or more",
+    "data.bad_sample_budget=2": "data.bad_sample_budget=2.0: must be a fraction from 0 to 1",
+    "train.betas=[0.9]": "train.betas=[0.9]: must be two numbers from 0 to below 1, as in [0.9,0.999]",
+    "cluster.min_workers=0": "cluster.min_workers=0: must be from 1 to cluster.workers=1",
+    "cluster.min_workers=2": "cluster.min_workers=2: must be from 1 to cluster.workers=1",
+    "cluster.resize_seconds=0": "cluster.resize_seconds=0.0: must be above 0",
+    "train.run=a/b": "train.run=a/b: part of a folder's name; use letters, digits and . _ + -",
+    "data.name=../x": "data.name=../x: part of a folder's name; use letters, digits and . _ + -",
+    "model.name=a/b": "model.name=a/b: part of a folder's name; use letters, digits and . _ + -",
+    "stage.name=.": "stage.name=.: part of a folder's name; use letters, digits and . _ + -",
+    "stage.starts_from=../si": "stage.starts_from=../si: part of a folder's name; use letters, ",
+    f"train.run={'x' * 81}": f"train.run={'x' * 81}: part of a folder's name; use at most 80 bytes",
+    f"train.seed={2**63}": f"train.seed={2**63}: must be at most {2**63 - 1}",
+    "train.betas=[[1],[2]]": "train.betas=[[1], [2]]: must be a list of numbers",
+    "stage.sources=[{}]": "stage.sources=[{}]: must be a list of text",
+    "train.warmup_ratio={}": "train.warmup_ratio={}: must be a number",
+    "train.run='\ud83d'": "train.run='\\ud83d': not a YAML value; quote it",
+    "model=\n": "model=\\n: no such model (choices: ",
+    "stage.max_length=99999": "stage.max_length=99999: must not be above model.language.max_positions=16384",
+    "model.language.heads=3": "model.language.width=128: must be an even number for each of ",
+    "model.language.kv_heads=3": "model.language.kv_heads=3: must divide model.language.heads=4",
+    "model.vision.heads=3": "model.vision.width=64: must be a multiple of model.vision.heads=3",
+    "model.vision.patch_size=49": "model.vision.patch_size=49: must not be above model.vision.image_size=48",
+    "model.vision.feature_layer=-6": "model.vision.feature_layer=-6: must be from -5 to -1",
+    "model.images.frame_side=7": "model.images.frame_side=7: a view has 6 x 6 patches; set at most 6",
+    "model.tokens.mask=256": "model.tokens.mask=256: must be below model.language.vocab_size=256",
+    "model.tokens.eos=240": "model.tokens.eos=240: also the id of model.tokens.bos; each needs its own",
+}
+
+
+@pytest.mark.parametrize(("override", "message"), MISTAKES.items(), ids=list(MISTAKES))
+def test_a_mistake_gets_one_line_with_the_fix(override: str, message: str):
+    with pytest.raises(UserError) as caught:
+        config.load([*SMALL, override])
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fix"),
+    [
+        (["train.micro_batch=6", "cluster.workers=2"], "set train.micro_batch=4"),
+        (["train.micro_batch=1", "cluster.workers=3"], "set stage.global_batch=33 or other workers"),
+        (["train.micro_batch=1", "cluster.workers=3", "cluster.min_workers=2"], "or other workers"),
+    ],
+)
+def test_a_global_batch_that_cannot_be_cut_says_what_would_fit(overrides: list[str], fix: str):
+    with pytest.raises(UserError) as caught:
+        config.load(["stage.global_batch=32", *overrides])
+    assert str(caught.value).startswith("stage.global_batch=32: not a multiple of train.micro_batch=")
+    assert str(caught.value).endswith(fix)
+
+
+def test_fewer_workers_than_all_need_not_divide_the_global_batch():
+    loaded = config.load(["stage.global_batch=32", "cluster.workers=4", "cluster.min_workers=1"])
+    assert (loaded.cluster.min_workers, loaded.cluster.workers) == (1, 4)
+
+
+def test_data_rescales_the_stage_and_the_command_line_has_the_last_word():
+    rescale = "data.rescale.vw={global_batch: 64, lr: {vision: 3e-4}}"
+    rescaled = config.load(["stage=vw", rescale])
+    assert (rescaled.stage.global_batch, rescaled.stage.lr.vision) == (64, 3e-4)
+    explicit = config.load(["stage=vw", rescale, "stage.global_batch=96"])
+    assert (explicit.stage.global_batch, explicit.stage.lr.vision) == (96, 3e-4)
+    assert config.load(["stage=ov", rescale]).stage.lr.vision != 3e-4
+
+
+def test_values_become_what_the_schema_says():
+    loaded = config.load(["train.max_steps=50", "stage.trained=[vision]", "train.eps=1e-6", "train.run=7"])
+    assert (loaded.train.max_steps, loaded.train.eps, loaded.train.run) == (50, 1e-6, "7")
+    assert loaded.stage.trained == [ModelPart.vision]
+    assert isinstance(loaded.train.precision, Precision)
+
+
+def test_a_mistake_in_a_file_names_the_file(tmp_path: Path, root: Path):
+    conf = tmp_path / "conf"
+    for file in (root / "conf").rglob("*.yaml"):
+        copy = conf / file.relative_to(root / "conf")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+    (conf / "stage" / "mine.yaml").write_text("stage:\n  name: mine\n  max_lenght: 3\n")
+    (conf / "stage" / "torn.yaml").write_text("stage: [\n")
+    with pytest.raises(UserError, match=r"^conf/stage/mine.yaml: stage.max_lenght: unknown key; did you"):
+        config.load(["stage=mine"], conf)
+    with pytest.raises(UserError, match=r"torn.yaml: not YAML"):
+        config.load(["stage=torn"], conf)
+
+
+def test_settings_survive_saving(tmp_path: Path):
+    started = config.load(["stage=ov_vw", "model=llada_v_8b", "data=llava", "train.max_steps=3"])
+    config.save(started, tmp_path / "config.yaml")
+    assert config.read(tmp_path / "config.yaml") == started
+    with pytest.raises(UserError, match="cannot be read"):
+        config.read(tmp_path / "other.yaml")
+
+
+def test_all_stages_expand_to_the_chain():
+    assert config.expand(["stage=all", "model=tiny"]) == [
+        [f"stage={s}", "model=tiny"] for s in config.chain()
+    ]
+    assert config.expand(["stage=vw", "train.run=a"]) == [["stage=vw", "train.run=a"]]
+    with pytest.raises(UserError, match=r"train\.run: names a single run"):
+        config.expand(["stage=all", "train.run=a"])
+    with pytest.raises(UserError, match=r"^stage=all stage=vw: not both; leave one out$"):
+        config.expand(["stage=vw", "stage=all"])
+
+
+def test_a_run_is_named_after_stage_model_and_data_unless_it_has_a_name():
+    named = config.load(["stage=vw", "train.run=mine"])
+    assert config.run_name(config.load(["stage=vw"])) == "vw-tiny-digits"
+    assert config.run_name(named) == "mine"
+    assert config.run_name(named, stage="ov") == "ov-tiny-digits"
+
+
+# What makes two runs the same.
+
+SAME_MEANING = [
+    "cluster.workers=2", "train.micro_batch=2", "train.storage=elsewhere", "train.run=other", "data.tasks=3",
+    "train.log_every=7", "train.checkpoint_every=3", "data.prefetch=9", "data.root=elsewhere",
+    "train.loss_chunk=8", "cluster=kuberay", "data.sources.mammoth_si.annotations=unused.json",
+    "model.tokenizer=moved",
+]  # fmt: skip
+OTHER_MEANING = [
+    "stage=si", "model=llada_v_8b", "data=llava", "stage.lr.projector=1e-4", "stage.global_batch=16",
+    "stage.max_length=512", "stage.trained=[vision]", "train.seed=1", "train.max_steps=5",
+    "train.betas=[0.9,0.95]", "train.precision=bf16", "objective.eos_tail=1", "model.attention=causal",
+    "model.images.grid=2", "data.sources.llava_pretrain.annotations=other.json", "train.init=elsewhere",
+    "train.warmup_ratio=0.1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("override", SAME_MEANING)
+def test_identity_ignores_where_and_how_fast(override: str):
+    assert fingerprint.identity(config.load([override])) == fingerprint.identity(config.load())
+
+
+@pytest.mark.parametrize("override", OTHER_MEANING)
+def test_identity_changes_with_meaning(override: str):
+    assert fingerprint.identity(config.load([override])) != fingerprint.identity(config.load())
+
+
+def test_every_immaterial_key_exists_and_has_a_reason():
+    assert all(kind_of(key) and reason for key, reason in IMMATERIAL.items())
+
+
+def test_a_change_of_meaning_is_refused_by_key():
+    started, now = config.load(["stage=vw"]), config.load(["stage=vw", "stage.lr.language=2e-5"])
+    fingerprint.refuse_change("mine", started, config.load(["stage=vw", "cluster.workers=2"]))
+    with pytest.raises(UserError) as caught:
+        fingerprint.refuse_change("mine", started, now)
+    was = started.stage.lr.language
+    assert str(caught.value) == (
+        f"run mine was started with stage.lr.language={was}, now 2e-05; "
+        "take the old value or train.run=<new name>"
+    )
+
+
+def test_a_refusal_names_further_keys():
+    with pytest.raises(UserError, match=r"was started with stage\.name=.* \(and stage\.starts_from, "):
+        fingerprint.refuse_change("mine", config.load(["stage=vw"]), config.load(["stage=ov"]))
+
+
+# Entry points.
+
+
+def entry(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    program = (
+        "import sys; from lladav.config import cli; print(len(cli.main_arguments(sys.argv[1:], 'Trains.')))"
+    )
+    command = [sys.executable, "-c", program, *arguments]
+    environment = {"PYTHONPATH": str(root / "platform"), "PATH": ""}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, check=False)
+
+
+def test_an_entry_answers_a_mistake_with_one_line_and_code_2(root: Path):
+    done = entry(root, "stage=vww")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: stage=vww: no such stage; did you mean vw?")
+    assert done.stderr.count("\n") == 1
+
+
+def test_help_lists_every_choice_and_every_key(root: Path):
+    done = entry(root, "--help", "stage=vw")
+    assert done.returncode == 0
+    assert done.stdout.startswith("Trains.\n")
+    assert all(key.path in done.stdout for key in all_keys())
+    assert all(name in done.stdout for group in config.GROUPS for name in config.group_choices(group))
+    assert "train.seed=42" in done.stdout
+    assert "Of the order of samples, the noise and new weights." in done.stdout
+
+
+def test_print_shows_the_resolved_settings(root: Path, tmp_path: Path):
+    done = entry(root, "stage=vw", "print=true", "train.max_steps=3")
+    (tmp_path / "printed.yaml").write_text(done.stdout)
+    assert config.read(tmp_path / "printed.yaml") == config.load(["stage=vw", "train.max_steps=3"])
+
+
+def test_an_entry_gets_a_config_for_each_stage(root: Path):
+    assert entry(root, "stage=all").stdout == "5\n"
+    assert entry(root, "stage=vw").stdout == "1\n"
+
+
+def test_settings_load_without_torch_or_ray(root: Path):
+    program = "import sys; from lladav.config import loader as c; c.load(); print({'torch', 'ray'} & set(sys.modules))"
+    environment = {"PYTHONPATH": str(root / "platform")}
+    command = [sys.executable, "-c", program]
+    assert (
+        subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        == "set()\n"
+    )
+
+
+def test_every_key_has_a_default_or_is_needed_from_a_file():
+    assert isinstance(Config(), Config)
+    assert dataclasses.is_dataclass(kind_of("train"))

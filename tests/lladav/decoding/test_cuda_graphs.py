@@ -1,0 +1,218 @@
+"""Cached steps in buffers of round sizes, as CUDA graphs have them, give the same answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lladav.config.schema import Attention
+from lladav.decoding import model_runner as runner
+from lladav.decoding import paged_attention as cached_attention
+from lladav.decoding.cpu_weights import DecodingWeights
+from lladav.decoding.cuda_graphs import (
+    LONGEST,
+    ROUND,
+    GPURecorder,
+    GraphedSteps,
+    Size,
+    Work,
+    can_graph,
+    sizes_in_use,
+)
+from lladav.decoding.engine import GRAPH_BYTES, Engine
+from lladav.decoding.kv_cache import PAGE, bytes_of_page
+from lladav.decoding.model_runner import Runner
+from lladav.decoding.params import Cache, DecodingOptions
+from lladav.decoding.results import Decoded
+from lladav.model.llada_v import LLaDAV
+from tests.lladav.build import text_sample, tiny_model
+from tests.lladav.decoding.test_paged_attention import flash_on_a_cpu
+
+MODEL = tiny_model()
+REQUESTS = [
+    (300, DecodingOptions(max_tokens=12, refresh_interval=4)),
+    (7, DecodingOptions(max_tokens=16, block_length=8, refresh_interval=8, cache=Cache.dual)),
+    (40, DecodingOptions(max_tokens=8, refresh_interval=None, guidance=0.5)),
+    (90, DecodingOptions(max_tokens=10, refresh_interval=3, suffix=(5, 6))),
+]
+
+
+def answers(engine: Engine) -> dict[str, Decoded]:
+    """Of requests that come one step after another."""
+    found: dict[str, Decoded] = {}
+    waiting = [(text_sample(str(n), length, n), options) for n, (length, options) in enumerate(REQUESTS)]
+    while waiting or engine.busy:
+        if waiting:
+            engine.submit(*waiting.pop(0))
+        found |= {each.id: each.answer for each in engine.step() if each.answer is not None}
+    return found
+
+
+def engine_of(model: LLaDAV, graph_sizes: Sequence[Size] = (), **settings: Any) -> Engine:
+    pages = 16 * bytes_of_page(model.config.language, model.newline.dtype, PAGE)
+    extra = GRAPH_BYTES if graph_sizes else 0
+    return Engine(model, pages + extra + 2**20, graph_sizes=graph_sizes, prompt_bytes=2**20, **settings)
+
+
+class Record:
+    """Records work as it is, and says that each piece takes so many bytes."""
+
+    def __init__(self, each: int = 1) -> None:
+        self.works, self._each = list[Work](), each
+
+    def record(self, work: Work) -> Work:
+        self.works.append(work)
+        work()
+        return work
+
+    @property
+    def used(self) -> int:
+        return self._each * len(self.works)
+
+
+@pytest.fixture
+def flash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paged flash attention on a CPU; bounds of lengths hold."""
+
+    def attend(query, keys, values, query_bounds, key_bounds, longest_query, longest_key, **settings):
+        assert longest_query >= int(query_bounds.diff().max())
+        assert longest_key >= int(key_bounds.diff().max())
+        longest = int(query_bounds.diff().max()), int(key_bounds.diff().max())
+        settings["enable_gqa"] = True
+        return flash_on_a_cpu(query, keys, values, query_bounds, key_bounds, *longest, **settings)
+
+    monkeypatch.setattr(cached_attention, "varlen_attn", attend)
+    for module in (cached_attention, runner):
+        monkeypatch.setattr(module, "can_flash", lambda *_: True)
+
+
+def graphed(sizes: Sequence[Size], recorder: Record, budget: int = 2**40) -> tuple[Engine, GraphedSteps]:
+    """An engine whose cached steps run in padded buffers of these sizes, without a GPU."""
+    engine, weights = engine_of(MODEL), DecodingWeights(MODEL.language)
+    graphs = GraphedSteps(weights.tower, engine.memory, sizes, budget, recorder)
+    engine._runner = Runner(weights, engine.memory, graphs)
+    return engine, graphs
+
+
+def replays_of(graphs: GraphedSteps, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Size, int, int]]:
+    """Size, positions and parts of each step that was a graph, as they come."""
+    forward, replays = graphs.forward, list[tuple[Size, int, int]]()
+
+    def spied(size: Size, inputs: Any, positions: Any, parts: Any) -> Any:
+        replays.append((size, len(inputs), len(parts)))
+        return forward(size, inputs, positions, parts)
+
+    monkeypatch.setattr(graphs, "forward", spied)
+    return replays
+
+
+SIZES = {
+    "those in use": sizes_in_use(4, 16, 8),
+    "one that holds all": [Size(128, 9)],
+    "none for steps of many rows": [Size(32, 3), Size(64, 3)],
+}
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+@pytest.mark.usefixtures("flash")
+def test_padded_buffers_change_no_answer(sizes: list[Size], monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, recorder = answers(engine_of(MODEL)), Record()
+    engine, graphs = graphed(sizes, recorder)
+    replays = replays_of(graphs, monkeypatch)
+    found = answers(engine)
+    assert {name: answer.tokens for name, answer in found.items()} == {
+        name: answer.tokens for name, answer in plain.items()
+    }
+    assert replays
+    assert all(size.positions >= positions and size.rows > parts for size, positions, parts in replays)
+    assert len(recorder.works) == len(sizes), "something was captured while requests ran"
+    assert engine.memory.table.free == engine.memory.table.total - 1
+
+
+@pytest.mark.usefixtures("flash")
+def test_graphs_are_captured_from_the_largest_on_and_share_their_buffers() -> None:
+    recorder = Record()
+    _, graphs = graphed(sizes_in_use(4, 64, 8), recorder)
+    steps = [graphs._graphs[size][0] for size in reversed(graphs.sizes)]
+    assert [work.__self__ for work in recorder.works] == steps  # pyright: ignore[reportFunctionMemberAccess]
+    assert len({step.hidden_TW.data_ptr() for step in steps}) == 1
+    assert len({step._inputs_TW.data_ptr() for step in steps}) == 1
+
+
+@pytest.mark.usefixtures("flash")
+def test_graphs_that_do_not_fit_in_the_budget_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    sizes = sizes_in_use(4, 16, 8)
+    engine, graphs = graphed(sizes, Record(each=10), budget=25)
+    assert graphs.sizes == sorted(sizes)[-2:]
+    assert "2 of" in caplog.text
+    assert "raise engine.graph_bytes" in caplog.text
+    assert len(answers(engine)) == len(REQUESTS)
+    engine, graphs = graphed(sizes, Record(each=10), budget=9)
+    assert graphs.sizes == []
+    assert len(answers(engine)) == len(REQUESTS)
+
+
+@pytest.mark.usefixtures("flash")
+def test_a_step_takes_the_smallest_graph_that_holds_it() -> None:
+    _, graphs = graphed([Size(32, 4), Size(64, 4), Size(64, 16)], Record())
+    assert graphs.size_for(20, 3) == Size(32, 4)
+    assert graphs.size_for(33, 1) == Size(64, 4)
+    assert graphs.size_for(20, 4) == Size(64, 16)
+    assert graphs.size_for(65, 1) is None
+    assert graphs.size_for(20, 16) is None
+
+
+@given(st.integers(1, 64), st.integers(1, 600), st.integers(1, 64), st.data())
+def test_sizes_in_use_hold_every_step_of_whole_blocks(
+    rows: int, canvas: int, block: int, data: st.DataObject
+) -> None:
+    """Each answer forwards a block at least and a canvas at most, with guidance twice."""
+    sizes = sizes_in_use(rows, canvas, block)
+    assert sizes == sorted(set(sizes))
+    assert len(sizes) <= 80
+    parts = data.draw(st.integers(1, 2 * rows))
+    lengths = [data.draw(st.integers(min(block, canvas), canvas)) for _ in range(parts)]
+    if sum(lengths) <= LONGEST:
+        holding = [s for s in sizes if s.positions >= sum(lengths) and s.rows > parts]
+        assert holding
+        padding = holding[0].positions - sum(lengths)
+        assert padding < max(ROUND, sum(lengths) / 4) or holding[0].positions == sizes[0].positions
+
+
+def test_a_model_that_cannot_use_graphs_has_none(caplog: pytest.LogCaptureFixture) -> None:
+    def weight(dtype: torch.dtype) -> Any:
+        return SimpleNamespace(is_cuda=True, dtype=dtype)
+
+    config = MODEL.config
+    assert can_graph(config, weight(torch.bfloat16))
+    assert not can_graph(config, weight(torch.float32))
+    assert not can_graph(replace(config, attention=Attention.dialogue_causal), weight(torch.bfloat16))
+    assert caplog.text.count("no CUDA graphs: they need bidirectional attention") == 2
+
+
+@pytest.mark.gpu
+def test_graphs_on_a_gpu_change_no_answer() -> None:
+    model = tiny_model().to("cuda", torch.bfloat16)
+    plain, graphed = (answers(engine_of(model, sizes)) for sizes in ([], sizes_in_use(4, 16, 8)))
+    assert {name: answer.tokens for name, answer in graphed.items()} == {
+        name: answer.tokens for name, answer in plain.items()
+    }
+
+
+@pytest.mark.gpu
+def test_all_sizes_are_captured_on_a_gpu_and_their_memory_is_counted() -> None:
+    model = tiny_model().to("cuda", torch.bfloat16)
+    sizes = sizes_in_use(16, 64, 8)
+    graphs = engine_of(model, sizes)._runner._graphs
+    assert graphs is not None
+    assert graphs.sizes == sizes
+    recorder = GPURecorder()
+    kept = torch.zeros(2**26, dtype=torch.uint8, device="cuda")
+    assert recorder.used >= kept.nbytes

@@ -1,0 +1,82 @@
+"""Options of decoding: what fits together, what is refused, what is told to change nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lladav.decoding.params import Cache, DecodingOptions
+from lladav.errors import UserError
+from tests.lladav.build import TOKENS
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"max_tokens": 0}, "max_tokens is 0"),
+        ({"max_tokens": 8, "block_length": 3}, "block_length 3 does not divide max_tokens 8"),
+        ({"max_tokens": 8, "block_length": 4, "steps": 3}, "steps 3 do not split over 2 blocks"),
+        ({"steps": 4, "threshold": 0.9}, "steps and threshold exclude each other"),
+        ({"tokens_per_step": 0}, "tokens_per_step is 0"),
+        ({"threshold": 1.5}, "threshold is 1.5"),
+        ({"factor": 0.0}, "factor is 0.0"),
+        ({"factor": float("nan")}, "factor is nan"),
+        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"stop": ((),)}, "stop is"),
+        ({"max_tokens": 8, "steps": 9}, "steps 9 are more than max_tokens 8"),
+        ({"refresh_interval": 0}, "refresh_interval is 0"),
+        ({"entropy": 0.0}, "entropy is 0.0"),
+        ({"factor": 1.0, "entropy": 1.0}, "factor and entropy exclude each other"),
+        ({"top_p": 0.0}, "top_p is 0.0"),
+        ({"guidance": -1.0}, "guidance is -1.0"),
+        ({"guidance": 1e9}, "guidance is 1000000000.0"),
+        ({"temperature": 101.0}, "temperature is 101.0"),
+        ({"max_tokens": 4, "infill": {4: 1, 2: 1}}, r"infill has places \[4\] outside 0 to 3"),
+        ({"max_tokens": 4, "allowed": {-1: (1,), 2: (1,)}}, r"allowed has places \[-1\] outside 0 to 3"),
+        ({"max_tokens": 4, "allowed": {0: (1,), 2: ()}}, r"allowed has no ids at places \[2\]"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_in_one_line(settings: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint) as error:
+        DecodingOptions(**settings)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "quotas"),
+    [
+        ({"max_tokens": 4}, [1, 1, 1, 1]),
+        ({"max_tokens": 24, "steps": 10}, [3, 3, 3, 3, 2, 2, 2, 2, 2, 2]),
+        ({"max_tokens": 8, "block_length": 4, "steps": 4}, [2, 2]),
+        ({"max_tokens": 7, "tokens_per_step": 3}, [3, 3, 1]),
+        ({"max_tokens": 4, "threshold": 0.9}, None),
+    ],
+)
+def test_quotas_of_a_block(settings: dict[str, Any], quotas: list[int] | None) -> None:
+    assert DecodingOptions(**settings).quotas == quotas
+
+
+def test_chat_options_stop_at_eot_and_ban_the_template() -> None:
+    options = DecodingOptions.for_chat(TOKENS, max_tokens=8)
+    assert options.stop == ((TOKENS.eot,),)
+    assert set(options.forbidden) == {TOKENS.bos, TOKENS.eos, TOKENS.start_header, TOKENS.end_header}
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, []),
+        ({"refresh_interval": None}, []),
+        ({"max_tokens": 8, "refresh_interval": 8}, []),
+        ({"max_tokens": 8, "refresh_interval": 9}, ["refresh_interval 9 is above the 8 steps of a block"]),
+        ({"max_tokens": 8, "steps": 2, "refresh_interval": 3}, ["refresh_interval 3 is above the 2 steps"]),
+        ({"cache": Cache.dual}, ["cache dual with refresh_interval 1"]),
+        ({"top_p": 0.5}, ["top_p 0.5 does nothing"]),
+        ({"top_p": 0.5, "temperature": 1.0}, []),
+    ],
+)
+def test_settings_that_change_nothing_are_told(settings: dict[str, Any], told: list[str]) -> None:
+    warnings = DecodingOptions(**settings).warnings
+    assert len(warnings) == len(told)
+    assert all(line.startswith(beginning) for line, beginning in zip(warnings, told, strict=True))

@@ -1,0 +1,69 @@
+"""Samples as one packed batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lladav.errors import UserError
+from lladav.inputs.images import ViewGeometry, prepare_image, tokens_of
+from lladav.inputs.packing import expand, pack
+from lladav.inputs.types import IGNORED, IMAGE_PLACEHOLDER, Encoded, Sample, VisualKind
+from tests.lladav.build import image_sample, noise_image, text_of, text_sample, tiny_config
+
+GEOMETRY = ViewGeometry.of(tiny_config())
+
+
+def test_samples_lie_end_to_end() -> None:
+    first, second = text_sample("a", 4, seed=1, supervised=2), text_sample("b", 3, seed=2)
+    packed = pack([first, second], GEOMETRY)
+    assert packed.lengths == [4, 3]
+    assert packed.token_ids_T.tolist() == [*first.text.input_ids, *second.text.input_ids]
+    assert packed.labels_T.tolist() == [*first.text.labels, *second.text.labels]
+
+
+def test_placeholder_makes_room_for_its_visual_tokens() -> None:
+    visual = prepare_image(noise_image(40, 30), VisualKind.tiled, GEOMETRY)
+    text = Encoded(
+        input_ids=np.array([5, IMAGE_PLACEHOLDER, 6], np.int32),
+        labels=np.array([5, 7, 6], np.int32),  # a label at a placeholder is dropped
+        turns=np.array([0, 1, 2], np.int32),
+        answer=np.array([True, False, True]),
+    )
+    count = tokens_of(visual, GEOMETRY)
+    expanded = expand(Sample("s", text, [visual]), GEOMETRY)
+    assert expanded.ids.tolist() == [5, *[0] * count, 6]
+    assert expanded.labels.tolist() == [5, *[IGNORED] * count, 6]
+    assert expanded.turns.tolist() == [0, *[1] * count, 2]
+    assert expanded.answer.tolist() == [True, *[False] * count, True]
+    assert expanded.visual.tolist() == [False, *[True] * count, False]
+
+
+def test_visual_positions_follow_the_samples() -> None:
+    image = image_sample("i", GEOMETRY, [(28, 28), (30, 60)])
+    packed = pack([text_sample("t", 5), image], GEOMETRY)
+    counts = [tokens_of(visual, GEOMETRY) for visual in image.visuals]
+    assert packed.visual_positions_V.tolist() == list(range(5, 5 + sum(counts)))
+    assert len(packed.views_NCHW) == sum(item.views for item in packed.items)
+
+
+def test_batch_of_text_carries_one_blank_view() -> None:
+    packed = pack([text_sample("t", 5)], GEOMETRY)
+    assert packed.items == []
+    assert packed.views_NCHW.shape == (1, 3, GEOMETRY.tile, GEOMETRY.tile)
+    assert packed.views_NCHW.max() == 0
+
+
+@pytest.mark.parametrize("images", [0, 2])
+def test_marks_and_images_must_pair_up(images: int) -> None:
+    visual = prepare_image(noise_image(8, 8), VisualKind.square, GEOMETRY)
+    with pytest.raises(UserError, match=f"sample s: 1 <image> marks for {images} images"):
+        expand(Sample("s", text_of([1, IMAGE_PLACEHOLDER]), [visual] * images), GEOMETRY)
+
+
+def test_moving_keeps_everything() -> None:
+    packed = pack([image_sample("i", GEOMETRY, [(28, 28)])], GEOMETRY)
+    moved = packed.to("meta")
+    assert moved.token_ids_T.device == torch.device("meta")
+    assert (moved.lengths, moved.items) == (packed.lengths, packed.items)

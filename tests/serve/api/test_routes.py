@@ -1,0 +1,377 @@
+"""The API over plain HTTP: what is refused and how, streams that stay honest, what is logged."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2 as httpx
+import pytest
+
+from lladav.inputs.chat import ChatTokenizer
+from serve.media.loader import MediaLoader
+from serve.settings import Auth, KeySettings, ServeSettings
+from tests.serve.apis import NAME, LocalEngines, app_of, serving
+from tests.serve.pictures import encoded, picture, uri
+
+CHAT = "/v1/chat/completions"
+QUESTION = [{"role": "user", "content": "What is this?"}]
+DATE = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "date"}}}
+
+
+@pytest.fixture
+def client(api: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=api, timeout=60) as made:
+        yield made
+
+
+def body(**given: Any) -> dict[str, Any]:
+    content = [
+        {"type": "text", "text": "What is this?"},
+        {"type": "image_url", "image_url": {"url": uri(encoded(picture()))}},
+    ]
+    return {"model": NAME, "messages": [{"role": "user", "content": content}], "max_tokens": 16, **given}
+
+
+def events(client: httpx.Client, path: str = CHAT, **given: Any) -> list[Any]:
+    """The chunks of a stream; the last is what stands for the end."""
+    with client.stream("POST", path, json=body(stream=True, **given)) as response:
+        assert response.status_code == 200, response.read()
+        assert response.headers["content-type"].startswith("text/event-stream")
+        lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+    assert lines.pop() == "[DONE]"
+    return [json.loads(line) for line in lines]
+
+
+def content(chunks: list[Any]) -> str:
+    return "".join(c["delta"].get("content", "") for chunk in chunks for c in chunk["choices"])
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "param", "says"),
+    [
+        ({"temprature": 1}, 422, "temprature", "did you mean temperature"),
+        ({"messages": []}, 422, "messages", "at least 1"),
+        ({"messages": [{"role": "bot", "content": ""}]}, 422, "messages[0]", "'assistant'"),
+        ({"refresh_interval": {"min": 4, "max": 2}}, 422, "refresh_interval", "swap"),
+        ({"refresh_interval": {"min": 65, "max": 70}}, 400, "refresh_interval", "1 to 64"),
+        ({"threshold": 0.5, "steps": 4}, 400, None, "exclude each other"),
+        ({"reveal": "entropy", "threshold": 0.5}, 400, "reveal", "exclude each other"),
+        ({"steps": 5}, 400, None, "multiple of"),
+        ({"n": 9}, 400, "n", "at most 4"),
+        ({"stop": ["a"] * 9}, 400, "stop", "at most 4"),
+        ({"stop": ""}, 422, "stop", "at least 1"),
+        ({"stop": "x" * 257}, 422, "stop", "at most 256"),
+        ({"stop": ["x", "x" * 257]}, 422, "stop[1]", "at most 256"),
+        ({"max_tokens": 8, "max_completion_tokens": 9}, 400, "max_tokens", "differ"),
+        ({"max_tokens": None, "max_completion_tokens": 1000}, 400, "max_completion_tokens", "at most 512"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, 400, "messages[0].role", "user"),
+        ({"messages": [{"role": "user", "content": "x" * 20_000}]}, 400, "messages", "shorten"),
+        ({"response_format": DATE}, 400, "response_format.json_schema.schema.type", "use one of"),
+        ({"effort": "heroic"}, 422, "effort", "fast"),
+        ({"top_logprobs": 3, "logprobs": True}, 422, "top_logprobs", ""),
+        ({"seed": True}, 422, "seed", "valid integer"),
+        ({"temperature": "1"}, 422, "temperature", "valid number"),
+        ({"stream": 1}, 422, "stream", "valid boolean"),
+        ({"refresh_interval": {"min": True, "max": 4}}, 422, "refresh_interval.min", "valid integer"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused_by_name_before_images_are_read(
+    client: httpx.Client,
+    monkeypatch: pytest.MonkeyPatch,
+    given: Any,
+    status: int,
+    param: str | None,
+    says: str,
+) -> None:
+    async def visuals(*_: Any) -> Any:
+        raise AssertionError
+
+    monkeypatch.setattr(MediaLoader, "visuals", visuals)
+    response = client.post(CHAT, json=body(**given))
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (status, param), error
+    assert says in error["message"]
+    assert "\n" not in error["message"]
+    assert len(error["message"]) < 300
+
+
+PART = {"type": "text", "text": "x" * 10_000}
+
+
+@pytest.mark.parametrize(
+    ("path", "given", "param"),
+    [
+        (CHAT, {"messages": [{"role": "user", "content": [PART] * 20}]}, "messages"),
+        ("/v1/completions", {"prompt": "x" * 70_000, "suffix": "x" * 70_000}, "prompt"),
+    ],
+)
+def test_texts_that_cannot_fit_are_not_encoded(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, path: str, given: Any, param: str
+) -> None:
+    def encode(*_: Any) -> Any:
+        raise AssertionError
+
+    monkeypatch.setattr(ChatTokenizer, "encode", encode)
+    response = client.post(path, json={"model": NAME, **given})
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error["param"]) == (400, "context_length_exceeded", param)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        (b"{", 400, "invalid_json"),
+        (b"[]", 422, "invalid_body"),
+        (b"\xff", 400, "invalid_json"),
+        (b"", 422, "invalid_body"),
+    ],
+)
+def test_bodies_that_are_no_objects(client: httpx.Client, sent: bytes, status: int, code: str) -> None:
+    response = client.post(CHAT, content=sent, headers={"Content-Type": "application/json"})
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+
+
+def test_unknown_paths_and_methods(client: httpx.Client) -> None:
+    assert client.get("/v1/nothing").json()["error"]["code"] == "not_found"
+    assert client.get(CHAT).status_code == 405
+    assert client.get("/v1/models/other").json()["error"]["code"] == "model_not_found"
+
+
+def test_too_long_a_body_is_refused_before_it_is_read(api: str, served: ServeSettings) -> None:
+    place = urlsplit(api)
+    with socket.create_connection((str(place.hostname), place.port or 0)) as connection:
+        length = served.limits.body_bytes + 1
+        head = ("POST /v1/completions HTTP/1.1", "Host: localhost", f"Content-Length: {length}", "", "")
+        connection.sendall("\r\n".join(head).encode())
+        assert b" 413 " in connection.recv(4096).partition(b"\r\n")[0]
+
+
+def test_a_body_without_a_length_is_counted(client: httpx.Client, served: ServeSettings) -> None:
+    pieces = (b"x" * 2**20 for _ in range(served.limits.body_bytes // 2**20 + 1))
+    response = client.post(CHAT, content=pieces)
+    assert response.json()["error"]["code"] == "body_too_large"
+
+
+def test_committed_text_is_only_ever_appended(client: httpx.Client) -> None:
+    whole = client.post(CHAT, json=body()).json()
+    chunks = events(client, stream_options={"include_usage": True})
+    assert content(chunks) == whole["choices"][0]["message"]["content"]
+    assert [chunk["usage"] is None for chunk in chunks] == [*[True] * (len(chunks) - 1), False]
+    assert chunks[-1]["choices"] == []
+
+
+def test_a_denoising_stream_shows_every_step(client: httpx.Client) -> None:
+    first, *chunks = events(client, stream_mode="denoise", refresh_interval=4)
+    assert first["denoise"] == {"index": 0, "step": 0, "canvas": 16, "reveal": [], "committed": 0}
+    steps = [chunk["denoise"] for chunk in chunks if "denoise" in chunk]
+    assert [step["step"] for step in steps] == list(range(1, 17))
+    shown: dict[int, str] = {}
+    for step in steps:
+        for reveal in step["reveal"]:
+            assert reveal["place"] not in shown
+            assert 0 <= reveal["confidence"] <= 1
+            shown[reveal["place"]] = reveal["text"]
+        assert all(place in shown for place in range(step["committed"]))
+    assert (
+        content(chunks)
+        == client.post(CHAT, json=body(refresh_interval=4)).json()["choices"][0]["message"]["content"]
+    )
+
+
+def test_a_skeleton_stands_on_the_canvas_from_the_first_step(client: httpx.Client) -> None:
+    schema = {"type": "object", "properties": {"sure": {"type": "boolean"}}, "required": ["sure"]}
+    shape = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    first, *chunks = events(client, stream_mode="denoise", response_format=shape)
+    assert "".join(reveal["text"] for reveal in first["denoise"]["reveal"]).startswith('{"sure": ')
+    assert isinstance(json.loads(content(chunks))["sure"], bool)
+
+
+def test_answers_are_cut_at_max_tokens_though_blocks_are_whole(client: httpx.Client) -> None:
+    answer = client.post(CHAT, json=body(max_tokens=5, block_length=4)).json()
+    assert answer["usage"]["completion_tokens"] <= 5
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert content(events(client, max_tokens=5, block_length=4)) == answer["choices"][0]["message"]["content"]
+
+
+def test_load_generators_get_full_answers_and_usage_all_along(client: httpx.Client) -> None:
+    asked = {"include_usage": True, "continuous_usage_stats": True}
+    *chunks, last = events(client, ignore_eos=True, temperature=5.0, stream_options=asked)
+    counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    assert counts == sorted(counts)
+    assert counts[-1] == last["usage"]["completion_tokens"] == 16
+    assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+
+
+def test_efforts_are_settings_by_name_and_what_is_given_wins(client: httpx.Client) -> None:
+    def interval(**given: Any) -> int:
+        return client.post(CHAT, json=body(**given)).json()["usage"]["refresh_interval"]
+
+    assert interval() == 1
+    assert interval(effort="balanced") == 4
+    assert interval(effort="fast") == 8
+    assert interval(effort="fast", refresh_interval=3) == 3
+    assert client.post(CHAT, json=body(effort="fast", tokens_per_step=2)).status_code == 200
+
+
+def test_a_whole_number_may_have_a_point(client: httpx.Client) -> None:
+    given = body(max_tokens=8.0, n=1.0, seed=3.0, refresh_interval=2.0)
+    answer, same = client.post(CHAT, json=given).json(), client.post(CHAT, json=body(max_tokens=8)).json()
+    assert answer["usage"]["completion_tokens"] == same["usage"]["completion_tokens"]
+    assert client.post(CHAT, json=body(max_tokens=8.5)).json()["error"]["param"] == "max_tokens"
+
+
+def test_the_deadline_is_kept(client: httpx.Client, engines: LocalEngines) -> None:
+    response = client.post(CHAT, json=body(deadline_ms=1, max_tokens=512))
+    assert response.status_code == 504
+    assert response.json()["error"]["code"] == "deadline_exceeded"
+    endless = {"max_tokens": 512, "stream_mode": "denoise", "ignore_eos": True, "messages": QUESTION}
+    _, *_, last = events(client, deadline_ms=150, **endless)
+    assert last["error"]["code"] == "deadline_exceeded"
+    _wait_until_empty(engines)
+
+
+def test_settings_that_change_nothing_are_told(client: httpx.Client) -> None:
+    assert "top_p" in client.post(CHAT, json=body(top_p=0.5)).json()["warnings"][0]
+    first, *others = events(client, top_p=0.5)
+    assert "top_p" in first["warnings"][0]
+    assert not any("warnings" in chunk for chunk in others)
+
+
+def test_null_is_what_is_left_out(client: httpx.Client) -> None:
+    given = dict.fromkeys(("n", "stream", "logprobs", "stop", "seed", "temperature", "refresh_interval"))
+    answer = client.post(CHAT, json=body(**given)).json()
+    assert answer == {**client.post(CHAT, json=body()).json(), **{k: answer[k] for k in ("id", "created")}}
+
+
+def test_what_fails_in_mid_stream_is_an_event_and_then_the_end(
+    client: httpx.Client, engines: LocalEngines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, steps = engines.engine._runner.step, iter(range(3))
+
+    def fails(rows: Any) -> Any:
+        if next(steps, None) is None:
+            raise RuntimeError("the card is on fire")
+        return forward(rows)
+
+    monkeypatch.setattr(engines.engine._runner, "step", fails)
+    *_, last = events(client, stream_mode="denoise")
+    assert last["error"]["code"] == "engine_error"
+    assert last["error"]["type"] == "server_error"
+
+
+def test_what_nobody_foresaw_in_mid_stream_is_an_event_too(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise ZeroDivisionError("at /home/secret")
+
+    monkeypatch.setattr("serve.api.responses.denoise", fails)
+    with caplog.at_level(logging.INFO, "ray.serve.requests"):
+        *_, last = events(client, stream_mode="denoise")
+    assert last["error"]["code"] == "internal_error"
+    assert "secret" in caplog.text
+    _wait_until(lambda: caplog.records[-1].getMessage().startswith("{"))  # logged after the last byte is sent
+    assert json.loads(caplog.records[-1].getMessage())["error"] == "internal_error"
+
+
+def test_a_client_that_leaves_frees_its_rows(client: httpx.Client, engines: LocalEngines) -> None:
+    given = {"stream_mode": "denoise", "max_tokens": 512, "n": 4, "temperature": 5.0, "ignore_eos": True}
+    endless = body(stream=True, **given)
+    for _ in range(5):
+        with client.stream("POST", CHAT, json=endless) as response:
+            lines = response.iter_lines()  # kept: the connection ends with it
+            next(lines)
+            assert engines.worker.load.rows_used
+        _wait_until_empty(engines)
+
+
+def _wait_until_empty(engines: LocalEngines) -> None:
+    _wait_until(lambda: not engines.worker.load.rows_used)
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_requests_have_ids_and_a_line_in_the_log(
+    client: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "ray.serve.requests"):
+        given = client.post(CHAT, json=body(), headers={"x-request-id": "mine-1"})
+        client.get("/v1/nothing?secret=1", headers={"x-request-id": "a secret"})
+        _wait_until(lambda: len(caplog.records) >= 2)
+    assert given.headers["x-request-id"] == "mine-1"
+    first, second = (json.loads(record.getMessage()) for record in caplog.records)
+    assert (first["request"], first["endpoint"], first["status"]) == ("mine-1", CHAT, 200)
+    assert first["forwards"] >= first["refreshes"] > 0
+    assert first["answer"] == given.json()["id"]
+    assert second["endpoint"] == "other"
+    said = " ".join(record.getMessage() for record in caplog.records)
+    assert not any(word in said for word in ("What is this", "secret", "nothing", "base64"))
+
+
+def test_below_a_prefix_paths_mean_the_same(served: ServeSettings, engines: LocalEngines) -> None:
+    key = KeySettings(name="a", sha256="0" * 64)
+    settings = served.model_copy(update={"auth": Auth.keys, "keys": [key]})
+
+    async def statuses() -> list[int]:
+        transport = httpx.ASGITransport(app_of(settings, engines), root_path="/below")
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as asked:
+            paths = ("/below/health", "/below/", "/below/playground/index.html", "/below/v1/models")
+            return [(await asked.get(path)).status_code for path in paths]
+
+    assert asyncio.run(statuses()) == [200, 200, 200, 401]
+
+
+def test_requests_of_one_id_are_both_answered(client: httpx.Client) -> None:
+    named = {"x-request-id": "same"}
+    with client.stream("POST", CHAT, json=body(stream=True, max_tokens=128), headers=named) as response:
+        other = client.post(CHAT, json=body(), headers=named)
+        lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+    assert lines[-1] == "[DONE]"
+    assert json.loads(lines[-2])["choices"][0]["finish_reason"]
+    assert other.json()["id"] != json.loads(lines[0])["id"]
+
+
+def test_health_readiness_and_the_document(client: httpx.Client) -> None:
+    assert client.get("/health").json() == {"status": "ok"}
+    assert client.get("/ready").json() == {"status": "ok"}
+    paths = client.get("/openapi.json").json()["paths"]
+    assert {CHAT, "/v1/completions", "/v1/models", "/metrics", "/ready"} <= set(paths)
+    assert "text/event-stream" in paths[CHAT]["post"]["responses"]["200"]["content"]
+
+
+def test_a_failure_inside_is_told_without_its_reasons(
+    served: ServeSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(LocalEngines):
+        def __init__(self) -> None:
+            pass
+
+        async def answer(self, job: Any) -> Any:
+            raise ZeroDivisionError(f"{job.id} at /home/secret")
+
+    with serving(served, Broken()) as address:
+        response = httpx.post(f"{address}{CHAT}", json=body())
+    assert response.status_code == 500
+    assert "secret" not in response.text
+    assert response.headers["x-request-id"] in caplog.text
+
+
+def test_a_picture_that_is_none_is_refused_with_its_place(client: httpx.Client) -> None:
+    bad = f"data:image/png;base64,{base64.b64encode(b'no picture').decode()}"
+    content = [{"type": "text", "text": "?"}, {"type": "image_url", "image_url": {"url": bad}}]
+    response = client.post(CHAT, json=body(messages=[{"role": "user", "content": content}]))
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "messages[0].content[1].image_url.url"

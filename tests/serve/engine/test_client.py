@@ -1,0 +1,116 @@
+"""How an ingress sees that no forward of the engines gives finite numbers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.exceptions import RayTaskError
+
+from lladav.decoding.results import Decoded
+from serve.engine.client import FAULT_SECONDS, FAULTS, EngineReplicas, Faults
+from serve.engine.messages import Delta, EngineRequest, Event, Finished
+from serve.errors import NOT_FINITE, ApiError
+from serve.ingress import Ingress
+from serve.settings import ReplicaSettings, ServeSettings
+from tests.serve.engine.test_worker import job
+
+BAD = ApiError(500, "logits are not finite", code=NOT_FINITE)
+
+
+def test_faults_persist_after_several_in_a_row_and_for_a_while() -> None:
+    now = [0.0]
+    faults = Faults(lambda: now[0])
+    for _ in range(FAULTS - 1):
+        faults.note(BAD)
+    assert not faults.persist
+    faults.note()
+    for _ in range(FAULTS):
+        faults.note(BAD)
+    faults.note(ApiError(500, "the step failed", code="engine_error"))
+    assert faults.persist
+    now[0] = FAULT_SECONDS + 1
+    assert not faults.persist
+    faults.note(BAD)
+    assert faults.persist
+    faults.note()
+    assert not faults.persist
+
+
+class Response:
+    """What a handle of Ray Serve gives for a call: one result to await, or several to iterate over."""
+
+    def __init__(self, results: list[Any]) -> None:
+        self._results = results
+
+    def __await__(self) -> Any:
+        return self._first().__await__()
+
+    async def _first(self) -> Any:
+        return self._given(self._results[0])
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        for result in self._results:
+            yield self._given(result)
+
+    def _given(self, result: Any) -> Any:
+        if isinstance(result, ApiError):
+            raise RayTaskError("answer", "traceback", result)
+        return result
+
+    def cancel(self) -> None:
+        """Nothing runs."""
+
+
+class Handle:
+    """A handle whose calls all give the same."""
+
+    def __init__(self, *results: Any) -> None:
+        self.answer = self.events = self
+        self._results = list(results)
+
+    def options(self, **_: Any) -> Handle:
+        return self
+
+    def remote(self, _: EngineRequest) -> Response:
+        return Response(self._results)
+
+
+ENDED = Finished(0, Decoded([1], [1.0], 1, 1, 1), 1)
+
+
+async def asked(replicas: EngineReplicas, stream: bool) -> list[list[Event]]:
+    if stream:
+        return [events async for events in replicas.events(job())]
+    return [list(await replicas.answer(job()))]
+
+
+def test_an_ingress_is_not_ready_where_no_forward_gives_finite_numbers(served: ServeSettings) -> None:
+    failing: Any = Handle(BAD)
+    settings = served.model_copy(update={"engine": ReplicaSettings(min_replicas=0)})
+    ingress: Any = SimpleNamespace(_settings=settings, _replicas=EngineReplicas(failing))
+    assert asyncio.run(Ingress._ready(ingress))
+    for _ in range(FAULTS):
+        ingress._replicas.faults.note(BAD)
+    with pytest.raises(ApiError, match="got finite numbers") as refused:
+        asyncio.run(Ingress._ready(ingress))
+    assert (refused.value.status, refused.value.code) == (503, NOT_FINITE)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_answers_and_streams_are_noted(stream: bool) -> None:
+    failing: Any = Handle(BAD)
+    replicas = EngineReplicas(failing)
+    for _ in range(FAULTS):
+        with pytest.raises(ApiError, match="not finite"):
+            asyncio.run(asked(replicas, stream))
+    assert replicas.faults.persist
+    results = [[Delta(0, 1, 1)], [ENDED]] if stream else [[ENDED]]
+    answering: Any = Handle(*results)
+    answering = EngineReplicas(answering)
+    answering.faults = replicas.faults
+    asyncio.run(asked(answering, stream))
+    assert not replicas.faults.persist

@@ -1,0 +1,363 @@
+"""The engine's thread: events in order, rows that are free at once, failures that stay alone, the dial."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from serve.engine.messages import Delta, EngineRequest, Event, Finished, Watch
+from serve.engine.refresh_policy import Dial
+from serve.engine.worker import EngineWorker
+from serve.errors import ApiError
+from serve.settings import ServeSettings
+from tests.lladav.build import text_sample
+from tests.serve.apis import LocalEngines
+
+FAR = 4e9
+ROWS = 16
+
+
+@pytest.fixture
+def worker(engines: LocalEngines) -> Iterator[EngineWorker]:
+    """The worker that all tests share; nobody leaves anything in it."""
+    yield engines.worker
+    wait_until(lambda: (engines.worker.load.rows_used, engines.worker.load.waiting) == (0, 0))
+    memory, admission = engines.engine.memory, engines.engine.admission
+    assert memory.table.free == memory.table.total
+    assert admission.free_prompt_bytes == admission.prompt_bytes
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it does not come to hold"
+        time.sleep(0.01)
+
+
+def job(name: str = "job", tokens: int = 16, **given: Any) -> EngineRequest:
+    settings = {"max_tokens": tokens, "stop": (), **given.pop("settings", {})}
+    return EngineRequest(
+        name, text_sample("answer", 9), 9, settings, **{"dial": Dial(1, 1), "deadline": FAR, **given}
+    )
+
+
+async def collected(worker: EngineWorker, wanted: EngineRequest) -> list[Event]:
+    return [event async for events in worker.events(wanted) for event in events]
+
+
+def run(worker: EngineWorker, wanted: EngineRequest) -> list[Event]:
+    return asyncio.run(collected(worker, wanted))
+
+
+def test_committed_tokens_come_in_order_and_once(worker: EngineWorker) -> None:
+    *steps, ended = run(worker, job(watch=Watch.committed))
+    assert isinstance(ended, Finished)
+    tokens = [token for step in steps if isinstance(step, Delta) for token in step.tokens]
+    assert tokens == ended.answer.tokens[: len(tokens)]
+    assert len(tokens) == 16
+
+
+def test_who_watches_every_step_sees_each_place_once(worker: EngineWorker) -> None:
+    *steps, ended = run(worker, job(watch=Watch.denoise))
+    assert [step.step for step in steps if isinstance(step, Delta)] == list(range(1, 17))
+    places = [place for step in steps if isinstance(step, Delta) for place in step.reveal.places]
+    assert sorted(places) == list(range(16))
+    assert isinstance(ended, Finished)
+
+
+def test_who_watches_nothing_hears_of_the_end_alone(worker: EngineWorker) -> None:
+    ended = run(worker, job(choices=3, settings={"temperature": 1.0}))
+    assert sorted(each.choice for each in ended) == [0, 1, 2]
+    assert len({tuple(each.answer.tokens) for each in ended if isinstance(each, Finished)}) == 3
+
+
+def test_answers_do_not_depend_on_company(worker: EngineWorker) -> None:
+    async def together() -> list[list[Event]]:
+        jobs = [job(f"job {n}", settings={"temperature": 1.0, "seed": n % 2}) for n in range(2 * ROWS)]
+        return await asyncio.gather(*(collected(worker, each) for each in jobs))
+
+    found = [events[-1] for events in asyncio.run(together())]
+    texts = [tuple(each.answer.tokens) for each in found if isinstance(each, Finished)]
+    assert len(texts) == 2 * ROWS
+    assert len(set(texts)) == 2
+
+
+@pytest.fixture
+def steps(engines: LocalEngines, monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """One entry for each step that the engine has begun."""
+    begun: list[None] = []
+    step = engines.engine.step
+
+    def counted() -> Any:
+        begun.append(None)
+        return step()
+
+    monkeypatch.setattr(engines.engine, "step", counted)
+    return begun
+
+
+A_FEW = 3
+"""Steps: the one that runs when a job leaves, and the one that finds it gone."""
+
+
+def test_an_abandoned_job_leaves_within_a_step(worker: EngineWorker, steps: list[None]) -> None:
+    async def begin_and_leave() -> int:
+        events = worker.events(job(tokens=512, choices=4, watch=Watch.denoise))
+        await anext(events)
+        await events.aclose()  # type: ignore[attr-defined]
+        return len(steps)
+
+    until_left = asyncio.run(begin_and_leave())
+    wait_until(lambda: worker.load.rows_used == 0)
+    assert len(steps) <= until_left + A_FEW
+
+
+def test_a_cancelled_task_leaves_too(worker: EngineWorker, steps: list[None]) -> None:
+    async def begin_and_cancel() -> int:
+        task = asyncio.create_task(collected(worker, job(tokens=512)))
+        while not worker.load.rows_used:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        return len(steps)
+
+    until_left = asyncio.run(begin_and_cancel())
+    wait_until(lambda: worker.load.rows_used == 0)
+    assert len(steps) <= until_left + A_FEW
+
+
+def test_jobs_of_one_id_do_not_know_of_each_other(worker: EngineWorker) -> None:
+    async def leave_one_of_two() -> list[Event]:
+        stays = asyncio.create_task(collected(worker, job(tokens=64)))
+        leaves = worker.events(job(tokens=64, watch=Watch.denoise))
+        await anext(leaves)
+        await leaves.aclose()  # type: ignore[attr-defined]
+        return await stays
+
+    (ended,) = asyncio.run(leave_one_of_two())
+    assert isinstance(ended, Finished)
+    assert len(ended.answer.tokens) == 64
+
+
+def test_load_counts_rows_and_who_waits(worker: EngineWorker) -> None:
+    async def crowd() -> None:
+        tasks = [asyncio.create_task(collected(worker, job(f"job {n}", tokens=512))) for n in range(ROWS + 5)]
+        while not worker.load.oldest_waiting_seconds > 0.05:
+            await asyncio.sleep(0.01)
+        assert (worker.load.rows_used, worker.load.rows, worker.load.waiting) == (ROWS, ROWS, 5)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(crowd())
+
+
+def test_a_job_that_cannot_run_is_refused(worker: EngineWorker) -> None:
+    with pytest.raises(ApiError, match="exclude each other") as refused:
+        run(worker, job(settings={"steps": 4, "threshold": 0.5}))
+    assert refused.value.status == 400
+
+
+def test_a_job_that_fails_the_forward_fails_alone(
+    worker: EngineWorker, engines: LocalEngines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = engines.engine._runner.step
+
+    def fails(rows: Any) -> Any:
+        if any(row.id.startswith("bad") for row in rows):
+            raise RuntimeError("out of memory\nand a long story")
+        return forward(rows)
+
+    async def both() -> list[Any]:
+        jobs = [collected(worker, job("bad", choices=2)), collected(worker, job("good", choices=2))]
+        return await asyncio.gather(*jobs, return_exceptions=True)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engines.engine._runner, "step", fails)
+        failed, answered = asyncio.run(both())
+        assert isinstance(failed, ApiError)
+        assert (failed.status, failed.message) == (
+            500,
+            "the step failed: RuntimeError: out of memory; ask again",
+        )
+        assert len(answered) == 2
+        with pytest.raises(ApiError):
+            run(worker, job("bad"))
+        assert worker.failed_steps > 0
+    run(worker, job())
+    assert worker.failed_steps == 0
+
+
+def test_numbers_that_are_not_finite_are_an_error_and_counted(served: ServeSettings) -> None:
+    engines, failed = LocalEngines(served), list[str]()
+    engines.worker._observer.failed = failed.append  # type: ignore[method-assign]
+    with torch.no_grad():
+        engines.engine._model.language.norm.weight.fill_(torch.nan)
+    try:
+        requests: list[dict[str, Any]] = [
+            {},
+            {"settings": {"temperature": 1.0}, "choices": 2},
+            {"watch": Watch.denoise},
+        ]
+        for given in requests:
+            with pytest.raises(ApiError, match="logits are not finite: the weights are damaged") as refused:
+                run(engines.worker, job(**given))
+            assert (refused.value.status, refused.value.code) == (500, "not_finite")
+        assert failed == ["not_finite"] * 4
+        assert engines.worker.failed_steps == 3
+    finally:
+        engines.worker.stop()
+
+
+def interval(worker: EngineWorker, wanted: EngineRequest) -> int:
+    ended = run(worker, wanted)[-1]
+    assert isinstance(ended, Finished)
+    return ended.interval
+
+
+def test_the_dial_stays_low_where_nobody_waits(worker: EngineWorker) -> None:
+    assert interval(worker, job(dial=Dial(2, 32))) == 2
+
+
+def test_the_dial_goes_up_where_many_wait(worker: EngineWorker) -> None:
+    async def crowd() -> list[list[Event]]:
+        jobs = [job(f"job {n}", dial=Dial(2, 32)) for n in range(4 * ROWS)]
+        return await asyncio.gather(*(collected(worker, each) for each in jobs))
+
+    ends = [events[-1] for events in asyncio.run(crowd())]
+    intervals = [each.interval for each in ends if isinstance(each, Finished)]
+    assert max(intervals) == 32
+    assert intervals[-1] < 32
+
+
+@contextlib.contextmanager
+def scarce(engines: LocalEngines, pages: int) -> Iterator[None]:
+    """Memory with so many pages that are free."""
+    memory = engines.engine.memory
+    held = memory.take(memory.page * (memory.table.free - pages))
+    assert held is not None
+    try:
+        yield
+    finally:
+        memory.give_back(held)
+
+
+async def crowd_behind(worker: EngineWorker, first: asyncio.Task[Any], waiting: int) -> None:
+    """Many that come when so many answers of the first job have to wait for memory."""
+    while worker.load.waiting < waiting:
+        assert not first.done()
+        await asyncio.sleep(0.01)
+    jobs = [job(f"job {n}", tokens=1) for n in range(2 * ROWS)]
+    tasks = [asyncio.create_task(collected(worker, each)) for each in jobs]
+    while worker.load.waiting < waiting + len(tasks):
+        assert not first.done()
+        await asyncio.sleep(0.01)
+
+
+def test_the_dial_is_turned_once_there_is_memory_and_not_before(
+    worker: EngineWorker, engines: LocalEngines
+) -> None:
+    async def wait_for_memory() -> list[Event]:
+        with scarce(engines, 0):
+            first = asyncio.create_task(collected(worker, job(dial=Dial(2, 32))))
+            await crowd_behind(worker, first, 1)
+        return await first
+
+    (ended,) = asyncio.run(wait_for_memory())
+    assert isinstance(ended, Finished)
+    assert ended.interval == 32
+
+
+def test_answers_of_a_job_have_one_interval_though_one_begins_after_another(
+    worker: EngineWorker, engines: LocalEngines
+) -> None:
+    async def one_by_one() -> list[Event]:
+        with scarce(engines, 9):
+            first = asyncio.create_task(collected(worker, job(tokens=256, choices=2, dial=Dial(2, 32))))
+            await crowd_behind(worker, first, 1)
+            return await first
+
+    ended = asyncio.run(one_by_one())
+    assert [each.interval for each in ended if isinstance(each, Finished)] == [2, 2]
+
+
+def test_the_dial_goes_up_where_time_is_short(served: ServeSettings) -> None:
+    """The pace is learnt from steps; here each takes as long as the clock of the test says."""
+    engines = LocalEngines(served)
+    try:
+        for n in range(12):
+            engines.worker._pace.add(60.0 + n, 1e-2 * (60.0 + n))
+        short = replace(job(tokens=64, dial=Dial(1, 64)), deadline=time.time() + 40.0)
+        assert interval(engines.worker, short) > 1
+        assert interval(engines.worker, replace(short, deadline=FAR)) == 1
+    finally:
+        engines.worker.stop()
+
+
+def test_a_step_that_hangs_is_seen(served: ServeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    engines = LocalEngines(served)
+    step = engines.engine.step
+
+    def slow() -> Any:
+        time.sleep(0.5)
+        return step()
+
+    monkeypatch.setattr(engines.engine, "step", slow)
+
+    async def begin() -> None:
+        task = asyncio.create_task(collected(engines.worker, job()))
+        while engines.worker.step_seconds < 0.2:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(begin())
+    engines.worker.stop()
+    assert not engines.worker.alive
+
+
+def told(worker: EngineWorker, *wanted: EngineRequest) -> list[tuple[int, str | None]]:
+    """Status and code of the errors that jobs come to, soon."""
+
+    async def all_of_them() -> list[Any]:
+        async with asyncio.timeout(20):
+            return await asyncio.gather(*(collected(worker, each) for each in wanted), return_exceptions=True)
+
+    errors = asyncio.run(all_of_them())
+    return [(each.status, each.code) for each in errors if isinstance(each, ApiError)]
+
+
+ENGINE_ERROR = 500, "engine_error"
+
+
+@pytest.mark.parametrize("method", ["submit", "step"])
+def test_all_are_told_when_the_thread_ends(
+    served: ServeSettings, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise MemoryError("no room for anything")
+
+    engines = LocalEngines(served)
+    monkeypatch.setattr(engines.engine, method, fails)
+    assert told(engines.worker, job("a"), job("b")) == [ENGINE_ERROR] * 2
+    wait_until(lambda: not engines.worker.alive)
+    assert told(engines.worker, job("late")) == [ENGINE_ERROR]
+
+
+def test_who_is_done_in_the_very_step_that_ends_the_thread_is_told(
+    served: ServeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise MemoryError("no room for anything")
+
+    engines = LocalEngines(served)
+    monkeypatch.setattr(engines.worker._observer, "gauges", fails)
+    assert told(engines.worker, job(tokens=1)) == [ENGINE_ERROR]

@@ -1,0 +1,251 @@
+"""Images of requests: how they are read, and which limit or mistake is refused with which code."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from lladav.inputs.image_files import FORMATS
+from lladav.inputs.images import prepare_image
+from lladav.inputs.types import Visual, VisualKind
+from serve.errors import ApiError
+from serve.media.fetching import Fetcher
+from serve.media.loader import MediaLoader
+from serve.settings import FetchSettings, MediaSettings
+from tests.apart import apart
+from tests.serve.loops import Run, forever
+from tests.serve.pictures import (
+    GEOMETRY,
+    PARAM,
+    PIXELS,
+    checked,
+    chunk,
+    decoded,
+    encoded,
+    named,
+    picture,
+    png,
+    refused,
+    uri,
+)
+
+Load = Callable[..., list[Visual]]
+Complain = Callable[..., ApiError]
+
+
+def loader(*, hosts: Sequence[str] = (), fetcher: Fetcher | None = None, **limits: Any) -> MediaLoader:
+    return MediaLoader(MediaSettings(**limits), FetchSettings(hosts=list(hosts)), GEOMETRY, fetcher=fetcher)
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Run]:
+    """Waits for coroutines of one event loop: its workers are started once."""
+    with forever() as submit:
+        yield lambda coroutine: submit(coroutine).result(60)
+
+
+@pytest.fixture(scope="module")
+def load(run: Run) -> Load:
+    """The visuals of a request with these URLs, under these limits."""
+    return lambda *urls, **options: run(loader(**options).visuals(named(*urls)))
+
+
+@pytest.fixture(scope="module")
+def complaint(load: Load) -> Complain:
+    """The error of a request, having seen that it gives nothing away."""
+
+    def complain(*urls: str, **options: Any) -> ApiError:
+        with pytest.raises(ApiError) as caught:
+            load(*urls, **options)
+        return checked(caught.value)
+
+    return complain
+
+
+class TestReading:
+    """A request's images become what training saw."""
+
+    def test_one_image_is_tiled(self, load: Load):
+        image = picture(40, 20)
+        (visual,) = load(uri(encoded(image)))
+        expected = prepare_image(image, VisualKind.tiled, GEOMETRY)
+        assert (visual.kind, visual.width, visual.height) == (VisualKind.tiled, 40, 20)
+        assert np.array_equal(visual.views, expected.views)
+
+    def test_several_images_are_padded_and_keep_their_order(self, load: Load):
+        images = [picture(40, 20), picture(8, 30)]
+        visuals = load(*(uri(encoded(image)) for image in images))
+        for visual, image in zip(visuals, images, strict=True):
+            expected = prepare_image(image, VisualKind.padded, GEOMETRY)
+            assert visual.kind is VisualKind.padded
+            assert np.array_equal(visual.views, expected.views)
+
+    def test_the_same_image_twice_is_decoded_once(self, load: Load):
+        first, second = load(*[uri(encoded(picture()))] * 2)
+        assert first is second
+
+    def test_no_image_is_no_visual(self, load: Load):
+        assert load() == []
+
+    @pytest.mark.parametrize("name", FORMATS)
+    def test_every_format_is_read_whatever_it_is_declared_as(self, name: str):
+        visual = decoded(encoded(picture(), name))
+        assert isinstance(visual, Visual)
+        assert (visual.width, visual.height) == (24, 18)
+
+    @pytest.mark.parametrize(
+        "head", ["data:image/png;base64", "DATA:Image/PNG;BASE64", "data:image/jpeg;name=a.jpg;base64"]
+    )
+    def test_heads_of_data_uris_are_read_as_the_standard_says(self, load: Load, head: str):
+        assert load(f"{head},{base64.b64encode(encoded(picture())).decode()}")
+
+
+NO_IMAGES = [
+    "",
+    "cat.png",
+    "file:///etc/secret",
+    "ftp://a.example/cat.png",
+    "data:",
+    "data:image/png;base64,",
+    "data:image/png,secret",
+    "data:;base64,AAAA",
+    "data:text/html;base64,AAAA",
+    "data:image/svg+xml;base64,AAAA",
+    "data:image/png;base64,AAA",
+    "data:image/png;base64,A A=",
+    "data:image/png;base64,\u00e4\u00e4\u00e4\u00e4",
+    uri(b"secret, and no image"),
+    uri(b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
+]
+
+
+class TestRefusals:
+    """Each limit and each mistake has its status and code."""
+
+    def test_too_many_images(self, complaint: Complain):
+        error = complaint(*[uri(b"never read")] * 3, images=2)
+        assert (error.status, error.code, error.param) == (400, "too_many_images", named(*"abc")[2][1])
+
+    def test_too_many_bytes_are_refused_before_base64_is_decoded(self, complaint: Complain):
+        error = complaint("data:image/png;base64," + "!" * 1004, image_bytes=750)
+        assert (error.status, error.code) == (413, "image_too_large")
+
+    @pytest.mark.parametrize("padding", range(3))
+    def test_the_byte_limit_is_exact(self, load: Load, complaint: Complain, padding: int):
+        text = chunk(b"tEXt", b"a\x00" + bytes(padding + 1))
+        content = png(1, 1, text, chunk(b"IDAT", zlib.compress(b"\x00\x00")))
+        assert load(uri(content), image_bytes=len(content))
+        assert complaint(uri(content), image_bytes=len(content) - 1).status == 413
+
+    def test_a_fault_of_a_later_image_is_found_before_an_earlier_one_is_read(self, complaint: Complain):
+        error = complaint(uri(b"no image"), "data:image/png;base64," + "A" * 1004, image_bytes=750)
+        assert error.param == named("a", "b")[1][1]
+
+    @pytest.mark.parametrize("url", NO_IMAGES)
+    def test_what_is_no_image(self, complaint: Complain, url: str):
+        error = complaint(url)
+        assert (error.status, error.code) == (400, "invalid_image")
+        assert error.message.startswith(PARAM)
+
+    @pytest.mark.parametrize("name", ["ICO", "PPM", "TGA", "PCX", "JPEG2000", "EPS", "PDF"])
+    def test_formats_outside_the_list(self, name: str):
+        assert refused(encoded(picture(), name)).code == "invalid_image"
+
+    @pytest.mark.parametrize("name", FORMATS)
+    def test_a_file_that_is_cut_off(self, name: str):
+        content = encoded(picture(), name)
+        error = refused(content[: len(content) // 2])
+        assert (error.status, error.code) == (400, "invalid_image")
+
+    def test_an_image_that_takes_too_long(self, complaint: Complain):
+        error = complaint(uri(encoded(Image.new("L", (6000, 6000)))), seconds=0.001)
+        assert (error.status, error.code, error.param) == (400, "image_timeout", PARAM)
+
+    @pytest.mark.parametrize("scheme", ["http", "https", "HTTPS"])
+    def test_urls_where_fetching_is_off(self, complaint: Complain, scheme: str):
+        error = complaint(f"{scheme}://images.example/cat.png?token=secret")
+        assert (error.status, error.code) == (400, "fetch_disabled")
+        assert "data URI" in error.message
+
+    def test_urls_where_fetching_is_on_are_left_to_the_fetcher(self, complaint: Complain):
+        error = complaint("https://elsewhere.example/cat.png?token=secret", hosts=["images.example"])
+        assert (error.status, error.code) == (400, "fetch_refused")
+
+    def test_what_is_fetched_is_read_like_any_image(self, load: Load):
+        class Found(Fetcher):
+            async def fetch(self, url: str, param: str) -> bytes:
+                assert (url, param) == ("https://images.example/cat.png", PARAM)
+                return encoded(picture(40, 20))
+
+        fetcher = Found(FetchSettings(), 1)
+        (visual,) = load("https://images.example/cat.png", fetcher=fetcher)
+        assert (visual.width, visual.height) == (40, 20)
+
+    @settings(max_examples=200, deadline=5000)
+    @given(st.text(max_size=40), st.text(max_size=40))
+    def test_urls_of_any_text(self, head: str, tail: str):
+        async def visuals() -> None:
+            await loader(image_bytes=1).visuals([(f"{head},{tail}", PARAM)])
+
+        with pytest.raises(ApiError):
+            asyncio.run(visuals())
+
+
+def decoded_below_a_limit(content: bytes, limit: int) -> tuple[object, int | None]:
+    """The image, and Pillow's limit afterwards. It sets that limit: call it ``apart``."""
+    Image.MAX_IMAGE_PIXELS = limit
+    return decoded(content), Image.MAX_IMAGE_PIXELS
+
+
+class TestBombs:
+    """The header's size is enough to refuse; nothing is allocated for it."""
+
+    def test_a_header_of_50000_squared(self, complaint: Complain):
+        error = complaint(uri(png(50_000, 50_000, chunk(b"IDAT", zlib.compress(bytes(1000))))))
+        assert (error.status, error.code) == (413, "image_too_large")
+
+    @pytest.mark.parametrize("size", [(100, 100), (101, 100)])
+    def test_the_pixel_limit_is_exact(self, size: tuple[int, int]):
+        found = decoded(encoded(Image.new("L", size)), pixels=10_000)
+        assert isinstance(found, Visual) is (size == (100, 100))
+
+    def test_pillows_own_limit_does_not_matter(self):
+        found, limit = apart(decoded_below_a_limit, encoded(Image.new("L", (100, 100))), 10)
+        assert isinstance(found, Visual)
+        assert limit == 10
+
+    @pytest.mark.parametrize("name", FORMATS)
+    def test_every_format_tells_its_size_first(self, name: str):
+        assert refused(encoded(Image.new("RGB", (64, 64)), name), pixels=64 * 64 - 1).status == 413
+
+    def test_a_gif_frame_larger_than_its_screen(self):
+        content = bytearray(encoded(Image.new("P", (8, 8)), "GIF"))
+        frame = content.index(b"\x2c\x00\x00\x00\x00\x08\x00\x08\x00")
+        content[frame + 5 : frame + 9] = struct.pack("<HH", 60_000, 60_000)
+        assert refused(bytes(content)).status in (400, 413)
+
+    @pytest.mark.parametrize("name", [b"zTXt", b"iTXt", b"iCCP"])
+    def test_text_that_swells(self, name: bytes):
+        swollen = b"a\x00" + b"\x00" * (name != b"iTXt") + b"\x01\x00\x00\x00" * (name == b"iTXt")
+        body = swollen + zlib.compress(bytes(50_000_000))
+        content = png(1, 1, chunk(name, body), chunk(b"IDAT", zlib.compress(b"\x00\x00")))
+        started = time.process_time()
+        decoded(content)
+        assert time.process_time() - started < 2
+
+    @pytest.mark.parametrize("size", [(PIXELS, 1), (1, PIXELS)])
+    @pytest.mark.parametrize("kind", [VisualKind.tiled, VisualKind.padded])
+    def test_a_strip_is_read(self, kind: VisualKind, size: tuple[int, int]):
+        found = decoded(encoded(Image.new("L", size)), kind)
+        assert isinstance(found, Visual)

@@ -1,0 +1,108 @@
+"""The Grafana dashboard: panels ask for metrics that exist, and Grafana can lay them out."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray.serve
+
+EXPORTED = re.compile(r"\bray_((?:lladav|serve)_[a-z_]+)")
+PARTS = re.compile(r"_(bucket|sum|count)$")
+VARIABLES = re.compile(r"\$\{?([A-Za-z_]+)")
+RANGE = re.compile(r"\[(?:\$__rate_interval|\d+[mh])\]")
+GRID = 24
+
+
+@pytest.fixture(scope="module")
+def board(root: Path) -> dict[str, Any]:
+    return json.loads((root / "k8s" / "base" / "monitoring" / "serving.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def expressions(board: dict[str, Any]) -> list[str]:
+    """Every PromQL expression: of panels and of variables."""
+    panels = [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
+    return panels + [each["definition"] for each in board["templating"]["list"] if "definition" in each]
+
+
+def metrics_of(expressions: list[str], prefix: str) -> set[str]:
+    """Names of metrics without Ray's prefix and without the parts of histograms."""
+    names = {PARTS.sub("", name) for text in expressions for name in EXPORTED.findall(text)}
+    return {name for name in names if name.startswith(prefix)}
+
+
+def test_each_metric_of_ours_is_one_that_the_server_has(expressions: list[str]) -> None:
+    from serve.ops.metrics import NAMES
+
+    assert metrics_of(expressions, "lladav_") - NAMES == set()
+
+
+def test_each_metric_of_rays_is_one_that_ray_has(expressions: list[str]) -> None:
+    source = "".join(
+        file.read_text(encoding="utf-8") for file in Path(ray.serve.__file__).parent.rglob("_private/*.py")
+    )
+    wanted = metrics_of(expressions, "serve_")
+    assert len(wanted) > 3
+    assert not [name for name in wanted if f'"{name}"' not in source and f'"{name[:-6]}"' not in source]
+
+
+def test_expressions_are_whole(expressions: list[str]) -> None:
+    for text in expressions:
+        assert all(text.count(left) == text.count(right) for left, right in ("()", "[]", "{}"))
+        assert text.count('"') % 2 == 0
+
+
+def test_counters_are_rated_and_quantiles_keep_their_buckets(expressions: list[str]) -> None:
+    for text in expressions:
+        if not text.startswith("label_values"):
+            assert len(re.findall(r"_(?:total|bucket|sum|count)\b", text)) == len(RANGE.findall(text))
+        if "histogram_quantile" in text:
+            assert re.search(r"by \(le\b", text)
+
+
+def test_every_variable_is_defined(board: dict[str, Any]) -> None:
+    defined = {each["name"] for each in board["templating"]["list"]}
+    used = set(VARIABLES.findall(json.dumps(board["panels"])))
+    assert used - defined == {"__rate_interval"}
+    assert defined - used == set()
+
+
+def test_every_query_goes_to_the_chosen_prometheus(board: dict[str, Any]) -> None:
+    source = {"type": "prometheus", "uid": "${datasource}"}
+    (chooser,) = [each for each in board["templating"]["list"] if each["type"] == "datasource"]
+    assert (chooser["name"], chooser["query"]) == ("datasource", "prometheus")
+    for panel in board["panels"]:
+        for holder in (panel, *panel["targets"]) if "targets" in panel else ():
+            assert holder["datasource"] == source
+
+
+def test_panels_have_names_and_do_not_overlap(board: dict[str, Any]) -> None:
+    panels = board["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    assert len({panel["title"] for panel in panels}) == len(panels)
+    assert all(panel["description"] for panel in panels if panel["type"] != "row")
+    cells = list(itertools.chain.from_iterable(cells_of(panel["gridPos"]) for panel in panels))
+    assert len(set(cells)) == len(cells)
+    assert max(x for x, _ in cells) < GRID
+
+
+def cells_of(place: dict[str, int]) -> list[tuple[int, int]]:
+    columns = range(place["x"], place["x"] + place["w"])
+    return [(x, y) for x in columns for y in range(place["y"], place["y"] + place["h"])]
+
+
+def test_grafana_can_import_it(board: dict[str, Any]) -> None:
+    assert board["schemaVersion"] >= 39
+    assert re.fullmatch(r"[a-zA-Z0-9_-]{1,40}", board["uid"])
+    assert [panel["title"] for panel in board["panels"] if panel["type"] == "row"] == [
+        "Traffic and errors",
+        "Latency",
+        "The dial",
+        "Rows and queue",
+        "Replicas",
+    ]

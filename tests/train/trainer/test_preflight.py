@@ -1,0 +1,108 @@
+"""Mistakes are found before anything is written, for all stages of a command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data.digits.preparation import prepare
+from lladav.checkpoint import export
+from lladav.config.loader import load
+from lladav.config.schema import Config
+from lladav.errors import UserError
+from lladav.storage import location, make_folder, upload
+from tests.lladav.build import tiny_config, tiny_model
+from train.checkpoints.run_folder import WEIGHTS, Run
+from train.trainer.preflight import check_stages, starting_weights
+from train.trainer.stage import run_stage
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded data set, and weights beside it."""
+    folder = tmp_path_factory.mktemp("data")
+    prepare(folder / "digits", scale=0.02)
+    export(tiny_model(seed=0), tiny_config(), folder / "weights")
+    return folder
+
+
+def settings(data: Path, storage: Path | str, stage: str, *more: str) -> Config:
+    weights = f"model.weights.llada_v={data / 'weights'}"
+    paths = (f"data.root={data / 'digits'}", f"model.tokenizer={data / 'digits' / 'tokenizer'}", weights)
+    return load([f"stage={stage}", "model=tiny", "data=digits", f"train.storage={storage}", *paths, *more])
+
+
+@pytest.mark.parametrize(
+    ("mistake", "line"),
+    [
+        ("model.weights.llada_v=/none", r"^model\.weights\.llada_v=/none: no such weights; "),
+        ("train.init=/none", r"^train\.init=/none: no such weights; "),
+        ("model.tokenizer=/none", r"^/none/tokenizer\.json: no such tokenizer; "),
+        ("data.root=/none", r"^data\.sources\..*: nothing there under /none; "),
+    ],
+)
+def test_a_mistyped_location_leaves_the_run_to_the_corrected_command(
+    mistake: str, line: str, data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=line):
+        run_stage(settings(data, tmp_path / "runs", "pretrain", mistake))
+    assert not (tmp_path / "runs").exists()
+    corrected = settings(data, tmp_path / "runs", "pretrain")
+    check_stages([corrected])
+    Run.of(corrected).bind(corrected)
+
+
+def test_weights_that_cannot_be_read_are_found_by_their_header(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(UserError, match="without a safetensors header"):
+        check_stages([settings(data, tmp_path, "pretrain", f"model.weights.llada_v={tmp_path / 'weights'}")])
+
+
+def test_a_stage_needs_its_predecessor_or_has_it_in_the_same_command(data: Path, tmp_path: Path) -> None:
+    first, second = (settings(data, tmp_path / "runs", stage) for stage in ("pretrain", "si"))
+    check_stages([first, second])
+    with pytest.raises(UserError, match="stage si starts from pretrain, which has no run"):
+        check_stages([second])
+
+
+def test_a_mistake_in_the_last_stage_shows_before_the_first_is_trained(data: Path, tmp_path: Path) -> None:
+    stages = [settings(data, tmp_path / "runs", stage) for stage in ("pretrain", "si")]
+    other = settings(data, tmp_path / "runs", "si", "train.seed=7")
+    Run.of(other).bind(other)
+    with pytest.raises(UserError, match=r"^run si-tiny-digits was started with train\.seed=7, now 42"):
+        check_stages(stages)
+
+
+def test_a_run_is_resumed_without_its_predecessor_and_without_weights(data: Path, tmp_path: Path) -> None:
+    config = settings(data, tmp_path / "runs", "si", "model.weights.llada_v=/removed")
+    run = Run.of(config)
+    run.bind(config)
+    make_folder(run.checkpoint_place(50))
+    run.commit(50, 157, 1)
+    check_stages([config])
+
+
+def test_the_predecessor_in_a_bucket_keeps_its_scheme(data: Path, tmp_path: Path, bucket: str) -> None:
+    first, second = (settings(data, bucket, stage) for stage in ("pretrain", "si"))
+    run = Run.of(first)
+    export(tiny_model(seed=0), tiny_config(), tmp_path / "out" / WEIGHTS)
+    upload(tmp_path / "out", run.checkpoint_place(100))
+    run.commit(100, 100, 1)
+    check_stages([second])
+    assert starting_weights(second) == f"{bucket}/pretrain-tiny-digits/checkpoint-00000100/weights"
+    copied = settings(data, bucket, "si", f"train.init={bucket}/x/weights")
+    assert starting_weights(copied) == f"{bucket}/x/weights"
+
+
+@pytest.mark.usefixtures("bucket")
+def test_a_bucket_that_cannot_be_read_is_one_line(data: Path) -> None:
+    storage = "s3://no-such-bucket/runs"
+    config = settings(data, storage, "pretrain")
+    check_stages([config])
+    with pytest.raises(
+        UserError, match=rf"^{storage}/pretrain-tiny-digits: cannot be written \(no such file"
+    ):
+        Run.of(config).bind(config)
+    assert not location(storage).exists()

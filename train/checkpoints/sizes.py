@@ -1,0 +1,30 @@
+"""What a checkpoint and gradients take: one formula each for training and for the table of costs."""
+
+from __future__ import annotations
+
+import math
+
+from lladav.config.schema import Precision
+
+REDUCE_BUCKET = 125_000_000
+"""Gradient elements that are reduced together; each GPU holds a float32 buffer of them."""
+GRADIENT_BYTES = 4
+"""Of one trained parameter: gradients are summed in float32."""
+
+WEIGHT_BYTES = {Precision.float32: 4, Precision.bf16: 2}
+"""Of one exported weight."""
+STATE_BYTES = 3 * 4
+"""Of one trained parameter: float32 master weight and AdamW's two moments."""
+
+
+def staged_bytes(parameters: int, trained: int, precision: Precision, workers: int, ranks: int) -> int:
+    """Most bytes of a checkpoint that a machine with ``ranks`` of ``workers`` ranks writes.
+
+    Rank 0 writes all weights, every rank its share of the state.
+    """
+    return parameters * WEIGHT_BYTES[precision] + math.ceil(trained / workers) * ranks * STATE_BYTES
+
+
+def checkpoint_bytes(parameters: int, trained: int, precision: Precision) -> int:
+    """Bytes of a checkpoint over all ranks: all weights once, and the state of the trained ones."""
+    return parameters * WEIGHT_BYTES[precision] + trained * STATE_BYTES

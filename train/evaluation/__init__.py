@@ -1,0 +1,1 @@
+"""Questions about held-out data, and plots."""

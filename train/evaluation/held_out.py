@@ -1,0 +1,108 @@
+"""Held-out questions: reading them, asking a model, and counting what is right.
+
+A folder with ``questions.jsonl`` (id, type, image or video, question, answer) beside ``images/``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from data.digits.questions import is_correct
+from lladav.config.schema import Suffix
+from lladav.decoding.engine import decode
+from lladav.decoding.params import DecodingOptions
+from lladav.decoding.prompt_encoder import question_prompt
+from lladav.errors import UserError
+from lladav.inputs.chat import ChatTokenizer
+from lladav.inputs.clips import read_clip
+from lladav.inputs.image_files import read_image
+from lladav.inputs.images import ViewGeometry, prepare_image
+from lladav.inputs.types import Sample, Visual, VisualKind
+from lladav.model.llada_v import LLaDAV
+
+TAUGHT_BY = {"arithmetic": "visualwebinstruct"}
+"""The source that teaches a type of question, where it is not ``mammoth_ov``."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about pictures, with the answer that is wanted."""
+
+    id: str
+    type: str
+    pictures: list[Path]
+    is_video: bool
+    text: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A question with the model's answer."""
+
+    question: Question
+    answer: str
+
+    @property
+    def correct(self) -> bool:
+        return is_correct(self.question.type, self.answer, self.question.answer)
+
+
+def read_questions(folder: Path) -> list[Question]:
+    """The questions of a folder; raises ``UserError`` where there are none."""
+    file = folder / "questions.jsonl"
+    if not file.is_file():
+        raise UserError(
+            f"{file}: no such questions; write them with: python -m data.digits --out {folder.parent}"
+        )
+    return [_question(json.loads(line), folder / "images") for line in file.read_text().splitlines()]
+
+
+def _question(fields: dict, images: Path) -> Question:
+    media = fields.get("video") or fields.get("image") or []
+    paths = [images / path for path in ([media] if isinstance(media, str) else media)]
+    return Question(
+        fields["id"], fields["type"], paths, "video" in fields, fields["question"], fields["answer"]
+    )
+
+
+def with_suffixes(questions: Sequence[Question], suffixes: Mapping[str, Suffix]) -> list[Question]:
+    """The questions as a stage puts them that tells with a suffix whether steps are wanted."""
+    texts = {source: suffix.text for source, suffix in suffixes.items()}
+    return [replace(q, text=q.text + texts.get(TAUGHT_BY.get(q.type, "mammoth_ov"), "")) for q in questions]
+
+
+def ask(
+    model: LLaDAV,
+    tokenizer: ChatTokenizer,
+    questions: Sequence[Question],
+    options: DecodingOptions,
+    batch: int,
+) -> Iterator[Answered]:
+    """The model's answers, in batches."""
+    for start in range(0, len(questions), batch):
+        part = questions[start : start + batch]
+        decoded = decode(model, [prompt(question, model, tokenizer) for question in part], options)
+        for question, answer in zip(part, decoded, strict=True):
+            yield Answered(question, tokenizer.decode(answer.tokens))
+
+
+def prompt(question: Question, model: LLaDAV, tokenizer: ChatTokenizer) -> Sample:
+    """The question with its pictures as the model takes them."""
+    return question_prompt(question.id, question.text, _visuals(question, model), tokenizer)
+
+
+def _visuals(question: Question, model: LLaDAV) -> list[Visual]:
+    if question.is_video:
+        count = model.config.images.inference_frames
+        return [read_clip(path, count, model.geometry) for path in question.pictures]
+    kind = VisualKind.padded if len(question.pictures) > 1 else VisualKind.tiled
+    return [_image(path, kind, model.geometry) for path in question.pictures]
+
+
+def _image(path: Path, kind: VisualKind, geometry: ViewGeometry) -> Visual:
+    with path.open("rb") as stream:
+        return prepare_image(read_image(stream, path.name, geometry.pixels), kind, geometry)

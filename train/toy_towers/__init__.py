@@ -1,0 +1,1 @@
+"""Training of the tiny model's towers, which stand for the published ones."""

@@ -1,0 +1,1 @@
+"""The training loop: stages, workers, ZeRO-3, metrics, failures."""

@@ -1,0 +1,96 @@
+"""Model FLOPs of a micro-batch, for utilisation.
+
+Counted are matrix products and attention scores, two FLOPs for a multiply-add. A part costs its forward pass
+once, once more where gradients by its inputs are needed and once more where its weights are trained.
+Recomputation by activation checkpointing is not counted: utilisation is of useful work.
+
+    language   T * (4 W^2 (1 + kv/heads) / 2 + 3 W F) * 2 per layer, plus 4 W sum(len^2) of attention
+    head       2 W V per masked row
+    vision     N P * (4 E^2 + 2 E F) * 2 per layer, plus 4 E N P^2, plus the patch embedding
+    projector  N P * (E W + W^2) * 2
+
+Blank views count as run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+
+import torch
+
+from lladav.config.schema import LanguageConfig, ModelConfig, ModelPart, VisionConfig
+from lladav.diffusion.masking import NoisyBatch
+from lladav.model.vision import built_layers
+
+PEAK_TFLOPS = {"A100": 312, "H100": 989, "H200": 989, "B200": 2250, "L40S": 362, "A10": 125}
+"""Dense bf16 peak of accelerators, by a part of their name."""
+
+
+def micro_batch_flops(batch: NoisyBatch, model: ModelConfig, trained: Collection[ModelPart]) -> float:
+    """FLOPs of one micro-batch, forward and backward."""
+    packed = batch.packed
+    return training_flops(packed.lengths, len(batch.masked_M), len(packed.views_NCHW), model, trained)
+
+
+def training_flops(
+    lengths: Collection[int], masked: float, views: int, model: ModelConfig, trained: Collection[ModelPart]
+) -> float:
+    """FLOPs of packed samples with so many masked rows and views, forward and backward."""
+    language = language_flops(lengths, model.language)
+    head = 2 * masked * model.language.width * model.language.vocab_size
+    # Gradients reach the language tower's inputs only if something before it learns.
+    before = ModelPart.projector in trained or ModelPart.vision in trained
+    return (
+        (language + head) * (1 + (before or ModelPart.language in trained) + (ModelPart.language in trained))
+        + projector_flops(views, model)
+        * (1 + (ModelPart.vision in trained) + (ModelPart.projector in trained))
+        + vision_flops(views, model.vision) * (1 + 2 * (ModelPart.vision in trained))
+    )
+
+
+def language_flops(lengths: Collection[int], config: LanguageConfig) -> float:
+    """Forward FLOPs of the language tower's layers over packed samples."""
+    width = config.width
+    projections = 2 * width * width * (1 + config.kv_heads / config.heads)
+    per_token = 2 * (projections + 3 * width * config.mlp_width)
+    attention = 4 * width * sum(length * length for length in lengths)
+    return config.layers * (sum(lengths) * per_token + attention)
+
+
+def vision_flops(views: int, config: VisionConfig) -> float:
+    """Forward FLOPs of the vision tower's built layers and patch embedding."""
+    patches = (config.image_size // config.patch_size) ** 2
+    width = config.width
+    per_patch = 2 * (4 * width * width + 2 * width * config.mlp_width) + 4 * width * patches
+    embedding = 2 * 3 * config.patch_size**2 * width
+    return views * patches * (built_layers(config) * per_patch + embedding)
+
+
+def projector_flops(views: int, model: ModelConfig) -> float:
+    """Forward FLOPs of the projector."""
+    patches = (model.vision.image_size // model.vision.patch_size) ** 2
+    width = model.language.width
+    return 2 * views * patches * (model.vision.width * width + width * width)
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """FLOPs per second: the device's published bf16 peak, or what a matrix product reaches on this CPU.
+
+    None for a GPU that is not in the table.
+    """
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        known = [tflops for part, tflops in PEAK_TFLOPS.items() if part in name]
+        return known[0] * 1e12 if known else None
+    return _measured_flops()
+
+
+def _measured_flops(size: int = 1024, repeats: int = 3) -> float:
+    left, right = torch.rand(size, size), torch.rand(size, size)
+    seconds = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        torch.mm(left, right)
+        seconds.append(time.perf_counter() - begin)
+    return 2 * size**3 / min(seconds)

@@ -1,0 +1,104 @@
+"""What is measured at each step, summed over micro-batches and ranks.
+
+Everything is a sum in one float64 vector, so a step costs a single small all-reduce and every rank sees the
+same totals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lladav.diffusion.masking import Noise, NoisyBatch
+
+BUCKETS = 5
+"""Equal parts of the noise level's range [0, 1) that the loss is shown for."""
+
+
+@dataclass
+class StepSums:
+    """Sums over a step. Entropies are nats of masked tokens, unweighted; ``loss`` is the objective."""
+
+    loss: float = 0.0
+    samples: float = 0.0
+    rejected: float = 0.0
+    text_tokens: float = 0.0
+    visual_tokens: float = 0.0
+    flops: float = 0.0
+    wait_seconds: float = 0.0
+    leaving: float = 0.0
+    """Ranks that know of a node which is taken away soon."""
+    template_entropy: float = 0.0
+    template_rows: float = 0.0
+    answer_entropy: float = 0.0
+    answer_rows: float = 0.0
+    bucket_entropy: np.ndarray = field(default_factory=lambda: np.zeros(BUCKETS))
+    bucket_rows: np.ndarray = field(default_factory=lambda: np.zeros(BUCKETS))
+
+    def add(self, batch: NoisyBatch, noises: Sequence[Noise], entropy_M: Tensor, scale: float) -> None:
+        """Add a micro-batch; ``scale`` undoes the averaging over ranks and accumulation in its weights."""
+        entropy = entropy_M.double().cpu()
+        answer = batch.packed.answer_T[batch.masked_M].cpu()
+        self.loss += float((entropy * batch.rows.weights_M.double().cpu()).sum()) / scale
+        visual = len(batch.packed.visual_positions_V)
+        self.visual_tokens += visual
+        self.text_tokens += len(batch.packed.token_ids_T) - visual
+        self.answer_entropy += float(entropy[answer].sum())
+        self.answer_rows += int(answer.sum())
+        self.template_entropy += float(entropy[~answer].sum())
+        self.template_rows += int((~answer).sum())
+        self._add_buckets(batch, noises, entropy.numpy())
+
+    def _add_buckets(self, batch: NoisyBatch, noises: Sequence[Noise], entropy_M: np.ndarray) -> None:
+        level_M = np.array([noise.level for noise in noises])[batch.sample_M.cpu().numpy()]
+        bucket_M = np.minimum((level_M * BUCKETS).astype(int), BUCKETS - 1)
+        self.bucket_entropy = self.bucket_entropy + np.bincount(bucket_M, entropy_M, BUCKETS)
+        self.bucket_rows = self.bucket_rows + np.bincount(bucket_M, minlength=BUCKETS)
+
+    def over_ranks(self) -> StepSums:
+        """The sums of all ranks, the same on each. Collective."""
+        values = [
+            np.broadcast_to(getattr(self, f.name), BUCKETS if f.name.startswith("bucket") else 1)
+            for f in fields(self)
+        ]
+        vector = torch.from_numpy(np.concatenate(values).astype(np.float64))
+        if dist.is_initialized():
+            device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+            vector = vector.to(device)
+            dist.all_reduce(vector)
+        parts = np.split(vector.cpu().numpy(), np.cumsum([len(v) for v in values])[:-1])
+        values = (part if len(part) > 1 else float(part[0]) for part in parts)
+        return StepSums(*values)  # pyright: ignore[reportArgumentType]
+
+
+def step_row(
+    step: int, sums: StepSums, seconds: float, workers: int, peak: float | None, **more: Any
+) -> dict[str, Any]:
+    """The step as one flat row of the log; ``peak`` in FLOPs per second and worker, none where unknown."""
+    buckets = zip(sums.bucket_entropy, sums.bucket_rows, strict=True)
+    return {
+        "step": step,
+        "loss": sums.loss,
+        "loss_answer": _mean(sums.answer_entropy, sums.answer_rows),
+        "loss_template": _mean(sums.template_entropy, sums.template_rows),
+        **{f"loss_t{i / BUCKETS:.1f}": _mean(entropy, rows) for i, (entropy, rows) in enumerate(buckets)},
+        "samples": int(sums.samples),
+        "rejected": int(sums.rejected),
+        "seconds": seconds,
+        "data_wait_seconds": sums.wait_seconds / workers,
+        "samples_per_second": sums.samples / seconds,
+        "text_tokens_per_second": sums.text_tokens / seconds,
+        "visual_tokens_per_second": sums.visual_tokens / seconds,
+        "mfu": sums.flops / (seconds * peak * workers) if peak else None,
+        **more,
+    }
+
+
+def _mean(total: float, count: float) -> float | None:
+    return float(total / count) if count else None

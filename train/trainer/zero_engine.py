@@ -1,0 +1,207 @@
+"""The model under DeepSpeed ZeRO-3: building, stepping, saving and loading.
+
+Building an engine, ``step`` and ``export`` are collectives: all ranks call them, in the same order. The other
+methods concern this rank alone. The learning rate is set from the step before each update, so the engine
+holds no scheduler.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from data.pipeline.plan import BatchLayout
+from lladav import checkpoint
+from lladav.config.schema import Config, ModelPart, Precision
+from lladav.diffusion.masking import NoisyBatch
+from lladav.model.initialization import initialize
+from lladav.model.llada_v import LLaDAV
+from lladav.model.sharding import whole_shape
+from lladav.storage import AnyPath
+from train.checkpoints.sizes import REDUCE_BUCKET, checkpoint_bytes, staged_bytes
+from train.trainer.lr_schedule import lr_factor
+
+os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed|deepspeed")
+
+import deepspeed  # noqa: E402 - reads DS_ACCELERATOR when it is imported
+
+from train.checkpoints import optimizer_state  # noqa: E402 - imports deepspeed
+
+# On a CPU, DeepSpeed would spend a minute of its first start on compiling an all-reduce; gloo has one.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+class ZeroEngine:
+    """LLaDA-V sharded over the ranks, with one optimizer group for each trained part."""
+
+    def __init__(self, config: Config, total_steps: int, start_from: str | None) -> None:
+        """Weights come from ``start_from`` (LLaDA-V layout) or else from the configured towers."""
+        self.config = config
+        self.total_steps = total_steps
+        self.rank, self.workers = dist.get_rank(), dist.get_world_size()
+        settings = deepspeed_settings(config, self.workers)
+        model = build_model(config, settings)
+        load_weights(model, config, start_from)
+        self.model = model
+        self._engine, self._optimizer, *_ = deepspeed.initialize(
+            model=model, optimizer=torch.optim.AdamW(parameter_groups(model, config)), config=settings
+        )
+        self._base_rates = [group["lr"] for group in self._groups]
+
+    @property
+    def device(self) -> torch.device:
+        """Where this rank computes."""
+        return torch.device(self._engine.device or "cpu")
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        """The optimizer's groups."""
+        return self._optimizer.param_groups  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+
+    def step(self, micro_batches: Sequence[NoisyBatch], step: int) -> list[Tensor]:
+        """One optimizer step over the micro-batches; each one's cross-entropies of masked rows."""
+        self._set_rates(step)
+        entropies = []
+        for batch in micro_batches:
+            loss, entropy_M = self._engine(batch)
+            self._engine.backward(loss)
+            self._engine.step()
+            entropies.append(entropy_M)
+        return entropies
+
+    def gradient_norm(self) -> float:
+        """Global norm of the last step's gradient before clipping."""
+        return float(self._engine.get_global_grad_norm() or 0.0)
+
+    def rates(self) -> dict[str, float]:
+        """Learning rate of each trained part at the last step."""
+        names = (part.value for part in ModelPart if part in self.config.stage.trained)
+        return {name: float(group["lr"]) for name, group in zip(names, self._groups, strict=True)}
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's master weights and moments into ``folder``; raises ``OSError``.
+
+        Weights are not among them: ``export`` writes those, frozen ones included.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / optimizer_state.shard_name(self.rank, self.workers)
+        optimizer_state.write(self._trained(), file, self.rank, self.workers)
+
+    def load(self, folder: AnyPath, workers: int, step: int) -> None:
+        """Continue after ``step`` with what ``workers`` ranks saved and the weights exported beside it."""
+        saved = optimizer_state.SavedState(folder, workers)
+        optimizer_state.read(self._optimizer, self._trained(), saved, step, self.rank, self.workers)
+
+    def export(self, folder: Path) -> None:
+        """The whole model with its tokenizer in the LLaDA-V layout, tensor by tensor; rank 0 writes."""
+        model = self.config.model
+        checkpoint.export(
+            self.model,
+            model,
+            folder,
+            gathered=gathered,
+            writes=self.rank == 0,
+            tokenizer=model.tokenizer,
+        )
+
+    def checkpoint_bytes(self) -> int:
+        """Bytes of a checkpoint, over all ranks."""
+        return checkpoint_bytes(*self._sizes(), self.config.train.precision)
+
+    def staged_bytes(self) -> int:
+        """Most bytes of a checkpoint that one machine of this run writes."""
+        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", self.workers))
+        return staged_bytes(*self._sizes(), self.config.train.precision, self.workers, ranks)
+
+    def _sizes(self) -> tuple[int, int]:
+        """Elements of all parameters and of the trained ones, over all ranks."""
+        return _elements(self.model.parameters()), _elements(self._trained().values())
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        """The optimizer's parameters by name."""
+        trained = {id(p) for part in self.config.stage.trained for p in self.model.part(part)}
+        return {name: p for name, p in self.model.named_parameters() if id(p) in trained}
+
+    def _set_rates(self, step: int) -> None:
+        factor = lr_factor(step, self.total_steps, self.config.train.warmup_ratio)
+        for group, rate in zip(self._groups, self._base_rates, strict=True):
+            group["lr"] = rate * factor
+
+
+def _elements(parameters: Iterable[nn.Parameter]) -> int:
+    """Elements of whole parameters, however they are sharded."""
+    return sum(math.prod(whole_shape(parameter)) for parameter in parameters)
+
+
+def gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
+    """The whole values of sharded parameters; what rank 0 writes into them goes to all ranks."""
+    return deepspeed.zero.GatheredParameters(parameters, modifier_rank=0)
+
+
+def build_model(config: Config, settings: dict[str, Any]) -> LLaDAV:
+    """The sharded model, parts that the stage does not train frozen."""
+    with deepspeed.zero.Init(config_dict_or_path=settings):
+        model = LLaDAV(config.model)
+    for part in ModelPart:
+        for parameter in model.part(part):
+            parameter.requires_grad_(part in config.stage.trained)
+    model.checkpoint_activations(config.train.activation_checkpointing)
+    return model
+
+
+def load_weights(model: LLaDAV, config: Config, start_from: str | None) -> None:
+    """A LLaDA-V checkpoint where there is one, else the towers; what they lack is drawn from the seed."""
+    reads = dist.get_rank() == 0
+    weights = config.model.weights
+    towers = [weights.llada_v] if weights.llada_v else [weights.language, weights.vision]
+    loaded: set[str] = set()
+    for folder in [start_from] if start_from else filter(None, towers):
+        loaded |= checkpoint.load(model, folder, gathered=gathered, reads=reads)
+    initialize(model, config.train.seed, skip=loaded, gathered=gathered, writes=reads)
+
+
+def parameter_groups(model: LLaDAV, config: Config) -> list[dict[str, Any]]:
+    """AdamW groups of the trained parts, each with its learning rate."""
+    train, lr = config.train, config.stage.lr
+    shared = {"weight_decay": train.weight_decay, "betas": tuple(train.betas), "eps": train.eps}
+    return [
+        {"name": part.value, "params": model.part(part), "lr": getattr(lr, part.value), **shared}
+        for part in ModelPart
+        if part in config.stage.trained
+    ]
+
+
+def deepspeed_settings(config: Config, workers: int) -> dict[str, Any]:
+    """DeepSpeed's own configuration; everything in it follows from ours."""
+    train = config.train
+    return {
+        "train_micro_batch_size_per_gpu": train.micro_batch,
+        "gradient_accumulation_steps": BatchLayout.of(config, workers).slots,
+        "gradient_clipping": train.clip,
+        "bf16": {"enabled": train.precision is Precision.bf16},
+        # By default gradients are summed over ranks and micro-batches in the weights' format: in bf16 that
+        # loses 0.6 % of a gradient over 32 micro-batches.
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
+        "zero_optimization": {
+            "stage": 3,
+            "overlap_comm": torch.cuda.is_available(),
+            "stage3_param_persistence_threshold": train.persistence_threshold,
+            "reduce_bucket_size": REDUCE_BUCKET,
+        },
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+    }
