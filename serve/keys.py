@@ -1,0 +1,11 @@
+"""Make an API key: ``python -m serve.keys NAME``."""
+
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "platform")]
+
+from serve.auth.keys import main  # noqa: E402 - the path comes first
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
