@@ -258,7 +258,9 @@ def test_an_entry_gets_a_config_for_each_stage(root: Path):
 
 
 def test_settings_load_without_torch_or_ray(root: Path):
-    program = "import sys; from lladav.config import loader as c; c.load(); print({'torch', 'ray'} & set(sys.modules))"
+    program = (
+        "from lladav.config.loader import load; load(); import sys; print({'torch', 'ray'} & {*sys.modules})"
+    )
     environment = {"PYTHONPATH": str(root / "platform")}
     command = [sys.executable, "-c", program]
     assert (
