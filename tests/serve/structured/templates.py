@@ -8,7 +8,7 @@ from typing import Any
 from lladav.inputs.chat import ChatTokenizer
 from serve.structured import Skeleton
 
-TOKENIZER = ChatTokenizer.load(Path(__file__).parents[1] / "golden" / "tokenizer")
+TOKENIZER = ChatTokenizer.load(Path(__file__).parents[2] / "golden" / "tokenizer")
 EOT, EOS = TOKENIZER.ids.eot, TOKENIZER.ids.eos
 PLACES = 6
 

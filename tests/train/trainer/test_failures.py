@@ -20,7 +20,7 @@ from tests.train.settings import settings
 from train.trainer import failures
 from train.trainer.failures import RankError, describe, failure_of, raised_by
 
-MESSAGES = Path(__file__).parent / "ray_messages"
+MESSAGES = Path(__file__).parents[1] / "ray_messages"
 """What Ray 2.60 said of workers that were killed: by its memory monitor, and by SIGKILL."""
 
 
