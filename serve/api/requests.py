@@ -25,7 +25,7 @@ from serve.engine.messages import EngineRequest, Watch
 from serve.engine.refresh_policy import Dial
 from serve.errors import ApiError
 from serve.settings import DialSettings, ServeSettings
-from serve.structured import Skeleton
+from serve.structured import JsonTemplate
 
 USUAL: dict[Rule, dict[str, float]] = {
     Rule.threshold: {"threshold": 0.9},
@@ -43,7 +43,7 @@ class PlannedRequest:
     job: EngineRequest
     max_tokens: int
     """Where an answer is cut off; the canvas may be longer, as blocks are filled whole."""
-    skeleton: Skeleton | None
+    template: JsonTemplate | None
     warnings: list[str]
     """Settings that change nothing, a line each."""
 
@@ -97,11 +97,11 @@ class Planner:
         """
         knobs = self._knobs(request)
         interval, cut = knobs.pop("refresh_interval", None), self._max_tokens(request)
-        skeleton = self._skeleton(request, cut)
-        answer = self._canvas(knobs, cut) if skeleton is None else self._laid_out(knobs, skeleton, request)
+        template = self._template(request, cut)
+        answer = self._canvas(knobs, cut) if template is None else self._laid_out(knobs, template, request)
         if isinstance(request, CompletionRequest) and request.suffix:
             answer["suffix"] = tuple(self._tokenizer.encode(request.suffix))
-        if request.ignore_eos and skeleton is None:
+        if request.ignore_eos and template is None:
             ids = self._tokenizer.ids
             answer |= {"stop": (), "forbidden": (ids.eot, *DecodingOptions.for_chat(ids).forbidden)}
         answer["seed"] = random.randrange(SEEDS) if request.seed is None else request.seed
@@ -116,7 +116,7 @@ class Planner:
             tuple(request.stops),
             _watch(request),
         )
-        return PlannedRequest(job, skeleton.max_tokens if skeleton else cut, skeleton, self._checked(job))
+        return PlannedRequest(job, template.length if template else cut, template, self._checked(job))
 
     def with_visuals(self, plan: PlannedRequest, visuals: Sequence[Visual]) -> PlannedRequest:
         """The plan with the images of its prompt; raises ``ApiError`` where they make it too long."""
@@ -171,18 +171,20 @@ class Planner:
             canvas = block * (self._settings.limits.max_tokens // block) or max_tokens
         return {**knobs, "max_tokens": canvas, "block_length": min(block, canvas)}
 
-    def _skeleton(self, request: DecodingBody, max_tokens: int) -> Skeleton | None:
+    def _template(self, request: DecodingBody, max_tokens: int) -> JsonTemplate | None:
         schema = _schema(request)
         if schema is None:
             return None
         if request.stops:
             raise ApiError(400, "stop: JSON of a schema ends by itself; leave it out", param="stop")
         places, room = self._settings.decoding.value_tokens, self._room(request)
-        return Skeleton(schema, self._tokenizer, places, max_tokens, room)
+        return JsonTemplate(schema, self._tokenizer, places, max_tokens, room)
 
-    def _laid_out(self, knobs: dict[str, Any], skeleton: Skeleton, request: DecodingBody) -> dict[str, Any]:
-        """The skeleton as one block, unless the request wants others: values are best seen together."""
-        length = skeleton.max_tokens
+    def _laid_out(
+        self, knobs: dict[str, Any], template: JsonTemplate, request: DecodingBody
+    ) -> dict[str, Any]:
+        """The template as one block, unless the request wants others: values are best seen together."""
+        length = template.length
         block = min(request.block_length or length, length)
         knobs.pop("block_length", None)
         canvas = -(-length // block) * block
@@ -191,8 +193,8 @@ class Planner:
             **knobs,
             "max_tokens": canvas,
             "block_length": block,
-            "infill": skeleton.infill | rest,
-            "allowed": skeleton.allowed,
+            "infill": template.infill | rest,
+            "allowed": template.allowed,
             "stop": (),
         }
 

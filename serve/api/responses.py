@@ -12,7 +12,7 @@ from lladav.decoding.results import Decoded
 from lladav.inputs.chat import ChatTokenizer
 from serve.api.requests import PlannedRequest
 from serve.engine.messages import Delta, Finished
-from serve.structured import Skeleton
+from serve.structured import JsonTemplate
 
 LEAST = 1e-30
 
@@ -61,7 +61,7 @@ class AnswerText:
         """
         tokens = progress.tokens[: self._plan.max_tokens - self.count]
         self.count += len(tokens)
-        if self._plan.skeleton is not None:
+        if self._plan.template is not None:
             return None
         piece = self._take(self._tokens(tokens, progress.confidences))
         return piece if piece.tokens else None
@@ -71,8 +71,8 @@ class AnswerText:
         answer, told = ended.answer, self.count
         own, cut = len(answer.confidences), self._plan.max_tokens
         self.count = min(own, cut)
-        if self._plan.skeleton is not None:
-            return self._of_schema(self._plan.skeleton, answer)
+        if self._plan.template is not None:
+            return self._of_schema(self._plan.template, answer)
         tokens = self._tokens(answer.tokens[told : self.count], answer.confidences[told:])
         if own > cut:
             return _joined(self._take(tokens), self._cut(), "length")
@@ -112,11 +112,11 @@ class AnswerText:
             left -= len(tokens[-1].written)
         return Piece(self._text, tokens)
 
-    def _of_schema(self, skeleton: Skeleton, answer: Decoded) -> Piece:
+    def _of_schema(self, template: JsonTemplate, answer: Decoded) -> Piece:
         """JSON, with the bytes of it that each token of the canvas stands for."""
         own = len(answer.confidences)
-        text = skeleton.finish(answer.tokens[:own])
-        parts = skeleton.bytes_of_tokens(answer.tokens[:own])
+        text = template.render(answer.tokens[:own])
+        parts = template.bytes_of_tokens(answer.tokens[:own])
         return Piece(text, list(map(Token, parts[: self.count], answer.confidences)), "stop")
 
 

@@ -1,5 +1,5 @@
-"""Structured output: JSON of a schema, its fixed parts on the canvas and its values decoded."""
+"""Structured output: JSON that fits a schema. The fixed parts are on the canvas; the values are decoded."""
 
-from serve.structured.template import Skeleton
+from serve.structured.template import JsonTemplate
 
-__all__ = ["Skeleton"]
+__all__ = ["JsonTemplate"]

@@ -1,8 +1,8 @@
-"""Which bytes of a structured answer each token of its canvas stands for.
+"""Assigns the bytes of a structured answer to the tokens of its canvas.
 
-An answer is read out of its tokens and written out as JSON, so its text is not always that of its tokens: a
-number is moved into its bounds, an empty item is left out. Each part of the text is divided among the tokens
-of its own places. The shares, joined, are the text.
+The JSON text is not always the text of the tokens: a number may be clamped to its bounds, an empty array item
+is dropped. Each part of the JSON text is divided among the tokens of its own positions. The bytes of all
+tokens, joined, are the JSON text.
 """
 
 from __future__ import annotations
@@ -13,46 +13,50 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TokenRun:
-    """Text of an answer; ``places`` are those of the window that it was read from, none for fixed text."""
+    """A part of the JSON text and the positions of the slot that it was read from; None for fixed text."""
 
     text: str
-    places: range | None = None
+    positions: range | None = None
 
 
-def bytes_of_tokens(parts: Iterable[TokenRun], written: Sequence[bytes]) -> list[bytes]:
-    """The share of each token in the text of ``parts``; ``written`` are the bytes that tokens stand for."""
-    shares, left = list[bytes](), b""
-    for data, end in _groups(parts, len(written)):
-        own, left = _shared(left + data, written[len(shares) : end])
-        shares += own
-    if shares:
-        shares[-1] += left
-    return shares
+def bytes_of_tokens(runs: Iterable[TokenRun], token_bytes: Sequence[bytes]) -> list[bytes]:
+    """The bytes of the JSON text that belong to each token.
 
-
-def _groups(parts: Iterable[TokenRun], places: int) -> Iterator[tuple[bytes, int]]:
-    """Bytes of a text between windows, or of a window, and the place where its tokens end."""
-    fixed = ""
-    for part in parts:
-        if part.places is None:
-            fixed += part.text
-            continue
-        yield fixed.encode(errors="replace"), part.places.start
-        yield part.text.encode(errors="replace"), part.places.stop
-        fixed = ""
-    yield fixed.encode(errors="replace"), places
-
-
-def _shared(data: bytes, written: Sequence[bytes]) -> tuple[list[bytes], bytes]:
-    """Each token gets the bytes that it wrote, where they come next, and the last one what is left over.
-
-    Without tokens all bytes are left to the next group.
+    ``token_bytes`` are the bytes that the tokens themselves stand for.
     """
-    shares, at = list[bytes](), 0
-    for own in written:
-        shares.append(next((each for each in (own, own.strip()) if data.startswith(each, at)), b""))
-        at += len(shares[-1])
-    if not shares:
-        return shares, data
-    shares[-1] += data[at:]
-    return shares, b""
+    assigned, left = list[bytes](), b""
+    for data, end in _groups(runs, len(token_bytes)):
+        own, left = _assign(left + data, token_bytes[len(assigned) : end])
+        assigned += own
+    if assigned:
+        assigned[-1] += left
+    return assigned
+
+
+def _groups(runs: Iterable[TokenRun], length: int) -> Iterator[tuple[bytes, int]]:
+    """The text of each slot and of each gap between slots, with the position where its tokens end."""
+    fixed = ""
+    for run in runs:
+        if run.positions is None:
+            fixed += run.text
+            continue
+        yield fixed.encode(errors="replace"), run.positions.start
+        yield run.text.encode(errors="replace"), run.positions.stop
+        fixed = ""
+    yield fixed.encode(errors="replace"), length
+
+
+def _assign(data: bytes, token_bytes: Sequence[bytes]) -> tuple[list[bytes], bytes]:
+    """The part of ``data`` for each token, and what is left for the next group.
+
+    A token gets its own bytes where ``data`` continues with them. The last token also gets the rest. Without
+    tokens, all bytes are left.
+    """
+    assigned, offset = list[bytes](), 0
+    for own in token_bytes:
+        assigned.append(next((each for each in (own, own.strip()) if data.startswith(each, offset)), b""))
+        offset += len(assigned[-1])
+    if not assigned:
+        return assigned, data
+    assigned[-1] += data[offset:]
+    return assigned, b""

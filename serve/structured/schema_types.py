@@ -1,7 +1,7 @@
-"""What a value of structured output must be, and the value nearest to what was decoded that is.
+"""The types of values that structured output supports, and how a decoded value is made valid.
 
-A shape says nothing about tokens: ``json_schema`` reads shapes out of a schema, ``structured`` lays them
-out on a canvas. What ``fit`` gives is valid whatever it is given.
+A type does not know about tokens: ``json_schema`` reads types from a schema, ``template`` puts them on a
+canvas. The result of ``fit`` is always valid.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ Scalar: TypeAlias = str | int | float | bool | None
 
 
 @dataclass(frozen=True)
-class Text:
-    """A string of ``shortest`` to ``longest`` characters; null where it may be and nothing is written."""
+class StringType:
+    """A string of ``min_length`` to ``max_length`` characters. If it is nullable, an empty slot is null."""
 
-    shortest: int = 0
-    longest: int | None = None
+    min_length: int = 0
+    max_length: int | None = None
     nullable: bool = False
 
     def fit(self, text: str) -> str:
-        """Cut, or filled up with spaces: there is no better guess at what is missing."""
-        return text[: self.longest].ljust(self.shortest)
+        """The text, cut to ``max_length`` or padded with spaces to ``min_length``."""
+        return text[: self.max_length].ljust(self.min_length)
 
 
 @dataclass(frozen=True)
-class Number:
-    """A number from ``low`` to ``high``, both included; with ``multiple`` a whole multiple of it, as finite
-    bounds are then, too.
+class NumberType:
+    """A number from ``low`` to ``high``, both included.
+
+    With ``multiple`` the number is an integer multiple of it; finite bounds are multiples of it, too.
     """
 
     low: float = -inf
@@ -40,7 +41,7 @@ class Number:
     nullable: bool = False
 
     def fit(self, numeral: str) -> int | float:
-        """Rounded to a multiple and moved to the nearer bound; the numeral is a decimal one."""
+        """The decimal numeral, rounded to a multiple and clamped to the bounds."""
         if self.multiple is not None:
             value: int | float = round(Fraction(numeral) / self.multiple) * self.multiple
         else:
@@ -49,41 +50,41 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One of some values; one alone is a constant."""
+class EnumType:
+    """One of several values. A single value is a constant."""
 
     values: tuple[Scalar, ...]
 
 
 @dataclass(frozen=True)
-class Items:
-    """An array of ``least`` to ``most`` items; the numbers differ for scalar items alone."""
+class ArrayType:
+    """An array of ``min_items`` to ``max_items`` items. The two differ only for arrays of scalars."""
 
-    item: Shape
-    least: int
-    most: int
+    item: SchemaType
+    min_items: int
+    max_items: int
 
 
 @dataclass(frozen=True)
 class ObjectType:
     """An object with all of these properties, in this order."""
 
-    fields: Mapping[str, Shape]
+    properties: Mapping[str, SchemaType]
 
 
-Shape: TypeAlias = Text | Number | Choice | Items | ObjectType
-Scalars = Text, Number, Choice
+SchemaType: TypeAlias = StringType | NumberType | EnumType | ArrayType | ObjectType
+SCALAR_TYPES = StringType, NumberType, EnumType
 
 
-def takes_null(shape: Shape) -> bool:
+def is_nullable(kind: SchemaType) -> bool:
     """Whether the value may be null."""
-    if isinstance(shape, Choice):
-        return any(value is None for value in shape.values)
-    return isinstance(shape, Text | Number) and shape.nullable
+    if isinstance(kind, EnumType):
+        return any(value is None for value in kind.values)
+    return isinstance(kind, StringType | NumberType) and kind.nullable
 
 
-def or_null(shape: Shape) -> Shape:
-    """The shape or null; objects and arrays are always written out."""
-    if isinstance(shape, Choice):
-        return shape if takes_null(shape) else Choice((*shape.values, None))
-    return replace(shape, nullable=True) if isinstance(shape, Text | Number) else shape
+def make_nullable(kind: SchemaType) -> SchemaType:
+    """The type, or null. Objects and arrays are returned unchanged: the answer always contains them."""
+    if isinstance(kind, EnumType):
+        return kind if is_nullable(kind) else EnumType((*kind.values, None))
+    return replace(kind, nullable=True) if isinstance(kind, StringType | NumberType) else kind

@@ -1,6 +1,6 @@
-"""The way back from a decoded canvas to values: each reads its window, and whatever is there, fits its shape.
+"""Reads JSON values from a decoded canvas. Every value fits its type, whatever tokens its slot contains.
 
-What is written in a window ends at the first eos or eot; what follows does not count.
+The text of a slot ends at its first eos or eot; later tokens are ignored.
 """
 
 from __future__ import annotations
@@ -14,170 +14,173 @@ from typing import Protocol
 
 from lladav.inputs.chat import ChatTokenizer
 from serve.structured.alignment import TokenRun
-from serve.structured.schema_types import Number, Scalar, Text
+from serve.structured.schema_types import NumberType, Scalar, StringType
 
 NUMERAL = re.compile(r"-?[0-9]{0,40}\.?[0-9]{1,40}")
 INSIDE_QUOTES = re.compile(r'(?:[^"\\]|\\.)*', re.DOTALL)
 PAD = -1
-"""Stands for either end."""
+"""Stands for eos and for eot."""
 
 
 class Value(Protocol):
-    """Reads its part of a decoded canvas."""
+    """Reads one JSON value from the tokens of a decoded canvas."""
 
     def write(self, tokens: Sequence[int]) -> Iterator[TokenRun]:
-        """JSON of a value that fits the schema, whatever was decoded."""
+        """The JSON text of a value that fits the schema."""
         ...
 
     def empty(self, tokens: Sequence[int]) -> bool:
-        """Whether nothing was written."""
+        """Whether the slot of the value is empty."""
         ...
 
 
 @dataclass(frozen=True)
-class Window:
-    """Places of the canvas that hold one value."""
+class Slot:
+    """The canvas positions of one value."""
 
-    places: range
+    positions: range
     tokenizer: ChatTokenizer
     ends: frozenset[int]
+    """Ids of eos and eot."""
 
     def tokens(self, tokens: Sequence[int]) -> list[int]:
-        """What was decoded there, either end as ``PAD``."""
-        return [PAD if i in self.ends else i for i in tokens[self.places.start : self.places.stop]]
+        """The tokens in the slot, with ``PAD`` for eos and eot."""
+        return [PAD if i in self.ends else i for i in tokens[self.positions.start : self.positions.stop]]
 
     def text(self, tokens: Sequence[int]) -> str:
-        """What is written before the first end."""
+        """The text before the first eos or eot, without surrounding white space."""
         return self.tokenizer.decode(list(takewhile(lambda i: i != PAD, self.tokens(tokens)))).strip()
 
 
 @dataclass(frozen=True)
-class Fields:
-    fields: dict[str, Value]
+class ObjectValue:
+    properties: dict[str, Value]
 
     def write(self, tokens: Sequence[int]) -> Iterator[TokenRun]:
         yield TokenRun("{")
-        for number, (name, value) in enumerate(self.fields.items()):
+        for number, (name, value) in enumerate(self.properties.items()):
             yield TokenRun(f"{', ' if number else ''}{to_json(name)}: ")
             yield from value.write(tokens)
         yield TokenRun("}")
 
-    def empty(self, tokens: Sequence[int]) -> bool:  # noqa: ARG002 - a protocol
+    def empty(self, tokens: Sequence[int]) -> bool:  # noqa: ARG002 - the protocol's signature
         return False
 
 
 @dataclass(frozen=True)
-class List:
-    """Items that were left empty are dropped, as far as the schema lets them."""
+class ArrayValue:
+    """Drops empty items beyond the first ``min_items``."""
 
     items: list[Value]
-    least: int
+    min_items: int
 
     def write(self, tokens: Sequence[int]) -> Iterator[TokenRun]:
-        kept = [item for n, item in enumerate(self.items) if n < self.least or not item.empty(tokens)]
+        kept = [item for n, item in enumerate(self.items) if n < self.min_items or not item.empty(tokens)]
         yield TokenRun("[")
         for number, item in enumerate(kept):
             yield TokenRun(", " if number else "")
             yield from item.write(tokens)
         yield TokenRun("]")
 
-    def empty(self, tokens: Sequence[int]) -> bool:  # noqa: ARG002 - a protocol
+    def empty(self, tokens: Sequence[int]) -> bool:  # noqa: ARG002 - the protocol's signature
         return False
 
 
 @dataclass(frozen=True)
-class Fixed:
+class ConstantValue:
     value: Scalar
 
-    def write(self, tokens: Sequence[int]) -> Iterator[TokenRun]:  # noqa: ARG002 - a protocol
+    def write(self, tokens: Sequence[int]) -> Iterator[TokenRun]:  # noqa: ARG002 - the protocol's signature
         yield TokenRun(to_json(self.value))
 
-    def empty(self, tokens: Sequence[int]) -> bool:  # noqa: ARG002 - a protocol
+    def empty(self, tokens: Sequence[int]) -> bool:  # noqa: ARG002 - the protocol's signature
         return False
 
 
 @dataclass(frozen=True)
-class TextValue:
-    """The model writes JSON, so a quote mark ends a text and a backslash escapes."""
+class StringValue:
+    """Reads the slot as JSON: a quote mark ends the string, a backslash starts an escape."""
 
-    shape: Text
-    window: Window
+    type: StringType
+    slot: Slot
 
     def write(self, tokens: Sequence[int]) -> Iterator[TokenRun]:
         text = self._text(tokens)
-        value = None if not text and self.shape.nullable else self.shape.fit(text)
-        yield from _written(value, self.window, quoted=value is not None)
+        value = None if not text and self.type.nullable else self.type.fit(text)
+        yield from _runs(value, self.slot, quoted=value is not None)
 
     def empty(self, tokens: Sequence[int]) -> bool:
         return not self._text(tokens)
 
     def _text(self, tokens: Sequence[int]) -> str:
-        """A character that the window cuts in two is left out at the end."""
-        written = INSIDE_QUOTES.match(self.window.text(tokens))
-        text = _unescaped(written.group() if written else "")
+        """The string, without an incomplete character at the end of the slot."""
+        inside = INSIDE_QUOTES.match(self.slot.text(tokens))
+        text = _unescaped(inside.group() if inside else "")
         return text.encode(errors="replace").decode().rstrip("\ufffd").strip()
 
 
+@dataclass(frozen=True)
+class NumberValue:
+    type: NumberType
+    slot: Slot
+
+    def write(self, tokens: Sequence[int]) -> Iterator[TokenRun]:
+        numeral = self._numeral(tokens)
+        value = None if numeral is None and self.type.nullable else self.type.fit(numeral or "0")
+        yield from _runs(value, self.slot, quoted=False)
+
+    def empty(self, tokens: Sequence[int]) -> bool:
+        return self._numeral(tokens) is None
+
+    def _numeral(self, tokens: Sequence[int]) -> str | None:
+        found = NUMERAL.match(self.slot.text(tokens))
+        return found.group() if found else None
+
+
+@dataclass(frozen=True)
+class EnumValue:
+    """Chooses the alternative that agrees with the decoded tokens at most positions.
+
+    Positions are unmasked one by one, so the tokens may mix several alternatives. If the slot may be empty,
+    the last alternative is the empty one and belongs to no value.
+    """
+
+    values: tuple[Scalar, ...]
+    alternatives: list[list[int]]
+    """Token ids of each value, padded with ``PAD`` to the length of the slot."""
+    slot: Slot
+
+    def write(self, tokens: Sequence[int]) -> Iterator[TokenRun]:
+        value = self.values[self._best(tokens, len(self.values))]
+        yield from _runs(value, self.slot, quoted=all(isinstance(each, str) for each in self.values))
+
+    def empty(self, tokens: Sequence[int]) -> bool:
+        return self._best(tokens, len(self.alternatives)) >= len(self.values)
+
+    def _best(self, tokens: Sequence[int], count: int) -> int:
+        decoded = self.slot.tokens(tokens)
+        matches = [sum(map(int.__eq__, decoded, each)) for each in self.alternatives[:count]]
+        return matches.index(max(matches))
+
+
 def to_json(value: Scalar) -> str:
-    """A value as it stands in an answer."""
+    """A value as JSON text."""
     return json.dumps(value, ensure_ascii=False)
 
 
-def _written(value: Scalar, window: Window, quoted: bool) -> Iterator[TokenRun]:
-    """A value that was read from a window; quote marks around a window are fixed text."""
+def _runs(value: Scalar, slot: Slot, quoted: bool) -> Iterator[TokenRun]:
+    """The JSON text of a value that was read from a slot; quote marks around a slot are fixed text."""
     text = to_json(value)
     if not quoted:
-        yield TokenRun(text, window.places)
+        yield TokenRun(text, slot.positions)
         return
     yield TokenRun('"')
-    yield TokenRun(text[1:-1], window.places)
+    yield TokenRun(text[1:-1], slot.positions)
     yield TokenRun('"')
 
 
 def _unescaped(text: str) -> str:
     try:
         return json.loads(f'"{text}"', strict=False)
-    except ValueError:  # escapes of another language, or half of one
+    except ValueError:  # an escape that is not JSON, or an incomplete one
         return text
-
-
-@dataclass(frozen=True)
-class NumberValue:
-    shape: Number
-    window: Window
-
-    def write(self, tokens: Sequence[int]) -> Iterator[TokenRun]:
-        numeral = self._numeral(tokens)
-        value = None if numeral is None and self.shape.nullable else self.shape.fit(numeral or "0")
-        yield from _written(value, self.window, quoted=False)
-
-    def empty(self, tokens: Sequence[int]) -> bool:
-        return self._numeral(tokens) is None
-
-    def _numeral(self, tokens: Sequence[int]) -> str | None:
-        found = NUMERAL.match(self.window.text(tokens))
-        return found.group() if found else None
-
-
-@dataclass(frozen=True)
-class ChoiceValue:
-    """Places are filled one by one, so they may mix alternatives: the one that agrees at most places counts.
-
-    An alternative beyond the values is that of nothing.
-    """
-
-    values: tuple[Scalar, ...]
-    alternatives: list[list[int]]
-    window: Window
-
-    def write(self, tokens: Sequence[int]) -> Iterator[TokenRun]:
-        value = self.values[self._best(tokens, len(self.values))]
-        yield from _written(value, self.window, quoted=all(isinstance(each, str) for each in self.values))
-
-    def empty(self, tokens: Sequence[int]) -> bool:
-        return self._best(tokens, len(self.alternatives)) >= len(self.values)
-
-    def _best(self, tokens: Sequence[int], count: int) -> int:
-        decoded = self.window.tokens(tokens)
-        agree = [sum(map(int.__eq__, decoded, each)) for each in self.alternatives[:count]]
-        return agree.index(max(agree))

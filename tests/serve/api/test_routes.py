@@ -186,7 +186,7 @@ def test_a_denoising_stream_shows_every_step(client: httpx.Client) -> None:
     )
 
 
-def test_a_skeleton_stands_on_the_canvas_from_the_first_step(client: httpx.Client) -> None:
+def test_the_template_is_on_the_canvas_from_the_first_step(client: httpx.Client) -> None:
     schema = {"type": "object", "properties": {"sure": {"type": "boolean"}}, "required": ["sure"]}
     shape = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     first, *chunks = events(client, stream_mode="denoise", response_format=shape)

@@ -1,4 +1,4 @@
-"""Schemas, their skeletons with the golden tokenizer, and canvases with texts in the windows."""
+"""Builds schemas, their templates with the golden tokenizer, and decoded canvases with given slot texts."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from lladav.inputs.chat import ChatTokenizer
-from serve.structured import Skeleton
+from serve.structured import JsonTemplate
 
 TOKENIZER = ChatTokenizer.load(Path(__file__).parents[2] / "golden" / "tokenizer")
 EOT, EOS = TOKENIZER.ids.eot, TOKENIZER.ids.eos
-PLACES = 6
+VALUE_TOKENS = 6
 
 STRING, INTEGER, NUMBER = {"type": "string"}, {"type": "integer"}, {"type": "number"}
 BOOLEAN, NULL = {"type": "boolean"}, {"type": "null"}
 
 
-def skeleton(schema: object, max_tokens: int = 10_000, characters: int = 100_000) -> Skeleton:
-    return Skeleton(schema, TOKENIZER, PLACES, max_tokens, characters)
+def template(schema: object, max_tokens: int = 10_000, characters: int = 100_000) -> JsonTemplate:
+    return JsonTemplate(schema, TOKENIZER, VALUE_TOKENS, max_tokens, characters)
 
 
 def record(**properties: Any) -> dict[str, Any]:
@@ -28,23 +28,23 @@ def array(items: Any, **limits: int) -> dict[str, Any]:
     return {"type": "array", "items": items, **limits}
 
 
-def windows(made: Skeleton) -> list[list[int]]:
-    """Runs of places that are not fixed."""
+def slots(made: JsonTemplate) -> list[list[int]]:
+    """Runs of positions that are not fixed."""
     runs: list[list[int]] = []
-    for place in sorted(set(range(made.max_tokens)) - set(made.infill)):
-        if runs and runs[-1][-1] == place - 1:
-            runs[-1].append(place)
+    for position in sorted(set(range(made.length)) - set(made.infill)):
+        if runs and runs[-1][-1] == position - 1:
+            runs[-1].append(position)
         else:
-            runs.append([place])
+            runs.append([position])
     return runs
 
 
-def canvas(made: Skeleton, *texts: str | list[int]) -> list[int]:
-    """The canvas with these texts in its windows, padded."""
-    tokens = [made.infill.get(place, EOT) for place in range(made.max_tokens)]
-    for places, text in zip(windows(made), texts, strict=True):
+def canvas(made: JsonTemplate, *texts: str | list[int]) -> list[int]:
+    """The canvas with these texts in its slots, padded."""
+    tokens = [made.infill.get(position, EOT) for position in range(made.length)]
+    for positions, text in zip(slots(made), texts, strict=True):
         ids = TOKENIZER.encode(text) if isinstance(text, str) else text
-        assert len(ids) <= len(places)
-        for place, token in zip(places, ids, strict=False):
-            tokens[place] = token
+        assert len(ids) <= len(positions)
+        for position, token in zip(positions, ids, strict=False):
+            tokens[position] = token
     return tokens

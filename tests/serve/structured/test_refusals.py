@@ -1,4 +1,4 @@
-"""Schemas that cannot be promised are refused by their path, and those that take too much at once."""
+"""Unsupported schemas are refused with the path of the keyword; too large ones before they take resources."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 
 from lladav.inputs.chat import ChatTokenizer
 from serve.errors import ApiError
-from serve.structured.json_schema import MOST, ROOT
-from tests.serve.structured.templates import INTEGER, NULL, NUMBER, STRING, array, record, skeleton
+from serve.structured.json_schema import MAX_VALUES, ROOT
+from tests.serve.structured.templates import INTEGER, NULL, NUMBER, STRING, array, record, template
 
 REFUSED = [
     (record(x={**STRING, "pattern": "a+"}), ".properties.x.pattern"),
@@ -58,9 +58,9 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("schema", "path"), REFUSED)
-def test_what_cannot_be_promised_is_refused_by_its_path(schema: Any, path: str) -> None:
+def test_an_unsupported_keyword_is_refused_with_its_path(schema: Any, path: str) -> None:
     with pytest.raises(ApiError) as error:
-        skeleton(schema)
+        template(schema)
     assert (error.value.status, error.value.code) == (400, "unsupported_schema")
     assert error.value.param == ROOT + path
     assert error.value.message.startswith(ROOT + path)
@@ -68,7 +68,7 @@ def test_what_cannot_be_promised_is_refused_by_its_path(schema: Any, path: str) 
 
 
 def doubling(levels: int) -> dict[str, Any]:
-    """A schema of few lines that stands for 2^levels values."""
+    """A small schema that expands to 2^levels values."""
     refs = {
         f"D{n}": record(a={"$ref": f"#/$defs/D{n + 1}"}, b={"$ref": f"#/$defs/D{n + 1}"})
         for n in range(levels)
@@ -84,20 +84,20 @@ def deep(levels: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "schema", [doubling(20), deep(40), deep(5000), record(**{f"{n}": NULL for n in range(MOST)})]
+    "schema", [doubling(20), deep(40), deep(5000), record(**{f"{n}": NULL for n in range(MAX_VALUES)})]
 )
-def test_schemas_out_of_all_bounds_are_refused(schema: dict[str, Any]) -> None:
+def test_too_large_schemas_are_refused(schema: dict[str, Any]) -> None:
     with pytest.raises(ApiError) as error:
-        skeleton(schema)
+        template(schema)
     assert error.value.code == "unsupported_schema"
 
 
-def test_a_canvas_that_is_too_short_is_told_how_many_tokens_it_takes() -> None:
+def test_the_error_for_a_short_canvas_says_how_many_tokens_are_needed() -> None:
     schema = record(name=STRING, age=INTEGER)
-    needed = skeleton(schema).max_tokens
-    assert skeleton(schema, needed).max_tokens == needed
+    needed = template(schema).length
+    assert template(schema, needed).length == needed
     with pytest.raises(ApiError, match=f"takes {needed} tokens and max_tokens is {needed - 1}") as error:
-        skeleton(schema, needed - 1)
+        template(schema, needed - 1)
     assert (error.value.status, error.value.code) == (400, "schema_too_long")
 
 
@@ -113,9 +113,9 @@ def test_a_canvas_that_is_too_short_is_told_how_many_tokens_it_takes() -> None:
         {**STRING, "maxLength": 2**31 - 1},
     ],
 )
-def test_a_canvas_without_end_is_refused_soon(schema: dict[str, Any]) -> None:
+def test_a_huge_canvas_is_refused_quickly(schema: dict[str, Any]) -> None:
     with pytest.raises(ApiError, match=r"takes .* tokens and max_tokens is 512"):
-        skeleton(schema, 512)
+        template(schema, 512)
 
 
 LONG = "x" * 1000
@@ -131,7 +131,7 @@ LONG = "x" * 1000
         {**array({"$ref": "#/$defs/A"}, minItems=10, maxItems=10), "$defs": {"A": {"const": LONG}}},
     ],
 )
-def test_more_characters_than_a_canvas_can_hold_are_not_encoded(
+def test_text_that_is_longer_than_any_canvas_is_not_encoded(
     schema: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encode = ChatTokenizer.encode
@@ -142,6 +142,6 @@ def test_more_characters_than_a_canvas_can_hold_are_not_encoded(
 
     monkeypatch.setattr(ChatTokenizer, "encode", encode_short)
     with pytest.raises(ApiError, match="more than 10000 characters") as error:
-        skeleton(schema, characters=10_000)
+        template(schema, characters=10_000)
     assert (error.value.status, error.value.code) == (400, "context_length_exceeded")
     assert error.value.param == ROOT

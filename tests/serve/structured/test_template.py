@@ -1,4 +1,4 @@
-"""Structured output: whatever tokens are decoded, the JSON that comes out validates."""
+"""Structured output: the JSON validates, whatever tokens are decoded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lladav.decoding.engine import decode
 from lladav.decoding.params import DecodingOptions
-from serve.structured import Skeleton
+from serve.structured import JsonTemplate
 from tests.lladav.build import text_sample, tiny_config, tiny_model
 from tests.serve.structured.templates import (
     BOOLEAN,
@@ -23,30 +23,30 @@ from tests.serve.structured.templates import (
     INTEGER,
     NULL,
     NUMBER,
-    PLACES,
     STRING,
     TOKENIZER,
+    VALUE_TOKENS,
     array,
     canvas,
     record,
-    skeleton,
-    windows,
+    slots,
+    template,
 )
 
 
 def written(schema: object, *texts: str | list[int]) -> Any:
-    """The value that comes of these texts; it validates."""
-    made = skeleton(schema)
-    value = json.loads(made.finish(canvas(made, *texts)))
+    """The value that is read from these slot texts; it validates."""
+    made = template(schema)
+    value = json.loads(made.render(canvas(made, *texts)))
     jsonschema.validate(value, schema)  # pyright: ignore[reportArgumentType]
     return value
 
 
 def test_the_fixed_parts_are_on_the_canvas() -> None:
-    made = skeleton(record(name=STRING, age=INTEGER, kind={"const": "man"}))
-    texts = TOKENIZER.decode([made.infill.get(place, EOT) for place in range(made.max_tokens)])
+    made = template(record(name=STRING, age=INTEGER, kind={"const": "man"}))
+    texts = TOKENIZER.decode([made.infill.get(position, EOT) for position in range(made.length)])
     assert texts == '{"name": "", "age": , "kind": "man"}'
-    assert [len(places) for places in windows(made)] == [PLACES, 10]
+    assert [len(positions) for positions in slots(made)] == [VALUE_TOKENS, 10]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_the_fixed_parts_are_on_the_canvas() -> None:
         ({"anyOf": [{"enum": ["a", "b"]}, NULL]}, "null", None),
     ],
 )
-def test_values_are_read_out_of_their_windows(schema: dict[str, Any], text: Any, value: Any) -> None:
+def test_values_are_read_from_their_slots(schema: dict[str, Any], text: Any, value: Any) -> None:
     found = written(schema, text)
     assert (found, type(found)) == (value, type(value))
 
@@ -109,7 +109,7 @@ def test_values_are_read_out_of_their_windows(schema: dict[str, Any], text: Any,
         (array(STRING, maxItems=0), []),
     ],
 )
-def test_what_is_known_needs_no_window(schema: dict[str, Any], value: Any) -> None:
+def test_constants_need_no_slot(schema: dict[str, Any], value: Any) -> None:
     assert written(schema) == value
 
 
@@ -127,12 +127,12 @@ def test_what_is_known_needs_no_window(schema: dict[str, Any], value: Any) -> No
         (array({"type": ["integer", "null"]}, minItems=1, maxItems=2), ["", "2"], [None, 2]),
     ],
 )
-def test_items_that_are_left_empty_are_dropped(schema: Any, texts: list[str], value: Any) -> None:
+def test_empty_items_are_dropped(schema: Any, texts: list[str], value: Any) -> None:
     assert written(schema, *texts) == value
 
 
 def test_objects_nest_and_refer_to_definitions() -> None:
-    """As pydantic writes them."""
+    """A schema as pydantic writes it."""
     point = {"type": "object", "title": "Point", "properties": {"x": INTEGER}, "required": ["x"]}
     schema = {
         "$defs": {"Point": point, "Kind": {"enum": ["a", "b"], "type": "string"}},
@@ -148,38 +148,38 @@ def test_objects_nest_and_refer_to_definitions() -> None:
     assert written(schema, "3", '"b"', "x") == {"at": {"x": 3}, "kind": "b", "pattern": "x"}
 
 
-def test_numbers_and_choices_may_become_few_ids() -> None:
-    def texts(made: Skeleton) -> list[set[str]]:
+def test_numbers_and_enums_restrict_the_ids() -> None:
+    def texts(made: JsonTemplate) -> list[set[str]]:
         return [{TOKENIZER.decode([i]) for i in ids} for _, ids in sorted(made.allowed.items())]
 
     digits = {*"0123456789", "12"}
-    whole = texts(skeleton({**INTEGER, "minimum": 0, "maximum": 99}))
+    whole = texts(template({**INTEGER, "minimum": 0, "maximum": 99}))
     assert whole == [digits, digits | {""}]
-    real = texts(skeleton({**NUMBER, "minimum": -9, "maximum": 9}))
+    real = texts(template({**NUMBER, "minimum": -9, "maximum": 9}))
     assert real[:2] == [digits | {"-"}, digits | {".", ""}]
-    assert texts(skeleton({"enum": ["user", "sum"]})) == [{"user", "s"}, {"", "um"}]
-    optional = texts(skeleton(array({**INTEGER, "minimum": 0, "maximum": 9}, maxItems=1)))
+    assert texts(template({"enum": ["user", "sum"]})) == [{"user", "s"}, {"", "um"}]
+    optional = texts(template(array({**INTEGER, "minimum": 0, "maximum": 9}, maxItems=1)))
     assert optional == [digits | {""}]
-    assert texts(skeleton(STRING)) == []
+    assert texts(template(STRING)) == []
 
 
-def test_what_alternatives_share_is_fixed() -> None:
-    made = skeleton({"enum": ["a1", "a2"]})
-    assert [len(places) for places in windows(made)] == [1]
+def test_tokens_that_all_alternatives_share_are_fixed() -> None:
+    made = template({"enum": ["a1", "a2"]})
+    assert [len(positions) for positions in slots(made)] == [1]
 
 
 @pytest.mark.parametrize(
-    ("limits", "places"),
+    ("limits", "positions"),
     [
-        ({}, PLACES),
+        ({}, VALUE_TOKENS),
         ({"maxLength": 4}, 4),
-        ({"maxLength": 12}, PLACES),
+        ({"maxLength": 12}, VALUE_TOKENS),
         ({"maxLength": 60}, 20),
         ({"minLength": 30}, 10),
     ],
 )
-def test_windows_of_texts_follow_their_length(limits: dict[str, int], places: int) -> None:
-    assert [len(run) for run in windows(skeleton({**STRING, **limits}))] == [places]
+def test_slots_of_strings_follow_their_length(limits: dict[str, int], positions: int) -> None:
+    assert [len(run) for run in slots(template({**STRING, **limits}))] == [positions]
 
 
 def scalars() -> st.SearchStrategy[dict[str, Any]]:
@@ -200,7 +200,7 @@ COUNTS = st.integers(0, 3)
 
 @st.composite
 def numbers(draw: st.DrawFn) -> dict[str, Any]:
-    """Numbers with a unit's room between their bounds; multiples with one bound alone."""
+    """Numbers whose bounds are at least 2 apart; multiples have one bound at most."""
     kind = draw(st.sampled_from(["integer", "number"]))
     low = draw(st.integers(-50, 50) | st.floats(-50, 50))
     bounds = {
@@ -231,29 +231,29 @@ ANY_ID = st.integers(0, TOKENIZER.vocab_size - 1)
 LIKELY = st.sampled_from([EOT, EOS, *TOKENIZER.encode('-.012\\"u e')])
 
 
-def restricted(made: Skeleton, tokens: Mapping[int, int]) -> Iterable[int]:
-    """The canvas as the engine would have it: fixed parts fixed, allowed ids where they are asked for."""
-    for place in range(made.max_tokens):
-        token = made.infill[place] if place in made.infill else tokens[place]
-        allowed = made.allowed.get(place)
+def restricted(made: JsonTemplate, tokens: Mapping[int, int]) -> Iterable[int]:
+    """The canvas as the engine would decode it: with the fixed tokens, and only allowed ids."""
+    for position in range(made.length):
+        token = made.infill[position] if position in made.infill else tokens[position]
+        allowed = made.allowed.get(position)
         yield allowed[token % len(allowed)] if allowed else token
 
 
 @given(SCHEMAS, st.data())
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 def test_any_tokens_become_json_that_validates(schema: dict[str, Any], data: st.DataObject) -> None:
-    """Those that the engine can reveal, and others."""
-    made = skeleton(schema)
-    places = [place for run in windows(made) for place in run]
-    assert set(made.allowed) <= set(places)
-    drawn = data.draw(st.lists(ANY_ID | LIKELY, min_size=len(places), max_size=len(places)))
-    tokens = dict(zip(places, drawn, strict=True))
+    """Tokens that the engine can unmask, and others."""
+    made = template(schema)
+    positions = [position for run in slots(made) for position in run]
+    assert set(made.allowed) <= set(positions)
+    drawn = data.draw(st.lists(ANY_ID | LIKELY, min_size=len(positions), max_size=len(positions)))
+    tokens = dict(zip(positions, drawn, strict=True))
     for decoded in (
         list(restricted(made, tokens)),
-        [{**made.infill, **tokens}[place] for place in range(made.max_tokens)],
+        [{**made.infill, **tokens}[position] for position in range(made.length)],
         [],
     ):
-        text = made.finish(decoded)
+        text = made.render(decoded)
         value = json.loads(text)
         assert text == json.dumps(value, ensure_ascii=False)
         jsonschema.Draft202012Validator(schema).validate(value)
@@ -261,22 +261,22 @@ def test_any_tokens_become_json_that_validates(schema: dict[str, Any], data: st.
             assert b"".join(made.bytes_of_tokens(decoded)).decode() == text
 
 
-def test_tokens_stand_for_the_bytes_that_they_wrote() -> None:
-    made = skeleton(record(name=STRING, age={**INTEGER, "maximum": 50}, tags=array(STRING, maxItems=2)))
+def test_tokens_get_the_bytes_that_they_stand_for() -> None:
+    made = template(record(name=STRING, age={**INTEGER, "maximum": 50}, tags=array(STRING, maxItems=2)))
     tokens = canvas(made, "sum", "77", "a", "")
     shares = made.bytes_of_tokens([*tokens, EOT])
-    assert b"".join(shares).decode() == made.finish(tokens) == '{"name": "sum", "age": 50, "tags": ["a"]}'
-    first, second, third, _ = windows(made)
-    assert b"".join(shares[place] for place in first) == b"sum"
-    assert b"".join(shares[place] for place in second) == b"50"
-    assert b"".join(shares[place] for place in third) == b"a"
-    assert [shares[place] for place in made.infill][:3] == [
-        TOKENIZER.token_bytes(tokens[place]) for place in made.infill
+    assert b"".join(shares).decode() == made.render(tokens) == '{"name": "sum", "age": 50, "tags": ["a"]}'
+    first, second, third, _ = slots(made)
+    assert b"".join(shares[position] for position in first) == b"sum"
+    assert b"".join(shares[position] for position in second) == b"50"
+    assert b"".join(shares[position] for position in third) == b"a"
+    assert [shares[position] for position in made.infill][:3] == [
+        TOKENIZER.token_bytes(tokens[position]) for position in made.infill
     ][:3]
 
 
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0}, {"threshold": 0.5, "refresh_interval": 4}])
-def test_a_model_fills_a_skeleton_in(sampling: dict[str, Any]) -> None:
+def test_a_model_fills_in_a_template(sampling: dict[str, Any]) -> None:
     config = replace(tiny_config(vocab_size=TOKENIZER.vocab_size), tokens=TOKENIZER.ids)
     schema = record(
         name={**STRING, "maxLength": 8},
@@ -285,9 +285,9 @@ def test_a_model_fills_a_skeleton_in(sampling: dict[str, Any]) -> None:
         kind={"enum": ["user", "assistant", "system"]},
         tags=array(STRING, maxItems=2),
     )
-    made = skeleton(schema)
-    length = -(-made.max_tokens // 8) * 8
-    rest = dict.fromkeys(range(made.max_tokens, length), EOT)
+    made = template(schema)
+    length = -(-made.length // 8) * 8
+    rest = dict.fromkeys(range(made.length, length), EOT)
     options = DecodingOptions.for_chat(
         TOKENIZER.ids,
         max_tokens=length,
@@ -299,6 +299,6 @@ def test_a_model_fills_a_skeleton_in(sampling: dict[str, Any]) -> None:
     )
     answer = decode(tiny_model(config, std=0.3), [text_sample("p", 6)], options)[0]
     assert len(answer.tokens) == length
-    assert all(answer.tokens[place] in ids for place, ids in made.allowed.items())
-    assert all(answer.tokens[place] == token for place, token in made.infill.items())
-    jsonschema.validate(json.loads(made.finish(answer.tokens)), schema)
+    assert all(answer.tokens[position] in ids for position, ids in made.allowed.items())
+    assert all(answer.tokens[position] == token for position, token in made.infill.items())
+    jsonschema.validate(json.loads(made.render(answer.tokens)), schema)
