@@ -16,6 +16,7 @@ from pathlib import Path
 from upath import UPath
 
 from lladav.config import loader as settings
+from lladav.config.fingerprint import refuse_change
 from lladav.config.schema import Config
 from lladav.errors import UserError
 from lladav.inputs.chat import TEXT_VERSION
@@ -133,7 +134,7 @@ class Run:
         """Raise ``UserError`` if the folder belongs to settings of another meaning, or cannot be read."""
         with reporting(f"{self.place}: cannot be read", "set train.storage"):
             if exists(self.place / CONFIG):
-                settings.refuse_change(self.name, self.config(), config)
+                refuse_change(self.name, self.config(), config)
 
     def bind(self, config: Config) -> None:
         """Tie the folder to the settings; raises ``UserError`` if it belongs to other ones."""
