@@ -18,27 +18,27 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-WHOLE = BeforeValidator(_whole)
-Named = Field(strict=False)
+WholeNumber = BeforeValidator(_whole)
+EnumText = Field(strict=False)
 """JSON has no enumerations: their members come as text."""
-Count = Annotated[int, Field(ge=1), WHOLE]
+Count = Annotated[int, Field(ge=1), WholeNumber]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Scale = Annotated[float, Field(ge=0, le=MAX_SCALE, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
-FIELDS = 100
+MAX_FIELDS = 100
 """Fields of an object, at most; none that is documented has as many."""
 
 
-def few_fields(value: Any) -> Any:
+def limit_fields(value: Any) -> Any:
     """The value, unless it is an object with more fields than any has: each would be a finding of its own."""
-    if isinstance(value, Mapping) and len(value) > FIELDS:
-        raise ValueError(f"{len(value)} fields are more than the {FIELDS} of any object; remove some")
+    if isinstance(value, Mapping) and len(value) > MAX_FIELDS:
+        raise ValueError(f"{len(value)} fields are more than the {MAX_FIELDS} of any object; remove some")
     return value
 
 
-class Interval(BaseModel):
+class IntervalRange(BaseModel):
     """A range of refresh intervals; the smallest that load and deadline allow is used."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -46,7 +46,7 @@ class Interval(BaseModel):
     min: Count
     max: Count
 
-    _few_fields = model_validator(mode="before")(few_fields)
+    _few_fields = model_validator(mode="before")(limit_fields)
 
     @model_validator(mode="after")
     def _ascends(self) -> Self:
@@ -55,22 +55,22 @@ class Interval(BaseModel):
         return self
 
 
-def shape_of_interval(interval: Any) -> str:
+def interval_tag(interval: Any) -> str:
     """Decides what a value is meant to be, so that what is wrong with it is told of one alone."""
-    return "range" if isinstance(interval, Mapping | Interval) else "number"
+    return "range" if isinstance(interval, Mapping | IntervalRange) else "number"
 
 
 RefreshInterval = Annotated[
-    Annotated[Count, Tag("number")] | Annotated[Interval, Tag("range")], Discriminator(shape_of_interval)
+    Annotated[Count, Tag("number")] | Annotated[IntervalRange, Tag("range")], Discriminator(interval_tag)
 ]
 
 
-class Knobs(BaseModel):
+class DecodingParams(BaseModel):
     """Settings of decoding; whatever is left out falls to a preset, then to the server's defaults."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    _few_fields = model_validator(mode="before")(few_fields)
+    _few_fields = model_validator(mode="before")(limit_fields)
 
     refresh_interval: RefreshInterval | None = None
     """Steps from one refresh of keys and values to the next: 1 is exact, more is faster and less faithful. A
@@ -87,7 +87,7 @@ class Knobs(BaseModel):
     """A step reveals the n most probable tokens while the n-th has probability 1 - factor / (n + 1)."""
     entropy: Positive | None = None
     """A step reveals the most probable tokens while their entropies stay within so many nats."""
-    cache: Annotated[Cache | None, Named] = None
+    cache: Annotated[Cache | None, EnumText] = None
     """What steps between refreshes take from the last one: none, prefix (what lies before the block) or dual
     (both sides of it)."""
     guidance: Scale | None = None
@@ -100,11 +100,11 @@ class Knobs(BaseModel):
     @property
     def intervals(self) -> list[int]:
         """The refresh interval, or both ends of its range; none where it is left out."""
-        if isinstance(self.refresh_interval, Interval):
+        if isinstance(self.refresh_interval, IntervalRange):
             return [self.refresh_interval.min, self.refresh_interval.max]
         return [] if self.refresh_interval is None else [self.refresh_interval]
 
     def given(self) -> dict[str, Any]:
         """The knobs that have a value; fields of a subclass are none."""
-        values = {name: getattr(self, name) for name in Knobs.model_fields}
+        values = {name: getattr(self, name) for name in DecodingParams.model_fields}
         return {name: value for name, value in values.items() if value is not None}

@@ -29,7 +29,7 @@ NOT_FINITE = "not_finite"
 """Code of the error of a request for which the model's numbers are NaN or infinite."""
 
 
-LONGEST = 1000
+MAX_MESSAGE_CHARACTERS = 1000
 """Characters of a message: it may quote names that a client made up."""
 
 
@@ -78,7 +78,7 @@ class ApiError(Exception):
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    return text if len(text) <= MAX_MESSAGE_CHARACTERS else f"{text[:MAX_MESSAGE_CHARACTERS]}..."
 
 
 def _rebuilt(

@@ -12,10 +12,10 @@ from lladav.checkpoint import model_config_of
 from lladav.inputs.chat import ChatTokenizer
 from lladav.inputs.images import ViewGeometry
 from serve.api.completions import Completions
-from serve.api.requests import Planner
+from serve.api.requests import RequestPlanner
 from serve.api.routes import Service, web_app
-from serve.aside import Aside
 from serve.auth.keys import Gate
+from serve.concurrency import ThreadOffloader
 from serve.engine.client import FAULT_SECONDS, EngineReplicas, Engines
 from serve.errors import NOT_FINITE, ApiError
 from serve.media.loader import MediaLoader
@@ -32,7 +32,7 @@ class Ingress:
 
     def __init__(self, settings: ServeSettings, engines: DeploymentHandle) -> None:
         self._settings, self._engines = settings, engines
-        self._status = Aside("status")
+        self._status = ThreadOffloader("status")
         self._replicas = EngineReplicas(engines)
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
@@ -41,7 +41,7 @@ class Ingress:
         completions = completions_of(settings, self._replicas)
         metrics = IngressMetrics(settings.name)
         app = web_app(Service(settings, completions, Gate(settings), metrics, self._ready))
-        settle_heap()
+        freeze_heap()
         return app
 
     async def _ready(self) -> bool:
@@ -60,7 +60,7 @@ class Ingress:
         return any(state == RUNNING and count > 0 for state, count in states.items())
 
 
-def settle_heap() -> None:
+def freeze_heap() -> None:
     """Keep what is loaded now out of later garbage collections.
 
     Imports leave half a million objects; a collection that looks through them stops the process for hundreds
@@ -74,6 +74,6 @@ def completions_of(settings: ServeSettings, engines: Engines) -> Completions:
     """What answers requests about the settings' model."""
     tokenizer, model = ChatTokenizer.load(settings.model), model_config_of(settings.model)
     geometry = ViewGeometry.of(model)
-    planner = Planner(settings, tokenizer, model, geometry)
+    planner = RequestPlanner(settings, tokenizer, model, geometry)
     media = MediaLoader(settings.media, settings.fetch, geometry)
     return Completions(settings.name, engines, planner, media, tokenizer)

@@ -27,8 +27,8 @@ from lladav.config.introspection import choose_from
 from lladav.config.loader import CONF, group_choices, read_yaml
 from lladav.decoding.params import RULES, Cache
 from lladav.errors import UserError
-from serve.decoding_params import Knobs
-from serve.validation_errors import complaint
+from serve.decoding_params import DecodingParams
+from serve.validation_errors import settings_error
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -62,7 +62,7 @@ class KeySettings(Section):
     """Requests of this key that may run at a time, at each ingress replica."""
 
 
-def clash(keys: Sequence[KeySettings]) -> str | None:
+def key_conflict(keys: Sequence[KeySettings]) -> str | None:
     """Why keys cannot stand beside each other."""
     if len({key.name for key in keys}) < len(keys):
         return "names differ from each other; rename one"
@@ -126,7 +126,7 @@ class LimitSettings(Section):
         return self
 
 
-class DialSettings(Section):
+class RefreshSettings(Section):
     """Bounds of the refresh interval, and the presets called ``effort``."""
 
     min: Count = 1
@@ -136,7 +136,7 @@ class DialSettings(Section):
     """Where a request says nothing; 1 is exact."""
     busy: Annotated[float, Field(gt=0)] = 2.0
     """Requests per row (running and waiting) at which a range is answered with its largest interval."""
-    presets: dict[Literal["fast", "balanced", "accurate"], Knobs] = {}
+    presets: dict[Literal["fast", "balanced", "accurate"], DecodingParams] = {}
     """What each ``effort`` stands for."""
 
     @model_validator(mode="after")
@@ -248,7 +248,7 @@ class ServeSettings(Section):
     media: MediaSettings = MediaSettings()
     fetch: FetchSettings = FetchSettings()
     limits: LimitSettings = LimitSettings()
-    dial: DialSettings = DialSettings()
+    dial: RefreshSettings = RefreshSettings()
     decoding: DecodingSettings = DecodingSettings()
     engine: ReplicaSettings = ReplicaSettings()
     scaling: ScalingSettings = ScalingSettings()
@@ -264,7 +264,7 @@ class ServeSettings(Section):
         try:
             return check(values)
         except ValidationError as error:
-            raise UserError(complaint(error, cls, values)) from None
+            raise UserError(settings_error(error, cls, values)) from None
 
     @model_validator(mode="after")
     def _keys_fit(self) -> Self:
@@ -273,7 +273,7 @@ class ServeSettings(Section):
             raise ValueError("auth is keys and there are none; add keys, or set auth=off on a loopback host")
         if self.auth is Auth.off and given:
             raise ValueError("auth is off and keys are given; remove one of them")
-        if why := clash(self.keys):
+        if why := key_conflict(self.keys):
             raise ValueError(f"keys: {why}")
         return self
 
@@ -298,7 +298,7 @@ def load(given: Mapping[str, Any], conf: Path = CONF) -> ServeSettings:
     try:
         return ServeSettings.model_validate(values)
     except ValidationError as error:
-        raise UserError(complaint(error, ServeSettings, values)) from None
+        raise UserError(settings_error(error, ServeSettings, values)) from None
 
 
 def merged(given: Mapping[str, Any], conf: Path = CONF) -> dict[str, Any]:

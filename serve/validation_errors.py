@@ -19,7 +19,7 @@ PRIVATE = ("keys", "limits_storage")
 """Settings whose values are not repeated: a key in clear may be there by mistake, or a password."""
 
 
-def complaint(error: ValidationError, model: type[BaseModel], values: Mapping[str, Any]) -> str:
+def settings_error(error: ValidationError, model: type[BaseModel], values: Mapping[str, Any]) -> str:
     """The first thing that is wrong with ``values``; a misspelt key comes before what is missing for it."""
     found = error.errors()
     first = next((each for each in found if _is_unknown(each)), found[0])

@@ -14,23 +14,23 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
-from serve.api.validation import not_an_object, refusal
-from serve.aside import Aside
+from serve.api.validation import body_error, not_an_object
+from serve.concurrency import ThreadOffloader
 from serve.errors import ApiError
 
 Kind = TypeVar("Kind", bound=BaseModel)
 
 THREADS = 2
 IMAGE = b'"data:image'
-LONG = 4096
+MIN_URI_BYTES = 4096
 """Bytes of a data URI from which on it is cut out."""
-PIECE = 2**20
+PIECE_BYTES = 2**20
 """Bytes of a data URI that are parsed in one call."""
-ESCAPE = 6
+MAX_ESCAPE_BYTES = 6
 """Bytes of the longest escape of a character, as in a surrogate's ``\\ud83d``."""
-VALUES = 20_000
+MAX_VALUES = 20_000
 """Values of a body, names of fields included."""
-UNQUOTED = 2**17
+MAX_UNQUOTED_BYTES = 2**17
 """Bytes of a body outside of its strings, without white space; long integers are slow to parse."""
 SPACE = b" \t\r\n"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -42,11 +42,11 @@ class BodyReader:
     def __init__(self, text_bytes: int, images: int) -> None:
         """``text_bytes`` are those of a body besides its first ``images`` images, at most."""
         self._text_bytes, self._images = text_bytes, images
-        self._aside = Aside("bodies", THREADS)
+        self._offload = ThreadOffloader("bodies", THREADS)
 
     async def read(self, body: Sequence[bytes], content_type: str, kind: type[Kind]) -> Kind:
         """The request in the parts of a body; raises ``ApiError``."""
-        return await self._aside(self._read, body, content_type, kind)
+        return await self._offload(self._read, body, content_type, kind)
 
     def _read(self, body: Sequence[bytes], content_type: str, kind: type[Kind]) -> Kind:
         if not _is_json(content_type):
@@ -55,7 +55,7 @@ class BodyReader:
         try:
             return kind.model_validate(given)
         except ValidationError as error:
-            raise refusal(error, given) from None
+            raise body_error(error, given) from None
 
     def parsed(self, body: bytes) -> Any:
         """The JSON of a body; raises ``ApiError`` where it is none, or too large."""
@@ -81,12 +81,12 @@ class BodyReader:
             if at < 0 or end < 0:
                 break
             image = body[at + 1 : end]
-            cut = len(image) >= LONG and body[at - 1 : at] != b"\\" and _has_pieces(image)
+            cut = len(image) >= MIN_URI_BYTES and body[at - 1 : at] != b"\\" and _has_pieces(image)
             kept.append(body[start : at + 1 if cut else end])
             if cut:
                 images[name := f"{mark}-{len(images)}"] = image
                 kept.append(name.encode())
-            start, size = end, size + len(kept[-1]) + LONG * cut
+            start, size = end, size + len(kept[-1]) + MIN_URI_BYTES * cut
         return b"".join((*kept, body[start:])), images
 
     def _check(self, rest: bytes) -> None:
@@ -98,12 +98,11 @@ class BodyReader:
             raise ApiError(413, message, code="body_too_large")
         bare = rest.replace(b"\\\\", b"").replace(b'\\"', b"")
         strings = bare.count(b'"') // 2
-        outside = b"".join(bare.split(b'"')[::2]).translate(None, SPACE) if strings <= VALUES else b""
+        outside = b"".join(bare.split(b'"')[::2]).translate(None, SPACE) if strings <= MAX_VALUES else b""
         values = strings + sum(outside.count(mark) for mark in (b",", b"[", b"{"))
-        if values > VALUES or len(outside) > UNQUOTED:
-            message = (
-                f"body: more than {VALUES} values, or {UNQUOTED} bytes of numbers and marks; send fewer parts"
-            )
+        if values > MAX_VALUES or len(outside) > MAX_UNQUOTED_BYTES:
+            most = f"{MAX_VALUES} values, or {MAX_UNQUOTED_BYTES} bytes of numbers and marks"
+            message = f"body: more than {most}; send fewer parts"
             raise ApiError(413, message, code="body_too_complex")
 
 
@@ -123,7 +122,9 @@ def _json(text: bytes) -> Any:
 def _has_pieces(text: bytes) -> bool:
     """Whether a string can be cut before any escape: no escape of it needs the one before, as surrogates do,
     none is of a backslash or at its end, and no character takes several bytes."""
-    pieces = (text[start : start + PIECE + ESCAPE] for start in range(0, len(text), PIECE))
+    pieces = (
+        text[start : start + PIECE_BYTES + MAX_ESCAPE_BYTES] for start in range(0, len(text), PIECE_BYTES)
+    )
     return not text.endswith(b"\\") and all(
         piece.isascii() and not any(pair in piece for pair in (b"\\\\", b"\\ud", b"\\uD")) for piece in pieces
     )
@@ -133,8 +134,8 @@ def _unescaped(text: bytes) -> str:
     """A string of JSON, parsed in pieces; none ends inside of an escape."""
     pieces, start = list[str](), 0
     while start < len(text):
-        end = start + PIECE
-        if end < len(text) and (escape := text.rfind(b"\\", end - ESCAPE, end)) > 0:
+        end = start + PIECE_BYTES
+        if end < len(text) and (escape := text.rfind(b"\\", end - MAX_ESCAPE_BYTES, end)) > 0:
             end = escape
         pieces.append(_json(b'"%b"' % text[start:end]))
         start = end

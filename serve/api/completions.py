@@ -17,12 +17,12 @@ from pydantic_core import to_json
 from lladav.inputs.chat import ChatTokenizer
 from serve.api import responses as answers
 from serve.api.prompts import chat_prompt, image_references, text_prompt
-from serve.api.requests import PlannedRequest, Planner
+from serve.api.requests import PlannedRequest, RequestPlanner
 from serve.api.responses import AnswerText, ChatForm, Form, Piece, TextForm
 from serve.api.schemas import ChatRequest, CompletionRequest, DecodingBody, StreamOptions
-from serve.aside import Aside
+from serve.concurrency import ThreadOffloader
 from serve.engine.client import Engines
-from serve.engine.messages import Delta, Event, Finished, Watch
+from serve.engine.messages import Delta, DeltaMode, Event, Finished
 from serve.errors import ApiError
 from serve.media.loader import MediaLoader
 
@@ -35,7 +35,7 @@ UNANSWERED = "the answer was not done by its deadline; allow a larger refresh_in
 
 
 @dataclass
-class Task:
+class PreparedRequest:
     """A request that is ready to run."""
 
     plan: PlannedRequest
@@ -56,34 +56,39 @@ class Completions:
     """Answers requests with the help of engines."""
 
     def __init__(
-        self, name: str, engines: Engines, planner: Planner, media: MediaLoader, tokenizer: ChatTokenizer
+        self,
+        name: str,
+        engines: Engines,
+        planner: RequestPlanner,
+        media: MediaLoader,
+        tokenizer: ChatTokenizer,
     ) -> None:
         """``name`` is what the model is called."""
         self._name, self._engines, self._planner = name, engines, planner
         self._media, self._tokenizer = media, tokenizer
-        self._aside = Aside("completions", THREADS)
+        self._offload = ThreadOffloader("completions", THREADS)
 
-    async def prepare(self, request: DecodingBody) -> Task:
+    async def prepare(self, request: DecodingBody) -> PreparedRequest:
         """Plan a request; raises ``ApiError``."""
         if isinstance(request, ChatRequest):
             return await self.prepare_chat(request)
         assert isinstance(request, CompletionRequest)
         return await self.prepare_text(request)
 
-    async def prepare_chat(self, request: ChatRequest) -> Task:
+    async def prepare_chat(self, request: ChatRequest) -> PreparedRequest:
         """Plan a request, then read its images; raises ``ApiError``."""
         arrived = time.time()
         async with self._in_time(request, arrived):
-            plan = await self._aside(self._plan_chat, request, arrived)
+            plan = await self._offload(self._plan_chat, request, arrived)
             visuals = await self._media.visuals(image_references(request.messages))
-            plan = await self._aside(self._planner.with_visuals, plan, visuals)
+            plan = await self._offload(self._planner.with_visuals, plan, visuals)
         return self._task(request, plan, ChatForm(bool(request.logprobs)))
 
-    async def prepare_text(self, request: CompletionRequest) -> Task:
+    async def prepare_text(self, request: CompletionRequest) -> PreparedRequest:
         """Plan a request; raises ``ApiError``."""
         arrived = time.time()
         async with self._in_time(request, arrived):
-            plan = await self._aside(self._plan_text, request, arrived)
+            plan = await self._offload(self._plan_text, request, arrived)
         return self._task(request, plan, TextForm())
 
     def _plan_chat(self, request: ChatRequest, arrived: float) -> PlannedRequest:
@@ -102,10 +107,12 @@ class Completions:
             async with asyncio.timeout(self._planner.deadline(request, arrived) - time.time()):
                 yield
 
-    def _task(self, request: DecodingBody, plan: PlannedRequest, form: Form) -> Task:
-        return Task(plan, form, self._name, request.stream_options or StreamOptions(), bool(request.stream))
+    def _task(self, request: DecodingBody, plan: PlannedRequest, form: Form) -> PreparedRequest:
+        return PreparedRequest(
+            plan, form, self._name, request.stream_options or StreamOptions(), bool(request.stream)
+        )
 
-    async def answer(self, task: Task) -> bytes:
+    async def answer(self, task: PreparedRequest) -> bytes:
         """The body of the whole answer, in JSON; raises ``ApiError``."""
         plan = task.plan
         with _deadline_named(UNANSWERED):
@@ -113,9 +120,9 @@ class Completions:
                 ended = await self._engines.answer(plan.job)
         task.used = answers.usage(plan, ended)
         task.first_token()
-        return await self._aside(self._body, task, ended)
+        return await self._offload(self._body, task, ended)
 
-    def _body(self, task: Task, ended: Sequence[Finished]) -> bytes:
+    def _body(self, task: PreparedRequest, ended: Sequence[Finished]) -> bytes:
         plan = task.plan
         pieces = [AnswerText(plan, self._tokenizer).end(each) for each in ended]
         choices = [answers.choice(n, task.form.whole(each), each.finish) for n, each in enumerate(pieces)]
@@ -123,7 +130,7 @@ class Completions:
         warnings = {"warnings": plan.warnings} if plan.warnings else {}
         return to_json({**body, **warnings})
 
-    async def stream(self, task: Task) -> AsyncIterator[str]:
+    async def stream(self, task: PreparedRequest) -> AsyncIterator[str]:
         """The answer as server-sent events. What goes wrong before the first is raised as ``ApiError``; later
         it is an event of its own, and the last but one.
         """
@@ -132,7 +139,7 @@ class Completions:
         return self._server_sent(task, first, events)
 
     async def _server_sent(
-        self, task: Task, first: Sequence[Event], rest: AsyncIterator[list[Event]]
+        self, task: PreparedRequest, first: Sequence[Event], rest: AsyncIterator[list[Event]]
     ) -> AsyncIterator[str]:
         writer = _Writer(task, self._tokenizer)
         try:
@@ -164,10 +171,10 @@ class Completions:
     async def _written(self, writer: _Writer, events: Sequence[Event]) -> list[str]:
         """What events add to a stream. The end of an answer may bring all of its tokens, which takes long."""
         if any(isinstance(event, Finished) for event in events):
-            return await self._aside(writer.written, events)
+            return await self._offload(writer.written, events)
         return writer.written(events)
 
-    async def _events(self, task: Task) -> AsyncIterator[list[Event]]:
+    async def _events(self, task: PreparedRequest) -> AsyncIterator[list[Event]]:
         """The engine's events until the deadline; the job ends with the iterator."""
         events = self._engines.events(task.plan.job)
         try:
@@ -186,7 +193,7 @@ class Completions:
 class _Writer:
     """Turns events of a job into chunks."""
 
-    def __init__(self, task: Task, tokenizer: ChatTokenizer) -> None:
+    def __init__(self, task: PreparedRequest, tokenizer: ChatTokenizer) -> None:
         self._task, self._tokenizer, self.asked = task, tokenizer, task.usage
         self._texts = [AnswerText(task.plan, tokenizer) for _ in range(task.plan.job.choices)]
         self._head = _head(task, task.form.chunk_object)
@@ -199,7 +206,7 @@ class _Writer:
         part, plan = self._task.form.opening(), self._task.plan
         for number in range(len(self._texts)):
             chunk = self._chunk([] if part is None else [answers.choice(number, part)])
-            if plan.job.watch is Watch.denoise:
+            if plan.job.watch is DeltaMode.denoise:
                 chunk["denoise"] = answers.blank(plan, number, self._tokenizer)
             if part is not None or "denoise" in chunk:
                 yield chunk
@@ -222,7 +229,7 @@ class _Writer:
 
     def _progress(self, event: Delta) -> Iterator[dict[str, Any]]:
         piece = self._texts[event.choice].add(event)
-        watched = self._task.plan.job.watch is Watch.denoise
+        watched = self._task.plan.job.watch is DeltaMode.denoise
         if piece is None and not watched:
             return
         choices = [] if piece is None else [self._choice(event.choice, piece)]
@@ -253,7 +260,7 @@ class _Writer:
         return {**self._head, "choices": choices, **usage, **({"warnings": warnings} if warnings else {})}
 
 
-def _head(task: Task, kind: str) -> dict[str, Any]:
+def _head(task: PreparedRequest, kind: str) -> dict[str, Any]:
     return {
         "id": task.plan.job.id,
         "object": kind,

@@ -30,13 +30,13 @@ OPEN = {"/", "/health", "/ready", "/openapi.json"}
 PLAYGROUND = "/playground/"
 FULL_SECONDS = 1.0
 """After which a client may ask again where there is no memory for its body."""
-GONE = 499
+CLIENT_CLOSED_REQUEST = 499
 """Status, in logs and metrics, where the client went away before there was one; nginx's number."""
 UNKNOWN = "other"
 """Endpoint of what has no route, in metrics: names in paths would never end."""
 
 
-class Guard:
+class RequestMiddleware:
     """ASGI middleware; what it refuses never reaches a route."""
 
     def __init__(
@@ -111,7 +111,7 @@ class Guard:
     def _tell(self, exchange: _Exchange) -> None:
         endpoint = exchange.path if exchange.path in self._routes else UNKNOWN
         seconds = time.monotonic() - exchange.since
-        status = exchange.status or GONE
+        status = exchange.status or CLIENT_CLOSED_REQUEST
         self._metrics.observe_request(endpoint, status, seconds)
         line = {
             "request": exchange.id,
@@ -183,7 +183,9 @@ async def _parts(receive: Receive) -> AsyncIterator[bytes]:
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ApiError(GONE, "the connection ended before the body did", code="disconnected")
+            raise ApiError(
+                CLIENT_CLOSED_REQUEST, "the connection ended before the body did", code="disconnected"
+            )
         if part := message.get("body"):
             yield part
         more = message.get("more_body", False)

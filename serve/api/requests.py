@@ -20,11 +20,11 @@ from lladav.inputs.images import ViewGeometry
 from lladav.inputs.types import Sample, Visual
 from serve.api.prompts import characters, check_order
 from serve.api.schemas import ChatRequest, CompletionRequest, DecodingBody, Rule, SchemaFormat, StreamMode
-from serve.decoding_params import Interval
-from serve.engine.messages import EngineRequest, Watch
-from serve.engine.refresh_policy import Dial
+from serve.decoding_params import IntervalRange
+from serve.engine.messages import DeltaMode, EngineRequest
+from serve.engine.refresh_policy import RefreshRange
 from serve.errors import ApiError
-from serve.settings import DialSettings, ServeSettings
+from serve.settings import RefreshSettings, ServeSettings
 from serve.structured import JsonTemplate
 
 USUAL: dict[Rule, dict[str, float]] = {
@@ -48,7 +48,7 @@ class PlannedRequest:
     """Settings that change nothing, a line each."""
 
 
-class Planner:
+class RequestPlanner:
     """Makes jobs of requests for a model."""
 
     def __init__(
@@ -251,26 +251,26 @@ def _schema(request: DecodingBody) -> dict[str, Any] | None:
     return None
 
 
-def _dial(wanted: int | Interval | None, hurried: bool, bounds: DialSettings) -> Dial:
+def _dial(wanted: int | IntervalRange | None, hurried: bool, bounds: RefreshSettings) -> RefreshRange:
     """The intervals that a request may get: what it permits of what the operator does.
 
     A deadline alone keeps the default interval unless the answer would be late; load does not raise it.
     """
     if wanted is None:
         highest = bounds.max if hurried else bounds.default
-        return Dial(bounds.default, highest, follows_load=False)
+        return RefreshRange(bounds.default, highest, follows_load=False)
     low, high = (wanted, wanted) if isinstance(wanted, int) else (wanted.min, wanted.max)
-    dial = Dial(max(low, bounds.min), min(high, bounds.max))
+    dial = RefreshRange(max(low, bounds.min), min(high, bounds.max))
     if dial.min > dial.max:
         message = f"refresh_interval: this server permits {bounds.min} to {bounds.max}; choose within"
         raise ApiError(400, message, param="refresh_interval")
     return dial
 
 
-def _watch(request: DecodingBody) -> Watch:
+def _watch(request: DecodingBody) -> DeltaMode:
     if not request.stream:
-        return Watch.nothing
-    return Watch.denoise if request.stream_mode is StreamMode.denoise else Watch.committed
+        return DeltaMode.nothing
+    return DeltaMode.denoise if request.stream_mode is StreamMode.denoise else DeltaMode.committed
 
 
 def _at_most(value: int, limit: int, param: str, what: str) -> None:

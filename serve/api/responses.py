@@ -14,7 +14,7 @@ from serve.api.requests import PlannedRequest
 from serve.engine.messages import Delta, Finished
 from serve.structured import JsonTemplate
 
-LEAST = 1e-30
+MIN_PROBABILITY = 1e-30
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class ChatForm:
 def _logprob(token: Token) -> dict[str, Any]:
     return {
         "token": token.text,
-        "logprob": math.log(max(token.confidence, LEAST)),
+        "logprob": math.log(max(token.confidence, MIN_PROBABILITY)),
         "bytes": list(token.written),
         "top_logprobs": [],
     }

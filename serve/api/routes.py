@@ -17,12 +17,12 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from serve.api.body_reading import BodyReader
-from serve.api.completions import Completions, Task
-from serve.api.middleware import GONE, Guard
+from serve.api.completions import Completions, PreparedRequest
+from serve.api.middleware import CLIENT_CLOSED_REQUEST, RequestMiddleware
 from serve.api.openapi import ERRORS, body_of, document
 from serve.api.schemas import ChatRequest, CompletionRequest, DecodingBody
-from serve.aside import Shared
 from serve.auth.keys import Gate
+from serve.concurrency import SingleFlight
 from serve.errors import ApiError
 from serve.ops.metrics import IngressMetrics, exposition
 from serve.playground import CONTENT_SECURITY_POLICY, FOLDER
@@ -67,7 +67,11 @@ def web_app(service: Service) -> FastAPI:
     app.openapi = lambda: document(app, service.settings.name)  # type: ignore[method-assign]
     routes = {getattr(route, "path", "") for route in app.routes}
     app.add_middleware(
-        Guard, settings=service.settings, gate=service.gate, metrics=service.metrics, routes=routes
+        RequestMiddleware,
+        settings=service.settings,
+        gate=service.gate,
+        metrics=service.metrics,
+        routes=routes,
     )
     return app
 
@@ -87,7 +91,9 @@ def _add_completions(app: FastAPI, service: Service) -> None:
         return await _unless_gone(request, _answered(service, request, reader, CompletionRequest))
 
 
-async def _prepared(service: Service, request: Request, reader: BodyReader, kind: type[DecodingBody]) -> Task:
+async def _prepared(
+    service: Service, request: Request, reader: BodyReader, kind: type[DecodingBody]
+) -> PreparedRequest:
     """The task of a request; the body and its images are not kept while it is answered."""
     exchange, content_type = request.state.exchange, request.headers.get("content-type", "")
     asked = await reader.read(exchange.body, content_type, kind)
@@ -117,7 +123,7 @@ async def _unless_gone(request: Request, awaited: Coroutine[Any, Any, T]) -> T:
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise ApiError(GONE, "the client went away", code="disconnected")
+            raise ApiError(CLIENT_CLOSED_REQUEST, "the client went away", code="disconnected")
         return task.result()
     finally:
         task.cancel()
@@ -130,7 +136,7 @@ async def _gone(request: Request) -> None:
 
 
 async def _noted(
-    events: AsyncIterator[str], service: Service, task: Task, request: Request
+    events: AsyncIterator[str], service: Service, task: PreparedRequest, request: Request
 ) -> AsyncIterator[str]:
     try:
         async for event in events:
@@ -140,7 +146,7 @@ async def _noted(
         _note(service, task, request)
 
 
-def _note(service: Service, task: Task, request: Request) -> None:
+def _note(service: Service, task: PreparedRequest, request: Request) -> None:
     """What is logged of an answer, and counted."""
     if task.error is not None:
         code = task.error.code or str(task.error.status)
@@ -195,8 +201,8 @@ async def _is_ready(service: Service) -> bool:
 
 
 def _add_operations(app: FastAPI, service: Service) -> None:
-    readiness = Shared(partial(_is_ready, service), SHARED_SECONDS)
-    gathered = Shared(partial(exposition, METRICS_SECONDS), SHARED_SECONDS)
+    readiness = SingleFlight(partial(_is_ready, service), SHARED_SECONDS)
+    gathered = SingleFlight(partial(exposition, METRICS_SECONDS), SHARED_SECONDS)
 
     @app.get("/health", tags=["operations"])
     async def health() -> dict[str, str]:

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from serve.decoding_params import WHOLE, Count, Knobs, Named, few_fields
+from serve.decoding_params import Count, DecodingParams, EnumText, WholeNumber, limit_fields
 
 Text = Annotated[str, Field(max_length=1_000_000)]
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
@@ -38,7 +38,7 @@ class Body(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
-    _few_fields = model_validator(mode="before")(few_fields)
+    _few_fields = model_validator(mode="before")(limit_fields)
 
 
 class Effort(StrEnum):
@@ -135,7 +135,7 @@ class SchemaFormat(Body):
     json_schema: JsonSchema
 
 
-class DecodingBody(Knobs):
+class DecodingBody(DecodingParams):
     """What both kinds of completion take."""
 
     model_config = ConfigDict(strict=True)
@@ -143,9 +143,9 @@ class DecodingBody(Knobs):
     model: str
     max_tokens: Count | None = None
     """Longest answer, in tokens."""
-    effort: Annotated[Effort | None, Named] = None
+    effort: Annotated[Effort | None, EnumText] = None
     """Settings by name; those that are given beside it win."""
-    reveal: Annotated[Rule | None, Named] = None
+    reveal: Annotated[Rule | None, EnumText] = None
     """What decides how many tokens a step reveals; ``threshold``, ``factor``, ``entropy``, ``steps`` and
     ``tokens_per_step`` name their rule by themselves."""
     deadline_ms: Count | None = None
@@ -156,13 +156,13 @@ class DecodingBody(Knobs):
     """Texts that end an answer; they are not part of it."""
     ignore_eos: bool = False
     """Fill ``max_tokens`` with text: the end of a turn is never written. For load generators."""
-    seed: Annotated[int, Field(ge=-(2**62), lt=2**62), WHOLE] | None = None
+    seed: Annotated[int, Field(ge=-(2**62), lt=2**62), WholeNumber] | None = None
     """Of the sampling: the same request with the same seed has the same answer."""
     n: Count | None = None
     """Answers, each with draws of its own; 1 unless given."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    stream_mode: Annotated[StreamMode, Named] = StreamMode.committed
+    stream_mode: Annotated[StreamMode, EnumText] = StreamMode.committed
     """committed: text is only ever appended. denoise: every step is shown, in a field of its own."""
     user: str | None = None
     """Changes nothing."""
@@ -194,7 +194,7 @@ class ChatRequest(DecodingBody):
     """0 alone: penalties have no meaning where tokens are not written in order."""
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     """0 alone, as above."""
-    metadata: Annotated[dict[str, str], BeforeValidator(few_fields)] | None = None
+    metadata: Annotated[dict[str, str], BeforeValidator(limit_fields)] | None = None
     """Changes nothing."""
     store: Literal[False] | None = None
     """Nothing is stored."""

@@ -16,7 +16,7 @@ LONGEST = 100
 """Characters of a field that is compared with those that exist: comparing a long one takes seconds."""
 
 
-def refusal(error: ValidationError, body: Any) -> ApiError:
+def body_error(error: ValidationError, body: Any) -> ApiError:
     """422 for a body whose fields are not as documented."""
     first = error.errors(include_url=False)[0]
     kind, message = first["type"], first["msg"].removeprefix("Value error, ")

@@ -33,8 +33,8 @@ from pydantic import ValidationError
 from lladav.config.cli import one_line_errors
 from lladav.errors import UserError
 from serve.errors import ApiError
-from serve.settings import KeySettings, Section, ServeSettings, clash
-from serve.validation_errors import complaint
+from serve.settings import KeySettings, Section, ServeSettings, key_conflict
+from serve.validation_errors import settings_error
 
 PREFIX = "sk-lladav-"
 NAMESPACE = "lladav"
@@ -132,7 +132,7 @@ def keys_of(settings: ServeSettings) -> list[KeySettings]:
     if settings.keys_file is None:
         return settings.keys
     keys = [*settings.keys, *_read(Path(settings.keys_file))]
-    if why := clash(keys):
+    if why := key_conflict(keys):
         raise UserError(f"{settings.keys_file}, with keys: {why}")
     return keys
 
@@ -145,7 +145,7 @@ def _read(file: Path) -> list[KeySettings]:
     try:
         return KeyFile.model_validate(values).keys
     except ValidationError as error:
-        raise UserError(f"{file}: {complaint(error, KeyFile, values)}") from None
+        raise UserError(f"{file}: {settings_error(error, KeyFile, values)}") from None
 
 
 def _entries(file: Path) -> Any:

@@ -15,7 +15,7 @@ from ray.serve.handle import DeploymentHandle
 from serve.engine.messages import EngineRequest, Event, Finished
 from serve.errors import NOT_FINITE, ApiError
 
-FAULTS = 5
+FAULTS_NOT_READY = 5
 """Jobs in a row whose numbers are not finite, after which no request is expected to be answered."""
 FAULT_SECONDS = 60.0
 """For how long that is expected after the last of them; then another request may try."""
@@ -35,7 +35,7 @@ class Engines(Protocol):
         ...
 
 
-class Faults:
+class FaultTracker:
     """Whether every forward of late gave numbers that are not finite."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -51,7 +51,7 @@ class Faults:
     @property
     def persist(self) -> bool:
         """Whether jobs failed so one after another, the last of them not long ago."""
-        return self._in_a_row >= FAULTS and self._clock() - self._last < FAULT_SECONDS
+        return self._in_a_row >= FAULTS_NOT_READY and self._clock() - self._last < FAULT_SECONDS
 
 
 class EngineReplicas:
@@ -60,7 +60,7 @@ class EngineReplicas:
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
         self._streams = handle.options(stream=True)
-        self.faults = Faults()
+        self.faults = FaultTracker()
 
     async def answer(self, job: EngineRequest) -> list[Finished]:
         """All answers of a job; where its replica is lost, another one is asked, once.
@@ -108,7 +108,7 @@ class ReplicaLostError(ApiError):
 
 
 @contextlib.contextmanager
-def _as_api_errors(faults: Faults) -> Iterator[None]:
+def _as_api_errors(faults: FaultTracker) -> Iterator[None]:
     try:
         yield
     except BackPressureError:

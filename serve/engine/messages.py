@@ -17,10 +17,10 @@ from lladav.decoding.results import Decoded
 from lladav.decoding.stops import StopTexts
 from lladav.inputs.chat import ChatTokenizer
 from lladav.inputs.types import Sample
-from serve.engine.refresh_policy import Dial
+from serve.engine.refresh_policy import RefreshRange
 
 
-class Watch(StrEnum):
+class DeltaMode(StrEnum):
     """What a client wants to see before its answers are done."""
 
     nothing = "nothing"
@@ -40,13 +40,13 @@ class EngineRequest:
     """Positions of the prompt, visual tokens included."""
     settings: Mapping[str, Any]
     """Settings of ``DecodingOptions``, besides ``refresh_interval`` and ``stop_texts``."""
-    dial: Dial
+    dial: RefreshRange
     deadline: float
     """When the request ends unanswered, by ``time.time()`` of this host. A pickled job holds the seconds that
     are left instead: the clocks of two hosts differ."""
     choices: int = 1
     stop: tuple[str, ...] = ()
-    watch: Watch = Watch.nothing
+    watch: DeltaMode = DeltaMode.nothing
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "deadline": self.deadline - time.time()}

@@ -18,19 +18,19 @@ import numpy as np
 
 from lladav.decoding.params import Cache, DecodingOptions
 
-MEMORY = 0.95
+DECAY = 0.95
 """What a step counts for after one more step."""
 
-OUTLIER = 4.0
+MAX_SLOWDOWN = 4.0
 """A step counts as at most so many times what was expected: a hiccup moves the estimate little, a lasting
 slow-down moves it at every step."""
 
-WARM = 8
+WARMUP_STEPS = 8
 """Steps after which there is something to expect."""
 
 
 @dataclass(frozen=True)
-class Dial:
+class RefreshRange:
     """Smallest and largest refresh interval that a request may get, clipped to the operator's bounds."""
 
     min: int
@@ -39,19 +39,23 @@ class Dial:
     """Whether load raises the interval, as in a range that the request gives; a deadline raises it always."""
 
 
-def choose(
-    dial: Dial, load: float, busy: float, seconds_left: float, forecast: Callable[[int], float]
+def choose_interval(
+    dial: RefreshRange,
+    load: float,
+    busy: float,
+    seconds_left: float,
+    estimate: Callable[[int], float],
 ) -> int:
     """The smallest interval that ``load`` allows and whose forecast fits in ``seconds_left``.
 
-    ``load`` is the number of running and waiting requests per row; ``forecast`` returns the seconds of the
+    ``load`` is the number of running and waiting requests per row; ``estimate`` returns the seconds of the
     request at an interval. Where no interval fits, the result is the largest one.
     """
-    least = by_load(dial, load, busy) if dial.follows_load else dial.min
-    return next((r for r in range(least, dial.max + 1) if forecast(r) <= seconds_left), dial.max)
+    least = interval_for_load(dial, load, busy) if dial.follows_load else dial.min
+    return next((r for r in range(least, dial.max + 1) if estimate(r) <= seconds_left), dial.max)
 
 
-def by_load(dial: Dial, load: float, busy: float) -> int:
+def interval_for_load(dial: RefreshRange, load: float, busy: float) -> int:
     """From the smallest interval while rows are free, geometrically to the largest at ``busy``."""
     if load >= busy:
         return dial.max
@@ -62,7 +66,7 @@ def by_load(dial: Dial, load: float, busy: float) -> int:
 
 
 @dataclass(frozen=True)
-class StepCost:
+class RequestCost:
     """What an answer behind ``prompt`` positions forwards; exact without a stop where steps reveal a quota.
 
     Where confidence decides, at most so many steps are taken. A second stream of guidance is not counted, as
@@ -99,14 +103,14 @@ class StepCost:
         return int((refreshed_K + (steps_K - refreshes_K) * cached_K).sum())
 
 
-def forecast(
-    pace: Pace, options: DecodingOptions, prompt: int, company: float = 0.0
+def latency_estimate(
+    pace: StepTimeModel, options: DecodingOptions, prompt: int, company: float = 0.0
 ) -> Callable[[int], float]:
     """The seconds of a request at an interval, its waiting left out.
 
     ``company`` is the positions that the other rows forward at each of its steps.
     """
-    cost, streams = StepCost(options, prompt), 2 if options.guidance > 0 else 1
+    cost, streams = RequestCost(options, prompt), 2 if options.guidance > 0 else 1
 
     def seconds(interval: int) -> float:
         steps = cost.forwards
@@ -115,7 +119,7 @@ def forecast(
     return seconds
 
 
-class Pace:
+class StepTimeModel:
     """Seconds that a step takes besides its positions, and seconds of a position, learnt from steps.
 
     A least-squares line through steps that count less the older they are; neither number is negative.
@@ -127,12 +131,12 @@ class Pace:
 
     def add(self, positions: float, seconds: float) -> None:
         """Learn from a step that forwarded so many positions, of all rows, in so many seconds."""
-        if self.steps >= WARM:
-            seconds = min(seconds, OUTLIER * self.seconds(1, positions))
+        if self.steps >= WARMUP_STEPS:
+            seconds = min(seconds, MAX_SLOWDOWN * self.seconds(1, positions))
         self.steps += 1
         x, y = positions, seconds
-        self._weight, self._x, self._y = MEMORY * self._weight + 1, MEMORY * self._x + x, MEMORY * self._y + y
-        self._xx, self._xy = MEMORY * self._xx + x * x, MEMORY * self._xy + x * y
+        self._weight, self._x, self._y = DECAY * self._weight + 1, DECAY * self._x + x, DECAY * self._y + y
+        self._xx, self._xy = DECAY * self._xx + x * x, DECAY * self._xy + x * y
 
     def seconds(self, steps: float, positions: float) -> float:
         """What so many steps that forward so many positions together take; 0 before the first step."""

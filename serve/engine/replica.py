@@ -25,9 +25,9 @@ from serve.ops.metrics import EngineMetrics
 from serve.settings import ServeSettings
 
 LOG = logging.getLogger("ray.serve.engine")
-CPU_KERNELS = 64
+MAX_CPU_KERNELS = 64
 """Kernels that oneDNN keeps. Each size of a step has its own; the usual 1024 of them take half a gigabyte."""
-BROKEN = 5
+FAILED_STEPS_UNHEALTHY = 5
 """Steps that fail one after another, and nothing else, when something is wrong with more than a request."""
 
 
@@ -70,7 +70,7 @@ class EngineReplica:
         self._metrics.gauges(**asdict(self._worker.load))
         if not self._worker.alive:
             raise RuntimeError("the engine's thread has ended")
-        if (steps := self._worker.failed_steps) >= BROKEN:
+        if (steps := self._worker.failed_steps) >= FAILED_STEPS_UNHEALTHY:
             raise RuntimeError(f"the last {steps} steps failed")
         if (seconds := self._worker.step_seconds) > self._settings.step_seconds:
             raise RuntimeError(f"a step has been running for {seconds:.0f} s")
@@ -86,7 +86,7 @@ def open_replica_model(settings: ServeSettings) -> LLaDAV:
     replica = settings.engine
     device = "cuda" if replica.gpus else "cpu"
     if device == "cpu":
-        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(CPU_KERNELS))
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(MAX_CPU_KERNELS))
         if replica.threads:
             torch.set_num_threads(replica.threads)
     dtype = best_dtype(device) if replica.dtype == "auto" else replica.dtype

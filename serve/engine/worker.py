@@ -26,8 +26,8 @@ from lladav.decoding.params import DecodingOptions
 from lladav.decoding.results import Decoded, Update
 from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer
-from serve.engine.messages import Delta, EngineRequest, Event, Finished, Watch
-from serve.engine.refresh_policy import Pace, choose, forecast
+from serve.engine.messages import Delta, DeltaMode, EngineRequest, Event, Finished
+from serve.engine.refresh_policy import StepTimeModel, choose_interval, latency_estimate
 from serve.errors import NOT_FINITE, ApiError
 
 LOG = logging.getLogger("ray.serve.engine")
@@ -36,7 +36,7 @@ MARGIN = 0.8
 """Share of the time that is left which the forecast of an answer may take."""
 
 
-class Observer(Protocol):
+class StepObserver(Protocol):
     """Who counts what an engine does; see ``serve.ops.metrics.EngineMetrics``."""
 
     def step(self, seconds: float, refreshes: int, cached: int) -> None: ...
@@ -99,7 +99,7 @@ class EngineWorker:
     """Runs jobs in an engine; the methods are called from event loops."""
 
     def __init__(
-        self, engine: Engine, tokenizer: ChatTokenizer, rows: int, busy: float, observer: Observer
+        self, engine: Engine, tokenizer: ChatTokenizer, rows: int, busy: float, observer: StepObserver
     ) -> None:
         """``rows`` are those of the engine, ``busy`` the requests per row at which dials stand at their
         largest interval.
@@ -111,7 +111,7 @@ class EngineWorker:
         """Jobs whose clients are there, whatever became of their answers."""
         self._answers: dict[str, _Answer] = {}
         self._over = False
-        self._pace = Pace()
+        self._pace = StepTimeModel()
         self._failed_steps = 0
         self._images = (0, 0)
         self._load, self._oldest = WorkerLoad(0, rows, 0, 0.0), None
@@ -244,8 +244,8 @@ class EngineWorker:
         options = job.options(self._tokenizer, job.dial.max)
         company = self._pace.positions if running else 0.0
         seconds_left = MARGIN * (job.deadline - time.time())
-        ahead = forecast(self._pace, options, job.prompt_tokens, company)
-        return choose(job.dial, (running + waiting) / self._rows, self._busy, seconds_left, ahead)
+        ahead = latency_estimate(self._pace, options, job.prompt_tokens, company)
+        return choose_interval(job.dial, (running + waiting) / self._rows, self._busy, seconds_left, ahead)
 
     def _step(self) -> list[Message]:
         """Take a step; what it has to say to whom."""
@@ -301,7 +301,7 @@ class EngineWorker:
 
     def _progress(self, answer: _Answer, update: Update) -> list[Event]:
         watch, reveal = answer.work.job.watch, update.reveal
-        if watch is Watch.nothing:
+        if watch is DeltaMode.nothing:
             return []
         answer.given |= {
             place: (token, confidence)
@@ -310,10 +310,10 @@ class EngineWorker:
         unfilled = self._tokenizer.ids.mask, 1.0  # a place that was left as a mask
         new = [answer.given.get(place, unfilled) for place in range(answer.told, update.committed)]
         answer.told = max(answer.told, update.committed)
-        if not new and watch is Watch.committed:
+        if not new and watch is DeltaMode.committed:
             return []
         tokens, confidences = [token for token, _ in new], [confidence for _, confidence in new]
-        shown = reveal if watch is Watch.denoise else Reveal()
+        shown = reveal if watch is DeltaMode.denoise else Reveal()
         ends = update.end, update.excess
         return [Delta(answer.choice, update.step, answer.told, tokens, confidences, shown, *ends)]
 

@@ -18,7 +18,7 @@ import aiohttp
 import ray
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from serve.aside import Aside
+from serve.concurrency import ThreadOffloader
 from serve.errors import ApiError
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -54,7 +54,7 @@ ANSWERING = {"/v1/chat/completions", "/v1/completions"}
 """Endpoints whose requests are timed."""
 EXPOSED = ("ray_lladav_", "ray_serve_")
 """Beginnings of the names that ``exposition`` shows."""
-_ASIDE = Aside("metrics")
+_ASIDE = ThreadOffloader("metrics")
 """Lists nodes, which asks Ray's control service, and merges texts, which takes long on large clusters."""
 ABOUT = re.compile(r"# (?:HELP|TYPE) (\S+)")
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from lladav.config.loader import CONF, group_choices
 from lladav.decoding.params import DecodingOptions
 from lladav.errors import UserError
-from serve.decoding_params import Interval, Knobs
+from serve.decoding_params import DecodingParams, IntervalRange
 from serve.settings import Auth, ServeSettings, load
 
 KEY = {"name": "someone", "sha256": "0" * 64}
@@ -63,7 +63,9 @@ def test_dotted_and_nested_keys_go_on_top_of_the_file() -> None:
     fast = {"dial.presets.fast.steps": 4, "dial.presets.fast.threshold": None}
     settings = load({"model": "m", "engine.max_rows": "3", "engine": {"cpus": 2}, **fast})
     assert (settings.engine.max_rows, settings.engine.cpus, settings.engine.threads) == (3, 2, 1)
-    assert settings.dial.presets["fast"] == Knobs(refresh_interval=Interval(min=8, max=32), steps=4)
+    assert settings.dial.presets["fast"] == DecodingParams(
+        refresh_interval=IntervalRange(min=8, max=32), steps=4
+    )
 
 
 def test_a_builder_of_ray_serve_gets_the_same() -> None:
@@ -186,22 +188,22 @@ def test_values_given_to_a_file_that_is_no_mapping(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_knob_out_of_its_range_is_one_finding(knobs: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as error:
-        Knobs.model_validate(knobs)
+        DecodingParams.model_validate(knobs)
     assert error.value.error_count() == 1
 
 
 def test_knobs_that_are_given() -> None:
-    class Body(Knobs):
+    class Body(DecodingParams):
         model: str
 
     body = Body.model_validate({"model": "m", "refresh_interval": {"min": 2, "max": 9}, "temperature": 0})
-    assert body.given() == {"refresh_interval": Interval(min=2, max=9), "temperature": 0}
-    assert Knobs().given() == {}
+    assert body.given() == {"refresh_interval": IntervalRange(min=2, max=9), "temperature": 0}
+    assert DecodingParams().given() == {}
 
 
 def test_every_knob_is_an_option_and_every_setting_of_a_preset_is_documented() -> None:
-    assert set(Knobs.model_fields) <= set(DecodingOptions.__dataclass_fields__)
-    assert all(field.description for field in Knobs.model_fields.values())
+    assert set(DecodingParams.model_fields) <= set(DecodingOptions.__dataclass_fields__)
+    assert all(field.description for field in DecodingParams.model_fields.values())
 
 
 def test_sections_are_closed() -> None:

@@ -41,8 +41,8 @@ def texts(draw: st.DrawFn) -> str:
 @example(json.dumps({"text": f'<img src="{LINK}AAAAAAAAAAAA">', LINK: [f"{LINK}A", f'{LINK}"']}), 8)
 def test_a_body_is_what_json_says(text: str, piece: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "LONG", 4)
-        patch.setattr(reading, "PIECE", len(LINK) + piece)
+        patch.setattr(reading, "MIN_URI_BYTES", 4)
+        patch.setattr(reading, "PIECE_BYTES", len(LINK) + piece)
         assert READER.parsed(text.encode()) == json.loads(text)
 
 

@@ -11,7 +11,7 @@ import pytest
 from starlette.types import Message
 
 from serve.api.completions import Completions
-from serve.api.middleware import GONE
+from serve.api.middleware import CLIENT_CLOSED_REQUEST
 from serve.api.routes import Service, web_app
 from serve.api.schemas import ChatRequest
 from serve.auth.keys import Gate
@@ -99,7 +99,7 @@ def test_a_client_that_leaves_while_its_images_wait_is_noticed(
         assert not slots._waiters
         return status
 
-    assert asyncio.run(leaves()) == GONE
+    assert asyncio.run(leaves()) == CLIENT_CLOSED_REQUEST
 
 
 def test_the_decoding_of_an_image_ends_when_the_client_leaves(
@@ -123,7 +123,7 @@ def test_the_decoding_of_an_image_ends_when_the_client_leaves(
         yield {"type": "http.disconnect"}
 
     async def leaves() -> None:
-        assert await web_with(served, completions_of(served, engines), messages()) == GONE
+        assert await web_with(served, completions_of(served, engines), messages()) == CLIENT_CLOSED_REQUEST
         await asyncio.wait_for(ended.wait(), PATIENCE)
 
     asyncio.run(leaves())

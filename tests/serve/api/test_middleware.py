@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from starlette.types import Message
 
 from serve.api.completions import Completions
-from serve.api.middleware import GONE
+from serve.api.middleware import CLIENT_CLOSED_REQUEST
 from serve.api.routes import Service, web_app
 from serve.auth.keys import Gate, hash_of
 from serve.errors import ApiError
@@ -102,7 +102,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_frees_its_place(served: 
 
     asyncio.run(asked())
     assert server.places == 0
-    assert server.metrics.statuses == [GONE]
+    assert server.metrics.statuses == [CLIENT_CLOSED_REQUEST]
 
 
 def test_there_is_no_room_for_more_bodies_than_fit_into_memory(served: ServeSettings) -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from lladav.decoding.engine import Decoded
 from serve.engine.client import Engines
-from serve.engine.messages import Delta, EngineRequest, Event, Finished, Watch
+from serve.engine.messages import Delta, DeltaMode, EngineRequest, Event, Finished
 from serve.settings import ServeSettings
 from tests.serve.apis import NAME, app_of, settings_of
 from tests.serve.asgi import Answer, ask, parts
@@ -53,7 +53,7 @@ class Answers(Engines):
     async def events(self, job: EngineRequest) -> AsyncIterator[list[Event]]:
         for ended in await self.answer(job):
             tokens, confidences = ended.answer.tokens, ended.answer.confidences
-            for at in range(0, len(tokens), 32 if job.watch is not Watch.nothing else len(tokens)):
+            for at in range(0, len(tokens), 32 if job.watch is not DeltaMode.nothing else len(tokens)):
                 some = slice(at, at + 32)
                 yield [Delta(ended.choice, at, at + 32, tokens[some], confidences[some])]
             yield [ended]

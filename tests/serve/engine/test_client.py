@@ -11,7 +11,7 @@ import pytest
 from ray.exceptions import RayTaskError
 
 from lladav.decoding.results import Decoded
-from serve.engine.client import FAULT_SECONDS, FAULTS, EngineReplicas, Faults
+from serve.engine.client import FAULT_SECONDS, FAULTS_NOT_READY, EngineReplicas, FaultTracker
 from serve.engine.messages import Delta, EngineRequest, Event, Finished
 from serve.errors import NOT_FINITE, ApiError
 from serve.ingress import Ingress
@@ -23,12 +23,12 @@ BAD = ApiError(500, "logits are not finite", code=NOT_FINITE)
 
 def test_faults_persist_after_several_in_a_row_and_for_a_while() -> None:
     now = [0.0]
-    faults = Faults(lambda: now[0])
-    for _ in range(FAULTS - 1):
+    faults = FaultTracker(lambda: now[0])
+    for _ in range(FAULTS_NOT_READY - 1):
         faults.note(BAD)
     assert not faults.persist
     faults.note()
-    for _ in range(FAULTS):
+    for _ in range(FAULTS_NOT_READY):
         faults.note(BAD)
     faults.note(ApiError(500, "the step failed", code="engine_error"))
     assert faults.persist
@@ -93,7 +93,7 @@ def test_an_ingress_is_not_ready_where_no_forward_gives_finite_numbers(served: S
     settings = served.model_copy(update={"engine": ReplicaSettings(min_replicas=0)})
     ingress: Any = SimpleNamespace(_settings=settings, _replicas=EngineReplicas(failing))
     assert asyncio.run(Ingress._ready(ingress))
-    for _ in range(FAULTS):
+    for _ in range(FAULTS_NOT_READY):
         ingress._replicas.faults.note(BAD)
     with pytest.raises(ApiError, match="got finite numbers") as refused:
         asyncio.run(Ingress._ready(ingress))
@@ -104,7 +104,7 @@ def test_an_ingress_is_not_ready_where_no_forward_gives_finite_numbers(served: S
 def test_answers_and_streams_are_noted(stream: bool) -> None:
     failing: Any = Handle(BAD)
     replicas = EngineReplicas(failing)
-    for _ in range(FAULTS):
+    for _ in range(FAULTS_NOT_READY):
         with pytest.raises(ApiError, match="not finite"):
             asyncio.run(asked(replicas, stream))
     assert replicas.faults.persist

@@ -20,8 +20,15 @@ from serve.api.requests import _dial as dial_of
 from serve.api.schemas import ChatRequest
 from serve.engine import messages as jobs
 from serve.engine.messages import EngineRequest
-from serve.engine.refresh_policy import Dial, Pace, StepCost, by_load, choose, forecast
-from serve.settings import DialSettings
+from serve.engine.refresh_policy import (
+    RefreshRange,
+    RequestCost,
+    StepTimeModel,
+    choose_interval,
+    interval_for_load,
+    latency_estimate,
+)
+from serve.settings import RefreshSettings
 from tests.lladav.build import TOKENS, text_sample, tiny_model
 
 MODEL = tiny_model(std=0.3)
@@ -29,9 +36,9 @@ NO_STOP = {"stop": ()}
 
 
 @st.composite
-def dials(draw: st.DrawFn) -> Dial:
+def dials(draw: st.DrawFn) -> RefreshRange:
     least = draw(st.integers(1, 32))
-    return Dial(least, draw(st.integers(least, 64)))
+    return RefreshRange(least, draw(st.integers(least, 64)))
 
 
 LOADS = st.floats(0, 10)
@@ -42,51 +49,55 @@ FORECASTS = st.lists(st.floats(0, 100), min_size=64, max_size=64).map(lambda eac
 
 @given(dials(), LOADS, BUSY, LEFT, FORECASTS)
 def test_the_interval_is_within_its_bounds(
-    dial: Dial, load: float, busy: float, left: float, cost: Any
+    dial: RefreshRange, load: float, busy: float, left: float, cost: Any
 ) -> None:
-    assert dial.min <= choose(dial, load, busy, left, cost) <= dial.max
+    assert dial.min <= choose_interval(dial, load, busy, left, cost) <= dial.max
 
 
 @given(dials(), LOADS, LOADS, BUSY, LEFT, FORECASTS)
 def test_more_load_gives_no_smaller_interval(
-    dial: Dial, load: float, more: float, busy: float, left: float, cost: Any
+    dial: RefreshRange, load: float, more: float, busy: float, left: float, cost: Any
 ) -> None:
     low, high = sorted((load, more))
-    assert choose(dial, low, busy, left, cost) <= choose(dial, high, busy, left, cost)
+    assert choose_interval(dial, low, busy, left, cost) <= choose_interval(dial, high, busy, left, cost)
 
 
 @given(dials(), LOADS, BUSY, LEFT, LEFT, FORECASTS)
 def test_less_time_gives_no_smaller_interval(
-    dial: Dial, load: float, busy: float, left: float, more: float, cost: Any
+    dial: RefreshRange, load: float, busy: float, left: float, more: float, cost: Any
 ) -> None:
     short, long = sorted((left, more))
-    assert choose(dial, load, busy, long, cost) <= choose(dial, load, busy, short, cost)
+    assert choose_interval(dial, load, busy, long, cost) <= choose_interval(dial, load, busy, short, cost)
 
 
 @pytest.mark.parametrize(
     ("load", "interval"), [(0, 1), (1, 1), (1.25, 3), (1.5, 8), (1.75, 23), (2, 64), (9, 64)]
 )
 def test_load_turns_the_dial_geometrically(load: float, interval: int) -> None:
-    assert by_load(Dial(1, 64), load, busy=2.0) == interval
+    assert interval_for_load(RefreshRange(1, 64), load, busy=2.0) == interval
 
 
 def test_the_deadline_gets_the_smallest_interval_that_fits_or_the_largest() -> None:
-    dial = Dial(1, 16)
-    assert choose(dial, 0, 2, 5.0, lambda r: 20 / r) == 4
-    assert choose(dial, 0, 2, 0.1, lambda r: 20 / r) == 16
-    assert choose(dial, 1.5, 2, 100.0, lambda r: 20 / r) == 4  # by load
-    assert choose(dial, 1.5, 2, 5.0, lambda r: 9.0 if r == 4 else 1.0) == 5  # a forecast that is not monotone
+    dial = RefreshRange(1, 16)
+    assert choose_interval(dial, 0, 2, 5.0, lambda r: 20 / r) == 4
+    assert choose_interval(dial, 0, 2, 0.1, lambda r: 20 / r) == 16
+    assert choose_interval(dial, 1.5, 2, 100.0, lambda r: 20 / r) == 4  # by load
+    assert (
+        choose_interval(dial, 1.5, 2, 5.0, lambda r: 9.0 if r == 4 else 1.0) == 5
+    )  # a forecast that is not monotone
 
 
 def interval_of(given: dict[str, Any], load: float, seconds: float) -> int:
     """The interval of a request whose forecast is ``seconds``, divided by the interval."""
     request = ChatRequest.model_validate({"model": "m", "messages": QUESTION, **given})
     dial = dial_of(request.refresh_interval, request.deadline_ms is not None, BOUNDS)
-    return choose(dial, load, BOUNDS.busy, (request.deadline_ms or 300_000) / 1000, lambda r: seconds / r)
+    return choose_interval(
+        dial, load, BOUNDS.busy, (request.deadline_ms or 300_000) / 1000, lambda r: seconds / r
+    )
 
 
 QUESTION = [{"role": "user", "content": "?"}]
-BOUNDS = DialSettings(min=1, max=64, default=2)
+BOUNDS = RefreshSettings(min=1, max=64, default=2)
 RANGE = {"refresh_interval": {"min": 1, "max": 16}}
 
 
@@ -116,7 +127,7 @@ def test_load_counts_where_a_range_is_given_and_a_deadline_where_it_is_near(
 def test_a_job_keeps_the_seconds_that_are_left_on_a_host_with_another_clock(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    job = EngineRequest("a", text_sample("answer", 9), 9, {}, Dial(1, 1), deadline=1007.0)
+    job = EngineRequest("a", text_sample("answer", 9), 9, {}, RefreshRange(1, 1), deadline=1007.0)
     monkeypatch.setattr(jobs, "time", SimpleNamespace(time=lambda: 1000.0))
     sent = pickle.dumps(job)
     monkeypatch.setattr(jobs, "time", SimpleNamespace(time=lambda: 4000.0))
@@ -143,7 +154,7 @@ CASES: list[dict[str, Any]] = [
 def test_positions_are_those_that_the_engine_forwards(case: dict[str, Any], interval: int | None) -> None:
     options = DecodingOptions(**{"max_tokens": 12, **NO_STOP, **case, "refresh_interval": interval})
     (answer,) = decode(MODEL, [text_sample("p", 9)], options)
-    cost = StepCost(options, 9)
+    cost = RequestCost(options, 9)
     assert (answer.forwards, answer.positions) == (cost.forwards, cost.positions(interval))
 
 
@@ -151,8 +162,8 @@ def test_positions_are_those_that_the_engine_forwards(case: dict[str, Any], inte
 def test_where_confidence_decides_they_are_no_less_than_the_engine_forwards(rule: dict[str, Any]) -> None:
     options = DecodingOptions(max_tokens=12, block_length=4, refresh_interval=3, **rule)
     (answer,) = decode(MODEL, [text_sample("p", 9)], options)
-    assert answer.forwards <= StepCost(options, 9).forwards == 12
-    assert answer.positions <= StepCost(options, 9).positions(3)
+    assert answer.forwards <= RequestCost(options, 9).forwards == 12
+    assert answer.positions <= RequestCost(options, 9).positions(3)
 
 
 @given(st.data())
@@ -173,13 +184,13 @@ def test_positions_are_those_of_the_state(data: st.DataObject) -> None:
     while not state.done:
         chosen = state.competing[: state.quota].tolist()
         state.fill(state.span, chosen, [1] * len(chosen), [0.5] * len(chosen))
-    cost = StepCost(options, prompt)
+    cost = RequestCost(options, prompt)
     assert (state.forwards, state.positions) == (cost.forwards, cost.positions(options.refresh_interval))
 
 
-def taught(overhead: float, each: float, sizes: list[int], noise: float = 0.0) -> Pace:
+def taught(overhead: float, each: float, sizes: list[int], noise: float = 0.0) -> StepTimeModel:
     """A pace that saw steps of these sizes."""
-    pace, drawn = Pace(), random.Random(0)
+    pace, drawn = StepTimeModel(), random.Random(0)
     for size in sizes:
         pace.add(size, (overhead + each * size) * drawn.uniform(1 - noise, 1 + noise))
     return pace
@@ -204,13 +215,13 @@ def test_pace_follows_a_change_and_shrugs_at_a_hiccup() -> None:
 
 def test_steps_of_one_size_are_told_apart_by_nothing() -> None:
     assert taught(0.02, 1e-4, [100] * 50).line == pytest.approx((0.0, 3e-4))
-    assert Pace().line == (0.0, 0.0)
-    assert Pace().positions == 0.0
+    assert StepTimeModel().line == (0.0, 0.0)
+    assert StepTimeModel().positions == 0.0
 
 
 @given(st.lists(st.tuples(st.integers(0, 10000), st.floats(0, 100)), max_size=60))
 def test_pace_is_never_negative(steps: list[tuple[int, float]]) -> None:
-    pace = Pace()
+    pace = StepTimeModel()
     for size, seconds in steps:
         pace.add(size, seconds)
         assert min(pace.line) >= 0
@@ -219,17 +230,17 @@ def test_pace_is_never_negative(steps: list[tuple[int, float]]) -> None:
 def test_a_forecast_adds_overheads_positions_and_company() -> None:
     pace = taught(0.02, 1e-4, MIXED)
     options = DecodingOptions(max_tokens=12, block_length=4)
-    alone = 12 * 0.02 + 1e-4 * StepCost(options, 100).positions(4)
-    assert forecast(pace, options, 100)(4) == pytest.approx(alone)
-    assert forecast(pace, options, 100, company=50)(4) == pytest.approx(alone + 12 * 50 * 1e-4)
-    guided = forecast(pace, replace(options, guidance=1.0), 100)(4)
-    assert guided == pytest.approx(alone + 1e-4 * StepCost(options, 100).positions(4))
+    alone = 12 * 0.02 + 1e-4 * RequestCost(options, 100).positions(4)
+    assert latency_estimate(pace, options, 100)(4) == pytest.approx(alone)
+    assert latency_estimate(pace, options, 100, company=50)(4) == pytest.approx(alone + 12 * 50 * 1e-4)
+    guided = latency_estimate(pace, replace(options, guidance=1.0), 100)(4)
+    assert guided == pytest.approx(alone + 1e-4 * RequestCost(options, 100).positions(4))
 
 
 def test_a_forecast_for_every_interval_takes_no_time_however_many_blocks_there_are() -> None:
     count = 8192
     options = DecodingOptions(max_tokens=count, block_length=1, infill=dict.fromkeys(range(1, count), 5))
     since = time.process_time()
-    seconds = forecast(taught(0.02, 1e-4, MIXED), options, 100)
+    seconds = latency_estimate(taught(0.02, 1e-4, MIXED), options, 100)
     assert len({seconds(interval) for interval in range(1, 65)}) == 1
     assert time.process_time() - since < 2.0

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from serve.engine.messages import Delta, EngineRequest, Event, Finished, Watch
-from serve.engine.refresh_policy import Dial
+from serve.engine.messages import Delta, DeltaMode, EngineRequest, Event, Finished
+from serve.engine.refresh_policy import RefreshRange
 from serve.engine.worker import EngineWorker
 from serve.errors import ApiError
 from serve.settings import ServeSettings
@@ -44,7 +44,7 @@ def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
 def job(name: str = "job", tokens: int = 16, **given: Any) -> EngineRequest:
     settings = {"max_tokens": tokens, "stop": (), **given.pop("settings", {})}
     return EngineRequest(
-        name, text_sample("answer", 9), 9, settings, **{"dial": Dial(1, 1), "deadline": FAR, **given}
+        name, text_sample("answer", 9), 9, settings, **{"dial": RefreshRange(1, 1), "deadline": FAR, **given}
     )
 
 
@@ -57,7 +57,7 @@ def run(worker: EngineWorker, wanted: EngineRequest) -> list[Event]:
 
 
 def test_committed_tokens_come_in_order_and_once(worker: EngineWorker) -> None:
-    *steps, ended = run(worker, job(watch=Watch.committed))
+    *steps, ended = run(worker, job(watch=DeltaMode.committed))
     assert isinstance(ended, Finished)
     tokens = [token for step in steps if isinstance(step, Delta) for token in step.tokens]
     assert tokens == ended.answer.tokens[: len(tokens)]
@@ -65,7 +65,7 @@ def test_committed_tokens_come_in_order_and_once(worker: EngineWorker) -> None:
 
 
 def test_who_watches_every_step_sees_each_place_once(worker: EngineWorker) -> None:
-    *steps, ended = run(worker, job(watch=Watch.denoise))
+    *steps, ended = run(worker, job(watch=DeltaMode.denoise))
     assert [step.step for step in steps if isinstance(step, Delta)] == list(range(1, 17))
     places = [place for step in steps if isinstance(step, Delta) for place in step.reveal.places]
     assert sorted(places) == list(range(16))
@@ -109,7 +109,7 @@ A_FEW = 3
 
 def test_an_abandoned_job_leaves_within_a_step(worker: EngineWorker, steps: list[None]) -> None:
     async def begin_and_leave() -> int:
-        events = worker.events(job(tokens=512, choices=4, watch=Watch.denoise))
+        events = worker.events(job(tokens=512, choices=4, watch=DeltaMode.denoise))
         await anext(events)
         await events.aclose()  # type: ignore[attr-defined]
         return len(steps)
@@ -137,7 +137,7 @@ def test_a_cancelled_task_leaves_too(worker: EngineWorker, steps: list[None]) ->
 def test_jobs_of_one_id_do_not_know_of_each_other(worker: EngineWorker) -> None:
     async def leave_one_of_two() -> list[Event]:
         stays = asyncio.create_task(collected(worker, job(tokens=64)))
-        leaves = worker.events(job(tokens=64, watch=Watch.denoise))
+        leaves = worker.events(job(tokens=64, watch=DeltaMode.denoise))
         await anext(leaves)
         await leaves.aclose()  # type: ignore[attr-defined]
         return await stays
@@ -205,7 +205,7 @@ def test_numbers_that_are_not_finite_are_an_error_and_counted(served: ServeSetti
         requests: list[dict[str, Any]] = [
             {},
             {"settings": {"temperature": 1.0}, "choices": 2},
-            {"watch": Watch.denoise},
+            {"watch": DeltaMode.denoise},
         ]
         for given in requests:
             with pytest.raises(ApiError, match="logits are not finite: the weights are damaged") as refused:
@@ -224,12 +224,12 @@ def interval(worker: EngineWorker, wanted: EngineRequest) -> int:
 
 
 def test_the_dial_stays_low_where_nobody_waits(worker: EngineWorker) -> None:
-    assert interval(worker, job(dial=Dial(2, 32))) == 2
+    assert interval(worker, job(dial=RefreshRange(2, 32))) == 2
 
 
 def test_the_dial_goes_up_where_many_wait(worker: EngineWorker) -> None:
     async def crowd() -> list[list[Event]]:
-        jobs = [job(f"job {n}", dial=Dial(2, 32)) for n in range(4 * ROWS)]
+        jobs = [job(f"job {n}", dial=RefreshRange(2, 32)) for n in range(4 * ROWS)]
         return await asyncio.gather(*(collected(worker, each) for each in jobs))
 
     ends = [events[-1] for events in asyncio.run(crowd())]
@@ -267,7 +267,7 @@ def test_the_dial_is_turned_once_there_is_memory_and_not_before(
 ) -> None:
     async def wait_for_memory() -> list[Event]:
         with scarce(engines, 0):
-            first = asyncio.create_task(collected(worker, job(dial=Dial(2, 32))))
+            first = asyncio.create_task(collected(worker, job(dial=RefreshRange(2, 32))))
             await crowd_behind(worker, first, 1)
         return await first
 
@@ -281,7 +281,9 @@ def test_answers_of_a_job_have_one_interval_though_one_begins_after_another(
 ) -> None:
     async def one_by_one() -> list[Event]:
         with scarce(engines, 9):
-            first = asyncio.create_task(collected(worker, job(tokens=256, choices=2, dial=Dial(2, 32))))
+            first = asyncio.create_task(
+                collected(worker, job(tokens=256, choices=2, dial=RefreshRange(2, 32)))
+            )
             await crowd_behind(worker, first, 1)
             return await first
 
@@ -295,7 +297,7 @@ def test_the_dial_goes_up_where_time_is_short(served: ServeSettings) -> None:
     try:
         for n in range(12):
             engines.worker._pace.add(60.0 + n, 1e-2 * (60.0 + n))
-        short = replace(job(tokens=64, dial=Dial(1, 64)), deadline=time.time() + 40.0)
+        short = replace(job(tokens=64, dial=RefreshRange(1, 64)), deadline=time.time() + 40.0)
         assert interval(engines.worker, short) > 1
         assert interval(engines.worker, replace(short, deadline=FAR)) == 1
     finally:

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from serve.aside import Aside, Shared
+from serve.concurrency import SingleFlight, ThreadOffloader
 from tests.serve.asgi import until
 
 
@@ -30,7 +30,7 @@ class Source:
 def test_all_who_ask_at_a_time_share_one_call() -> None:
     async def asked() -> None:
         source = Source()
-        shared = Shared(source.find, 3600.0)
+        shared = SingleFlight(source.find, 3600.0)
         waiting = [asyncio.create_task(shared.get()) for _ in range(100)]
         await until(lambda: source.calls > 0)
         source.answers.set()
@@ -44,7 +44,7 @@ def test_an_old_result_is_not_given() -> None:
     async def asked() -> list[int]:
         source = Source()
         source.answers.set()
-        shared = Shared(source.find, 0.0)
+        shared = SingleFlight(source.find, 0.0)
         return [await shared.get() for _ in range(3)]
 
     assert asyncio.run(asked()) == [1, 2, 3]
@@ -53,7 +53,7 @@ def test_an_old_result_is_not_given() -> None:
 def test_who_leaves_does_not_end_the_call_of_the_others() -> None:
     async def asked() -> None:
         source = Source()
-        shared = Shared(source.find, 3600.0)
+        shared = SingleFlight(source.find, 3600.0)
         first, second = (asyncio.create_task(shared.get()) for _ in range(2))
         await until(lambda: source.calls > 0)
         first.cancel()
@@ -69,7 +69,7 @@ def test_a_failure_is_shared() -> None:
         source = Source()
         source.failure = ZeroDivisionError()
         source.answers.set()
-        shared = Shared(source.find, 3600.0)
+        shared = SingleFlight(source.find, 3600.0)
         for _ in range(5):
             with pytest.raises(ZeroDivisionError):
                 await shared.get()
@@ -80,7 +80,7 @@ def test_a_failure_is_shared() -> None:
 
 def test_a_call_that_is_cancelled_before_it_begins_never_runs() -> None:
     async def asked() -> None:
-        aside, begun, go_on = Aside("test"), threading.Event(), threading.Event()
+        aside, begun, go_on = ThreadOffloader("test"), threading.Event(), threading.Event()
         ran: list[str] = []
 
         def first() -> None:

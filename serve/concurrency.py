@@ -16,7 +16,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-class Aside:
+class ThreadOffloader:
     """Calls functions in threads of its own: asyncio's default ones also look up the names of hosts."""
 
     def __init__(self, name: str, threads: int = 1) -> None:
@@ -28,7 +28,7 @@ class Aside:
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
 
-class Shared(Generic[T]):
+class SingleFlight(Generic[T]):
     """A result that is costly to get: one call serves all who ask while it runs and ``seconds`` longer.
 
     A failure is shared in the same way.
