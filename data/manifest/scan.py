@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from data.manifest.quarantine import Reject
 from data.manifest.spec import Preparation
-from data.pipeline.encoding import Encoder, VisualSize
+from data.pipeline.encoding import Encoder
 from data.records.parsing import parse, record_id
 from data.records.record import BadSample, Reason, Record, contained
 from data.sources.annotations import Chunk, Raw, read_chunk
@@ -25,7 +25,7 @@ from data.sources.media import MediaStore, shown
 from data.sources.visuals import Opener, clip_header, image_size
 from lladav.inputs.chat import TEXT_VERSION
 from lladav.inputs.images import view_count
-from lladav.inputs.types import VisualKind
+from lladav.inputs.types import VisualKind, VisualShape
 from lladav.storage import AnyPath, location, read_text
 
 ORDERS = "preparation.json"
@@ -118,7 +118,7 @@ class Scanner:
             "file": chunk.file,
             "position": int(chunk.positions[number]),
             "extent": int(chunk.extents[number]),
-            **_columns(VisualSize, sizes),
+            **_columns(VisualShape, sizes),
             **_columns(Place, places),
             "text_tokens": encoded.length - encoded.visual_tokens,
             "visual_tokens": encoded.visual_tokens,
@@ -128,7 +128,7 @@ class Scanner:
             "was_cut": encoded.was_cut,
         }
 
-    def _size(self, source: int, record: Record, medium: str | bytes, place: Place) -> VisualSize:
+    def _size(self, source: int, record: Record, medium: str | bytes, place: Place) -> VisualShape:
         store, geometry = self._stores[source], self._preparation.geometry
         if place.archive == FRAMES:
             return self._folder_size(store.frames(shown(medium), place), shown(medium))
@@ -136,18 +136,18 @@ class Scanner:
             if record.is_video:
                 clip = clip_header(stream, shown(medium))
                 frames = len(self._preparation.frames_of(clip))
-                return VisualSize(VisualKind.video, clip.width, clip.height, frames)
+                return VisualShape(VisualKind.video, clip.width, clip.height, frames)
             width, height = image_size(stream, shown(medium), geometry.pixels)
         if not width * height:
             raise BadSample(Reason.bad_image, f"{shown(medium)} has {width}x{height} pixels")
         kind = self._encoder.kind_of(record)
-        return VisualSize(kind, width, height, view_count(kind, width, height, geometry))
+        return VisualShape(kind, width, height, view_count(kind, width, height, geometry))
 
-    def _folder_size(self, files: list[Opener], name: str) -> VisualSize:
+    def _folder_size(self, files: list[Opener], name: str) -> VisualShape:
         frames = self._preparation.frames_of_folder(len(files))
         with files[frames[0]]() as stream:
             size = image_size(stream, name, self._preparation.geometry.pixels)
-        return VisualSize(VisualKind.video, *size, len(frames))
+        return VisualShape(VisualKind.video, *size, len(frames))
 
     def _sample_id(self, chunk: Chunk, number: int) -> str:
         """The source, its file and the record's index there: unlike the record's own id, surely unique."""

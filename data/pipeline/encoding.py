@@ -14,7 +14,7 @@ import numpy as np
 
 from data.manifest.spec import Preparation
 from data.records.record import BadSample, Reason, Record
-from lladav.config.schema import ImageMode, MissingMark, Suffix, Template
+from lladav.config.schema import MissingMark, Suffix, Template
 from lladav.errors import UserError
 from lladav.inputs.chat import (
     IMAGE_MARK,
@@ -26,20 +26,10 @@ from lladav.inputs.chat import (
     image_marks,
     messages_of,
 )
-from lladav.inputs.images import token_count
-from lladav.inputs.types import IMAGE_PLACEHOLDER, Encoded, VisualKind
+from lladav.inputs.images import image_kind, token_count
+from lladav.inputs.types import IMAGE_PLACEHOLDER, Encoded, VisualKind, VisualShape
 
 VIDEO_MARK = "<video>"
-
-
-@dataclass(frozen=True)
-class VisualSize:
-    """What the number of tokens of an image or clip follows from."""
-
-    kind: VisualKind
-    width: int
-    height: int
-    views: int
 
 
 @dataclass(frozen=True)
@@ -68,9 +58,7 @@ class Encoder:
         """How each of the record's pictures becomes tokens."""
         if record.is_video:
             return VisualKind.video
-        if len(record.media) > 1:
-            return VisualKind.padded
-        return VisualKind.square if self._preparation.images is ImageMode.square else VisualKind.tiled
+        return image_kind(len(record.media), self._preparation.images)
 
     def draws_suffix(self, source: int, sample_id: str) -> bool:
         """Whether the record's human turns get the suffix of its source; follows from seed and id alone."""
@@ -78,7 +66,7 @@ class Encoder:
         return suffix is not None and unit_hash(self._preparation.seed, sample_id) < suffix.probability
 
     def encode(
-        self, record: Record, source: int, suffixed: bool, sizes: Sequence[VisualSize]
+        self, record: Record, source: int, suffixed: bool, shapes: Sequence[VisualShape]
     ) -> EncodedRecord:
         """Token ids of a record of the source with this number.
 
@@ -87,12 +75,11 @@ class Encoder:
         suffix = self._suffix(source) if suffixed else None
         messages = self._messages(record, suffix.text if suffix else "")
         marks = image_marks(messages)
-        if marks != len(sizes):
+        if marks != len(shapes):
             raise BadSample(
-                Reason.image_count, f"{marks} {IMAGE_MARK} marks for {len(sizes)} images or videos"
+                Reason.image_count, f"{marks} {IMAGE_MARK} marks for {len(shapes)} images or videos"
             )
-        geometry = self._preparation.geometry
-        tokens = [token_count(s.kind, s.width, s.height, s.views, geometry) for s in sizes]
+        tokens = [token_count(shape, self._preparation.geometry) for shape in shapes]
         encoded = cut(self._encode(messages, record.id), tokens, self._preparation.max_length)
         if not np.any(encoded.text.answer & encoded.text.supervised):
             raise BadSample(

@@ -16,7 +16,7 @@ from data.manifest.quarantine import Reject
 from data.pipeline.plan import MicroBatchPlan
 from data.pipeline.reading import SampleReader
 from data.records.record import BadSample, contained
-from lladav.inputs.types import IGNORED, Encoded, Sample, Visual, VisualKind
+from lladav.inputs.types import IGNORED, Encoded, Sample, Visual, VisualKind, VisualShape
 
 SCHEMA = pa.schema(
     {
@@ -44,7 +44,7 @@ SCHEMA = pa.schema(
 """``text_lengths`` and ``visuals`` have an element for each sample, ``kind`` to ``views`` for each visual."""
 
 NUMBERS = ("step", "epoch", "slot", "rank", "global_samples")
-ITEM = ("kind", "width", "height", "views")
+SHAPE = tuple(VisualShape.__annotations__)
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,7 @@ def to_row(
         "text_lengths": [len(sample.text.input_ids) for sample in samples],
         **_flat_texts(samples),
         "visuals": [len(sample.visuals) for sample in samples],
-        "kind": [int(visual.kind) for visual in visuals],
-        "width": [visual.width for visual in visuals],
-        "height": [visual.height for visual in visuals],
-        "views": [len(visual.views) for visual in visuals],
+        **{name: [int(getattr(visual.shape, name)) for visual in visuals] for name in SHAPE},
         "rejected": [reject.to_line() for reject in rejected],
     }
     pixels = _joined([visual.views.reshape(-1) for visual in visuals], np.uint8)
@@ -135,9 +132,10 @@ def _batch(row: pa.Table, samples: list[Sample]) -> MicroBatch:
 def _visuals(row: pa.Table, tile: int) -> list[Visual]:
     pixels = _pixels(row).reshape(-1, 3, tile, tile)
     visuals, start = [], 0
-    for kind, width, height, views in zip(*(_list(row, name) for name in ITEM), strict=True):
-        visuals.append(Visual(VisualKind(kind), width, height, pixels[start : start + views]))
-        start += views
+    for kind, *rest in zip(*(_list(row, name) for name in SHAPE), strict=True):
+        shape = VisualShape(VisualKind(kind), *rest)
+        visuals.append(Visual(shape, pixels[start : start + shape.views]))
+        start += shape.views
     return visuals
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from data.manifest.manifest import Manifest, manifest_in
 from data.manifest.quarantine import Reject
-from data.pipeline.encoding import Encoder, VisualSize
+from data.pipeline.encoding import Encoder
 from data.records.parsing import parse
 from data.records.record import BadSample, Reason, Record, contained
 from data.sources.annotations import place_of, read_record
@@ -19,7 +19,7 @@ from data.sources.archives import FRAMES, Place
 from data.sources.media import MediaStore, shown
 from data.sources.visuals import clip_frames, decode_image, folder_frames
 from lladav.inputs.images import prepare_image, prepare_video
-from lladav.inputs.types import Sample, Visual, VisualKind
+from lladav.inputs.types import Sample, Visual, VisualKind, VisualShape
 
 CHANGED = "the record is not what it was when the manifest was made"
 
@@ -38,7 +38,7 @@ class SampleReader:
         """The sample in this row; raises ``BadSample`` if an image is damaged or the record has changed."""
         row = self._manifest.row(index)
         record = self._record(row)
-        sizes = [VisualSize(VisualKind(kind), *rest) for kind, *rest in _zipped(row, VisualSize)]
+        sizes = [VisualShape(VisualKind(kind), *rest) for kind, *rest in _zipped(row, VisualShape)]
         if len(record.media) != len(sizes):
             raise BadSample(Reason.bad_record, CHANGED)
         encoded = self._encoder.encode(record, row["source"], row["suffix"], sizes)
@@ -69,20 +69,20 @@ class SampleReader:
         place = row["position"], row["extent"]
         return parse(read_record(source.annotations[row["file"]], source.format, *place))
 
-    def _visual(self, source: int, medium: str | bytes, place: Place, size: VisualSize) -> Visual:
+    def _visual(self, source: int, medium: str | bytes, place: Place, size: VisualShape) -> Visual:
         store, name = self._stores[source], shown(medium)
         if size.kind is VisualKind.video:
             return self._clip(store, medium, place, size)
         visual = self._image(store.read(medium, place), name, size)
-        if (visual.width, visual.height, len(visual.views)) != (size.width, size.height, size.views):
+        if visual.shape != size:
             raise _changed(name)
         return visual
 
-    def _image(self, content: bytes, name: str, size: VisualSize) -> Visual:
+    def _image(self, content: bytes, name: str, size: VisualShape) -> Visual:
         geometry = self._preparation.geometry
         return prepare_image(decode_image(content, name, geometry.pixels), size.kind, geometry)
 
-    def _clip(self, store: MediaStore, medium: str | bytes, place: Place, size: VisualSize) -> Visual:
+    def _clip(self, store: MediaStore, medium: str | bytes, place: Place, size: VisualShape) -> Visual:
         """The frames of a clip, one in memory at a time; their size has no part in the number of tokens."""
         orders, name, geometry = self._preparation, shown(medium), self._preparation.geometry
         if place.archive == FRAMES:

@@ -36,8 +36,8 @@ from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer
 from lladav.inputs.clips import read_clip
 from lladav.inputs.image_files import read_image, to_rgb
-from lladav.inputs.images import ViewGeometry, prepare_image
-from lladav.inputs.types import Sample, VisualKind
+from lladav.inputs.images import ViewGeometry, prepare_images
+from lladav.inputs.types import Sample
 from lladav.model.llada_v import LLaDAV
 
 MASK_SHOWN = "·"
@@ -115,7 +115,7 @@ def question(
     video: str | Path | None = None,
     frames: int | None = None,
 ) -> Sample:
-    """A prompt about images, of which one is tiled and several are padded, or about a video."""
+    """A prompt about images or about a video."""
     geometry = ViewGeometry.of(config)
     if video is not None:
         if images:
@@ -123,8 +123,7 @@ def question(
         count = config.images.inference_frames if frames is None else frames
         visuals = [read_clip(Path(video), count, geometry)]
     else:
-        kind = VisualKind.padded if len(images) > 1 else VisualKind.tiled
-        visuals = [prepare_image(to_rgb(image, geometry.pixels), kind, geometry) for image in images]
+        visuals = prepare_images([to_rgb(image, geometry.pixels) for image in images], geometry)
     return question_prompt("question", text, visuals, tokenizer)
 
 

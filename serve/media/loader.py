@@ -23,7 +23,7 @@ from anyio import BrokenWorkerProcess, CapacityLimiter, to_process
 from PIL import Image, UnidentifiedImageError
 
 from lladav.inputs.image_files import FORMATS, to_rgb
-from lladav.inputs.images import ViewGeometry, prepare_image
+from lladav.inputs.images import ViewGeometry, image_kind, prepare_image
 from lladav.inputs.types import Visual, VisualKind
 from serve.errors import ApiError
 from serve.media.fetching import Fetcher
@@ -58,11 +58,11 @@ class MediaLoader:
     async def visuals(self, references: Sequence[tuple[str, str]]) -> list[Visual]:
         """The views of a request's images, given as (URL, path of the field that names it).
 
-        One image is tiled, several are padded. They are read one after another, so that a request never holds
-        more than one worker. Raises ``ApiError`` for the first that cannot be used.
+        They are read one after another, so that a request never holds more than one worker. Raises
+        ``ApiError`` for the first image that cannot be used.
         """
         self._check(references)
-        kind = VisualKind.padded if len(references) > 1 else VisualKind.tiled
+        kind = image_kind(len(references))
         seen: dict[str, Visual] = {}
         for url, param in references:
             if url not in seen:

@@ -16,7 +16,7 @@ from data.digits import bpe, corpus, glyphs, maps, preparation, questions, recor
 from lladav.errors import UserError
 from lladav.inputs.chat import SYSTEM_PROMPT, ChatTokenizer, messages_of
 from lladav.inputs.images import ViewGeometry, token_count, view_count
-from lladav.inputs.types import VisualKind
+from lladav.inputs.types import VisualKind, VisualShape
 
 SCALE = 0.01
 GEOMETRY = ViewGeometry(
@@ -179,9 +179,10 @@ def test_maps_have_one_label_per_visual_token():
     for scene in some_scenes(50):
         merged = maps.merged_map(scene, GEOMETRY)
         size = scene.width, scene.height
-        tokens = token_count(VisualKind.tiled, *size, 1, GEOMETRY)
+        views = len(maps.middle_maps(scene, GEOMETRY))
+        tokens = token_count(VisualShape(VisualKind.tiled, *size, views), GEOMETRY)
         assert GEOMETRY.side**2 + merged.shape[0] * (merged.shape[1] + 1) == tokens
-        assert len(maps.middle_maps(scene, GEOMETRY)) == view_count(VisualKind.tiled, *size, GEOMETRY)
+        assert views == view_count(VisualKind.tiled, *size, GEOMETRY)
         text = corpus.picture_characters(records.Picture((scene,)), VisualKind.tiled, GEOMETRY)
         assert len(text) == tokens
 

@@ -76,7 +76,7 @@ def sample_of(manifest: Manifest) -> Sample:
 
 def levels(sample: Sample) -> list[int]:
     (visual,) = sample.visuals
-    assert visual.kind is VisualKind.video
+    assert visual.shape.kind is VisualKind.video
     return [int(view[0, 5, 5]) for view in visual.views]
 
 
@@ -173,7 +173,7 @@ def test_how_files_become_pixels_is_part_of_the_manifest(tmp_path: Path, tokeniz
         config.model.images.pixels = pixels
         manifest = open_manifest(config)
         (visual,) = sample_of(manifest).visuals
-        sizes[pixels] = (visual.width, visual.height), manifest.folder
+        sizes[pixels] = (visual.shape.width, visual.shape.height), manifest.folder
     assert sizes[Pixels.displayed][0] == (20, 40)
     assert sizes[Pixels.released][0] == (40, 20)
     assert sizes[Pixels.displayed][1] != sizes[Pixels.released][1]

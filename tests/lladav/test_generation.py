@@ -106,7 +106,7 @@ def test_a_question_about_a_video_shows_frames_of_the_whole_clip(
     config = replace(model.config, images=replace(model.config.images, inference_frames=4))
     (four,) = question(config, tokenizer, [], "What happens?", tmp_path / "a.gif").visuals
     (every,) = question(config, tokenizer, [], "What happens?", tmp_path / "a.gif", 32).visuals
-    assert four.kind is every.kind is VisualKind.video
+    assert four.shape.kind is every.shape.kind is VisualKind.video
     assert len(every.views) == 12
     assert np.array_equal(four.views, every.views[[0, 3, 7, 11]])
     answer = lladav.generate(

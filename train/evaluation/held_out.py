@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from PIL import Image
+
 from data.digits.questions import is_correct
-from lladav.config.schema import Suffix
+from lladav.config.schema import Pixels, Suffix
 from lladav.decoding.engine import decode
 from lladav.decoding.params import DecodingOptions
 from lladav.decoding.prompt_encoder import question_prompt
@@ -19,8 +21,8 @@ from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer
 from lladav.inputs.clips import read_clip
 from lladav.inputs.image_files import read_image
-from lladav.inputs.images import ViewGeometry, prepare_image
-from lladav.inputs.types import Sample, Visual, VisualKind
+from lladav.inputs.images import prepare_images
+from lladav.inputs.types import Sample, Visual
 from lladav.model.llada_v import LLaDAV
 
 TAUGHT_BY = {"arithmetic": "visualwebinstruct"}
@@ -99,10 +101,9 @@ def _visuals(question: Question, model: LLaDAV) -> list[Visual]:
     if question.is_video:
         count = model.config.images.inference_frames
         return [read_clip(path, count, model.geometry) for path in question.pictures]
-    kind = VisualKind.padded if len(question.pictures) > 1 else VisualKind.tiled
-    return [_image(path, kind, model.geometry) for path in question.pictures]
+    return prepare_images([_image(path, model.geometry.pixels) for path in question.pictures], model.geometry)
 
 
-def _image(path: Path, kind: VisualKind, geometry: ViewGeometry) -> Visual:
+def _image(path: Path, pixels: Pixels) -> Image.Image:
     with path.open("rb") as stream:
-        return prepare_image(read_image(stream, path.name, geometry.pixels), kind, geometry)
+        return read_image(stream, path.name, pixels)

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from lladav.decoding.errors import NotFiniteError
 from lladav.inputs.chat import IMAGE_MARK, SYSTEM_PROMPT, ChatTokenizer, Message, encode_prompt
-from lladav.inputs.images import ViewGeometry, tokens_of
-from lladav.inputs.packing import Item, expand
+from lladav.inputs.images import ViewGeometry, token_count
+from lladav.inputs.packing import expand
 from lladav.inputs.types import IMAGE_PLACEHOLDER, Sample, Visual
 from lladav.model.llada_v import LLaDAV
 from lladav.numerics import is_finite
@@ -27,7 +27,7 @@ from lladav.numerics import is_finite
 def prompt_length(prompt: Sample, geometry: ViewGeometry) -> int:
     """Positions of a prompt, visual tokens included."""
     text = int((prompt.text.input_ids != IMAGE_PLACEHOLDER).sum())
-    return text + sum(tokens_of(visual, geometry) for visual in prompt.visuals)
+    return text + sum(token_count(visual.shape, geometry) for visual in prompt.visuals)
 
 
 def question_prompt(name: str, text: str, visuals: Sequence[Visual], tokenizer: ChatTokenizer) -> Sample:
@@ -75,8 +75,7 @@ class PromptEncoder:
             return kept
         self.misses += 1
         views = torch.from_numpy(visual.views).to(self._model.newline.device)
-        item = Item(visual.kind, visual.width, visual.height, len(visual.views))
-        tokens_VW = self._model.visual_tokens(views, [item])
+        tokens_VW = self._model.visual_tokens(views, [visual.shape])
         if not is_finite(tokens_VW):
             raise NotFiniteError("features of an image", tokens_VW.dtype)
         self._keep(key, tokens_VW)
@@ -94,5 +93,5 @@ class PromptEncoder:
 
 def _content(visual: Visual) -> bytes:
     digest = hashlib.blake2b(visual.views.tobytes(), digest_size=16)
-    digest.update(f"{visual.kind}/{visual.width}/{visual.height}/{visual.views.shape}".encode())
+    digest.update(f"{visual.shape}/{visual.views.shape}".encode())
     return digest.digest()

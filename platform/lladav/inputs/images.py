@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from lladav.config.schema import ModelConfig, Pixels
+from lladav.config.schema import ImageMode, ModelConfig, Pixels
 from lladav.errors import UserError
-from lladav.inputs.types import Visual, VisualKind
+from lladav.inputs.types import Visual, VisualKind, VisualShape
 
 PAD_GREY = 127
 """Background of images padded to a square: the mean pixel of SigLIP, as an integer."""
@@ -117,28 +117,39 @@ def _shrunk(height: int, width: int, geometry: ViewGeometry) -> tuple[int, int]:
     return max(1, int(height // excess)), max(1, int(width // excess))
 
 
+def image_kind(images: int, mode: ImageMode = ImageMode.tiled) -> VisualKind:
+    """The kind of each image in a conversation of ``images`` images; training and inference both ask here.
+
+    Several images are padded. A single image is tiled, or one square view where the stage's mode says so.
+    """
+    if images > 1:
+        return VisualKind.padded
+    return VisualKind.square if mode is ImageMode.square else VisualKind.tiled
+
+
 def view_count(kind: VisualKind, width: int, height: int, geometry: ViewGeometry) -> int:
-    """Views of an image of this size (a video's are its frames and are not told by its size)."""
+    """Number of views of an image; the views of a video are its frames, whatever its size."""
     if kind is not VisualKind.tiled:
         return 1
     columns, rows = choose_grid(width, height, geometry)
     return 1 + columns * rows
 
 
-def token_count(kind: VisualKind, width: int, height: int, views: int, geometry: ViewGeometry) -> int:
-    """Visual tokens, newlines included, of an item; ``views`` matters for videos only."""
+def token_count(shape: VisualShape, geometry: ViewGeometry) -> int:
+    """Number of visual tokens of an image or video, newlines included."""
     base = geometry.side**2
-    if kind is VisualKind.tiled:
-        return base + merge_geometry(width, height, geometry).tokens
-    if kind is VisualKind.video:
+    if shape.kind is VisualKind.tiled:
+        return base + merge_geometry(shape.width, shape.height, geometry).tokens
+    if shape.kind is VisualKind.video:
         row = geometry.frame_side + geometry.newline_per_frame_row
-        return views * geometry.frame_side * row + (not geometry.newline_per_frame_row)
-    return base + (kind is VisualKind.padded)
+        return shape.views * geometry.frame_side * row + (not geometry.newline_per_frame_row)
+    return base + (shape.kind is VisualKind.padded)
 
 
-def tokens_of(visual: Visual, geometry: ViewGeometry) -> int:
-    """Visual tokens of an item whose views are at hand."""
-    return token_count(visual.kind, visual.width, visual.height, len(visual.views), geometry)
+def prepare_images(images: Sequence[Image.Image], geometry: ViewGeometry) -> list[Visual]:
+    """The views of the RGB images of one prompt."""
+    kind = image_kind(len(images))
+    return [prepare_image(image, kind, geometry) for image in images]
 
 
 def prepare_image(image: Image.Image, kind: VisualKind, geometry: ViewGeometry) -> Visual:
@@ -154,7 +165,7 @@ def prepare_image(image: Image.Image, kind: VisualKind, geometry: ViewGeometry) 
         views = [_squashed(pad_to_square(_bounded(image, LONGEST_PADDED_SIDE)), geometry.tile)]
     else:
         views = [_squashed(image, geometry.tile)]
-    return Visual(kind, image.width, image.height, _stack(views))
+    return Visual(VisualShape(kind, image.width, image.height, len(views)), _stack(views))
 
 
 def prepare_video(frames: Iterable[Image.Image], geometry: ViewGeometry) -> Visual:
@@ -165,7 +176,7 @@ def prepare_video(frames: Iterable[Image.Image], geometry: ViewGeometry) -> Visu
         views.append(_squashed(frame, geometry.tile))
     if not views:
         raise UserError("video has no frames; remove or replace it")
-    return Visual(VisualKind.video, *size, _stack(views))
+    return Visual(VisualShape(VisualKind.video, *size, len(views)), _stack(views))
 
 
 def sample_frames(total: int, rate: float, frames_per_second: float, limit: int) -> list[int]:

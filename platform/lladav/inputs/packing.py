@@ -1,7 +1,7 @@
 """Samples of different lengths as one packed batch without padding.
 
-Samples lie one after another along T. A batch of text alone still carries one blank view, so that every rank
-of a sharded model runs the same modules in the same order whatever its samples hold.
+Samples are concatenated along T. A batch of text alone still carries one blank view: every rank of a sharded
+model must run the same modules in the same order, whatever its samples hold.
 """
 
 from __future__ import annotations
@@ -14,23 +14,13 @@ import torch
 from torch import Tensor
 
 from lladav.errors import UserError
-from lladav.inputs.images import ViewGeometry, tokens_of
-from lladav.inputs.types import IGNORED, IMAGE_PLACEHOLDER, Sample, VisualKind
-
-
-@dataclass(frozen=True)
-class Item:
-    """What merging needs to know of one image or video: kind, size in pixels and number of views."""
-
-    kind: VisualKind
-    width: int
-    height: int
-    views: int
+from lladav.inputs.images import ViewGeometry, token_count
+from lladav.inputs.types import IGNORED, IMAGE_PLACEHOLDER, Sample, VisualShape
 
 
 @dataclass(frozen=True)
 class Expanded:
-    """One sample position by position, visual tokens included.
+    """One sample with an element for each of its positions, visual tokens included.
 
     ``ids``, ``labels`` and ``turns`` are int64, ``answer`` and ``visual`` boolean.
     """
@@ -44,11 +34,11 @@ class Expanded:
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """T positions of all samples, N views of all their items.
+    """T positions of all samples and N views of all their images and videos.
 
-    ``token_ids_T`` and ``labels_T`` are int64 (visual positions hold id 0 and ``IGNORED``), ``turns_T``
-    int64, ``answer_T`` boolean; ``visual_positions_V`` are the positions that visual tokens take, in order;
-    ``views_NCHW`` are uint8 pixels.
+    ``token_ids_T``, ``labels_T`` and ``turns_T`` are int64, ``answer_T`` is boolean; visual positions hold id
+    0 and label ``IGNORED``. ``visual_positions_V`` are the positions of the visual tokens, ascending.
+    ``views_NCHW`` are uint8 pixels; ``shapes`` tell which views belong to which image or video.
     """
 
     token_ids_T: Tensor
@@ -58,7 +48,7 @@ class PackedBatch:
     visual_positions_V: Tensor
     views_NCHW: Tensor
     lengths: list[int]
-    items: list[Item]
+    shapes: list[VisualShape]
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """The batch with its tensors on ``device``."""
@@ -68,7 +58,7 @@ class PackedBatch:
 
 
 def pack(samples: Sequence[Sample], geometry: ViewGeometry) -> PackedBatch:
-    """Splice the visual positions into each sample and lay the samples end to end."""
+    """Expand each sample's placeholders to visual positions and concatenate the samples."""
     expanded = [expand(sample, geometry) for sample in samples]
     ids, labels, turns, answer, visual = (
         np.concatenate([getattr(e, f.name) for e in expanded]) for f in fields(Expanded)
@@ -83,24 +73,24 @@ def pack(samples: Sequence[Sample], geometry: ViewGeometry) -> PackedBatch:
         visual_positions_V=torch.from_numpy(np.flatnonzero(visual)),
         views_NCHW=torch.from_numpy(np.concatenate([v.views for v in visuals]) if visuals else blank),
         lengths=[len(e.ids) for e in expanded],
-        items=[Item(v.kind, v.width, v.height, len(v.views)) for v in visuals],
+        shapes=[visual.shape for visual in visuals],
     )
 
 
 def expand(sample: Sample, geometry: ViewGeometry) -> Expanded:
-    """The sample's positions with each placeholder repeated to its number of visual tokens.
+    """The sample's positions, each placeholder repeated once for each of its visual tokens.
 
-    Raises ``UserError`` where placeholders and visuals do not pair up.
+    Raises ``UserError`` where the number of placeholders differs from the number of images and videos.
     """
     text = sample.text
-    places = np.flatnonzero(text.input_ids == IMAGE_PLACEHOLDER)
-    if len(places) != len(sample.visuals):
+    placeholders = np.flatnonzero(text.input_ids == IMAGE_PLACEHOLDER)
+    if len(placeholders) != len(sample.visuals):
         raise UserError(
-            f"sample {sample.id}: {len(places)} <image> marks for {len(sample.visuals)} images; "
+            f"sample {sample.id}: {len(placeholders)} <image> marks for {len(sample.visuals)} images; "
             "make them match"
         )
     repeats = np.ones(len(text.input_ids), np.int64)
-    repeats[places] = [tokens_of(visual, geometry) for visual in sample.visuals]
+    repeats[placeholders] = [token_count(visual.shape, geometry) for visual in sample.visuals]
     ids, labels, turns = (
         np.repeat(v, repeats).astype(np.int64) for v in (text.input_ids, text.labels, text.turns)
     )

@@ -1,7 +1,7 @@
-"""What a sample is between the data pipeline (or an HTTP request) and the model.
+"""A sample as the data pipeline or an HTTP request passes it to the model.
 
-Plain numpy: these types cross process borders, so they hold no torch tensors. Tiles stay uint8 until they are
-on the model's device.
+Samples are sent between processes, so they hold numpy arrays and no torch tensors. Views stay uint8 until
+they are on the model's device.
 """
 
 from dataclasses import dataclass, field
@@ -10,14 +10,14 @@ from enum import IntEnum
 import numpy as np
 
 IMAGE_PLACEHOLDER = -200
-"""Stands once in ``input_ids`` for each image or video, where its visual tokens will go."""
+"""One id in ``input_ids`` for each image or video; its visual tokens replace it."""
 
 IGNORED = -100
 """Label of a position that carries no loss."""
 
 
 class VisualKind(IntEnum):
-    """How the features of an item's views become tokens."""
+    """How an image or video is cut into views, and how the features of its views become tokens."""
 
     square = 0
     """One squashed view, its tokens alone (projector stage)."""
@@ -30,23 +30,34 @@ class VisualKind(IntEnum):
 
 
 @dataclass(frozen=True)
-class Visual:
-    """One image or video: its views, and the size in pixels that the token count follows from."""
+class VisualShape:
+    """Everything that determines the number of visual tokens of an image or video (``images.token_count``).
+
+    ``width`` and ``height`` are pixels of the original; ``views`` counts its views.
+    """
 
     kind: VisualKind
     width: int
     height: int
+    views: int
+
+
+@dataclass(frozen=True)
+class Visual:
+    """One image or video: its shape and the pixels of its views."""
+
+    shape: VisualShape
     views: np.ndarray
-    """uint8 (views, 3, S, S): base view first, then tiles row by row; or frames."""
+    """uint8 (``shape.views``, 3, S, S): the base view and then the tiles row by row, or the frames."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """The text side of a conversation: arrays of one length, an image being a single ``IMAGE_PLACEHOLDER``.
+    """The text of a conversation as token ids; each image or video is one ``IMAGE_PLACEHOLDER``.
 
-    ``input_ids``, ``labels`` and ``turns`` are int32; ``turns`` counts user-assistant exchanges for
-    dialogue-causal attention. ``answer`` is True at the contents of assistant turns and their eot: what is
-    not template.
+    All arrays have the same length. ``input_ids``, ``labels`` and ``turns`` are int32; ``turns`` counts
+    user-assistant exchanges for dialogue-causal attention. ``answer`` (bool) marks the content of assistant
+    turns and their eot; the rest is prompt or template.
     """
 
     input_ids: np.ndarray
@@ -56,7 +67,7 @@ class Encoded:
 
     @property
     def supervised(self) -> np.ndarray:
-        """Positions (bool) that carry loss; a label at a placeholder counts for nothing."""
+        """Positions (bool) that carry loss; labels at placeholders are ignored."""
         return (self.labels != IGNORED) & (self.input_ids != IMAGE_PLACEHOLDER)
 
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from lladav.config.schema import ModelConfig, ModelPart
 from lladav.diffusion.masking import NoisyBatch
 from lladav.inputs.images import ViewGeometry
-from lladav.inputs.packing import Item, PackedBatch
+from lladav.inputs.packing import PackedBatch
+from lladav.inputs.types import VisualShape
 from lladav.model.attention import Attend, PackedAttention
 from lladav.model.language import LanguageTower, rotary_factors
 from lladav.model.projector import Projector
@@ -50,13 +51,13 @@ class LLaDAV(nn.Module):
     def embed(self, packed: PackedBatch) -> Tensor:
         """Input embeddings (T, W): token embeddings with the visual tokens in their places."""
         embeddings_TW = self.language.embed_tokens(packed.token_ids_T)
-        visual_VW = self.visual_tokens(packed.views_NCHW, packed.items)
+        visual_VW = self.visual_tokens(packed.views_NCHW, packed.shapes)
         return embeddings_TW.index_put((packed.visual_positions_V,), visual_VW)
 
-    def visual_tokens(self, views_NCHW: Tensor, items: Sequence[Item]) -> Tensor:
-        """Visual tokens (V, W) of all items, whose views these are, newlines included."""
+    def visual_tokens(self, views_NCHW: Tensor, shapes: Sequence[VisualShape]) -> Tensor:
+        """Visual tokens (V, W) of images and videos, newlines included, from their views in order."""
         features_NPW = self.projector(self._features(views_NCHW))
-        return merge_views(features_NPW, items, self.newline, self.geometry)
+        return merge_views(features_NPW, shapes, self.newline, self.geometry)
 
     def part(self, part: ModelPart) -> list[nn.Parameter]:
         """The parameters of one part; the newline is the language tower's, as in the released trainer."""

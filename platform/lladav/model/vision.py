@@ -18,8 +18,7 @@ from transformers.initialization import no_init_weights
 
 from lladav.config.schema import VisionConfig
 from lladav.inputs.images import Merge, ViewGeometry, merge_geometry
-from lladav.inputs.packing import Item
-from lladav.inputs.types import VisualKind
+from lladav.inputs.types import VisualKind, VisualShape
 
 
 class VisionTower(nn.Module):
@@ -71,29 +70,28 @@ def built_layers(config: VisionConfig) -> int:
 
 
 def merge_views(
-    features_NPW: Tensor, items: Sequence[Item], newline_W: Tensor, geometry: ViewGeometry
+    features_NPW: Tensor, shapes: Sequence[VisualShape], newline_W: Tensor, geometry: ViewGeometry
 ) -> Tensor:
-    """Visual tokens (V, W) of all items, in order, newlines included, from the projected features of their
-    views.
+    """Visual tokens (V, W) of images and videos in order, newlines included; P patches of N projected views.
 
-    Features and newline stay in the graph even where no item uses them: a gradient must exist on every rank.
+    Features and newline stay in the graph even if no image uses them: a gradient must exist on every rank.
     """
-    used = sum(item.views for item in items)
-    parts = features_NPW[:used].split([item.views for item in items])
-    tokens = [_merge(part, item, newline_W, geometry) for part, item in zip(parts, items, strict=True)]
+    used = sum(shape.views for shape in shapes)
+    parts = features_NPW[:used].split([shape.views for shape in shapes])
+    tokens = [_merge(part, shape, newline_W, geometry) for part, shape in zip(parts, shapes, strict=True)]
     no_tokens_0W = features_NPW.flatten(0, 1)[:0] + newline_W
     return torch.cat((*tokens, no_tokens_0W))
 
 
-def _merge(features_NPW: Tensor, item: Item, newline_W: Tensor, geometry: ViewGeometry) -> Tensor:
-    if item.kind is VisualKind.tiled:
+def _merge(features_NPW: Tensor, shape: VisualShape, newline_W: Tensor, geometry: ViewGeometry) -> Tensor:
+    if shape.kind is VisualKind.tiled:
         return _merge_tiles(
-            features_NPW, merge_geometry(item.width, item.height, geometry), newline_W, geometry.side
+            features_NPW, merge_geometry(shape.width, shape.height, geometry), newline_W, geometry.side
         )
-    if item.kind is VisualKind.video:
+    if shape.kind is VisualKind.video:
         return _merge_frames(features_NPW, newline_W, geometry)
     tokens = features_NPW.flatten(0, 1)
-    return torch.cat((tokens, newline_W[None])) if item.kind is VisualKind.padded else tokens
+    return torch.cat((tokens, newline_W[None])) if shape.kind is VisualKind.padded else tokens
 
 
 def _merge_tiles(features_NPW: Tensor, merge: Merge, newline_W: Tensor, side: int) -> Tensor:

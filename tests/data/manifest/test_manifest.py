@@ -76,7 +76,7 @@ def test_rows_tell_what_the_samples_turn_out_to_be(good: Manifest) -> None:
         assert row["text_tokens"] == len(expanded.ids) - expanded.visual.sum()
         assert row["supervised"] == np.count_nonzero(expanded.labels != IGNORED)
         assert list(zip(row["kind"], row["width"], row["views"], strict=True)) == [
-            (visual.kind, visual.width, len(visual.views)) for visual in sample.visuals
+            (visual.shape.kind, visual.shape.width, visual.shape.views) for visual in sample.visuals
         ]
     assert good.summary.views == sum(sum(good.row(n)["views"]) for n in range(len(good)))
 
@@ -165,7 +165,7 @@ def test_images_behind_the_cut_are_left_out(tmp_path: Path, tokenizer: Path) -> 
     record = {"id": "r", "image": ["a.png", "wide.png"], "conversations": said}
     manifest = open_manifest(settings(tmp_path, tokenizer, [record], max_length=300))
     (sample,) = read_samples(manifest, [0])
-    assert [visual.width for visual in sample.visuals] == [30]
+    assert [visual.shape.width for visual in sample.visuals] == [30]
     assert len(expand(sample, manifest.preparation.geometry).ids) == manifest.lengths[0]
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.manifest.spec import Preparation
-from data.pipeline.encoding import EncodedRecord, Encoder, VisualSize, cut
+from data.pipeline.encoding import EncodedRecord, Encoder, cut
 from data.records.parsing import parse
 from data.records.record import BadSample, Reason, Record
 from lladav.config.schema import (
@@ -25,7 +25,7 @@ from lladav.config.schema import (
     Template,
 )
 from lladav.inputs.chat import IMAGE_MARK, ChatTokenizer
-from lladav.inputs.types import IGNORED, IMAGE_PLACEHOLDER, Encoded, VisualKind
+from lladav.inputs.types import IGNORED, IMAGE_PLACEHOLDER, Encoded, VisualKind, VisualShape
 from tests.conftest import Golden
 from tests.data import build
 
@@ -52,8 +52,8 @@ class Stage:
         self, *said: str, name: str = "r", images: int = 0, video: bool = False, suffixed: bool = False
     ) -> EncodedRecord:
         record = Record(name, ["a.png"] * images, video, build.turns(*said))
-        sizes = [VisualSize(self.encoder.kind_of(record), 30, 30, 1)] * images
-        return self.encoder.encode(record, 0, suffixed, sizes)
+        shapes = [VisualShape(self.encoder.kind_of(record), 30, 30, 1)] * images
+        return self.encoder.encode(record, 0, suffixed, shapes)
 
     def text_of(self, encoded: EncodedRecord) -> str:
         ids = encoded.text.input_ids
@@ -111,8 +111,8 @@ def test_golden_training_records(golden: Golden, tmp_path: Path, tokenizer: Path
     for case in golden.cases["training_records"]:
         encoder = stages[Template(case["template"])].encoder
         record = parse(json.dumps(case["record"]).encode())
-        sizes = [VisualSize(encoder.kind_of(record), 30, 30, 1)] * len(record.media)
-        text = encoder.encode(record, 0, False, sizes).text
+        shapes = [VisualShape(encoder.kind_of(record), 30, 30, 1)] * len(record.media)
+        text = encoder.encode(record, 0, False, shapes).text
         if (text.input_ids.tolist(), text.labels.tolist()) != (case["input_ids"], case["labels"]):
             differing.append(case["record"]["id"])
     assert not differing

@@ -90,7 +90,7 @@ def content(batch: MicroBatch) -> list:
         (
             sample.id,
             *(getattr(sample.text, name).tolist() for name in ("input_ids", "labels", "turns", "answer")),
-            *((v.kind, v.width, v.height, v.views.tobytes()) for v in sample.visuals),
+            *((v.shape, v.views.tobytes()) for v in sample.visuals),
         )
         for sample in batch.samples
     ]

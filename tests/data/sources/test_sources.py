@@ -67,7 +67,7 @@ def test_every_format_gives_the_same_samples(
     for left, right in zip(expected, found, strict=True):
         np.testing.assert_array_equal(left.text.input_ids, right.text.input_ids)
         for ours, theirs in zip(left.visuals, right.visuals, strict=True):
-            assert (ours.kind, ours.width, ours.height) == (theirs.kind, theirs.width, theirs.height)
+            assert ours.shape == theirs.shape
             np.testing.assert_array_equal(ours.views, theirs.views)
 
 
@@ -89,7 +89,7 @@ def test_of_two_members_of_one_name_the_first_counts(tmp_path: Path, tokenizer: 
             tar.add(file, "a.png")
     records = build.write_json(tmp_path, [build.asked("r", "a.png")])
     source = SourceConfig(SourceFormat.json, records, "images_*.tar")
-    assert samples_of(source, tmp_path, tokenizer)[0].visuals[0].width == 30
+    assert samples_of(source, tmp_path, tokenizer)[0].visuals[0].shape.width == 30
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_an_absolute_path_within_the_media_folder_is_found(
     link.symlink_to(folder)
     records = [build.asked("r", name.format(folder=folder, link=link))]
     source = SourceConfig(SourceFormat.json, build.write_json(tmp_path, records), "images")
-    assert samples_of(source, tmp_path, tokenizer)[0].visuals[0].width == 20
+    assert samples_of(source, tmp_path, tokenizer)[0].visuals[0].shape.width == 20
 
 
 def test_an_absolute_path_outside_the_media_folder_is_missing(tmp_path: Path, tokenizer: Path) -> None:

@@ -12,7 +12,7 @@ from data.manifest.manifest import open_manifest
 from data.pipeline.reading import read_samples
 from data.records.record import BadSample
 from data.sources.visuals import Clip, clip_header, decode_clip, decode_image, image_size
-from lladav.inputs.types import Sample, VisualKind
+from lladav.inputs.types import Sample, VisualKind, VisualShape
 from tests.data import build
 
 
@@ -67,7 +67,7 @@ def test_a_video_tells_frames_and_rate_and_gives_its_frames() -> None:
 def test_a_clip_is_sampled_at_one_frame_a_second(tmp_path: Path, tokenizer: Path) -> None:
     sample = clip_sample(build.clip(6, 500), "a.gif", tmp_path, tokenizer)
     (visual,) = sample.visuals
-    assert (visual.kind, visual.width, visual.height, len(visual.views)) == (VisualKind.video, 30, 20, 3)
+    assert visual.shape == VisualShape(VisualKind.video, 30, 20, 3)
     assert [int(view[0, 5, 5]) for view in visual.views] == [0, 20, 40]
 
 

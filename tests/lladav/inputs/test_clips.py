@@ -68,7 +68,7 @@ def test_a_transparent_animation_is_shown_on_white() -> None:
 def test_inference_spreads_its_frames_over_the_whole_clip(tmp_path: Path) -> None:
     (tmp_path / "a.gif").write_bytes(animation(20))
     visual = read_clip(tmp_path / "a.gif", 4, GEOMETRY)
-    assert (visual.kind, visual.width, visual.height) == (VisualKind.video, 30, 20)
+    assert (visual.shape.kind, visual.shape.width, visual.shape.height) == (VisualKind.video, 30, 20)
     assert levels(visual) == [0, 60, 120, 190]
     assert levels(read_clip(tmp_path / "a.gif", 32, GEOMETRY)) == list(range(0, 200, 10))
 

@@ -28,10 +28,9 @@ from lladav.inputs.images import (
     sample_frames,
     spread_frames,
     token_count,
-    tokens_of,
     view_count,
 )
-from lladav.inputs.types import VisualKind
+from lladav.inputs.types import VisualKind, VisualShape
 from lladav.model.llada_v import LLaDAV
 from tests.lladav.build import noise_image, tiny_config
 
@@ -49,7 +48,7 @@ def test_golden_tiles(golden: Any, released: LLaDAV) -> None:
         visual = prepare_image(golden_image(golden, name), VisualKind.tiled, released.geometry)
         pixels = normalised(visual.views)
         assert len(visual.views) == expected["tiles"], name
-        assert tokens_of(visual, released.geometry) == expected["image_tokens"], name
+        assert token_count(visual.shape, released.geometry) == expected["image_tokens"], name
         assert pixels.mean((1, 2, 3)).tolist() == pytest.approx(expected["tile_mean"], abs=1e-5), name
         assert pixels.std((1, 2, 3)).tolist() == pytest.approx(expected["tile_std"], abs=1e-5), name
 
@@ -85,7 +84,7 @@ def normalised(views: np.ndarray) -> Tensor:
 )
 def test_published_token_counts(width: int, height: int, views: int, tokens: int) -> None:
     assert view_count(VisualKind.tiled, width, height, PUBLISHED) == views
-    assert token_count(VisualKind.tiled, width, height, views, PUBLISHED) == tokens
+    assert token_count(VisualShape(VisualKind.tiled, width, height, views), PUBLISHED) == tokens
 
 
 @given(st.integers(1, 20000), st.integers(1, 20000))
@@ -109,7 +108,7 @@ def test_extreme_sizes_keep_something_of_the_image(size: tuple[int, int]) -> Non
 @settings(max_examples=200)
 def test_worst_token_count_is_bounded(width: int, height: int) -> None:
     views = view_count(VisualKind.tiled, width, height, PUBLISHED)
-    assert token_count(VisualKind.tiled, width, height, views, PUBLISHED) <= 4500
+    assert token_count(VisualShape(VisualKind.tiled, width, height, views), PUBLISHED) <= 4500
 
 
 @given(st.integers(1, 90), st.integers(1, 90), st.sampled_from([VisualKind.square, VisualKind.tiled]))
@@ -155,7 +154,7 @@ def test_video_has_one_view_a_frame() -> None:
     clip = prepare_video([noise_image(30, 20, seed) for seed in range(3)], geometry)
     row = geometry.frame_side + 1
     assert len(clip.views) == 3
-    assert tokens_of(clip, geometry) == 3 * geometry.frame_side * row
+    assert token_count(clip.shape, geometry) == 3 * geometry.frame_side * row
 
 
 def test_golden_frames_of_training(golden: Any) -> None:
@@ -192,7 +191,7 @@ def test_frames_of_a_folder_repeat_where_it_has_fewer() -> None:
 def test_a_strip_of_any_length_takes_little_memory(size: tuple[int, int], kind: VisualKind) -> None:
     image, before = Image.new("RGB", size, "red"), peak()
     visual = prepare_image(image, kind, PUBLISHED)
-    assert (visual.width, visual.height) == size
+    assert (visual.shape.width, visual.shape.height) == size
     assert len(visual.views) == view_count(kind, *size, PUBLISHED)
     assert peak() - before < 400 * 2**20
 

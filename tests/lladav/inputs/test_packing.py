@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lladav.errors import UserError
-from lladav.inputs.images import ViewGeometry, prepare_image, tokens_of
+from lladav.inputs.images import ViewGeometry, prepare_image, token_count
 from lladav.inputs.packing import expand, pack
 from lladav.inputs.types import IGNORED, IMAGE_PLACEHOLDER, Encoded, Sample, VisualKind
 from tests.lladav.build import image_sample, noise_image, text_of, text_sample, tiny_config
@@ -31,7 +31,7 @@ def test_placeholder_makes_room_for_its_visual_tokens() -> None:
         turns=np.array([0, 1, 2], np.int32),
         answer=np.array([True, False, True]),
     )
-    count = tokens_of(visual, GEOMETRY)
+    count = token_count(visual.shape, GEOMETRY)
     expanded = expand(Sample("s", text, [visual]), GEOMETRY)
     assert expanded.ids.tolist() == [5, *[0] * count, 6]
     assert expanded.labels.tolist() == [5, *[IGNORED] * count, 6]
@@ -43,14 +43,14 @@ def test_placeholder_makes_room_for_its_visual_tokens() -> None:
 def test_visual_positions_follow_the_samples() -> None:
     image = image_sample("i", GEOMETRY, [(28, 28), (30, 60)])
     packed = pack([text_sample("t", 5), image], GEOMETRY)
-    counts = [tokens_of(visual, GEOMETRY) for visual in image.visuals]
+    counts = [token_count(visual.shape, GEOMETRY) for visual in image.visuals]
     assert packed.visual_positions_V.tolist() == list(range(5, 5 + sum(counts)))
-    assert len(packed.views_NCHW) == sum(item.views for item in packed.items)
+    assert len(packed.views_NCHW) == sum(shape.views for shape in packed.shapes)
 
 
 def test_batch_of_text_carries_one_blank_view() -> None:
     packed = pack([text_sample("t", 5)], GEOMETRY)
-    assert packed.items == []
+    assert packed.shapes == []
     assert packed.views_NCHW.shape == (1, 3, GEOMETRY.tile, GEOMETRY.tile)
     assert packed.views_NCHW.max() == 0
 
@@ -66,4 +66,4 @@ def test_moving_keeps_everything() -> None:
     packed = pack([image_sample("i", GEOMETRY, [(28, 28)])], GEOMETRY)
     moved = packed.to("meta")
     assert moved.token_ids_T.device == torch.device("meta")
-    assert (moved.lengths, moved.items) == (packed.lengths, packed.items)
+    assert (moved.lengths, moved.shapes) == (packed.lengths, packed.shapes)

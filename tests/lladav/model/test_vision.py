@@ -18,11 +18,10 @@ from lladav.inputs.images import (
     prepare_image,
     prepare_video,
     token_count,
-    tokens_of,
     view_count,
 )
-from lladav.inputs.packing import Item, pack
-from lladav.inputs.types import IMAGE_PLACEHOLDER, Visual, VisualKind
+from lladav.inputs.packing import pack
+from lladav.inputs.types import IMAGE_PLACEHOLDER, Visual, VisualKind, VisualShape
 from lladav.model.llada_v import LLaDAV
 from lladav.model.vision import VisionTower, merge_views
 from tests.lladav.build import prompt_sample, tiny_config, tiny_model, variant
@@ -93,14 +92,15 @@ def test_merged_tokens_of_extreme_sizes(size: tuple[int, int]) -> None:
 def assert_count(width: int, height: int, kind: VisualKind, geometry: ViewGeometry) -> None:
     views = view_count(kind, width, height, geometry)
     features = torch.zeros(views, geometry.side**2, 2)
-    merged = merge_views(features, [Item(kind, width, height, views)], torch.ones(2), geometry)
-    assert len(merged) == token_count(kind, width, height, views, geometry)
+    shape = VisualShape(kind, width, height, views)
+    merged = merge_views(features, [shape], torch.ones(2), geometry)
+    assert len(merged) == token_count(shape, geometry)
 
 
 def test_tiled_rows_end_in_a_newline() -> None:
     geometry = ViewGeometry.of(tiny_config())
-    side, item = geometry.side, Item(VisualKind.tiled, geometry.tile * 2, geometry.tile, 3)
-    tokens = merge_views(torch.zeros(3, side**2, 1), [item], torch.ones(1), geometry).flatten()
+    side, shape = geometry.side, VisualShape(VisualKind.tiled, geometry.tile * 2, geometry.tile, 3)
+    tokens = merge_views(torch.zeros(3, side**2, 1), [shape], torch.ones(1), geometry).flatten()
     rows = tokens[side**2 :].unflatten(0, (side, 2 * side + 1))
     assert tokens[: side**2].eq(0).all()
     assert rows[:, :-1].eq(0).all()
@@ -109,9 +109,9 @@ def test_tiled_rows_end_in_a_newline() -> None:
 
 def test_tiles_are_stitched_where_they_were_cut() -> None:
     geometry = ViewGeometry.of(tiny_config())
-    side, item = geometry.side, Item(VisualKind.tiled, geometry.tile * 2, geometry.tile * 2, 5)
+    side, shape = geometry.side, VisualShape(VisualKind.tiled, geometry.tile * 2, geometry.tile * 2, 5)
     number_of_tile = torch.arange(5.0)[:, None, None].expand(5, side**2, 1)
-    tokens = merge_views(number_of_tile, [item], torch.zeros(1), geometry).flatten()
+    tokens = merge_views(number_of_tile, [shape], torch.zeros(1), geometry).flatten()
     stitched = tokens[side**2 :].unflatten(0, (2 * side, 2 * side + 1))[:, :-1]
     corners = [stitched[0, 0], stitched[0, -1], stitched[-1, 0], stitched[-1, -1]]
     assert [corner.item() for corner in corners] == [1, 2, 3, 4]
@@ -120,7 +120,7 @@ def test_tiles_are_stitched_where_they_were_cut() -> None:
 def test_square_image_is_its_patches_alone() -> None:
     model = tiny_model()
     visual = prepare_image(Image.new("RGB", (9, 9)), VisualKind.square, model.geometry)
-    assert tokens_of(visual, model.geometry) == model.geometry.side**2
+    assert token_count(visual.shape, model.geometry) == model.geometry.side**2
 
 
 def test_feature_layer_counts_from_the_last_layer() -> None:

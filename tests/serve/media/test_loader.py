@@ -80,7 +80,7 @@ class TestReading:
         image = picture(40, 20)
         (visual,) = load(uri(encoded(image)))
         expected = prepare_image(image, VisualKind.tiled, GEOMETRY)
-        assert (visual.kind, visual.width, visual.height) == (VisualKind.tiled, 40, 20)
+        assert visual.shape == expected.shape
         assert np.array_equal(visual.views, expected.views)
 
     def test_several_images_are_padded_and_keep_their_order(self, load: Load):
@@ -88,7 +88,7 @@ class TestReading:
         visuals = load(*(uri(encoded(image)) for image in images))
         for visual, image in zip(visuals, images, strict=True):
             expected = prepare_image(image, VisualKind.padded, GEOMETRY)
-            assert visual.kind is VisualKind.padded
+            assert visual.shape.kind is VisualKind.padded
             assert np.array_equal(visual.views, expected.views)
 
     def test_the_same_image_twice_is_decoded_once(self, load: Load):
@@ -102,7 +102,7 @@ class TestReading:
     def test_every_format_is_read_whatever_it_is_declared_as(self, name: str):
         visual = decoded(encoded(picture(), name))
         assert isinstance(visual, Visual)
-        assert (visual.width, visual.height) == (24, 18)
+        assert (visual.shape.width, visual.shape.height) == (24, 18)
 
     @pytest.mark.parametrize(
         "head", ["data:image/png;base64", "DATA:Image/PNG;BASE64", "data:image/jpeg;name=a.jpg;base64"]
@@ -190,7 +190,7 @@ class TestRefusals:
 
         fetcher = Found(FetchSettings(), 1)
         (visual,) = load("https://images.example/cat.png", fetcher=fetcher)
-        assert (visual.width, visual.height) == (40, 20)
+        assert (visual.shape.width, visual.shape.height) == (40, 20)
 
     @settings(max_examples=200, deadline=5000)
     @given(st.text(max_size=40), st.text(max_size=40))

@@ -25,7 +25,7 @@ class TestMetadata:
         exif[ExifTags.Base.Orientation] = 6
         visual = decoded(encoded(picture(40, 20), exif=exif))
         assert isinstance(visual, Visual)
-        assert (visual.width, visual.height) == (20, 40)
+        assert (visual.shape.width, visual.shape.height) == (20, 40)
 
     @pytest.mark.parametrize("exif", [b"Exif\x00\x00nonsense", b"", b"MM\x00*" + b"\xff" * 40])
     def test_damaged_exif_does_not_spoil_an_image(self, exif: bytes):
