@@ -1,1 +1,1 @@
-"""Images of strangers: fetched, decoded and tiled within limits."""
+"""Fetches, decodes and tiles untrusted images within limits."""

@@ -1,7 +1,7 @@
-"""Images by https URL, from hosts that the settings name and from nowhere else.
+"""Fetches images by https URL, only from hosts that the settings list.
 
-A server that fetches what strangers ask for can be turned against its own network. So the name is resolved
-once, every address must be a public one, and the connection goes to the addresses that were checked.
+A server that fetches URLs of its clients can be turned against its own network (SSRF). Therefore the host
+name is resolved once, every address has to be public, and the connection uses exactly the checked addresses.
 """
 
 from __future__ import annotations
@@ -23,40 +23,40 @@ from serve.settings import FetchSettings
 
 HTTPS = 443
 OK = 200
-CHUNK = 2**16
-LONGEST_URL = 8192
+CHUNK_BYTES = 2**16
+MAX_URL_LENGTH = 8192
 Address = IPv4Address | IPv6Address
 
 PLAIN_URL = re.compile(
     r"https://(?P<host>[a-z0-9-]+(?:\.[a-z0-9-]+)*)(?::443)?(?:[/?][!-~]*)?", re.ASCII | re.IGNORECASE
 )
-"""The only URLs that are read. Users, other ports, brackets, trailing dots and letters outside ASCII have no
-place in it, so no two parsers can disagree about the host.
+"""The only accepted form of a URL. Without user names, other ports, brackets, trailing dots and non-ASCII
+letters, no two parsers can disagree about the host.
 """
 
-NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII | re.IGNORECASE)
-"""A last label that makes a host an IPv4 address to some parser: 127.1, 2130706433, 0x7f000001."""
+NUMERIC_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII | re.IGNORECASE)
+"""A last label with which some parsers read the host as an IPv4 address: 127.1, 2130706433, 0x7f000001."""
 
 UNICAST = IPv6Network("2000::/3")
-"""The part of IPv6 from which public addresses are given out."""
+"""The part of IPv6 that is assigned to public addresses."""
 
 NAT64 = IPv6Network("64:ff9b::/96")
-"""IPv6 addresses that a network translates to the IPv4 address in their last four bytes."""
+"""IPv6 addresses that are translated to the IPv4 address in their last four bytes."""
 
-SPECIAL: tuple[IPv4Network | IPv6Network, ...] = (
+SPECIAL_NETWORKS: tuple[IPv4Network | IPv6Network, ...] = (
     IPv4Network("192.0.0.0/24"),
     IPv4Network("192.88.99.0/24"),
     IPv6Network("2001::/23"),
     IPv6Network("2002::/16"),
     IPv6Network("3fff::/20"),
 )
-"""IANA's special-purpose networks (protocols, 6to4, Teredo, documentation) that some releases of Python call
-global.
+"""IANA's special-purpose networks (protocol assignments, 6to4, Teredo, documentation) whose ``is_global`` is
+true in some Python releases.
 """
 
 
 class Endpoint(NamedTuple):
-    """Where a name leads: what ``getaddrinfo`` says of it."""
+    """An address and a port that a host name resolves to."""
 
     address: Address
     port: int
@@ -66,18 +66,18 @@ Resolve = Callable[[str, int], Awaitable[Sequence[Endpoint]]]
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is unicast on the public internet; what IPv6 wraps is judged by what is inside."""
-    inner = _wrapped(address)
-    if inner is not None:
-        return is_public(inner)
+    """Whether an address is unicast on the public internet; for an embedded IPv4 address, whether that is."""
+    embedded = _embedded_ipv4(address)
+    if embedded is not None:
+        return is_public(embedded)
     if address.version == 6 and address not in UNICAST:
         return False
     return address.is_global and not (
-        address.is_multicast or address.is_reserved or any(address in network for network in SPECIAL)
+        address.is_multicast or address.is_reserved or any(address in network for network in SPECIAL_NETWORKS)
     )
 
 
-def _wrapped(address: Address) -> IPv4Address | None:
+def _embedded_ipv4(address: Address) -> IPv4Address | None:
     if not isinstance(address, IPv6Address):
         return None
     if address in NAT64:
@@ -86,13 +86,13 @@ def _wrapped(address: Address) -> IPv4Address | None:
 
 
 async def resolve_name(host: str, port: int) -> list[Endpoint]:
-    """Addresses of a host by the system's resolver; raises ``OSError`` for one that has none."""
+    """Resolve a host with the system's resolver; raises ``OSError`` if it has no address."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [Endpoint(ip_address(place[0]), int(place[1])) for *_, place in found]
+    return [Endpoint(ip_address(address[0]), int(address[1])) for *_, address in found]
 
 
 class Fetcher:
-    """Fetches small files by https, or says why it does not."""
+    """Fetches small files by https."""
 
     def __init__(
         self,
@@ -103,8 +103,8 @@ class Fetcher:
         context: ssl.SSLContext | None = None,
         permitted: Callable[[Address], bool] = is_public,
     ) -> None:
-        """The keywords are for tests, which fetch from their own machine: ``permitted`` decides about
-        addresses, ``context`` replaces the trusted certificates.
+        """The keyword arguments let tests fetch from their own machine: ``permitted`` decides which addresses
+        may be used, ``context`` replaces the trusted certificates.
         """
         self._hosts = {host.lower() for host in settings.hosts}
         self._seconds, self._max_bytes = settings.seconds, max_bytes
@@ -112,10 +112,10 @@ class Fetcher:
         self._context = True if context is None else context
 
     async def fetch(self, url: str, param: str) -> bytes:
-        """The file at a URL.
+        """The file at a URL. ``param`` is the path of the request field with the URL, for error messages.
 
-        Raises ``ApiError`` 400, ``fetch_refused`` for what this server will not do and ``fetch_failed`` for
-        what the other side did not.
+        Raises ``ApiError`` 400: ``fetch_refused`` if this server does not allow the URL or the response,
+        ``fetch_failed`` if the remote host fails.
         """
         host = self._host(url, param)
         try:
@@ -124,22 +124,22 @@ class Fetcher:
         except TimeoutError:
             raise _failed(param, f"{host} took longer than {self._seconds:g} s") from None
         except aiohttp.ClientSSLError:
-            raise _failed(param, f"{host} has no valid certificate, or cannot speak TLS") from None
+            raise _failed(param, f"{host} has no valid certificate, or TLS failed") from None
         except (aiohttp.ClientError, OSError, ValueError):
-            raise _failed(param, f"{host} broke the connection or the protocol") from None
+            raise _failed(param, f"{host} closed the connection or violated the protocol") from None
 
     def _host(self, url: str, param: str) -> str:
-        match = PLAIN_URL.fullmatch(url) if len(url) <= LONGEST_URL else None
+        match = PLAIN_URL.fullmatch(url) if len(url) <= MAX_URL_LENGTH else None
         if match is None:
             raise _refused(
                 param,
-                f"not a plain https URL (no user, no port but 443, ASCII only, {LONGEST_URL} characters)",
+                f"not a plain https URL (no user name, port 443, ASCII, at most {MAX_URL_LENGTH} characters)",
             )
         host = match["host"].lower()
-        if NUMBER.fullmatch(host.rpartition(".")[2]):
-            raise _refused(param, "addresses are not fetched from, only named hosts")
+        if NUMERIC_LABEL.fullmatch(host.rpartition(".")[2]):
+            raise _refused(param, "the host is an IP address; only named hosts are allowed")
         if host not in self._hosts:
-            raise _refused(param, "this host is not among those that images are fetched from")
+            raise _refused(param, "the host is not among the allowed ones")
         return host
 
     async def _checked(self, host: str, param: str) -> Sequence[Endpoint]:
@@ -150,12 +150,12 @@ class Fetcher:
         if not endpoints:
             raise _failed(param, f"{host} has no address")
         if not all(self._permitted(endpoint.address) for endpoint in endpoints):
-            raise _refused(param, f"{host} leads to an address that is not public")
+            raise _refused(param, f"{host} resolves to an address that is not public")
         return endpoints
 
     async def _download(self, url: URL, endpoints: Sequence[Endpoint], param: str) -> bytes:
         connector = aiohttp.TCPConnector(
-            resolver=_Pinned(endpoints), ssl=self._context, use_dns_cache=False, force_close=True
+            resolver=_PinnedResolver(endpoints), ssl=self._context, use_dns_cache=False, force_close=True
         )
         async with (
             aiohttp.ClientSession(
@@ -177,13 +177,13 @@ class Fetcher:
         if response.status != OK:
             raise _failed(param, f"the host answered with status {response.status}")
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise _refused(param, "the host compresses what it sends")
+            raise _refused(param, "the host compresses the response")
         if (response.content_length or 0) > self._max_bytes:
             raise self._too_large(param)
 
     async def _body(self, stream: aiohttp.StreamReader, param: str) -> bytes:
         body = bytearray()
-        async for chunk in stream.iter_chunked(CHUNK):
+        async for chunk in stream.iter_chunked(CHUNK_BYTES):
             body += chunk
             if len(body) > self._max_bytes:
                 raise self._too_large(param)
@@ -193,8 +193,8 @@ class Fetcher:
         return _refused(param, f"the file is larger than {self._max_bytes} bytes")
 
 
-class _Pinned(AbstractResolver):
-    """Answers with the endpoints that were checked: a name resolved anew may lead elsewhere."""
+class _PinnedResolver(AbstractResolver):
+    """Returns the checked endpoints: a second lookup of the name may return other addresses."""
 
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
         self._endpoints = endpoints
@@ -216,7 +216,7 @@ class _Pinned(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """There is nothing to release."""
+        """Nothing to release."""
 
 
 def _refused(param: str, reason: str) -> ApiError:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from tests.serve.apis import NAME
 from tests.serve.clusters import ConstantLoad, Outcome, Served, ask_all, cluster
-from tests.serve.pictures import encoded, uri
+from tests.serve.images import encoded, uri
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 ENDLESS: dict[str, Any] = {"max_tokens": 512, "temperature": 5.0, "stream_mode": "denoise"}

@@ -20,9 +20,9 @@ from serve.auth.keys import hash_of, new_key
 from serve.playground import CONTENT_SECURITY_POLICY, FOLDER
 from tests.serve.apis import LocalEngines, serving, settings_of
 from tests.serve.browser import Playground, chromium, figures
-from tests.serve.pictures import encoded, picture, uri
+from tests.serve.images import encoded, sample_image, uri
 
-PNG = encoded(picture())
+PNG = encoded(sample_image())
 OURS = sorted(f for f in FOLDER.rglob("*") if f.is_file() and "vendor" not in f.parts)
 TEXTS = [file for file in OURS if file.suffix != ".png"]
 VENDOR = FOLDER / "vendor"

@@ -23,9 +23,9 @@ from serve.settings import ServeSettings
 from tests.lladav.build import tiny_config
 from tests.serve.apis import NAME, LocalEngines
 from tests.serve.asgi import PATIENCE, ask, parts, until
-from tests.serve.pictures import encoded, picture, uri
+from tests.serve.images import encoded, sample_image, uri
 
-IMAGE = {"type": "image_url", "image_url": {"url": uri(encoded(picture()))}}
+IMAGE = {"type": "image_url", "image_url": {"url": uri(encoded(sample_image()))}}
 Messages = Iterable[Message] | AsyncIterator[Message]
 MESSAGES = [{"role": "user", "content": [IMAGE]}]
 
@@ -39,7 +39,7 @@ def test_the_deadline_counts_while_a_decoder_is_waited_for(
 ) -> None:
     async def with_all_decoders_busy() -> None:
         completions = completions_of(served, engines)
-        slots = completions._media._pool._slots
+        slots = completions._media._pool._semaphore
         for _ in range(served.media.workers):
             await slots.acquire()
         async with asyncio.timeout(20):
@@ -82,7 +82,7 @@ def test_a_client_that_leaves_while_its_images_wait_is_noticed(
 ) -> None:
     async def leaves() -> int:
         completions, gone = completions_of(served, engines), asyncio.Event()
-        slots = completions._media._pool._slots
+        slots = completions._media._pool._semaphore
         for _ in range(served.media.workers):
             await slots.acquire()
 

@@ -16,7 +16,7 @@ from serve.engine.messages import EngineRequest, Finished
 from serve.errors import ApiError
 from serve.settings import ServeSettings
 from tests.serve.apis import NAME, LocalEngines, serving
-from tests.serve.pictures import encoded, uri
+from tests.serve.images import encoded, uri
 
 SCHEMA = {
     "type": "object",

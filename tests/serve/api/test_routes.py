@@ -19,7 +19,7 @@ from lladav.inputs.chat import ChatTokenizer
 from serve.media.loader import MediaLoader
 from serve.settings import Auth, KeySettings, ServeSettings
 from tests.serve.apis import NAME, LocalEngines, app_of, serving
-from tests.serve.pictures import encoded, picture, uri
+from tests.serve.images import encoded, sample_image, uri
 
 CHAT = "/v1/chat/completions"
 QUESTION = [{"role": "user", "content": "What is this?"}]
@@ -35,7 +35,7 @@ def client(api: str) -> Iterator[httpx.Client]:
 def body(**given: Any) -> dict[str, Any]:
     content = [
         {"type": "text", "text": "What is this?"},
-        {"type": "image_url", "image_url": {"url": uri(encoded(picture()))}},
+        {"type": "image_url", "image_url": {"url": uri(encoded(sample_image()))}},
     ]
     return {"model": NAME, "messages": [{"role": "user", "content": content}], "max_tokens": 16, **given}
 
@@ -370,7 +370,7 @@ def test_a_failure_inside_is_told_without_its_reasons(
 
 
 def test_a_picture_that_is_none_is_refused_with_its_place(client: httpx.Client) -> None:
-    bad = f"data:image/png;base64,{base64.b64encode(b'no picture').decode()}"
+    bad = f"data:image/png;base64,{base64.b64encode(b'not an image').decode()}"
     content = [{"type": "text", "text": "?"}, {"type": "image_url", "image_url": {"url": bad}}]
     response = client.post(CHAT, json=body(messages=[{"role": "user", "content": content}]))
     assert response.status_code == 400

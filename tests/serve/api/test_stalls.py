@@ -23,7 +23,7 @@ from serve.engine.messages import Delta, DeltaMode, EngineRequest, Event, Finish
 from serve.settings import ServeSettings
 from tests.serve.apis import NAME, app_of, settings_of
 from tests.serve.asgi import Answer, ask, parts
-from tests.serve.pictures import encoded, uri
+from tests.serve.images import encoded, uri
 from tests.serve.stalls import longest_stall, settled_heap
 
 LIMIT = 0.05

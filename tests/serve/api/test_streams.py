@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.serve.apis import NAME
-from tests.serve.pictures import encoded, picture, uri
+from tests.serve.images import encoded, sample_image, uri
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 WHOLE, STREAM, DENOISE = {}, {"stream": True}, {"stream": True, "stream_mode": "denoise"}
-IMAGE = {"type": "image_url", "image_url": {"url": uri(encoded(picture()))}}
+IMAGE = {"type": "image_url", "image_url": {"url": uri(encoded(sample_image()))}}
 SCHEMA = {
     "type": "object",
     "properties": {

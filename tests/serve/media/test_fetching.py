@@ -1,4 +1,4 @@
-"""Images by URL: which URLs and addresses are refused, and what a hostile host can make of a fetch."""
+"""Fetching images: URLs and addresses that are refused, and hosts that misbehave."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.serve.https import HOST, LIMIT, Authority, Server
 
 URL = f"https://{HOST}/cat.png?token=secret"
 PARAM = "messages[0].content[1].image_url.url"
-BODY = b"the bytes of a picture"
+BODY = b"the bytes of an image"
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +41,14 @@ def fetched(server: Server, url: str = URL) -> bytes:
     return asyncio.run(fetch())
 
 
-def complaint(server: Server, url: str = URL) -> ApiError:
+def fetch_error(server: Server, url: str = URL) -> ApiError:
     with pytest.raises(ApiError) as caught:
         fetched(server, url)
     return checked(caught.value)
 
 
 def checked(error: ApiError) -> ApiError:
-    """An error as every one of these is."""
+    """Check what all errors of a fetch have in common."""
     assert error.status == 400
     assert error.param == PARAM
     assert error.message.startswith(PARAM)
@@ -62,7 +62,7 @@ async def unresolved(host: str, port: int) -> Sequence[Endpoint]:
 
 
 def refusal(url: str, *hosts: str) -> ApiError:
-    """What a URL is refused with before anything is resolved."""
+    """The error for a URL that is refused before its name is resolved."""
     fetcher = Fetcher(FetchSettings(hosts=list(hosts) or [HOST]), LIMIT, resolve=unresolved)
     with pytest.raises(ApiError) as caught:
         asyncio.run(fetcher.fetch(url, PARAM))
@@ -70,8 +70,8 @@ def refusal(url: str, *hosts: str) -> ApiError:
     return checked(caught.value)
 
 
-def leads_to(*addresses: str) -> ApiError:
-    """What comes of a name that has these addresses."""
+def resolves_to(*addresses: str) -> ApiError:
+    """The error for a name that resolves to these addresses."""
 
     async def resolve(host: str, port: int) -> Sequence[Endpoint]:
         assert host == HOST
@@ -156,13 +156,13 @@ def test_anything_but_a_plain_https_url_is_refused(url: str):
     "host", ["evil.example", f"a.{HOST}", f"{HOST}.evil.example", "example", "xn--mages-zsa.example"]
 )
 def test_a_host_that_is_not_listed_is_refused(host: str):
-    assert "not among" in refusal(f"https://{host}/cat.png?token=secret").message
+    assert "not among the allowed" in refusal(f"https://{host}/cat.png?token=secret").message
 
 
 @pytest.mark.parametrize(
     "host", ["93.184.216.34", "127.1", "2130706433", "0x7f000001", "0x7f.1", "017700000001", "a.0x"]
 )
-def test_addresses_are_refused_even_where_they_are_listed(host: str):
+def test_ip_addresses_are_refused_even_if_they_are_listed(host: str):
     assert "named hosts" in refusal(f"https://{host}/cat.png", host).message
 
 
@@ -183,9 +183,9 @@ NOT_PUBLIC = """
 
 
 @pytest.mark.parametrize("address", NOT_PUBLIC)
-def test_a_name_that_leads_inside_is_refused(address: str):
+def test_a_name_with_a_private_address_is_refused(address: str):
     assert not is_public(ip_address(address))
-    error = leads_to(address)
+    error = resolves_to(address)
     assert error.code == "fetch_refused"
     assert address not in error.message
 
@@ -203,12 +203,12 @@ def test_what_python_calls_not_global_is_never_permitted(address: IPv4Address | 
     assert address.is_global or wraps or not is_public(address)
 
 
-def test_one_address_inside_refuses_a_name_with_public_ones():
-    assert leads_to("8.8.8.8", "10.0.0.1").code == "fetch_refused"
+def test_a_name_with_one_private_address_among_public_ones_is_refused():
+    assert resolves_to("8.8.8.8", "10.0.0.1").code == "fetch_refused"
 
 
 def test_a_name_without_addresses_fails():
-    assert leads_to().code == "fetch_failed"
+    assert resolves_to().code == "fetch_failed"
 
 
 def test_a_name_that_does_not_resolve_fails():
@@ -229,20 +229,20 @@ def test_a_name_is_resolved_once(authority: Authority):
 )
 def test_redirects_are_refused(authority: Authority, status: str):
     server = Server(authority, answer(b"", status, f"Location: https://{HOST}/other.png"))
-    assert complaint(server).code == "fetch_refused"
+    assert fetch_error(server).code == "fetch_refused"
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("status", ["204 No Content", "206 Partial Content", "404 Not Found", "500 Oops"])
 def test_other_statuses_fail(authority: Authority, status: str):
-    error = complaint(Server(authority, answer(b"", status)))
+    error = fetch_error(Server(authority, answer(b"", status)))
     assert error.code == "fetch_failed"
     assert status[:3] in error.message
 
 
 def test_a_length_above_the_limit_is_refused_before_the_body_is_sent(authority: Authority):
     head = f"HTTP/1.1 200 OK\r\nContent-Length: {LIMIT + 1}\r\n\r\n".encode()
-    error = complaint(Server(authority, head, pause=3.0))
+    error = fetch_error(Server(authority, head, pause=3.0))
     assert error.code == "fetch_refused"
     assert str(LIMIT) in error.message
 
@@ -253,21 +253,21 @@ def test_a_body_of_unknown_length_is_counted_while_it_is_read(authority: Authori
     if size == LIMIT:
         assert fetched(server) == bytes(size)
     else:
-        assert "larger than" in complaint(server).message
+        assert "larger than" in fetch_error(server).message
 
 
-def test_an_endless_body_is_left(authority: Authority):
+def test_an_endless_body_is_aborted(authority: Authority):
     server = Server(
         authority,
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
         *[b"64\r\n" + bytes(100) + b"\r\n"] * 10_000,
     )
-    assert "larger than" in complaint(server).message
+    assert "larger than" in fetch_error(server).message
 
 
 def test_compressed_bodies_are_refused(authority: Authority):
     server = Server(authority, answer(gzip.compress(bytes(10**6)), "200 OK", "Content-Encoding: gzip"))
-    error = complaint(server)
+    error = fetch_error(server)
     assert error.code == "fetch_refused"
     assert "compresses" in error.message
 
@@ -275,7 +275,7 @@ def test_compressed_bodies_are_refused(authority: Authority):
 @pytest.mark.parametrize(
     "pieces", [[b"HTTP/1.1 200 OK\r\nX: ", *[b"x"] * 100], [b"HTTP/1.1 200 OK\r\n\r\n", *[b"x"] * 100]]
 )
-def test_the_time_limit_covers_a_dripping_head_and_body(authority: Authority, pieces: list[bytes]):
+def test_the_time_limit_covers_a_slow_header_and_body(authority: Authority, pieces: list[bytes]):
     server = Server(authority, *pieces, pause=0.1)
 
     async def fetch() -> None:
@@ -300,11 +300,11 @@ def test_the_time_limit_covers_resolution():
 @pytest.mark.parametrize(
     "sent", [b"", b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nshort"]
 )
-def test_a_host_that_breaks_off_fails(authority: Authority, sent: bytes):
-    assert complaint(Server(authority, sent)).code == "fetch_failed"
+def test_a_truncated_or_invalid_response_fails(authority: Authority, sent: bytes):
+    assert fetch_error(Server(authority, sent)).code == "fetch_failed"
 
 
-def test_nobody_listens(authority: Authority):
+def test_a_refused_connection_fails(authority: Authority):
     server = Server(authority)
 
     async def fetch() -> None:
@@ -317,7 +317,7 @@ def test_nobody_listens(authority: Authority):
     assert checked(caught.value).code == "fetch_failed"
 
 
-def test_a_certificate_that_nobody_vouches_for_fails(authority: Authority):
+def test_an_untrusted_certificate_fails(authority: Authority):
     server = Server(authority, answer())
 
     async def fetch() -> None:

@@ -1,4 +1,4 @@
-"""Images of requests: how they are read, and which limit or mistake is refused with which code."""
+"""Loading the images of requests, and the error of each limit and mistake."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ from serve.media.fetching import Fetcher
 from serve.media.loader import MediaLoader
 from serve.settings import FetchSettings, MediaSettings
 from tests.apart import apart
-from tests.serve.loops import Run, forever
-from tests.serve.pictures import (
+from tests.serve.images import (
     GEOMETRY,
     PARAM,
     PIXELS,
@@ -34,14 +33,15 @@ from tests.serve.pictures import (
     decoded,
     encoded,
     named,
-    picture,
     png,
     refused,
+    sample_image,
     uri,
 )
+from tests.serve.loops import Run, forever
 
 Load = Callable[..., list[Visual]]
-Complain = Callable[..., ApiError]
+LoadError = Callable[..., ApiError]
 
 
 def loader(*, hosts: Sequence[str] = (), fetcher: Fetcher | None = None, **limits: Any) -> MediaLoader:
@@ -50,41 +50,41 @@ def loader(*, hosts: Sequence[str] = (), fetcher: Fetcher | None = None, **limit
 
 @pytest.fixture(scope="module")
 def run() -> Iterator[Run]:
-    """Waits for coroutines of one event loop: its workers are started once."""
+    """Runs coroutines in one event loop, so that its workers are started once."""
     with forever() as submit:
         yield lambda coroutine: submit(coroutine).result(60)
 
 
 @pytest.fixture(scope="module")
 def load(run: Run) -> Load:
-    """The visuals of a request with these URLs, under these limits."""
+    """Loads the visuals of a request with these URLs and limits."""
     return lambda *urls, **options: run(loader(**options).visuals(named(*urls)))
 
 
 @pytest.fixture(scope="module")
-def complaint(load: Load) -> Complain:
-    """The error of a request, having seen that it gives nothing away."""
+def load_error(load: Load) -> LoadError:
+    """Loads a request and returns its error, checked to leak nothing."""
 
-    def complain(*urls: str, **options: Any) -> ApiError:
+    def failing(*urls: str, **options: Any) -> ApiError:
         with pytest.raises(ApiError) as caught:
             load(*urls, **options)
         return checked(caught.value)
 
-    return complain
+    return failing
 
 
 class TestReading:
     """A request's images become what training saw."""
 
     def test_one_image_is_tiled(self, load: Load):
-        image = picture(40, 20)
+        image = sample_image(40, 20)
         (visual,) = load(uri(encoded(image)))
         expected = prepare_image(image, VisualKind.tiled, GEOMETRY)
         assert visual.shape == expected.shape
         assert np.array_equal(visual.views, expected.views)
 
     def test_several_images_are_padded_and_keep_their_order(self, load: Load):
-        images = [picture(40, 20), picture(8, 30)]
+        images = [sample_image(40, 20), sample_image(8, 30)]
         visuals = load(*(uri(encoded(image)) for image in images))
         for visual, image in zip(visuals, images, strict=True):
             expected = prepare_image(image, VisualKind.padded, GEOMETRY)
@@ -92,23 +92,23 @@ class TestReading:
             assert np.array_equal(visual.views, expected.views)
 
     def test_the_same_image_twice_is_decoded_once(self, load: Load):
-        first, second = load(*[uri(encoded(picture()))] * 2)
+        first, second = load(*[uri(encoded(sample_image()))] * 2)
         assert first is second
 
-    def test_no_image_is_no_visual(self, load: Load):
+    def test_no_images_give_no_visuals(self, load: Load):
         assert load() == []
 
     @pytest.mark.parametrize("name", FORMATS)
-    def test_every_format_is_read_whatever_it_is_declared_as(self, name: str):
-        visual = decoded(encoded(picture(), name))
+    def test_every_format_is_decoded_whatever_its_declared_type(self, name: str):
+        visual = decoded(encoded(sample_image(), name))
         assert isinstance(visual, Visual)
         assert (visual.shape.width, visual.shape.height) == (24, 18)
 
     @pytest.mark.parametrize(
         "head", ["data:image/png;base64", "DATA:Image/PNG;BASE64", "data:image/jpeg;name=a.jpg;base64"]
     )
-    def test_heads_of_data_uris_are_read_as_the_standard_says(self, load: Load, head: str):
-        assert load(f"{head},{base64.b64encode(encoded(picture())).decode()}")
+    def test_prefixes_of_data_uris_follow_the_standard(self, load: Load, head: str):
+        assert load(f"{head},{base64.b64encode(encoded(sample_image())).decode()}")
 
 
 NO_IMAGES = [
@@ -131,62 +131,62 @@ NO_IMAGES = [
 
 
 class TestRefusals:
-    """Each limit and each mistake has its status and code."""
+    """Each limit and each mistake has its own status and code."""
 
-    def test_too_many_images(self, complaint: Complain):
-        error = complaint(*[uri(b"never read")] * 3, images=2)
+    def test_too_many_images(self, load_error: LoadError):
+        error = load_error(*[uri(b"never read")] * 3, images=2)
         assert (error.status, error.code, error.param) == (400, "too_many_images", named(*"abc")[2][1])
 
-    def test_too_many_bytes_are_refused_before_base64_is_decoded(self, complaint: Complain):
-        error = complaint("data:image/png;base64," + "!" * 1004, image_bytes=750)
+    def test_too_many_bytes_are_refused_before_base64_is_decoded(self, load_error: LoadError):
+        error = load_error("data:image/png;base64," + "!" * 1004, image_bytes=750)
         assert (error.status, error.code) == (413, "image_too_large")
 
     @pytest.mark.parametrize("padding", range(3))
-    def test_the_byte_limit_is_exact(self, load: Load, complaint: Complain, padding: int):
+    def test_the_byte_limit_is_exact(self, load: Load, load_error: LoadError, padding: int):
         text = chunk(b"tEXt", b"a\x00" + bytes(padding + 1))
         content = png(1, 1, text, chunk(b"IDAT", zlib.compress(b"\x00\x00")))
         assert load(uri(content), image_bytes=len(content))
-        assert complaint(uri(content), image_bytes=len(content) - 1).status == 413
+        assert load_error(uri(content), image_bytes=len(content) - 1).status == 413
 
-    def test_a_fault_of_a_later_image_is_found_before_an_earlier_one_is_read(self, complaint: Complain):
-        error = complaint(uri(b"no image"), "data:image/png;base64," + "A" * 1004, image_bytes=750)
+    def test_sizes_of_all_images_are_checked_before_the_first_is_decoded(self, load_error: LoadError):
+        error = load_error(uri(b"no image"), "data:image/png;base64," + "A" * 1004, image_bytes=750)
         assert error.param == named("a", "b")[1][1]
 
     @pytest.mark.parametrize("url", NO_IMAGES)
-    def test_what_is_no_image(self, complaint: Complain, url: str):
-        error = complaint(url)
+    def test_not_an_image(self, load_error: LoadError, url: str):
+        error = load_error(url)
         assert (error.status, error.code) == (400, "invalid_image")
         assert error.message.startswith(PARAM)
 
     @pytest.mark.parametrize("name", ["ICO", "PPM", "TGA", "PCX", "JPEG2000", "EPS", "PDF"])
     def test_formats_outside_the_list(self, name: str):
-        assert refused(encoded(picture(), name)).code == "invalid_image"
+        assert refused(encoded(sample_image(), name)).code == "invalid_image"
 
     @pytest.mark.parametrize("name", FORMATS)
-    def test_a_file_that_is_cut_off(self, name: str):
-        content = encoded(picture(), name)
+    def test_a_truncated_file(self, name: str):
+        content = encoded(sample_image(), name)
         error = refused(content[: len(content) // 2])
         assert (error.status, error.code) == (400, "invalid_image")
 
-    def test_an_image_that_takes_too_long(self, complaint: Complain):
-        error = complaint(uri(encoded(Image.new("L", (6000, 6000)))), seconds=0.001)
+    def test_an_image_that_takes_too_long(self, load_error: LoadError):
+        error = load_error(uri(encoded(Image.new("L", (6000, 6000)))), seconds=0.001)
         assert (error.status, error.code, error.param) == (400, "image_timeout", PARAM)
 
     @pytest.mark.parametrize("scheme", ["http", "https", "HTTPS"])
-    def test_urls_where_fetching_is_off(self, complaint: Complain, scheme: str):
-        error = complaint(f"{scheme}://images.example/cat.png?token=secret")
+    def test_urls_without_fetching(self, load_error: LoadError, scheme: str):
+        error = load_error(f"{scheme}://images.example/cat.png?token=secret")
         assert (error.status, error.code) == (400, "fetch_disabled")
         assert "data URI" in error.message
 
-    def test_urls_where_fetching_is_on_are_left_to_the_fetcher(self, complaint: Complain):
-        error = complaint("https://elsewhere.example/cat.png?token=secret", hosts=["images.example"])
+    def test_urls_go_to_the_fetcher_if_fetching_is_on(self, load_error: LoadError):
+        error = load_error("https://elsewhere.example/cat.png?token=secret", hosts=["images.example"])
         assert (error.status, error.code) == (400, "fetch_refused")
 
-    def test_what_is_fetched_is_read_like_any_image(self, load: Load):
+    def test_a_fetched_image_is_decoded_like_any_other(self, load: Load):
         class Found(Fetcher):
             async def fetch(self, url: str, param: str) -> bytes:
                 assert (url, param) == ("https://images.example/cat.png", PARAM)
-                return encoded(picture(40, 20))
+                return encoded(sample_image(40, 20))
 
         fetcher = Found(FetchSettings(), 1)
         (visual,) = load("https://images.example/cat.png", fetcher=fetcher)
@@ -203,16 +203,16 @@ class TestRefusals:
 
 
 def decoded_below_a_limit(content: bytes, limit: int) -> tuple[object, int | None]:
-    """The image, and Pillow's limit afterwards. It sets that limit: call it ``apart``."""
+    """The image, and Pillow's limit afterwards. Sets that limit: call it with ``apart``."""
     Image.MAX_IMAGE_PIXELS = limit
     return decoded(content), Image.MAX_IMAGE_PIXELS
 
 
 class TestBombs:
-    """The header's size is enough to refuse; nothing is allocated for it."""
+    """Images are refused by the size in their header, before memory is allocated."""
 
-    def test_a_header_of_50000_squared(self, complaint: Complain):
-        error = complaint(uri(png(50_000, 50_000, chunk(b"IDAT", zlib.compress(bytes(1000))))))
+    def test_a_header_of_50000_squared(self, load_error: LoadError):
+        error = load_error(uri(png(50_000, 50_000, chunk(b"IDAT", zlib.compress(bytes(1000))))))
         assert (error.status, error.code) == (413, "image_too_large")
 
     @pytest.mark.parametrize("size", [(100, 100), (101, 100)])
@@ -226,7 +226,7 @@ class TestBombs:
         assert limit == 10
 
     @pytest.mark.parametrize("name", FORMATS)
-    def test_every_format_tells_its_size_first(self, name: str):
+    def test_every_format_is_refused_by_the_size_in_its_header(self, name: str):
         assert refused(encoded(Image.new("RGB", (64, 64)), name), pixels=64 * 64 - 1).status == 413
 
     def test_a_gif_frame_larger_than_its_screen(self):
@@ -236,9 +236,9 @@ class TestBombs:
         assert refused(bytes(content)).status in (400, 413)
 
     @pytest.mark.parametrize("name", [b"zTXt", b"iTXt", b"iCCP"])
-    def test_text_that_swells(self, name: bytes):
-        swollen = b"a\x00" + b"\x00" * (name != b"iTXt") + b"\x01\x00\x00\x00" * (name == b"iTXt")
-        body = swollen + zlib.compress(bytes(50_000_000))
+    def test_compressed_text_chunks(self, name: bytes):
+        compressed_prefix = b"a\x00" + b"\x00" * (name != b"iTXt") + b"\x01\x00\x00\x00" * (name == b"iTXt")
+        body = compressed_prefix + zlib.compress(bytes(50_000_000))
         content = png(1, 1, chunk(name, body), chunk(b"IDAT", zlib.compress(b"\x00\x00")))
         started = time.process_time()
         decoded(content)

@@ -1,4 +1,4 @@
-"""Images as the server reads them, and files damaged in every way."""
+"""Decoding in the server: metadata, and damaged files."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from PIL import ExifTags, Image
 
 from lladav.inputs.image_files import FORMATS
 from lladav.inputs.types import Visual
-from tests.serve.pictures import (
+from tests.serve.images import (
     decoded,
     encoded,
-    picture,
     refused,
+    sample_image,
 )
 
 
 class TestMetadata:
-    """EXIF is applied as everywhere else, and damaged EXIF does no harm."""
+    """EXIF orientation is applied; damaged EXIF data is ignored."""
 
     def test_sizes_are_those_of_the_upright_image(self):
         exif = Image.Exif()
         exif[ExifTags.Base.Orientation] = 6
-        visual = decoded(encoded(picture(40, 20), exif=exif))
+        visual = decoded(encoded(sample_image(40, 20), exif=exif))
         assert isinstance(visual, Visual)
         assert (visual.shape.width, visual.shape.height) == (20, 40)
 
     @pytest.mark.parametrize("exif", [b"Exif\x00\x00nonsense", b"", b"MM\x00*" + b"\xff" * 40])
-    def test_damaged_exif_does_not_spoil_an_image(self, exif: bytes):
+    def test_damaged_exif_is_ignored(self, exif: bytes):
         image = Image.new("RGB", (4, 2), (255, 0, 0))
         assert isinstance(decoded(encoded(image, exif=exif)), Visual)
 
 
-FILES = {name: encoded(picture(), name) for name in FORMATS}
-FILES["GIF"] = encoded(picture(), "GIF", save_all=True, append_images=[picture(24, 18).rotate(90)])
-FILES["progressive"] = encoded(picture(), "JPEG", progressive=True, exif=b"Exif\x00\x00MM\x00*\x00\x00")
-FILES["lzw"] = encoded(picture(), "TIFF", compression="tiff_lzw")
-FILES["lossless"] = encoded(picture(), "WEBP", lossless=True)
+FILES = {name: encoded(sample_image(), name) for name in FORMATS}
+FILES["GIF"] = encoded(sample_image(), "GIF", save_all=True, append_images=[sample_image(24, 18).rotate(90)])
+FILES["progressive"] = encoded(sample_image(), "JPEG", progressive=True, exif=b"Exif\x00\x00MM\x00*\x00\x00")
+FILES["lzw"] = encoded(sample_image(), "TIFF", compression="tiff_lzw")
+FILES["lossless"] = encoded(sample_image(), "WEBP", lossless=True)
 
 
 class TestDamage:
-    """No file makes the decoder raise anything but ``ApiError``."""
+    """Whatever the file, the decoder raises only ``ApiError``."""
 
     @settings(deadline=5000)
     @given(st.binary(max_size=300))
@@ -50,7 +50,7 @@ class TestDamage:
 
     @settings(deadline=5000)
     @given(st.sampled_from(sorted(FILES)), st.binary(max_size=100))
-    def test_random_bytes_behind_a_true_start(self, name: str, tail: bytes):
+    def test_random_bytes_after_a_valid_start(self, name: str, tail: bytes):
         decoded(FILES[name][:32] + tail)
 
     @settings(max_examples=200, deadline=5000)
@@ -59,11 +59,11 @@ class TestDamage:
         content = bytearray(FILES[name])
         anywhere = st.integers(0, len(content) - 1)
         for _ in range(data.draw(st.integers(1, 8))):
-            place = data.draw(anywhere | st.integers(0, 60))
-            content[place] ^= 1 << data.draw(st.integers(0, 7))
+            index = data.draw(anywhere | st.integers(0, 60))
+            content[index] ^= 1 << data.draw(st.integers(0, 7))
         decoded(bytes(content))
 
     @settings(max_examples=200, deadline=5000)
     @given(st.sampled_from(sorted(FILES)), st.data())
-    def test_files_cut_off_anywhere(self, name: str, data: st.DataObject):
+    def test_files_truncated_anywhere(self, name: str, data: st.DataObject):
         decoded(FILES[name][: data.draw(st.integers(0, len(FILES[name]) - 1))])

@@ -1,4 +1,4 @@
-"""Worker processes: what runs too long or dies ends alone, and the event loop goes on."""
+"""Worker processes: a call that hangs or dies affects neither other calls nor the event loop."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ import psutil
 import pytest
 from anyio import BrokenWorkerProcess
 
+from serve.errors import ApiError
+from serve.media import loader
 from serve.media.loader import WorkerPool, WorkerTimeout
 from tests.serve.loops import Run, forever
 
 
 @pytest.fixture(scope="module")
 def run() -> Iterator[Run]:
-    """Waits for coroutines of one event loop: its workers are started once."""
+    """Runs coroutines in one event loop, so that its workers are started once."""
     with forever() as submit:
         yield lambda coroutine: submit(coroutine).result(60)
 
@@ -38,22 +40,22 @@ def alive(process: int) -> bool:
 
 
 class TestWorkers:
-    """Decoding happens elsewhere, and ends in time."""
+    """Calls run in other processes, within a time limit."""
 
     def test_a_call_that_hangs_is_killed_and_the_next_one_works(self, run: Run):
-        async def outline() -> tuple[int, int]:
+        async def scenario() -> tuple[int, int]:
             pool = WorkerPool(1, 2.0)
             first = await pool.run(os.getpid)
             with pytest.raises(WorkerTimeout):
                 await pool.run(time.sleep, 600)
             return first, await pool.run(os.getpid)
 
-        first, second = run(outline())
+        first, second = run(scenario())
         assert len({first, second, os.getpid()}) == 3
         assert not alive(first)
 
     def test_a_call_that_is_cancelled_is_killed(self, run: Run):
-        async def outline() -> int:
+        async def scenario() -> int:
             pool = WorkerPool(1, 60)
             worker = await pool.run(os.getpid)
             call = asyncio.create_task(pool.run(time.sleep, 60))
@@ -62,10 +64,10 @@ class TestWorkers:
             await asyncio.wait([call])
             return worker
 
-        assert not alive(run(outline()))
+        assert not alive(run(scenario()))
 
-    def test_a_start_that_nobody_waits_for_any_more_is_there_for_the_next(self, run: Run):
-        async def outline() -> tuple[set[int], int]:
+    def test_the_next_call_uses_a_worker_whose_caller_was_cancelled(self, run: Run):
+        async def scenario() -> tuple[set[int], int]:
             pool = WorkerPool(1, 60)
             with pytest.raises(BrokenWorkerProcess):
                 await pool.run(os._exit, 1)
@@ -77,33 +79,33 @@ class TestWorkers:
             await asyncio.wait([call])
             return started, await pool.run(os.getpid)
 
-        started, used = run(outline())
+        started, used = run(scenario())
         assert started == {used}
 
-    def test_a_worker_that_dies_blames_its_call_alone(self, run: Run):
-        async def outline() -> int:
+    def test_a_worker_that_dies_fails_only_its_own_call(self, run: Run):
+        async def scenario() -> int:
             pool = WorkerPool(1, 20)
             with pytest.raises(BrokenWorkerProcess):
                 await pool.run(os._exit, 1)
             return await pool.run(os.getpid)
 
-        assert run(outline()) != os.getpid()
+        assert run(scenario()) != os.getpid()
 
     def test_the_wait_for_a_worker_does_not_count(self, run: Run):
-        async def outline() -> None:
+        async def scenario() -> None:
             pool = WorkerPool(1, 2.0)
             await asyncio.gather(*(pool.run(time.sleep, 0.6) for _ in range(4)))
 
-        run(outline())
+        run(scenario())
 
-    def test_what_a_worker_writes_to_stderr_does_not_stop_it(self, run: Run):
-        async def outline() -> int:
+    def test_writing_to_stderr_does_not_block_a_worker(self, run: Run):
+        async def scenario() -> int:
             return await WorkerPool(1, 5).run(os.write, 2, bytes(10**6))
 
-        assert run(outline()) == 10**6
+        assert run(scenario()) == 10**6
 
-    def test_the_event_loop_goes_on_meanwhile(self, run: Run):
-        async def outline() -> int:
+    def test_the_event_loop_keeps_running(self, run: Run):
+        async def scenario() -> int:
             pool, turns = WorkerPool(1, 20), 0
             await pool.run(os.getpid)
             call = asyncio.ensure_future(pool.run(time.sleep, 0.5))
@@ -112,10 +114,10 @@ class TestWorkers:
                 turns += 1
             return turns
 
-        assert run(outline()) > 2
+        assert run(scenario()) > 2
 
     def test_a_loop_that_runs_forever_keeps_its_workers(self):
-        """As in a Ray Serve replica, where no task but those of requests exists."""
+        """As in a Ray Serve replica, whose only tasks are those of requests."""
         pool = WorkerPool(2, 20)
 
         with forever() as submit:
@@ -126,10 +128,21 @@ class TestWorkers:
             assert alive(submit(pool.run(os.getpid)).result(20))
 
     def test_a_process_does_not_import_torch(self, root: Path):
-        program = "import sys, serve.media; print(*({'torch', 'ray'} & set(sys.modules)))"
+        program = "import sys, serve.media.loader; print(*({'torch', 'ray'} & set(sys.modules)))"
         command = [sys.executable, "-c", program]
         paths = os.pathsep.join([str(root / "platform"), str(root)])
         done = subprocess.run(
             command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=True
         )
         assert done.stdout.strip() == ""
+
+    def test_a_worker_that_does_not_start_in_time_is_an_error(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch
+    ):
+        async def start() -> None:
+            await WorkerPool(1, 20).run(os.getpid)
+
+        monkeypatch.setattr(loader, "START_SECONDS", 0.0)
+        with pytest.raises(ApiError) as caught:
+            run(start())
+        assert (caught.value.status, caught.value.code) == (503, "decoder_unavailable")

@@ -15,12 +15,12 @@ import pytest
 from lladav.inputs.image_files import FORMATS
 from tests.serve.apis import LocalEngines
 from tests.serve.clusters import Outcome, ask
-from tests.serve.pictures import TELLTALE, encoded, picture, uri
+from tests.serve.images import LEAKS, encoded, sample_image, uri
 
 pytestmark = [pytest.mark.proof, pytest.mark.slow]
 SHORT, LONG = 120, 6000
 AT_A_TIME = 8
-FILES = {name: encoded(picture(), name) for name in FORMATS}
+FILES = {name: encoded(sample_image(), name) for name in FORMATS}
 Damage = Callable[[bytes, random.Random], bytes]
 
 
@@ -81,7 +81,7 @@ def _check(outcome: Outcome) -> None:
         assert set(error) == {"message", "type", "param", "code"}
         assert error["type"] == "invalid_request_error"
         assert error["param"].startswith("messages[0].content[")
-        assert not any(told in json.dumps(error) for told in TELLTALE)
+        assert not any(told in json.dumps(error) for told in LEAKS)
 
 
 async def _send(api: str, count: int, damages: list[Damage] = DAMAGES) -> list[Outcome]:

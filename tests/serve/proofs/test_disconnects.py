@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.serve.apis import NAME, LocalEngines
 from tests.serve.clusters import ask
-from tests.serve.pictures import encoded, uri
+from tests.serve.images import encoded, uri
 
 pytestmark = [pytest.mark.proof, pytest.mark.slow]
 SHORT, LONG = 60, 1000

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.serve.clusters import Outcome, ask
-from tests.serve.pictures import encoded, uri
+from tests.serve.images import encoded, uri
 
 pytestmark = [pytest.mark.proof, pytest.mark.slow]
 SHORT, LONG = 160, 10_000

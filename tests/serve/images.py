@@ -1,4 +1,4 @@
-"""Images, the bytes of images, and what decoding them in this process comes to."""
+"""Sample images, encoded images, and decoding in this process as a worker does it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ GEOMETRY = ViewGeometry(
 )
 PARAM = "messages[0].content[1].image_url.url"
 PIXELS = 10_000
-TELLTALE = ("secret", "/work", "/usr", "base64,A", "cannot identify")
-"""Pieces of images, queries and paths, and what Pillow says with an object's address."""
+LEAKS = ("secret", "/work", "/usr", "base64,A", "cannot identify")
+"""Parts of images, queries and paths, and Pillow's message with an object's address: no error shows them."""
 
 
 def encoded(image: Image.Image, name: str = "PNG", **options: Any) -> bytes:
@@ -31,8 +31,8 @@ def encoded(image: Image.Image, name: str = "PNG", **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def picture(width: int = 24, height: int = 18) -> Image.Image:
-    """Noise above a gradient: every format has something to compress."""
+def sample_image(width: int = 24, height: int = 18) -> Image.Image:
+    """Noise above a gradient, so that every format has something to compress."""
     noise = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
     noise[height // 2 :] = np.linspace(0, 255, width, dtype=np.uint8)[None, :, None]
     return Image.fromarray(noise)
@@ -47,25 +47,25 @@ def chunk(name: bytes, body: bytes) -> bytes:
 
 
 def png(width: int, height: int, *chunks: bytes) -> bytes:
-    """A PNG of 8-bit grey with any header at all."""
+    """An 8-bit grey PNG with this header; the chunks need not match it."""
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     return b"".join((b"\x89PNG\r\n\x1a\n", head, *chunks, chunk(b"IEND", b"")))
 
 
 def named(*urls: str) -> list[tuple[str, str]]:
-    return [(url, f"messages[0].content[{place}].image_url.url") for place, url in enumerate(urls, 1)]
+    return [(url, f"messages[0].content[{index}].image_url.url") for index, url in enumerate(urls, 1)]
 
 
 def checked(error: ApiError) -> ApiError:
     assert error.param in [param for _, param in named(*"abcdefghij")]
     assert "\n" not in error.message
     assert len(error.message) < 250
-    assert not any(told in error.message for told in TELLTALE)
+    assert not any(leak in error.message for leak in LEAKS)
     return error
 
 
 def decoded(content: bytes, kind: VisualKind = VisualKind.tiled, pixels: int = PIXELS) -> Visual | ApiError:
-    """What the worker makes of bytes, in this process; any error but ``ApiError`` is raised."""
+    """The result of a worker, computed in this process; other errors than ``ApiError`` are raised."""
     try:
         return decode(content, kind, GEOMETRY, pixels, PARAM)
     except ApiError as error:
