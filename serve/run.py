@@ -20,16 +20,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
+if __name__ == "__main__":
+    sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
 
 import ray  # noqa: E402 - the path comes first
 from ray import serve  # noqa: E402
 
-from lladav.cluster import local_head, runtime_env  # noqa: E402
+from lladav.cluster import CHECKOUT, local_head, runtime_env  # noqa: E402
 from lladav.config.cli import one_line_errors  # noqa: E402
 from lladav.errors import UserError  # noqa: E402
 from serve.app import build  # noqa: E402
@@ -38,12 +39,16 @@ from serve.starting import check_checkpoint, deploy  # noqa: E402
 
 APP, HOST, PORT = "lladav", "127.0.0.1", 8000
 TRAINED = "runs/ov_vw-tiny-digits/checkpoint-*/weights"
-PICTURE = Path("serve/playground/static/examples/digits.png")
+PICTURE = ROOT / "serve" / "playground" / "static" / "examples" / "digits.png"
 QUESTION = "Which digits are in the picture?"
 
 
-def main(arguments: list[str]) -> None:
-    os.chdir(ROOT)
+def main(arguments: Sequence[str]) -> None:
+    """Serve until interrupted; a user error is one line on stderr and exit code 2."""
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return
+    os.chdir(CHECKOUT or Path.cwd())
     with one_line_errors():
         given = dict(_pair(argument) for argument in arguments)
         port = _port(given.pop("port", str(PORT)))
@@ -98,7 +103,7 @@ def _tiny_model() -> Path:
     """The last weights of the demo's last stage."""
     if not list(Path().glob(TRAINED)):
         print("no trained model yet: training the tiny one, as make demo does", flush=True)
-        if subprocess.run([sys.executable, "-m", "train.demo"], check=False).returncode:
+        if subprocess.run([sys.executable, ROOT / "train" / "demo.py"], check=False).returncode:
             raise UserError("the tiny model could not be trained; see above, or give model=FOLDER")
     return max(Path().glob(TRAINED), key=lambda folder: int(re.findall(r"\d+", folder.parent.name)[-1]))
 
@@ -107,7 +112,7 @@ def _examples(settings: ServeSettings, port: int, dashboard: str, seconds: float
     url = f"http://{HOST}:{port}"
     key = "" if settings.auth is Auth.off else '\n  -H "Authorization: Bearer $LLADAV_API_KEY" \\'
     api_key = '"none"' if settings.auth is Auth.off else 'os.environ["LLADAV_API_KEY"]'
-    python = shlex.quote(os.path.relpath(sys.executable))
+    python, picture = shlex.quote(os.path.relpath(sys.executable)), os.path.relpath(PICTURE)
     return f"""
 {settings.name} is served after {seconds:.0f} s; Ctrl-C ends it
 
@@ -119,14 +124,14 @@ curl -s {url}/v1/chat/completions -H 'Content-Type: application/json' \\{key}
   --data-binary @- <<JSON
 {{"model": "{settings.name}", "refresh_interval": 4, "messages": [{{"role": "user", "content": [
   {{"type": "image_url", "image_url": {{
-    "url": "data:image/png;base64,$(base64 < {PICTURE} | tr -d '\\n')"}}}},
+    "url": "data:image/png;base64,$(base64 < {shlex.quote(picture)} | tr -d '\\n')"}}}},
   {{"type": "text", "text": "{QUESTION}"}}]}}]}}
 JSON
 
 {python} - <<'PYTHON'
 import base64, os, openai
 client = openai.OpenAI(base_url="{url}/v1", api_key={api_key})
-picture = base64.b64encode(open("{PICTURE}", "rb").read()).decode()
+picture = base64.b64encode(open("{picture}", "rb").read()).decode()
 answer = client.chat.completions.create(
     model="{settings.name}",
     messages=[{{"role": "user", "content": [

@@ -20,10 +20,11 @@ from itertools import chain, zip_longest
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
+if __name__ == "__main__":
+    sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
 
 from data.digits.preparation import prepare  # noqa: E402 - the path comes first
-from lladav.cluster import local_head  # noqa: E402
+from lladav.cluster import CHECKOUT, local_head  # noqa: E402
 from lladav.config.cli import one_line_errors  # noqa: E402
 from lladav.config.loader import expand, load  # noqa: E402
 from lladav.config.schema import Config  # noqa: E402
@@ -41,15 +42,19 @@ NOISE = re.compile(r"(INFO|SUCC) (cli|sdk|job_manager)\.py|^Running entrypoint f
 """Lines that ``ray job submit`` says for itself; they point at a Ray that is gone soon."""
 
 
-def main() -> None:
-    os.chdir(ROOT)
+def main(arguments: Sequence[str]) -> None:
+    """Run the demo in the checkout, or in the current folder where lladav is installed."""
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return
+    os.chdir(CHECKOUT or Path.cwd())
     begin = time.monotonic()
     configs = [load(each) for each in expand(["stage=all", *SETTINGS])]
     with one_line_errors():
         with chapter("embedded data"):
             prepare(Path(configs[0].data.root))
         with chapter("towers"):
-            _run([sys.executable, "train/towers.py", *SETTINGS])
+            _run([sys.executable, _script("towers.py"), *SETTINGS])
         with chapter("curriculum: ray job submit -- python train/run.py stage=all"):
             train_all(configs)
         with chapter("held-out questions"):
@@ -79,8 +84,13 @@ def train_all(configs: list[Config]) -> None:
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with local_head() as head:
         say(f"Ray at {head.address}, dashboard {head.dashboard}")
-        submit = ["ray", "job", "submit", f"--address={head.dashboard}", "--", "python", "train/run.py"]
+        submit = ["ray", "job", "submit", f"--address={head.dashboard}", "--", "python", _script("run.py")]
         _run([*submit, "stage=all", *SETTINGS], head.environment)
+
+
+def _script(name: str) -> str:
+    """Path of a training command, relative to the current folder, where Ray's jobs start too."""
+    return os.path.relpath(ROOT / "train" / name)
 
 
 def _run(command: list[str], environment: dict[str, str] | None = None) -> None:
@@ -128,4 +138,4 @@ def summary(by_stage: dict[str, dict[str, Score]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

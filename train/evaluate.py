@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
+if __name__ == "__main__":
+    sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
 
-from lladav.config.cli import main_arguments, one_line_errors  # noqa: E402 - the path comes first
+import lladav  # noqa: E402 - the path comes first
+from lladav.config.cli import main_arguments, one_line_errors  # noqa: E402
 from lladav.config.schema import Config  # noqa: E402
 from lladav.errors import UserError  # noqa: E402
 
@@ -48,9 +50,10 @@ class Score:
         return self.right / self.asked if self.asked else 0.0
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
+    """Print the scores of the stages that the arguments name; a user error is one line and exit code 2."""
     with one_line_errors():
-        for config in main_arguments(sys.argv[1:], __doc__ or ""):
+        for config in main_arguments(arguments, __doc__ or ""):
             print(table(config.stage.name, evaluate(config)), flush=True)
 
 
@@ -81,7 +84,7 @@ def cache_key(config: Config, step: int) -> str:
     questions = held_out(config)
     asked = [(question.id, question.type, question.text, question.answer) for question in questions]
     digest = hashlib.sha256(json.dumps([step, asked, MAX_TOKENS, _block(config)]).encode())
-    library = sorted((ROOT / "platform" / "lladav").rglob("*.py"))
+    library = sorted(Path(lladav.__file__).parent.rglob("*.py"))
     images = sorted({path for question in questions for path in question.pictures})
     for file in [*library, *(ROOT / name for name in CODE), *images]:
         digest.update(hashlib.sha256(file.read_bytes()).digest())
@@ -159,4 +162,4 @@ def table(stage: str, by_type: dict[str, Score]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -9,16 +9,19 @@ Killed at any moment, the same command goes on where it was. A stage that is don
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
+if __name__ == "__main__":
+    sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
 
 from lladav.config.cli import main_arguments, one_line_errors  # noqa: E402 - the path comes first
 
 
-def main() -> None:
-    configs = main_arguments(sys.argv[1:], __doc__ or "")
+def main(arguments: Sequence[str]) -> None:
+    """Run the stages that the arguments ask for; a user error is one line on stderr and exit code 2."""
+    configs = main_arguments(arguments, __doc__ or "")
     from train.trainer.stage import run_stages  # ray and torch are imported only once the settings are right
 
     with one_line_errors():
@@ -26,4 +29,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

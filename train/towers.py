@@ -12,12 +12,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
+if __name__ == "__main__":
+    sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
 
 from data.digits.preparation import prepare  # noqa: E402 - the path comes first
 from lladav.config.cli import main_arguments, one_line_errors  # noqa: E402
@@ -34,9 +36,10 @@ SMALL = 10_000_000
 """Parameters of the largest model whose towers are made here; the real ones are downloaded."""
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
+    """Build the towers that the arguments describe; a user error is one line on stderr and exit code 2."""
     with one_line_errors():
-        for config in main_arguments(sys.argv[1:], __doc__ or ""):
+        for config in main_arguments(arguments, __doc__ or ""):
             build(config)
 
 
@@ -140,4 +143,4 @@ def _refuse_large(model: ModelConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -2,21 +2,23 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
+if __name__ == "__main__":
+    sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
 
 from data.digits.preparation import SEED, prepare  # noqa: E402
 from lladav.errors import UserError  # noqa: E402
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Prints what the folder holds; exit code 2 and one line where it cannot be written."""
     parser = argparse.ArgumentParser(prog="python -m data.digits", description="Write the embedded data set.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write (kept if already complete)")
     parser.add_argument("--seed", type=int, default=SEED)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     try:
         totals = prepare(options.out, options.seed)
     except (UserError, OSError) as error:
@@ -29,4 +31,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

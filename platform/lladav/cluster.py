@@ -32,8 +32,9 @@ import ray
 
 from lladav.config.schema import ClusterConfig
 
-ROOT = Path(__file__).resolve().parents[2]
-"""Folder that holds platform/, train/, data/ and serve/."""
+_SOURCES = Path(__file__).resolve().parents[1]
+CHECKOUT = _SOURCES.parent if _SOURCES.name == "platform" else None
+"""Folder of the checkout that this file belongs to; ``None`` where lladav is installed as a wheel."""
 
 SHORT_FOLDER = "/tmp"
 """Sockets live in Ray's folder, and a socket's path has at most 107 bytes: ``TMPDIR`` may be too long."""
@@ -92,12 +93,14 @@ def connect(cluster: ClusterConfig) -> Iterator[None]:
 
 
 def runtime_env() -> dict[str, Any]:
-    """Environment in which workers find the packages.
+    """Ray runtime environment in which workers find a checkout's packages; an installed wheel needs none.
 
     ``platform`` is relative on purpose: Ray starts workers inside an uploaded folder, and without it a copy
     baked into an image would win over the upload.
     """
-    settings: dict[str, Any] = {"env_vars": {"PYTHONPATH": f"platform:{ROOT / 'platform'}:{ROOT}"}}
+    settings: dict[str, Any] = {}
+    if CHECKOUT:
+        settings["env_vars"] = {"PYTHONPATH": f"platform:{CHECKOUT / 'platform'}:{CHECKOUT}"}
     python = shlex.quote(sys.executable)
     if python != sys.executable:  # Ray starts workers through a shell and does not quote the interpreter
         settings["py_executable"] = python
@@ -110,7 +113,9 @@ def local_head(
     object_store_bytes: int | None = None,
     variables: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Head]:
-    """A private Ray head with a job server, alive as long as the block; jobs start in the project's folder.
+    """A private Ray head with a job server, alive as long as the block.
+
+    Jobs start in the folder of the checkout, or in the current folder where lladav is installed.
 
     ``variables`` are added to the environment of the head and of what it starts.
     Raises ``RuntimeError`` with the end of Ray's output where the head does not come up.
@@ -179,7 +184,7 @@ def _environment(folder: Path, python: Path) -> dict[str, str]:
 def _start(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as output:
         return subprocess.Popen(
-            command, env=environment, cwd=ROOT, stdout=output, stderr=output, start_new_session=True
+            command, env=environment, cwd=CHECKOUT, stdout=output, stderr=output, start_new_session=True
         )
 
 

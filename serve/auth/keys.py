@@ -44,6 +44,10 @@ STORAGE_SECONDS = 2.0
 AGAIN_SECONDS = 1.0
 """After which a client may ask again where it cannot be known when there is room."""
 
+USAGE = (
+    "usage: python -m serve.keys NAME\n\nPrints a new API key once, and its entry for keys: of the settings."
+)
+
 HELP = """
 # shown this once; for its holder. The server gets its hash, below keys: of its settings, or in a file of such
 # entries that keys_file names. A Kubernetes Secret of it, to be mounted where ingress replicas run:
@@ -217,7 +221,10 @@ def _forbidden(reason: str) -> ApiError:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print a fresh key and its entry."""
+    """Print a new key and its entry for ``keys``."""
+    if {"-h", "--help"} & set(arguments):
+        print(USAGE)
+        return
     with one_line_errors():
         if len(arguments) != 1 or not arguments[0].strip() or arguments[0].startswith("-"):
             raise UserError("whose key? write python -m serve.keys NAME")

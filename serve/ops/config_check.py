@@ -24,6 +24,8 @@ from lladav.config.introspection import nearest
 from lladav.errors import UserError
 from serve.settings import ServeSettings, load
 
+USAGE = "usage: python -m serve.config_check FILE...\n\nChecks Serve config files and RayService manifests."
+
 BUILDERS = ("serve.app:build", "serve.app.build")
 """Import paths whose ``args`` are ``ServeSettings``."""
 
@@ -46,6 +48,9 @@ def check(config: str | Mapping[str, Any]) -> None:
 
 def main(files: Sequence[str]) -> None:
     """Check each file; the first mistake is told in one line, with exit code 2."""
+    if {"-h", "--help"} & set(files):
+        print(USAGE)
+        return
     with one_line_errors():
         if not files:
             raise UserError("no file given; write python -m serve.config_check FILE...")

@@ -370,7 +370,7 @@ class TestMaking:
         assert key not in rest
         assert yaml.safe_load(rest) == [{"name": "Ada: of London", "sha256": hash_of(key)}]
 
-    @pytest.mark.parametrize("arguments", [[], ["a", "b"], [" "], ["--help"]])
+    @pytest.mark.parametrize("arguments", [[], ["a", "b"], [" "], ["--name"]])
     def test_the_command_wants_a_name(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as end:
             main(arguments)
