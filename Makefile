@@ -1,4 +1,4 @@
-# The index of commands; `make` alone lists them. Paths are relative: the folder's name may hold spaces.
+# All commands; `make` lists them. Paths are relative because the name of the checkout's folder may contain spaces.
 .DEFAULT_GOAL := help
 .PHONY: help venv demo serve test proofs k8s-check lint format bench clean
 PYTHON_OF_VENV := .venv/bin/python
@@ -8,41 +8,41 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
-venv: .venv/ready ## make .venv with the pinned versions
+venv: .venv/ready ## create .venv with the pinned versions
 
 .venv/ready: pyproject.toml constraints.txt .ci/bootstrap
 	@PYTHON="$(PYTHON)" sh .ci/bootstrap
 
-demo: .venv/ready ## train the whole curriculum on this machine and show what was learned
+demo: .venv/ready ## train the toy model on this machine, evaluate it and plot the results
 	@$(PYTHON_OF_VENV) -m train.demo $(ARGS)
 
-serve: .venv/ready ## serve a model and its playground on this machine; ARGS="model=FOLDER port=8080"
+serve: .venv/ready ## serve a model and the playground on this machine; ARGS="model=FOLDER port=8080"
 	@$(PYTHON_OF_VENV) -m serve.run $(ARGS)
 
-test: .venv/ready ## run the tests; ARGS="-k noise" picks some
+test: .venv/ready ## run the tests; ARGS="-k noise" selects some
 	$(PYTHON_OF_VENV) -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
 
-proofs: .venv/ready ## run the server's long proofs: disconnects, soak, faults, fuzz; takes about half an hour
+proofs: .venv/ready ## run the long tests of the server (disconnects, soak, faults, fuzzing), about half an hour
 	$(PYTHON_OF_VENV) -m pytest --full -m proof -s --timeout 3600 $(ARGS)
 
 k8s-check: .venv/ready ## check the Kubernetes manifests without a cluster
 	@$(PYTHON_OF_VENV) -m k8s.check
 
-lint: .venv/ready ## check style, types and the direction of imports
+lint: .venv/ready ## check style, types and import rules
 	$(PYTHON_OF_VENV) -m ruff check .
 	$(PYTHON_OF_VENV) -m ruff format --check .
 	$(PYTHON_OF_VENV) -m pyright
 	PYTHONPATH=.:platform .venv/bin/lint-imports --no-cache
 
-format: .venv/ready ## bring the code into the house's format
+format: .venv/ready ## fix style and format the code
 	$(PYTHON_OF_VENV) -m ruff check --fix .
 	$(PYTHON_OF_VENV) -m ruff format .
 
-bench: .venv/ready ## measure speed and memory against the released way
+bench: .venv/ready ## measure speed and memory against the reference implementations
 	@set -e; for each in tests/bench/bench_*.py; do \
 		echo "== $$each"; $(PYTHON_OF_VENV) "$$each" $(ARGS); \
 	done
 
-clean: ## remove .venv, caches and prepared data; runs/ stays
+clean: ## remove .venv, caches and prepared data; keep runs/
 	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,7 +1,7 @@
-"""Calls in an interpreter of their own, where modules and variables may be patched.
+"""Calls in a separate interpreter, where modules and environment variables may be patched.
 
-Servers of other tests run in threads of the test process: a patched ``time.time`` or ``HTTPS_PROXY`` would
-change them, too.
+Servers of other tests run in threads of the test process: patching ``time.time`` or ``HTTPS_PROXY`` there
+would change them too.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ with open(sys.argv[1], "wb") as file:
 
 
 def apart(function: Callable[..., T], *arguments: Any, **variables: str) -> T:
-    """Return what ``function(*arguments)`` returns in a new interpreter with further environment variables.
+    """Call ``function(*arguments)`` in a new interpreter, with ``variables`` added to its environment.
 
-    The function belongs to a module; arguments and result can be pickled. Raises ``AssertionError`` with the
-    traceback of the call where it fails.
+    The function must be importable from a module; the arguments and the result must be picklable. Raises
+    ``AssertionError`` with the traceback if the call fails.
     """
     paths = os.pathsep.join([str(ROOT), str(ROOT / "platform")])
     with tempfile.NamedTemporaryFile() as result:

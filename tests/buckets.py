@@ -1,4 +1,4 @@
-"""An S3 server (moto) on the loopback interface, in a process of its own, with a log of its requests."""
+"""An S3 server (moto) on the loopback interface, in a separate process, with a log of its requests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _REQUEST = re.compile(r'"(?:\x1b\[[\d;]*m)*([A-Z]+) (\S+) HTTP/1\.1(?:\x1b\[[\d;
 
 @dataclass(frozen=True)
 class Request:
-    """What a client asked for, and the status it was answered with."""
+    """A request and the status of its response."""
 
     method: str
     path: str
@@ -31,27 +31,27 @@ class Request:
 
 @dataclass(frozen=True)
 class S3Server:
-    """A running server; ``environment`` leads clients to it."""
+    """A running server; ``environment`` holds the variables that direct S3 clients to it."""
 
     log: Path
     environment: dict[str, str]
 
     @property
     def requests(self) -> list[Request]:
-        """Every request so far."""
+        """All requests so far."""
         found = _REQUEST.findall(self.log.read_text(errors="replace"))
         return [Request(method, path, int(status)) for method, path, status in found]
 
     @contextmanager
     def reached(self) -> Iterator[None]:
-        """Lead the S3 clients of this process here; nothing else reads these variables."""
+        """Direct the S3 clients of this process to this server; only they read these variables."""
         with s3_variables(**self.environment):
             yield
 
 
 @contextmanager
 def s3_variables(**variables: str | None) -> Iterator[None]:
-    """Set, or with ``None`` remove, environment variables that S3 clients alone read."""
+    """Set environment variables that only S3 clients read, or remove them (``None``)."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             if value is None:
@@ -63,7 +63,7 @@ def s3_variables(**variables: str | None) -> Iterator[None]:
 
 @contextmanager
 def s3_server(folder: Path) -> Iterator[S3Server]:
-    """A server with one empty bucket; ``folder`` gets its log."""
+    """Start a server with one empty bucket; its log is written to ``folder``."""
     log = folder / "s3.log"
     with log.open("wb") as output:
         command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", "0"]

@@ -1,6 +1,6 @@
-"""Fixtures for every test: the golden vectors and few threads.
+"""Fixtures for all tests: golden vectors, one torch thread, an S3 server.
 
-Golden tests work on any folder of the golden format; ``LLADAV_GOLDEN`` names another than ``tests/golden``.
+Golden tests read ``tests/golden``, or another folder in the same format that ``LLADAV_GOLDEN`` names.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # ninja is there
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # finds ninja
 
 
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -33,7 +33,7 @@ hypothesis.settings.load_profile("untimed")
 
 
 class Golden:
-    """Recorded inputs and outputs of the released code, read when first asked for."""
+    """Recorded inputs and outputs of the released code, loaded on first access."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -44,12 +44,12 @@ class Golden:
 
     @property
     def cases(self) -> dict[str, Any]:
-        """Expected values by case."""
+        """Expected values by name of the case."""
         return self._recorded["cases"]
 
     @property
     def special_ids(self) -> dict[str, Any]:
-        """Ids that play the roles of LLaDA's special tokens, and the vocabulary's size."""
+        """Ids used as LLaDA's special tokens, and the size of the vocabulary."""
         return self._recorded["special_ids"]
 
     @cached_property
@@ -61,12 +61,12 @@ class Golden:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--full", action="store_true", help="run proofs in their long form")
+    parser.addoption("--full", action="store_true", help="run the long form of tests marked proof")
 
 
 @pytest.fixture(scope="session")
 def full(request: pytest.FixtureRequest) -> bool:
-    """Whether proofs run in their long form."""
+    """Whether tests marked ``proof`` run in their long form."""
     return bool(request.config.getoption("--full"))
 
 
@@ -88,16 +88,16 @@ def _few_threads() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def root() -> Path:
-    """The project's folder."""
+    """The folder of the checkout."""
     return Path(__file__).resolve().parents[1]
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests that need a GPU where there is none; run those that need Ray one after another.
+    """Skip GPU tests on machines without a GPU, and limit how many Ray clusters run at the same time.
 
-    There are two groups of them, one for ``tests/serve`` and one for the rest, that may run side by side: Ray
-    waits more than it computes. More clusters at a time would need more memory.
+    Tests that start Ray form two groups, ``tests/serve`` and the rest. The tests of a group run one after
+    another; the two groups may run side by side, because Ray mostly waits. More clusters need more memory.
     """
     serving = Path(__file__).parent / "serve"
     for item in items:
@@ -111,12 +111,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="no GPU here"))
+                item.add_marker(pytest.mark.skip(reason="no GPU on this machine"))
 
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """An S3 server on this machine, shared by all tests of a process."""
+    """An S3 server on this machine, shared by all tests of the process."""
     with serve_s3(tmp_path_factory.mktemp("s3")) as server:
         yield server
 
@@ -125,7 +125,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 def bucket(
     s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[str]:
-    """URI of an empty folder in a bucket; the environment leads there, and to an empty cache of copies."""
+    """URI of an empty folder in a bucket; S3 clients reach its server, and the download cache is empty."""
     monkeypatch.setenv("LLADAV_CACHE", str(tmp_path / "cache"))
     with s3_server.reached():
         yield f"s3://{BUCKET}/{request.node.name}"

@@ -1,7 +1,7 @@
-"""Tests patch nothing that threads of other tests see: a server that one test starts serves others, too.
+"""Tests patch nothing that threads of other tests use: a server that one test starts serves other tests too.
 
-What belongs to the project may be patched. Where a test needs another clock, variable or module, the code
-under test takes it as a parameter, or the test calls it ``apart``.
+Attributes of the project's own modules and classes may be patched. A test that needs another clock, variable
+or module passes it to the code under test as a parameter, or runs the code with ``apart``.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import pytest
 
 PROJECT = {"data", "k8s", "lladav", "serve", "tests", "train"}
 ELSEWHERE = {"apart", "on_ranks", "spawn", "start_processes"}
-"""Calls whose argument is a function that another process runs."""
+"""Functions whose argument is a function that runs in another process."""
 PATCHES = {"setattr", "delattr", "setitem", "delitem"}
-"""Of ``pytest.MonkeyPatch``, with what they patch as the first argument."""
+"""Methods of ``pytest.MonkeyPatch`` whose first argument is the patched object."""
 EXEMPT = {
-    "conftest.py": "sets variables before there are threads",
-    "train/preloaded.py": "imported by a process of its own",
-    "buckets.py": "sets variables that S3 clients alone read",
+    "conftest.py": "sets variables before any thread starts",
+    "train/preloaded.py": "imported by a separate process",
+    "buckets.py": "sets variables that only S3 clients read",
 }
 OWN_VARIABLES = "LLADAV_"
-"""How variables begin that only this project reads: tests may set them."""
+"""Prefix of environment variables that only this project reads; tests may set them."""
 PROCESS_WIDE = {"chdir", "setenv", "delenv", "syspath_prepend"}
-"""Of ``pytest.MonkeyPatch``, and always wrong."""
+"""Methods of ``pytest.MonkeyPatch`` that always affect the whole process."""
 STATE = ("os.environ", "sys.modules", "sys.path", "sys.argv")
 CHANGES = {
     *(f"{name}.{method}" for name in STATE for method in "update clear pop setdefault insert append".split()),
@@ -37,7 +37,7 @@ CHANGES = {
 }
 
 
-def test_no_test_patches_what_threads_of_others_see(root: Path) -> None:
+def test_no_test_patches_state_of_the_whole_process(root: Path) -> None:
     tests = root / "tests"
     programs = {file for file in (tests / "bench").glob("*.py") if not file.name.startswith("test_")}
     files = {*tests.rglob("*.py")} - programs - {tests / name for name in EXEMPT}
@@ -46,7 +46,7 @@ def test_no_test_patches_what_threads_of_others_see(root: Path) -> None:
         for file in sorted(files)
         for line in process_wide(file.read_text())
     ]
-    assert not found, "patched for the whole process; give the code a parameter or call it apart"
+    assert not found, "patched for the whole process; pass a parameter or use apart"
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_no_test_patches_what_threads_of_others_see(root: Path) -> None:
         "import unittest.mock",
     ],
 )
-def test_what_is_patched_for_the_whole_process_is_found(line: str) -> None:
+def test_a_patch_of_the_whole_process_is_found(line: str) -> None:
     assert len([*process_wide(f"{IMPORTS}\ndef test(monkeypatch):\n    {line}")]) == 1
 
 
@@ -84,11 +84,11 @@ def test_what_is_patched_for_the_whole_process_is_found(line: str) -> None:
         'monkeypatch.setenv("LLADAV_CACHE", "x")',
     ],
 )
-def test_what_belongs_to_the_project_or_the_test_may_be_patched(line: str) -> None:
+def test_objects_of_the_project_and_of_the_test_may_be_patched(line: str) -> None:
     assert not [*process_wide(f"{IMPORTS}\ndef test(monkeypatch, engine, settings):\n    {line}")]
 
 
-def test_a_function_that_another_process_runs_may_patch() -> None:
+def test_a_function_that_runs_in_another_process_may_patch() -> None:
     assert not [*process_wide(f"{IMPORTS}\ndef f():\n    os.chdir('/')\ndef test():\n    apart(f)")]
 
 
@@ -101,16 +101,16 @@ from serve.ops.follow_scale import Wish
 
 
 def process_wide(text: str) -> Iterator[int]:
-    """Numbers of the lines that change what all threads of the process share."""
+    """Numbers of the lines that change state shared by all threads of the process."""
     tree = ast.parse(text)
-    names, spared = imported(tree), set(run_elsewhere(tree))
-    for node in walk(tree, spared):
+    names, skipped = imported(tree), set(run_elsewhere(tree))
+    for node in walk(tree, skipped):
         if changes(node, names):
             yield node.lineno
 
 
 def imported(tree: ast.Module) -> dict[str, str]:
-    """The dotted path that each imported name stands for."""
+    """Dotted path of each imported name."""
     names = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -123,20 +123,22 @@ def imported(tree: ast.Module) -> dict[str, str]:
 
 
 def run_elsewhere(tree: ast.Module) -> Iterator[str]:
-    """Names of the functions that are given to a call which runs them in another process."""
+    """Names of functions passed to a call that runs them in another process."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and getattr(node.func, "id", None) in ELSEWHERE:
             yield from (each.id for each in node.args if isinstance(each, ast.Name))
 
 
-def walk(node: ast.AST, spared: set[str]) -> Iterator[Any]:
+def walk(node: ast.AST, skipped: set[str]) -> Iterator[Any]:
+    """All nodes below ``node``, without the bodies of the functions named in ``skipped``."""
     for child in ast.iter_child_nodes(node):
-        if not isinstance(child, ast.FunctionDef) or child.name not in spared:
+        if not isinstance(child, ast.FunctionDef) or child.name not in skipped:
             yield child
-            yield from walk(child, spared)
+            yield from walk(child, skipped)
 
 
 def changes(node: ast.AST, names: dict[str, str]) -> bool:
+    """Whether a node changes state shared by all threads of the process."""
     if isinstance(node, ast.Call):
         return call_changes(node, names)
     if isinstance(node, ast.Import | ast.ImportFrom):
@@ -163,7 +165,7 @@ def call_changes(node: ast.Call, names: dict[str, str]) -> bool:
 
 
 def is_shared(target: ast.AST, names: dict[str, str]) -> bool:
-    """Whether an assignment to this changes a module of others, or ``os.environ`` and the like."""
+    """Whether an assignment to this target changes a foreign module, or ``os.environ`` and the like."""
     if isinstance(target, ast.Subscript):
         return dotted(target.value, names) in STATE
     if not isinstance(target, ast.Attribute):
@@ -173,7 +175,7 @@ def is_shared(target: ast.AST, names: dict[str, str]) -> bool:
 
 
 def dotted(node: ast.AST, names: dict[str, str]) -> str | None:
-    """The path of an attribute chain that begins with an imported name; none for other expressions."""
+    """Path of an attribute chain that starts with an imported name; ``None`` for other expressions."""
     if isinstance(node, ast.Name):
         return names.get(node.id)
     owner = dotted(node.value, names) if isinstance(node, ast.Attribute) else None
@@ -181,7 +183,7 @@ def dotted(node: ast.AST, names: dict[str, str]) -> str | None:
 
 
 def is_foreign(path: str) -> bool:
-    """Whether a path leads to, or through, something that is not the project's."""
+    """Whether an object on the path belongs to Python or another package."""
     first, *rest = path.split(".")
     thing: Any = importlib.import_module(first)
     for name in rest:

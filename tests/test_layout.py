@@ -1,20 +1,22 @@
-"""The layout: nothing shadows Python or a dependency, imports point one way, files stay short."""
+"""The layout: modules shadow nothing, imports point one way, class names are unique, files are short."""
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PACKAGES = ("platform/lladav", "data", "serve", "train")
-LONGEST = 400
+MAX_LINES = 400
 
 
 def modules(root: Path) -> Iterator[Path]:
@@ -28,17 +30,17 @@ def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.ray
-def test_tests_that_need_ray_run_one_after_another(request: pytest.FixtureRequest):
+def test_tests_that_start_ray_run_one_after_another(request: pytest.FixtureRequest):
     if "PYTEST_XDIST_WORKER" not in os.environ:
-        pytest.skip("one process runs all tests")
+        pytest.skip("without xdist one process runs all tests, one after another")
     assert request.node.nodeid.endswith("@ray")
 
 
-def test_platform_is_a_source_root_and_no_package(root: Path):
+def test_platform_is_a_source_root_and_not_a_package(root: Path):
     assert not (root / "platform" / "__init__.py").exists()
 
 
-def test_the_standard_librarys_platform_wins_in_every_order_of_paths(root: Path):
+def test_import_platform_finds_the_standard_library_in_every_order_of_paths(root: Path):
     program = """
 import sys
 roots, sys.path[:1] = sys.argv[1:], sys.argv[1:]
@@ -54,12 +56,12 @@ print(platform.__file__, bool(platform.system()))
 
 
 @pytest.mark.parametrize("package", ["data", "serve", "train", "platform/lladav"])
-def test_packages_are_packages(root: Path, package: str):
+def test_every_folder_of_modules_is_a_package(root: Path, package: str):
     folders = {file.parent for file in modules(root) if file.is_relative_to(package)}
     assert all((root / folder / "__init__.py").is_file() for folder in folders)
 
 
-def test_no_module_is_named_like_the_standard_library_or_a_dependency(root: Path):
+def test_no_module_has_the_name_of_a_standard_or_installed_module(root: Path):
     ours = {Path(package).name for package in PACKAGES}
     installed = set(importlib.metadata.packages_distributions()) - ours
     taken = (installed | set(sys.stdlib_module_names)) - {"__init__", "__main__"}
@@ -68,7 +70,7 @@ def test_no_module_is_named_like_the_standard_library_or_a_dependency(root: Path
 
 
 def test_git_ignores_no_module(root: Path):
-    """Ray's upload honours .gitignore: a module that it hides is missing on the workers."""
+    """Ray's upload of a working directory honours .gitignore: an ignored module is missing on the workers."""
     if not shutil.which("git") or run("git", "rev-parse", cwd=root).returncode:
         pytest.skip("not a git checkout")
     names = "\n".join(str(file) for file in modules(root))
@@ -81,25 +83,36 @@ def test_git_ignores_no_module(root: Path):
     assert hidden.stdout.split() == ["build/x", "runs/x"]
 
 
-def test_no_file_is_too_long(root: Path):
+def test_no_file_has_more_than_400_lines(root: Path):
     files = [*modules(root), *(file.relative_to(root) for file in (root / "tests").rglob("*.py"))]
     long = {
-        str(f): n for f in files if (n := len((root / f).read_text(encoding="utf-8").splitlines())) > LONGEST
+        str(f): n
+        for f in files
+        if (n := len((root / f).read_text(encoding="utf-8").splitlines())) > MAX_LINES
     }
     assert not long
 
 
-def test_every_module_says_what_it_is_for(root: Path):
-    silent = [
+def test_every_module_has_a_docstring(root: Path):
+    without = [
         str(f)
         for f in modules(root)
         if (text := (root / f).read_text()).strip() and not text.startswith('"""')
     ]
-    assert not silent
+    assert not without
 
 
-def test_imports_point_one_way(root: Path):
-    """The contracts are in pyproject.toml."""
+def test_no_two_classes_share_a_name(root: Path):
+    defined = defaultdict(list)
+    for file in [*modules(root), *(f.relative_to(root) for f in (root / "k8s").rglob("*.py"))]:
+        for node in ast.walk(ast.parse((root / file).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                defined[node.name].append(str(file))
+    assert not {name: files for name, files in defined.items() if len(files) > 1}
+
+
+def test_imports_point_one_way_and_have_no_cycles(root: Path):
+    """The contracts are in pyproject.toml; one of them forbids cycles between modules and folders."""
     program = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_cache=True))"
     paths = json.dumps([str(root), str(root / "platform")])
     done = run(sys.executable, "-c", f"import sys; sys.path[:1] = {paths}; {program}", cwd=root)
