@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from data.manifest.encoding import Encoder
 from data.manifest.quarantine import Reject
 from data.manifest.spec import Preparation
-from data.pipeline.encoding import Encoder
 from data.records.parsing import parse, record_id
 from data.records.record import BadSample, Reason, Record, contained
 from data.sources.annotations import Chunk, Raw, read_chunk

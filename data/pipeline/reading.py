@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
+from data.manifest.encoding import Encoder
 from data.manifest.manifest import Manifest, manifest_in
 from data.manifest.quarantine import Reject
-from data.pipeline.encoding import Encoder
 from data.records.parsing import parse
 from data.records.record import BadSample, Reason, Record, contained
 from data.sources.annotations import place_of, read_record

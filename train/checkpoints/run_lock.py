@@ -38,7 +38,6 @@ from lladav.storage import (
     reporting,
     write_durably,
 )
-from train.trainer.progress import say
 
 LEASE_SECONDS = 60.0
 """A claim that is not renewed for this long is dead."""
@@ -138,7 +137,10 @@ def _take(claim: Claim, folder: UPath, lease_seconds: float) -> None:
         state, owner = claim.state(), owner_of(folder) or "another process"
         if seen is None:
             seen = state
-            say(f"{folder}: locked by {owner}; waits up to {lease_seconds:.0f} s to see whether it is alive")
+            print(
+                f"{folder}: locked by {owner}; waits up to {lease_seconds:.0f} s to see whether it is alive",
+                flush=True,
+            )
         if state != seen or time.monotonic() > deadline:
             raise UserError(f"{folder}: in use by {owner}; stop it, or set train.run=<new name>")
         time.sleep(min(1.0, lease_seconds / 10))

@@ -27,7 +27,7 @@ from data.digits.records import (
     step_by_step,
 )
 from data.digits.scenes import compose, pick
-from data.pipeline.encoding import eos_tail, unit_hash
+from data.manifest.encoding import eos_tail, unit_hash
 from lladav.config.schema import ObjectiveConfig, Supervise
 from lladav.diffusion.masking import Stratum, corrupt, draw_noises
 from lladav.inputs.chat import ChatTokenizer, Message, encode_chat, encode_plain, messages_of

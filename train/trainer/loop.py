@@ -25,8 +25,8 @@ from data.pipeline.train_data import micro_batches, quarantine_of
 from lladav.diffusion.masking import Noise, NoisyBatch, Stratum, corrupt, draw_noises
 from lladav.inputs.images import ViewGeometry
 from lladav.inputs.packing import PackedBatch, pack
-from train.checkpoints.manager import no_room, resume, save
 from train.checkpoints.run_folder import QUARANTINE, Run
+from train.trainer.checkpointing import no_room, resume, save
 from train.trainer.collectives import gathered_objects
 from train.trainer.failures import raised_by
 from train.trainer.flops import micro_batch_flops, peak_flops

@@ -118,8 +118,8 @@ def failing(kind: str, folder: str) -> None:
 
 def _fail(kind: str, rank: int, folder: Path) -> None:
     from tests.train.trainer.test_zero_engine import STEPS, micro_batches
-    from train.checkpoints.manager import resume, save
     from train.checkpoints.run_folder import Run
+    from train.trainer.checkpointing import resume, save
 
     config = settings(folder, global_batch=4)
     if kind == "load" and rank == 1:

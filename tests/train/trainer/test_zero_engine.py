@@ -48,8 +48,8 @@ def _noisy(config: Config, sample: Sample, geometry: ViewGeometry) -> NoisyBatch
 
 def train(config: Config, first: int, last: int, save_after: int | None = None) -> list[float]:
     """Objective of each step from ``first`` to ``last``, from the newest checkpoint where there is one."""
-    from train.checkpoints.manager import resume, save
     from train.checkpoints.run_folder import Run
+    from train.trainer.checkpointing import resume, save
     from train.trainer.metrics import StepSums
 
     run = Run.of(config)
@@ -195,8 +195,8 @@ def written_and_computed(folder: Path) -> list[tuple[int, int]]:
     """Bytes of a checkpoint, and what the formula says, for a stage that trains one part and one that trains
     all.
     """
-    from train.checkpoints.manager import save
     from train.checkpoints.run_folder import Run
+    from train.trainer.checkpointing import save
     from train.trainer.zero_engine import ZeroEngine
 
     found = []

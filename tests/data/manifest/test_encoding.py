@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.manifest.encoding import EncodedRecord, Encoder, cut
 from data.manifest.spec import Preparation
-from data.pipeline.encoding import EncodedRecord, Encoder, cut
 from data.records.parsing import parse
 from data.records.record import BadSample, Reason, Record
 from lladav.config.schema import (
