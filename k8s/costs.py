@@ -19,7 +19,7 @@ if __name__ == "__main__":
 
 import torch  # noqa: E402 - the path comes first
 
-from lladav.config.loader import chain, load  # noqa: E402
+from lladav.config.loader import curriculum, load  # noqa: E402
 from lladav.config.schema import Config  # noqa: E402
 from lladav.model.llada_v import LLaDAV  # noqa: E402
 from train.checkpoints.sizes import (  # noqa: E402
@@ -131,7 +131,7 @@ def gpu_bytes(config: Config, parameters: Parameters) -> float:
 
 def stages(cluster: str = "kuberay") -> Iterator[StageCost]:
     """Every stage of the 8B model, in the order of the curriculum."""
-    for stage in chain():
+    for stage in curriculum():
         yield cost(load([f"stage={stage}", "model=llada_v_8b", "data=llava", f"cluster={cluster}"]))
 
 

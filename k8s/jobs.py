@@ -22,7 +22,7 @@ if __name__ == "__main__":
 import yaml  # noqa: E402 - the path comes first
 
 from k8s.costs import cost  # noqa: E402
-from lladav.config.loader import CONF, chain, group_choices, load, run_name  # noqa: E402
+from lladav.config.loader import CONF, curriculum, group_choices, load, run_name  # noqa: E402
 from lladav.config.schema import Config  # noqa: E402
 
 SHARED = "/mnt/shared"
@@ -77,12 +77,12 @@ def jobs(profile: Profile) -> Iterator[dict[str, Any]]:
     settings = (*profile.groups, *profile.settings)
     if profile.prepare:
         yield plain_job("lladav-prepare", profile.prepare, profile.memory, suspend=False)
-    curriculum = chain(CONF)
-    ablations = [stage for stage in group_choices("stage", CONF) if stage not in curriculum]
-    for stage in (*curriculum, *ablations):
+    stages = curriculum(CONF)
+    ablations = [stage for stage in group_choices("stage", CONF) if stage not in stages]
+    for stage in (*stages, *ablations):
         overrides = (f"stage={stage}", *settings)
         yield stage_job(load(overrides), ("python", "train/run.py", *overrides))
-    config = load((f"stage={curriculum[-1]}", *settings))
+    config = load((f"stage={stages[-1]}", *settings))
     run = (f"run={run_name(config)}", f"storage={config.train.storage}")
     export = ("python", "train/export.py", *run, f"out={SHARED}/models/{profile.model}")
     yield plain_job("lladav-export", export, profile.memory, suspend=True)

@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from lladav.config.introspection import choose_from
+from lladav.config.introspection import choices_hint
 from lladav.config.loader import CONF, group_choices, read_yaml
 from lladav.decoding.params import RULES, Cache
 from lladav.errors import UserError
@@ -309,7 +309,7 @@ def merged(given: Mapping[str, Any], conf: Path = CONF) -> dict[str, Any]:
     name, rest = str(given.get("config", DEFAULT_CONFIG)), {k: v for k, v in given.items() if k != "config"}
     known = group_choices("serve", conf)
     if name not in known:
-        raise UserError(f"config={name}: no such file in conf/serve{choose_from(name, known)}")
+        raise UserError(f"config={name}: no such file in conf/serve{choices_hint(name, known)}")
     tree = OmegaConf.create(read_yaml(conf / "serve" / f"{name}.yaml"))
     for key, value in rest.items():
         _set(tree, str(key), value)

@@ -26,7 +26,7 @@ if __name__ == "__main__":
 from data.digits.preparation import prepare  # noqa: E402 - the path comes first
 from lladav.cluster import CHECKOUT, local_head  # noqa: E402
 from lladav.config.cli import one_line_errors  # noqa: E402
-from lladav.config.loader import expand, load  # noqa: E402
+from lladav.config.loader import expand_stages, load  # noqa: E402
 from lladav.config.schema import Config  # noqa: E402
 from lladav.storage import local_path  # noqa: E402
 from train.checkpoints.run_folder import Run  # noqa: E402
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     os.chdir(CHECKOUT or Path.cwd())
     begin = time.monotonic()
-    configs = [load(each) for each in expand(["stage=all", *SETTINGS])]
+    configs = [load(each) for each in expand_stages(["stage=all", *SETTINGS])]
     with one_line_errors():
         with chapter("embedded data"):
             prepare(Path(configs[0].data.root))

@@ -63,7 +63,7 @@ def evaluate(config: Config) -> dict[str, Score]:
     Earlier answers are used again unless something that determines them has changed. Raises ``UserError``
     where the stage has no checkpoint or the data set no questions.
     """
-    from lladav.local_cache import local_copy
+    from lladav.storage.local_cache import local_copy
     from train.checkpoints.run_folder import WEIGHTS, Run
 
     run = Run.of(config)
@@ -108,8 +108,8 @@ def answers(config: Config) -> list[Answered]:
 
 
 def _questions_folder(config: Config) -> Path:
-    from lladav.local_cache import local_copy
     from lladav.storage import location
+    from lladav.storage.local_cache import local_copy
 
     return local_copy(location(config.data.root) / "held_out")
 

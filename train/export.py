@@ -21,11 +21,11 @@ if __name__ == "__main__":
 
 from lladav.checkpoint import LAYOUTS, convert  # noqa: E402 - the path comes first
 from lladav.config.cli import one_line_errors  # noqa: E402
-from lladav.config.introspection import choose_from  # noqa: E402
+from lladav.config.introspection import choices_hint  # noqa: E402
 from lladav.config.schema import TrainConfig  # noqa: E402
 from lladav.errors import UserError  # noqa: E402
-from lladav.local_cache import local_copy  # noqa: E402
 from lladav.storage import absolute  # noqa: E402
+from lladav.storage.local_cache import local_copy  # noqa: E402
 from train.checkpoints.run_folder import WEIGHTS, Run  # noqa: E402
 
 
@@ -65,7 +65,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if key not in known or not equals:
-            raise UserError(f"{argument}: not a setting, write key=value{choose_from(key, known)}")
+            raise UserError(f"{argument}: not a setting, write key=value{choices_hint(key, known)}")
         setattr(given, key, value)
     for key in ("run", "out"):
         if not getattr(given, key):

@@ -20,11 +20,11 @@ from lladav.inputs.chat import (
     IMAGE_MARK,
     ChatTokenizer,
     Message,
-    beside_media,
+    count_image_marks,
     encode_chat,
     encode_plain,
-    image_marks,
-    messages_of,
+    move_mark_to_front,
+    parse_conversation,
 )
 from lladav.inputs.images import image_kind, token_count
 from lladav.inputs.types import IMAGE_PLACEHOLDER, Encoded, VisualKind, VisualShape
@@ -74,7 +74,7 @@ class Encoder:
         """
         suffix = self._suffix(source) if suffixed else None
         messages = self._messages(record, suffix.text if suffix else "")
-        marks = image_marks(messages)
+        marks = count_image_marks(messages)
         if marks != len(shapes):
             raise BadSample(
                 Reason.image_count, f"{marks} {IMAGE_MARK} marks for {len(shapes)} images or videos"
@@ -92,7 +92,7 @@ class Encoder:
 
     def _messages(self, record: Record, suffix: str) -> list[Message]:
         try:
-            messages = messages_of(record.conversations)
+            messages = parse_conversation(record.conversations)
         except UserError as error:
             raise BadSample(Reason.bad_record, str(error)) from None
         if record.is_video:
@@ -100,7 +100,9 @@ class Encoder:
         if record.media and self._preparation.missing_mark is MissingMark.prepend:
             messages = _marked(messages, len(record.media))
         messages = [_suffixed(message, suffix) for message in messages]
-        return [replace(m, content=beside_media(m.content)) for m in messages] if record.media else messages
+        if not record.media:
+            return messages
+        return [replace(m, content=move_mark_to_front(m.content)) for m in messages]
 
     def _encode(self, messages: Sequence[Message], record_id: str) -> Encoded:
         if self._preparation.template is Template.plain:
@@ -135,7 +137,7 @@ def unit_hash(seed: int, sample_id: str) -> float:
 
 def _with_usual_marks(messages: Sequence[Message]) -> list[Message]:
     """A video may be marked as such where no image mark stands for it."""
-    if image_marks(messages):
+    if count_image_marks(messages):
         return list(messages)
     return [replace(m, content=m.content.replace(VIDEO_MARK, IMAGE_MARK)) for m in messages]
 
@@ -143,7 +145,7 @@ def _with_usual_marks(messages: Sequence[Message]) -> list[Message]:
 def _marked(messages: Sequence[Message], media: int) -> list[Message]:
     """Where there is no mark at all, one for each image or video in front of the first question."""
     first = next((number for number, m in enumerate(messages) if m.role == "user"), None)
-    if first is None or image_marks(messages):
+    if first is None or count_image_marks(messages):
         return list(messages)
     question = replace(messages[first], content=f"{IMAGE_MARK}\n" * media + messages[first].content)
     return [*messages[:first], question, *messages[first + 1 :]]

@@ -30,8 +30,8 @@ from data.sources.archives import index_name, write_index
 from lladav.config.schema import Config
 from lladav.errors import UserError
 from lladav.inputs.chat import TEXT_VERSION
-from lladav.local_cache import local_copy
 from lladav.storage import exists, local_path, location
+from lladav.storage.local_cache import local_copy
 
 LOG = logging.getLogger(__name__)
 

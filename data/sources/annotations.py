@@ -24,7 +24,7 @@ from data.sources.json_spans import Span, line_spans, list_spans
 from data.sources.locations import SourceFiles
 from lladav.config.schema import SourceFormat
 from lladav.errors import UserError
-from lladav.local_cache import local_copy
+from lladav.storage.local_cache import local_copy
 
 RECORDS_PER_CHUNK = 1000
 CONVERSION_ERRORS = (

@@ -23,8 +23,8 @@ import pyarrow.compute as pc
 
 from data.sources.bytes_at import open_archive
 from lladav.errors import UserError
-from lladav.local_cache import local_copy
 from lladav.storage import location, version
+from lladav.storage.local_cache import local_copy
 
 FOLDER, EMBEDDED, FRAMES = -1, -2, -3
 """In place of an archive's number: a file of its own, bytes inside the record, or a folder of frames."""

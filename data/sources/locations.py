@@ -14,7 +14,7 @@ from upath import UPath
 from lladav import storage
 from lladav.config.schema import Config, SourceConfig, SourceFormat
 from lladav.errors import UserError
-from lladav.storage import is_folder, local_path, location, reporting
+from lladav.storage import as_user_error, is_folder, local_path, location
 
 ARCHIVES = (".tar", ".zip")
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -47,7 +47,7 @@ def _source(name: str, source: SourceConfig, root: UPath) -> SourceFiles:
 
 
 def _matches(root: UPath, pattern: str, key: str) -> list[str]:
-    with reporting(f"{key}={pattern}: cannot be read", "check data.root and the credentials"):
+    with as_user_error(f"{key}={pattern}: cannot be read", "check data.root and the credentials"):
         if local := local_path(root):
             found = sorted(glob.glob(str(local / pattern), recursive=True))  # noqa: PTH207 -- may be absolute
         else:

@@ -118,7 +118,7 @@ def make(config: Config, folder: Path) -> None:
     with torch.device("meta"):
         model = LLaDAV(config.model)
     shells = [(name, _shell(parameter)) for name, parameter in model.named_parameters()]
-    export(shells, config.model, folder, gathered=_filled, tokenizer=config.model.tokenizer)
+    export(shells, config.model, folder, gather=_filled, tokenizer=config.model.tokenizer)
 
 
 def _shell(parameter: nn.Parameter) -> nn.Parameter:

@@ -84,7 +84,7 @@ def test_only_the_mixed_stage_appends_to_questions(published: Config):
 
 
 def test_the_curriculum_follows_from_where_stages_start():
-    assert config.chain() == ["pretrain", "si", "ov", "vw", "ov_vw"]
+    assert config.curriculum() == ["pretrain", "si", "ov", "vw", "ov_vw"]
 
 
 def test_the_full_size_model_is_the_released_one(root: Path):

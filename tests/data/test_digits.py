@@ -14,7 +14,7 @@ from PIL import Image
 
 from data.digits import bpe, corpus, glyphs, maps, preparation, questions, records, scenes
 from lladav.errors import UserError
-from lladav.inputs.chat import SYSTEM_PROMPT, ChatTokenizer, messages_of
+from lladav.inputs.chat import SYSTEM_PROMPT, ChatTokenizer, parse_conversation
 from lladav.inputs.images import ViewGeometry, token_count, view_count
 from lladav.inputs.types import VisualKind, VisualShape
 
@@ -255,7 +255,7 @@ def _paths(record: dict) -> list[str]:
 
 def _check_conversations(listed: list[dict], images: int) -> None:
     for record in listed:
-        messages = messages_of(record["conversations"])
+        messages = parse_conversation(record["conversations"])
         assert sum(message.content.count("<image>") for message in messages) == images
         assert [m.role for m in messages[1:]] == ["user", "assistant"] * (len(messages) // 2)
 

@@ -18,7 +18,7 @@ from data.records.record import BadSample
 from data.sources import bytes_at
 from lladav.config.schema import Pixels, SourceConfig, SourceFormat
 from lladav.errors import UserError
-from lladav.inputs.packing import expand
+from lladav.inputs.packing import expand_placeholders
 from lladav.inputs.types import Sample, VisualKind
 from tests.data import build
 from tests.lladav.inputs import recorded
@@ -70,7 +70,7 @@ def manifest_of(root: Path, tokenizer: Path, media: str, **settings: int) -> Man
 def sample_of(manifest: Manifest) -> Sample:
     assert not manifest.summary.reasons
     (sample,) = read_samples(manifest, [0])
-    assert len(expand(sample, manifest.preparation.geometry).ids) == manifest.lengths[0]
+    assert len(expand_placeholders(sample, manifest.preparation.geometry).ids) == manifest.lengths[0]
     return sample
 
 

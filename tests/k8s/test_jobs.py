@@ -8,7 +8,7 @@ import pytest
 
 from k8s.jobs import PROFILES, jobs, text
 from k8s.manifests import FOLDER, Resource, of_kind
-from lladav.config.loader import CONF, chain, group_choices, load
+from lladav.config.loader import CONF, curriculum, group_choices, load
 from lladav.config.schema import Config
 
 
@@ -23,7 +23,7 @@ def config_of(job: Resource) -> Config:
 def test_every_stage_has_a_job(overlay: str) -> None:
     stages = [config_of(job).stage.name for job in of_kind([*jobs(PROFILES[overlay])], "RayJob")]
     assert sorted(stages) == sorted(group_choices("stage", CONF))
-    assert stages[: len(chain())] == chain()
+    assert stages[: len(curriculum())] == curriculum()
 
 
 @pytest.mark.parametrize("overlay", PROFILES)
@@ -49,7 +49,7 @@ def test_the_export_takes_the_last_stage_of_the_curriculum(overlays: dict[str, l
         jobs_ = of_kind(overlays[overlay], "Job")
         [export] = [job for job in jobs_ if job["metadata"]["name"] == "lladav-export"]
         command = export["spec"]["template"]["spec"]["containers"][0]["command"]
-        assert any(part.startswith(f"run={chain()[-1]}-") for part in command)
+        assert any(part.startswith(f"run={curriculum()[-1]}-") for part in command)
         assert export["spec"]["suspend"]
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from lladav.checkpoint.safetensors_io import StoredTensor, TensorSpec, TensorWriter, read_header
 from lladav.errors import UserError
-from lladav.model.sharding import whole_shape
+from lladav.model.sharding import full_shape
 from lladav.storage import AnyPath, exists
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -70,7 +70,7 @@ def read(
     """
     _prepare(optimizer, step)
     for name, parameter in trained.items():
-        elements = math.prod(whole_shape(parameter))
+        elements = math.prod(full_shape(parameter))
         first, last = share(elements, rank, workers)
         for kind in KINDS:
             values = torch.zeros_like(_padded(parameter, kind))
@@ -83,7 +83,7 @@ def read(
 
 
 def _own_elements(parameter: nn.Parameter, rank: int, workers: int) -> int:
-    first, last = share(math.prod(whole_shape(parameter)), rank, workers)
+    first, last = share(math.prod(full_shape(parameter)), rank, workers)
     return last - first
 
 

@@ -16,19 +16,19 @@ from pathlib import Path
 from upath import UPath
 
 from lladav.config import loader as settings
-from lladav.config.fingerprint import refuse_change
+from lladav.config.fingerprint import check_unchanged
 from lladav.config.schema import Config
 from lladav.errors import UserError
 from lladav.inputs.chat import TEXT_VERSION
 from lladav.storage import (
     absolute,
+    as_user_error,
     exists,
     location,
     make_folder,
     read_text,
     remove_file,
     remove_folder,
-    reporting,
     subfolders,
     write_durably,
 )
@@ -132,14 +132,14 @@ class Run:
 
     def refuse_other(self, config: Config) -> None:
         """Raise ``UserError`` if the folder belongs to settings of another meaning, or cannot be read."""
-        with reporting(f"{self.place}: cannot be read", "set train.storage"):
+        with as_user_error(f"{self.place}: cannot be read", "set train.storage"):
             if exists(self.place / CONFIG):
-                refuse_change(self.name, self.config(), config)
+                check_unchanged(self.name, self.config(), config)
 
     def bind(self, config: Config) -> None:
         """Tie the folder to the settings; raises ``UserError`` if it belongs to other ones."""
         self.refuse_other(config)
-        with reporting(f"{self.place}: cannot be written", "set train.storage"):
+        with as_user_error(f"{self.place}: cannot be written", "set train.storage"):
             make_folder(self.place)
             write_durably(self.place / CONFIG, settings.to_yaml(config))
 
@@ -148,7 +148,7 @@ class Run:
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / CONFIG
             copy.write_text(read_text(self.place / CONFIG))
-            return settings.read(copy)
+            return settings.load_saved(copy)
 
 
 def refuse_other_text(run: str, latest: Checkpoint) -> None:

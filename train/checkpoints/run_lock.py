@@ -30,12 +30,12 @@ from upath import UPath
 
 from lladav.errors import UserError
 from lladav.storage import (
-    create,
+    as_user_error,
+    create_if_absent,
     local_path,
     make_folder,
     read_text,
     remove_file,
-    reporting,
     write_durably,
 )
 
@@ -100,12 +100,12 @@ def owned(folder: UPath, lease_seconds: float = LEASE_SECONDS) -> Iterator[Owner
     Raises ``UserError`` in one line that names the owner where a live process has the folder.
     """
     owner = Owner()
-    with reporting(f"{folder}: cannot be written", "set train.storage"):
+    with as_user_error(f"{folder}: cannot be written", "set train.storage"):
         make_folder(folder)
         claim = claim_on(folder, lease_seconds)
         _take(claim, folder, lease_seconds)
     try:
-        with reporting(f"{folder}: cannot be written", "set train.storage"):
+        with as_user_error(f"{folder}: cannot be written", "set train.storage"):
             write_durably(folder / OWNER, json.dumps(asdict(owner)))
         yield owner
     finally:
@@ -186,7 +186,7 @@ class ObjectClaim:
         self._renewing = threading.Thread(target=self._renew, daemon=True)
 
     def take(self) -> bool:
-        if not (create(self._file, self._content()) or self._take_over()):
+        if not (create_if_absent(self._file, self._content()) or self._take_over()):
             return False
         self._renewing.start()
         return True
@@ -210,7 +210,7 @@ class ObjectClaim:
             return False
         with suppress(FileNotFoundError):
             remove_file(self._file)
-        if not create(self._file, self._content()):
+        if not create_if_absent(self._file, self._content()):
             return False
         time.sleep(SETTLE_SECONDS)
         return self._is_mine()

@@ -30,7 +30,7 @@ from data.digits.scenes import compose, pick
 from data.manifest.encoding import eos_tail, unit_hash
 from lladav.config.schema import ObjectiveConfig, Supervise
 from lladav.diffusion.masking import Stratum, corrupt, draw_noises
-from lladav.inputs.chat import ChatTokenizer, Message, encode_chat, encode_plain, messages_of
+from lladav.inputs.chat import ChatTokenizer, Message, encode_chat, encode_plain, parse_conversation
 from lladav.inputs.images import ViewGeometry
 from lladav.inputs.packing import PackedBatch, pack
 from lladav.inputs.types import IGNORED, IMAGE_PLACEHOLDER, Encoded, Sample, VisualKind
@@ -154,7 +154,7 @@ class Writer:
         kind = kind_of(record)
         if squashed and kind is VisualKind.tiled:
             kind = VisualKind.square
-        messages = [_suffixed(message, record) for message in messages_of(record.conversations())]
+        messages = [_suffixed(message, record) for message in parse_conversation(record.conversations())]
         if record.kind == "caption":
             return self._spelled(record, encode_plain(messages, self._tokenizer), kind)
         tail = eos_tail(record.id, self._longest_tail)

@@ -19,7 +19,7 @@ from upath import UPath
 
 from lladav.config import loader as settings
 from lladav.config.schema import Config
-from lladav.storage import local_path, make_folder, sync_files, sync_folder, upload
+from lladav.storage import fsync_files, fsync_folder, local_path, make_folder, upload
 from train.checkpoints.run_folder import CONFIG, ENGINE, WEIGHTS, Run
 from train.trainer.collectives import first_failure
 from train.trainer.zero_engine import ZeroEngine
@@ -102,9 +102,9 @@ def _staging(place: UPath, scratch: Path) -> Iterator[Path]:
     if local := local_path(place):
         make_folder(place)
         yield local
-        sync_folder(local / ENGINE)
+        fsync_folder(local / ENGINE)
         if dist.get_rank() == 0:
-            sync_files(local, lambda name: not name.endswith(".safetensors"))
+            fsync_files(local, lambda name: not name.endswith(".safetensors"))
         return
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         yield Path(folder)

@@ -12,8 +12,8 @@ from data.sources.locations import source_files
 from lladav.checkpoint.index import stored_tensors
 from lladav.config.schema import Config
 from lladav.errors import UserError
-from lladav.inputs.chat import check_tokens
-from lladav.storage import absolute, exists, location, reporting
+from lladav.inputs.chat import check_special_tokens
+from lladav.storage import absolute, as_user_error, exists, location
 from train.checkpoints.run_folder import WEIGHTS, Checkpoint, Run, refuse_other_text
 
 
@@ -35,7 +35,7 @@ def _check_stage(config: Config, trained: set[str]) -> None:
         refuse_other_text(run.name, latest)
     elif not (_starts_from_run(config) and Run.of(config, config.stage.starts_from).name in trained):
         _check_weights(config, starting_weights(config))
-    check_tokens(config.model)
+    check_special_tokens(config.model)
     source_files(config)
 
 
@@ -65,7 +65,7 @@ def _check_weights(config: Config, start_from: str | None) -> None:
 
 
 def _check_readable(key: str, folder: str, config: Config) -> None:
-    with reporting(f"{key}={folder}: cannot be read", "check the path or URI and the credentials"):
+    with as_user_error(f"{key}={folder}: cannot be read", "check the path or URI and the credentials"):
         if not exists(location(folder)):
             raise UserError(f"{key}={folder}: no such weights; {_how_to_get(config)}")
         stored_tensors(location(folder))

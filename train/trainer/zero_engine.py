@@ -26,7 +26,7 @@ from lladav.config.schema import Config, ModelPart, Precision
 from lladav.diffusion.masking import NoisyBatch
 from lladav.model.initialization import initialize
 from lladav.model.llada_v import LLaDAV
-from lladav.model.sharding import whole_shape
+from lladav.model.sharding import full_shape
 from lladav.storage import AnyPath
 from train.checkpoints.sizes import REDUCE_BUCKET, checkpoint_bytes, staged_bytes
 from train.trainer.lr_schedule import lr_factor
@@ -111,7 +111,7 @@ class ZeroEngine:
             self.model,
             model,
             folder,
-            gathered=gathered,
+            gather=gathered,
             writes=self.rank == 0,
             tokenizer=model.tokenizer,
         )
@@ -142,7 +142,7 @@ class ZeroEngine:
 
 def _elements(parameters: Iterable[nn.Parameter]) -> int:
     """Elements of whole parameters, however they are sharded."""
-    return sum(math.prod(whole_shape(parameter)) for parameter in parameters)
+    return sum(math.prod(full_shape(parameter)) for parameter in parameters)
 
 
 def gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
@@ -168,8 +168,8 @@ def load_weights(model: LLaDAV, config: Config, start_from: str | None) -> None:
     towers = [weights.llada_v] if weights.llada_v else [weights.language, weights.vision]
     loaded: set[str] = set()
     for folder in [start_from] if start_from else filter(None, towers):
-        loaded |= checkpoint.load(model, folder, gathered=gathered, reads=reads)
-    initialize(model, config.train.seed, skip=loaded, gathered=gathered, writes=reads)
+        loaded |= checkpoint.load(model, folder, gather=gathered, reads=reads)
+    initialize(model, config.train.seed, skip=loaded, gather=gathered, writes=reads)
 
 
 def parameter_groups(model: LLaDAV, config: Config) -> list[dict[str, Any]]:

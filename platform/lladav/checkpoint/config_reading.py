@@ -39,7 +39,7 @@ from lladav.config.schema import (
 )
 from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer
-from lladav.local_cache import local_copy
+from lladav.storage.local_cache import local_copy
 
 Json = dict[str, Any]
 Section = TypeVar("Section", LanguageConfig, VisionConfig)

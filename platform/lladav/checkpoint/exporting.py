@@ -27,10 +27,10 @@ from lladav.checkpoint.loading import matching_tensors
 from lladav.checkpoint.safetensors_io import DTYPES, StoredTensor, TensorSpec, TensorWriter
 from lladav.config.schema import ModelConfig
 from lladav.errors import UserError
-from lladav.local_cache import local_copy
 from lladav.model.llada_v import LLaDAV
-from lladav.model.sharding import Gather, Named, at_hand, named, whole_shape
+from lladav.model.sharding import Gather, NamedParameters, full_shape, no_gather, parameters_by_name
 from lladav.storage import exists, location
+from lladav.storage.local_cache import local_copy
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -50,12 +50,12 @@ class Outgoing:
 
 
 def export(
-    model: Named,
+    model: NamedParameters,
     config: ModelConfig,
     folder: str | Path,
     layout: str = "llada_v",
     *,
-    gathered: Gather = at_hand,
+    gather: Gather = no_gather,
     writes: bool = True,
     tokenizer: str | Path | None = None,
     max_shard_bytes: int = SHARD_BYTES,
@@ -67,8 +67,8 @@ def export(
     """
     known = layout_named(layout)
     outgoing = [
-        _from_parameter(released, parameter, gathered)
-        for name, parameter in named(model).items()
+        _from_parameter(released, parameter, gather)
+        for name, parameter in parameters_by_name(model).items()
         if (released := known.released(name))
     ]
     assert outgoing, f"no parameter is named as LLaDAV names those of {layout}"
@@ -93,13 +93,13 @@ def convert(
     _write(outgoing, config, Path(folder), known, tokenizer, max_shard_bytes)
 
 
-def _from_parameter(name: str, parameter: nn.Parameter, gathered: Gather) -> Outgoing:
+def _from_parameter(name: str, parameter: nn.Parameter, gather: Gather) -> Outgoing:
     @contextmanager
     def values() -> Iterator[Tensor]:
-        with gathered([parameter]):
+        with gather([parameter]):
             yield parameter.data
 
-    return Outgoing(TensorSpec(name, parameter.dtype, whole_shape(parameter)), values)
+    return Outgoing(TensorSpec(name, parameter.dtype, full_shape(parameter)), values)
 
 
 def _from_stored(name: str, stored: StoredTensor) -> Outgoing:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
-from lladav.config.introspection import choose_from
+from lladav.config.introspection import choices_hint
 from lladav.errors import UserError
 
 PROJECTOR = (
@@ -106,7 +106,7 @@ LAYOUTS = {
 def layout_named(name: str) -> KeyMapping:
     """The layout of that name; raises ``UserError`` for an unknown one."""
     if name not in LAYOUTS:
-        raise UserError(f"layout={name}: no such layout{choose_from(name, LAYOUTS)}")
+        raise UserError(f"layout={name}: no such layout{choices_hint(name, LAYOUTS)}")
     return LAYOUTS[name]
 
 

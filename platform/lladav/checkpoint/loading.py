@@ -21,12 +21,12 @@ from lladav.checkpoint.safetensors_io import DTYPES, StoredTensor
 from lladav.config.introspection import nearest
 from lladav.config.schema import ModelPart, VisionConfig
 from lladav.errors import UserError
-from lladav.local_cache import local_copy
 from lladav.model.llada_v import LLaDAV
-from lladav.model.sharding import Gather, at_hand, whole_shape
+from lladav.model.numerics import is_finite
+from lladav.model.sharding import Gather, full_shape, no_gather
 from lladav.model.vision import built_layers
-from lladav.numerics import is_finite
 from lladav.storage import AnyPath, location
+from lladav.storage.local_cache import local_copy
 
 LOG = logging.getLogger(__name__)
 
@@ -37,13 +37,13 @@ def load(
     *,
     layout: str | None = None,
     parts: Collection[ModelPart] | None = None,
-    gathered: Gather = at_hand,
+    gather: Gather = no_gather,
     reads: bool = True,
 ) -> set[str]:
     """Copy a released checkpoint (file, folder or URI) into the model; the names of the parameters it set.
 
     The layout is recognised by its names unless given; ``parts`` leaves the others of a checkpoint alone. The
-    model keeps its number format. Sharded: ``gathered`` sends on what the rank that ``reads`` has copied. The
+    model keeps its number format. Sharded: ``gather`` sends on what the rank that ``reads`` has copied. The
     others read headers only, and nothing of a URI is kept on disk.
 
     Raises ``UserError``, before anything is changed, naming file, tensor and what was expected; and while
@@ -52,7 +52,7 @@ def load(
     stored = matching_tensors(model, location(place), layout, parts)
     for name, parameter in model.named_parameters():
         if name in stored:
-            with gathered([parameter]), torch.no_grad():
+            with gather([parameter]), torch.no_grad():
                 if reads:
                     _copy(stored[name], parameter)
     return set(stored)
@@ -115,7 +115,7 @@ def matching_tensors(
     """The stored tensor of each of the model's parameters that the layout holds, by our name, all checked."""
     tensors = _without_buffers(stored_tensors(place), place)
     known = layout_named(layout) if layout else detect(tensors, str(place))
-    shapes = {name: whole_shape(parameter) for name, parameter in model.named_parameters()}
+    shapes = {name: full_shape(parameter) for name, parameter in model.named_parameters()}
     names = {ours: released for ours in shapes if (released := known.released(ours))}
     _refuse_unexpected(tensors, names, known, model.config.vision)
     wanted = {ours: released for ours, released in names.items() if parts is None or part_of(ours) in parts}

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from lladav.config.help import help_text
-from lladav.config.loader import expand, load, to_yaml
+from lladav.config.loader import expand_stages, load, to_yaml
 from lladav.config.schema import Config
 from lladav.errors import UserError
 
@@ -41,7 +41,7 @@ def main_arguments(arguments: Sequence[str], doc: str = "") -> list[Config]:
         overrides = [a for a in arguments if a not in ("-h", "--help", "print=true")]
         if len(overrides) < len(arguments) and "print=true" not in arguments:
             _print_and_exit(help_text(overrides, doc))
-        configs = [load(each) for each in expand(overrides)]
+        configs = [load(each) for each in expand_stages(overrides)]
         if "print=true" in arguments:
             _print_and_exit("---\n".join(to_yaml(config) for config in configs).rstrip())
         return configs

@@ -60,14 +60,14 @@ def differences(started: Config, now: Config) -> list[Difference]:
     return [Difference(k, was.get(k), new.get(k)) for k in {**was, **new} if was.get(k) != new.get(k)]
 
 
-def refuse_change(run: str, started: Config, now: Config) -> None:
+def check_unchanged(run: str, started: Config, now: Config) -> None:
     """Raise ``UserError`` if ``run`` was started with settings of another meaning."""
     changed = differences(started, now)
     if changed:
         key, was, new = changed[0]
         more = f" (and {', '.join(d.key for d in changed[1:4])})" if len(changed) > 1 else ""
         raise UserError(
-            f"run {run} was started with {key}={shown(was)}, now {shown(new)}{more}; "
+            f"run {run} was started with {key}={format_value(was)}, now {format_value(new)}{more}; "
             "take the old value or train.run=<new name>"
         )
 
@@ -76,7 +76,7 @@ def _material(config: Config) -> dict[str, Any]:
     """The flat settings that are part of a run's identity; sources that the stage does not use are not."""
     tree = asdict(config)
     tree["data"]["sources"] = {n: s for n, s in tree["data"]["sources"].items() if n in config.stage.sources}
-    return {key: value for key, value in flat(tree).items() if not _is_immaterial(key)}
+    return {key: value for key, value in flatten(tree).items() if not _is_immaterial(key)}
 
 
 def _is_immaterial(key: str) -> bool:
@@ -84,12 +84,12 @@ def _is_immaterial(key: str) -> bool:
     return any(".".join(parts[:n]) in IMMATERIAL for n in range(1, len(parts) + 1))
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A nested mapping as dotted keys; enums become their names."""
     result: dict[str, Any] = {}
     for name, value in tree.items():
         path = f"{prefix}{name}"
-        result |= flat(value, f"{path}.") if isinstance(value, Mapping) else {path: _plain_value(value)}
+        result |= flatten(value, f"{path}.") if isinstance(value, Mapping) else {path: _plain_value(value)}
     return result
 
 
@@ -99,8 +99,8 @@ def _plain_value(value: Any) -> Any:
     return [_plain_value(v) for v in value] if isinstance(value, list) else value
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as one would type it."""
     if isinstance(value, list):
-        return f"[{','.join(shown(v) for v in value)}]"
+        return f"[{','.join(format_value(v) for v in value)}]"
     return "null" if value is None else json.dumps(value) if isinstance(value, bool) else str(value)

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lladav.config import loader as settings
-from lladav.config.fingerprint import flat, shown
+from lladav.config.fingerprint import flatten, format_value
 from lladav.config.introspection import Key, all_keys, kind_text
 from lladav.config.schema import Config
 
@@ -40,7 +40,7 @@ class Style:
 
 def help_text(overrides: Sequence[str], doc: str = "") -> str:
     """Help for an entry: ``doc`` on top, values as ``overrides`` would set them."""
-    config = settings.load(settings.expand(overrides)[0])
+    config = settings.load(settings.expand_stages(overrides)[0])
     style = Style(sys.stdout.isatty() and "NO_COLOR" not in os.environ)
     width = max(MIN_WIDTH, min(MAX_WIDTH, shutil.get_terminal_size().columns))
     parts = [*_opening(doc, style), *_groups(config, style, width), *_keys(config, style, width)]
@@ -75,12 +75,12 @@ def _first_comment(file: Path) -> str:
 
 
 def _keys(config: Config, style: Style, width: int) -> Iterator[str]:
-    values = flat(asdict(config))
+    values = flatten(asdict(config))
     for key in all_keys():
         if key.is_section:
             yield from _section(key, style, width)
         else:
-            yield from _key(key, shown(values[key.path]) if key.path in values else "", style, width)
+            yield from _key(key, format_value(values[key.path]) if key.path in values else "", style, width)
 
 
 def _section(key: Key, style: Style, width: int) -> Iterator[str]:

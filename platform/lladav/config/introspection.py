@@ -97,7 +97,7 @@ def kind_text(kind: Any) -> str:
     return {int: "whole number", float: "number", bool: "true or false", str: "text"}.get(kind, "anything")
 
 
-def why_refused(path: str, value: Any) -> str:
+def accepted_values(path: str, value: Any) -> str:
     """What is wrong with ``value`` for the key at ``path`` and what would do."""
     kind = kind_of(path)
     names = choices(kind)
@@ -106,7 +106,7 @@ def why_refused(path: str, value: Any) -> str:
     if get_origin(kind) is list and isinstance(value, str) and value in names:
         return f"must be a list, as in {path}=[{value}]"
     if names:
-        return f"no such choice{choose_from(str(value), names)}"
+        return f"no such choice{choices_hint(str(value), names)}"
     text = kind_text(kind)
     return f"must be {text if text.startswith(('true', 'text', 'names')) else f'a {text}'}"
 
@@ -139,7 +139,7 @@ def kind_of(path: str) -> Any:
     return kind
 
 
-def refuse_unknown(tree: Mapping[str, Any], where: str = "", prefix: str = "") -> None:
+def check_keys(tree: Mapping[str, Any], where: str = "", prefix: str = "") -> None:
     """Raise ``UserError`` for the first key that the schema lacks, or that must hold keys and does not."""
     for name, value in tree.items():
         path = f"{prefix}{name}"
@@ -147,10 +147,10 @@ def refuse_unknown(tree: Mapping[str, Any], where: str = "", prefix: str = "") -
         if kind is None:
             raise UserError(f"{where}{path}: unknown key{did_you_mean(path, nearest_key(path))}")
         if isinstance(value, Mapping):
-            refuse_unknown(value, where, f"{path}.")
+            check_keys(value, where, f"{path}.")
         if not _has_form(value, kind):
             shown = "null" if value is None else value
-            raise UserError(f"{where}{path}={shown}: {why_refused(path, value)}")
+            raise UserError(f"{where}{path}={shown}: {accepted_values(path, value)}")
 
 
 def _has_form(value: Any, kind: Any) -> bool:
@@ -176,7 +176,7 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name, list(candidates), n=1)), None)
 
 
-def choose_from(name: str, candidates: Iterable[str]) -> str:
+def choices_hint(name: str, candidates: Iterable[str]) -> str:
     """The end of a message that refuses ``name``: the guess, if there is one, and all choices."""
     names = list(candidates)
     guess = nearest(name, names)

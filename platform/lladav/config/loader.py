@@ -14,8 +14,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException, ValidationError
 
-from lladav.config.fingerprint import flat, shown
-from lladav.config.introspection import choose_from, refuse_unknown, why_refused
+from lladav.config.fingerprint import flatten, format_value
+from lladav.config.introspection import accepted_values, check_keys, choices_hint
 from lladav.config.schema import Config
 from lladav.config.validation import check
 from lladav.errors import UserError
@@ -47,11 +47,11 @@ def load(overrides: Sequence[str] = (), conf: Path = CONF) -> Config:
 
 
 def save(config: Config, path: Path) -> None:
-    """Write the resolved settings as YAML; ``read`` gives an equal config back."""
+    """Write the resolved settings as YAML; ``load_saved`` gives an equal config back."""
     path.write_text(to_yaml(config), encoding="utf-8")
 
 
-def read(path: Path) -> Config:
+def load_saved(path: Path) -> Config:
     """Read what ``save`` wrote."""
     return _resolved([ConfigLayer(f"{path}: ", read_yaml(path))])
 
@@ -61,7 +61,7 @@ def to_yaml(config: Config) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
-def chain(conf: Path = CONF) -> list[str]:
+def curriculum(conf: Path = CONF) -> list[str]:
     """Stages of the curriculum, each after the one it starts from; ablations left out."""
     stages = [read_yaml(conf / "stage" / f"{name}.yaml")["stage"] for name in group_choices("stage", conf)]
     waiting = {stage["name"]: stage.get("starts_from") for stage in stages if not stage.get("ablation")}
@@ -74,7 +74,7 @@ def chain(conf: Path = CONF) -> list[str]:
     return order
 
 
-def expand(overrides: Sequence[str], conf: Path = CONF) -> list[list[str]]:
+def expand_stages(overrides: Sequence[str], conf: Path = CONF) -> list[list[str]]:
     """One list of overrides for each stage that ``stage=all`` stands for; other overrides alone."""
     rest = [o for o in overrides if o != f"stage={ALL_STAGES}"]
     if len(rest) == len(overrides):
@@ -83,7 +83,7 @@ def expand(overrides: Sequence[str], conf: Path = CONF) -> list[list[str]]:
         raise UserError(f"stage={ALL_STAGES} {other}: not both; leave one out")
     if any(o.startswith("train.run=") for o in rest):
         raise UserError("train.run: names a single run; with stage=all leave it out or set train.storage")
-    return [[f"stage={name}", *rest] for name in chain(conf)]
+    return [[f"stage={name}", *rest] for name in curriculum(conf)]
 
 
 def run_name(config: Config, stage: str | None = None) -> str:
@@ -117,7 +117,7 @@ def _group_file(group: str, name: str, conf: Path) -> Path:
     known = group_choices(group, conf)
     if name not in known:
         offered = [*known, ALL_STAGES] if group == "stage" else known
-        raise UserError(f"{group}={name}: no such {group}{choose_from(name, offered)}")
+        raise UserError(f"{group}={name}: no such {group}{choices_hint(name, offered)}")
     return conf / group / f"{name}.yaml"
 
 
@@ -153,7 +153,7 @@ def _rescale(layers: Sequence[ConfigLayer]) -> Iterator[ConfigLayer]:
     values = _stacked(layers)
     for stage, rescaled in values["data"].get("rescale", {}).items():
         layer = ConfigLayer(f"data.rescale.{stage}: ", {"stage": rescaled})
-        refuse_unknown(layer.values, layer.where)
+        check_keys(layer.values, layer.where)
         if stage == values["stage"]["name"]:
             yield layer
 
@@ -162,7 +162,7 @@ def _stacked(layers: Sequence[ConfigLayer]) -> dict[str, Any]:
     """The layers as one tree, later ones on top."""
     for where, values in layers:
         _refuse_other_keys(values, where)
-        refuse_unknown(values, where)
+        check_keys(values, where)
     stacked: dict[str, Any] = {}
     for _, values in layers:
         stacked = _on_top(stacked, values)
@@ -203,12 +203,12 @@ def _resolved(layers: Sequence[ConfigLayer]) -> Config:
 def _value_message(error: OmegaConfBaseException, layers: Sequence[ConfigLayer]) -> str:
     """Where the refused value is from, what it is, and what its key accepts."""
     path, _, index = str(error.full_key).rstrip("]").partition("[")
-    holding = [layer for layer in layers if path in flat(layer.values)]
-    where, value = holding[-1].where, flat(holding[-1].values)[path]
+    holding = [layer for layer in layers if path in flatten(layer.values)]
+    where, value = holding[-1].where, flatten(holding[-1].values)[path]
     refused = value[int(index)] if index else value
     if isinstance(error, InterpolationResolutionError):
         return f"{where}{path}={refused}: refers to no key; write the value, or the path of another key"
-    return f"{where}{path}={shown(refused)}: {why_refused(path, refused)}"
+    return f"{where}{path}={format_value(refused)}: {accepted_values(path, refused)}"
 
 
 def _plain(tree: DictConfig) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from lladav.config.fingerprint import flat, shown
-from lladav.config.introspection import choose_from
+from lladav.config.fingerprint import flatten, format_value
+from lladav.config.introspection import choices_hint
 from lladav.config.schema import Config
 from lladav.errors import UserError
 
@@ -48,16 +48,16 @@ def check(config: Config) -> None:
 
 
 def _ranges(config: Config) -> Iterator[str]:
-    values = flat(asdict(config))
+    values = flatten(asdict(config))
     for key in POSITIVE:
         if values[key] is not None and not 0 < values[key] < math.inf:
-            yield f"{key}={shown(values[key])}: must be above 0"
+            yield f"{key}={format_value(values[key])}: must be above 0"
     for key in NOT_NEGATIVE:
         if not 0 <= values[key] < math.inf:
-            yield f"{key}={shown(values[key])}: must be 0 or more"
+            yield f"{key}={format_value(values[key])}: must be 0 or more"
     for key in FRACTIONS:
         if not 0 <= values[key] <= 1:
-            yield f"{key}={shown(values[key])}: must be a fraction from 0 to 1"
+            yield f"{key}={format_value(values[key])}: must be a fraction from 0 to 1"
 
 
 def _names(config: Config) -> Iterator[str]:
@@ -84,7 +84,7 @@ def _stage(config: Config) -> Iterator[str]:
     if not trained:
         yield "stage.trained=[]: nothing would learn; name some of language, projector, vision"
     if len(set(trained)) < len(trained):
-        yield f"stage.trained={shown(trained)}: names a part twice; name each once"
+        yield f"stage.trained={format_value(trained)}: names a part twice; name each once"
     longest = config.model.language.max_positions
     if stage.max_length > longest:
         yield f"stage.max_length={stage.max_length}: must not be above model.language.max_positions={longest}"
@@ -95,11 +95,11 @@ def _sources(config: Config) -> Iterator[str]:
     if not stage.sources:
         yield f"stage.sources=[]: stage {stage.name} has no data; name some of {', '.join(known)}"
     if len(set(stage.sources)) < len(stage.sources):
-        yield f"stage.sources={shown(stage.sources)}: names a source twice; name each once"
+        yield f"stage.sources={format_value(stage.sources)}: names a source twice; name each once"
     for name in stage.sources:
         if name not in known:
-            lacks = f"data {config.data.name} has no {name}{choose_from(name, known)}"
-            yield f"stage.sources={shown(stage.sources)}: {lacks}"
+            lacks = f"data {config.data.name} has no {name}{choices_hint(name, known)}"
+            yield f"stage.sources={format_value(stage.sources)}: {lacks}"
     for name, suffix in stage.suffixes.items():
         if name not in stage.sources:
             yield f"stage.suffixes.{name}: not a source of this stage; add it to stage.sources or remove it"
@@ -161,8 +161,8 @@ def _tokens(config: Config) -> Iterator[str]:
 
 
 def _train(config: Config) -> Iterator[str]:
-    train = config.train
+    train, betas = config.train, format_value(config.train.betas)
     if len(train.betas) != 2 or not all(0 <= beta < 1 for beta in train.betas):
-        yield f"train.betas={shown(train.betas)}: must be two numbers from 0 to below 1, as in [0.9,0.999]"
+        yield f"train.betas={betas}: must be two numbers from 0 to below 1, as in [0.9,0.999]"
     if train.seed > LARGEST_SEED:
         yield f"train.seed={train.seed}: must be at most {LARGEST_SEED}"

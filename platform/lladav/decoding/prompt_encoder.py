@@ -18,10 +18,10 @@ from torch import Tensor
 from lladav.decoding.errors import NotFiniteError
 from lladav.inputs.chat import IMAGE_MARK, SYSTEM_PROMPT, ChatTokenizer, Message, encode_prompt
 from lladav.inputs.images import ViewGeometry, token_count
-from lladav.inputs.packing import expand
+from lladav.inputs.packing import expand_placeholders
 from lladav.inputs.types import IMAGE_PLACEHOLDER, Sample, Visual
 from lladav.model.llada_v import LLaDAV
-from lladav.numerics import is_finite
+from lladav.model.numerics import is_finite
 
 
 def prompt_length(prompt: Sample, geometry: ViewGeometry) -> int:
@@ -54,7 +54,7 @@ class PromptEncoder:
         Raises ``UserError`` where marks and images do not pair up, and ``NotFiniteError``.
         """
         device = self._model.newline.device
-        expanded = expand(prompt, self._model.geometry)
+        expanded = expand_placeholders(prompt, self._model.geometry)
         embeddings_PW = self._model.language.embed_tokens(torch.from_numpy(expanded.ids).to(device))
         if prompt.visuals:
             places = torch.from_numpy(expanded.visual.nonzero()[0]).to(device)

@@ -126,7 +126,7 @@ def draw_noises(
     counts = supervised_counts(packed)
     none = [None] * len(counts)
     blocks = (
-        [Blocks(answers, block_length) for answers in answers_of(packed, eos_id)] if block_length else none
+        [Blocks(answers, block_length) for answers in answer_spans(packed, eos_id)] if block_length else none
     )
     return [
         draw_noise(seed, epoch, sample_id, count, min_mask_ratio, stratum, block)
@@ -184,7 +184,7 @@ def supervised_counts(packed: PackedBatch) -> list[int]:
     return [int((labels != IGNORED).sum()) for labels in packed.labels_T.split(packed.lengths)]
 
 
-def answers_of(packed: PackedBatch, eos_id: int) -> list[list[AnswerSpan]]:
+def answer_spans(packed: PackedBatch, eos_id: int) -> list[list[AnswerSpan]]:
     """The supervised positions of each sample, turn by turn."""
     samples = zip(packed.labels_T.split(packed.lengths), packed.turns_T.split(packed.lengths), strict=True)
     return [_answers(labels.numpy(), turns.numpy(), eos_id) for labels, turns in samples]

@@ -20,8 +20,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from lladav.config.schema import ModelConfig, Supervise, TokenIds
 from lladav.errors import UserError
 from lladav.inputs.types import IGNORED, IMAGE_PLACEHOLDER, Encoded
-from lladav.local_cache import local_copy
 from lladav.storage import location
+from lladav.storage.local_cache import local_copy
 
 SYSTEM_PROMPT = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that "
@@ -120,7 +120,7 @@ class ChatTokenizer:
         }
 
 
-def check_tokens(model: ModelConfig) -> None:
+def check_special_tokens(model: ModelConfig) -> None:
     """Raise ``UserError`` where the tokenizer gives a special token another id than ``model.tokens``."""
     own = vars(ChatTokenizer.load(model.tokenizer).ids)
     for role, token in vars(model.tokens).items():
@@ -164,7 +164,7 @@ def _read_tokenizer(file: Path) -> Tokenizer:
         raise UserError(f"{file}: not a tokenizer ({error}); {fix}") from error
 
 
-def messages_of(conversations: Sequence[dict[str, str]], system: str = SYSTEM_PROMPT) -> list[Message]:
+def parse_conversation(conversations: Sequence[dict[str, str]], system: str = SYSTEM_PROMPT) -> list[Message]:
     """The messages of a LLaVA-format record, system turn first.
 
     A leading assistant turn is dropped, as in the released trainer. Raises ``UserError`` for an unknown role,
@@ -188,7 +188,7 @@ def _message(turn: dict[str, str]) -> Message:
     return Message(ROLES[speaker], value)
 
 
-def beside_media(content: str) -> str:
+def move_mark_to_front(content: str) -> str:
     """A turn's content as the released trainer rewrites it in a record with images or a video.
 
     A single mark that the content does not begin with moves to the front, on a line of its own.
@@ -245,12 +245,12 @@ def encode_plain(messages: Sequence[Message], tokenizer: ChatTokenizer) -> Encod
     """Image, caption as it is, line end: no roles and no template, the caption and line end supervised."""
     caption = next(m.content for m in messages if m.role == "assistant").replace(IMAGE_MARK, "")
     caption_ids = tokenizer.encode(caption + "\n")
-    image = [IMAGE_PLACEHOLDER] * image_marks(messages)
+    image = [IMAGE_PLACEHOLDER] * count_image_marks(messages)
     ids, labels = image + caption_ids, [IGNORED] * len(image) + caption_ids
     return _encoded(ids, labels, 0, answer_from=len(image))
 
 
-def image_marks(messages: Sequence[Message]) -> int:
+def count_image_marks(messages: Sequence[Message]) -> int:
     """How many marks of images the messages hold."""
     return sum(message.content.count(message.mark) for message in messages)
 

@@ -19,7 +19,7 @@ from lladav.inputs.types import IGNORED, IMAGE_PLACEHOLDER, Sample, VisualShape
 
 
 @dataclass(frozen=True)
-class Expanded:
+class ExpandedSample:
     """One sample with an element for each of its positions, visual tokens included.
 
     ``ids``, ``labels`` and ``turns`` are int64, ``answer`` and ``visual`` boolean.
@@ -59,9 +59,9 @@ class PackedBatch:
 
 def pack(samples: Sequence[Sample], geometry: ViewGeometry) -> PackedBatch:
     """Expand each sample's placeholders to visual positions and concatenate the samples."""
-    expanded = [expand(sample, geometry) for sample in samples]
+    expanded = [expand_placeholders(sample, geometry) for sample in samples]
     ids, labels, turns, answer, visual = (
-        np.concatenate([getattr(e, f.name) for e in expanded]) for f in fields(Expanded)
+        np.concatenate([getattr(e, f.name) for e in expanded]) for f in fields(ExpandedSample)
     )
     visuals = [visual for sample in samples for visual in sample.visuals]
     blank = np.zeros((1, 3, geometry.tile, geometry.tile), np.uint8)
@@ -77,7 +77,7 @@ def pack(samples: Sequence[Sample], geometry: ViewGeometry) -> PackedBatch:
     )
 
 
-def expand(sample: Sample, geometry: ViewGeometry) -> Expanded:
+def expand_placeholders(sample: Sample, geometry: ViewGeometry) -> ExpandedSample:
     """The sample's positions, each placeholder repeated once for each of its visual tokens.
 
     Raises ``UserError`` where the number of placeholders differs from the number of images and videos.
@@ -96,4 +96,4 @@ def expand(sample: Sample, geometry: ViewGeometry) -> Expanded:
     )
     visual = ids == IMAGE_PLACEHOLDER
     ids, labels = np.where(visual, 0, ids), np.where(visual, IGNORED, labels)
-    return Expanded(ids, labels, turns, np.repeat(text.answer, repeats), visual)
+    return ExpandedSample(ids, labels, turns, np.repeat(text.answer, repeats), visual)

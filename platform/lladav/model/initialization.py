@@ -14,26 +14,31 @@ from collections.abc import Callable, Collection, Mapping
 import torch
 from torch import Tensor
 
-from lladav.model.sharding import Gather, Named, at_hand, named, whole_shape
+from lladav.model.sharding import Gather, NamedParameters, full_shape, no_gather, parameters_by_name
 
 Draw = Callable[[tuple[int, ...], int, torch.Generator], Tensor]
 """Values in float32 from a shape, the number of inputs of its layer, and a generator."""
 
 
 def initialize(
-    model: Named, seed: int, *, skip: Collection[str] = (), gathered: Gather = at_hand, writes: bool = True
+    model: NamedParameters,
+    seed: int,
+    *,
+    skip: Collection[str] = (),
+    gather: Gather = no_gather,
+    writes: bool = True,
 ) -> None:
     """Give every parameter but those named in ``skip`` its initial values.
 
-    Sharded: all ranks call it, and the one that ``writes`` is the one whose values ``gathered`` sends to the
+    Sharded: all ranks call it, and the one that ``writes`` is the one whose values ``gather`` sends to the
     others.
     """
-    parameters = named(model)
-    shapes = {name: whole_shape(parameter) for name, parameter in parameters.items()}
+    parameters = parameters_by_name(model)
+    shapes = {name: full_shape(parameter) for name, parameter in parameters.items()}
     for name, parameter in parameters.items():
         if name in skip:
             continue
-        with gathered([parameter]), torch.no_grad():
+        with gather([parameter]), torch.no_grad():
             if writes:
                 parameter.copy_(initial_values(name, shapes, seed))
 

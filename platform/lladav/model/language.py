@@ -34,16 +34,16 @@ class LanguageTower(nn.Module):
         self.activation_checkpointing = False
 
     def forward(
-        self, embeddings_TW: Tensor, rotary: Rotary, attend: Attend, wanted_M: Tensor | None = None
+        self, embeddings_TW: Tensor, rotary: Rotary, attend: Attend, output_positions_M: Tensor | None = None
     ) -> Tensor:
         """Hidden states (T, W) after the final norm; ``lm_head`` turns the rows that matter into logits.
 
-        With ``wanted_M``, those of these positions alone (M, W): the last layer makes no others.
+        With ``output_positions_M``, those of these positions alone (M, W): the last layer makes no others.
         """
         hidden = embeddings_TW
         for layer in self.layers[:-1]:
             hidden = self._run(layer, hidden, rotary, attend)
-        return self.norm(self._run(self.layers[-1], hidden, rotary, attend, wanted_M))
+        return self.norm(self._run(self.layers[-1], hidden, rotary, attend, output_positions_M))
 
     def _run(self, layer: nn.Module, *inputs: Any) -> Tensor:
         if self.activation_checkpointing and torch.is_grad_enabled():
@@ -62,10 +62,10 @@ class Layer(nn.Module):
         self.mlp = SwiGLU(config)
 
     def forward(
-        self, hidden_TW: Tensor, rotary: Rotary, attend: Attend, wanted_M: Tensor | None = None
+        self, hidden_TW: Tensor, rotary: Rotary, attend: Attend, output_positions_M: Tensor | None = None
     ) -> Tensor:
-        mixed = self.self_attn(self.input_layernorm(hidden_TW), rotary, attend, wanted_M)
-        hidden = (hidden_TW if wanted_M is None else hidden_TW[wanted_M]) + mixed
+        mixed = self.self_attn(self.input_layernorm(hidden_TW), rotary, attend, output_positions_M)
+        hidden = (hidden_TW if output_positions_M is None else hidden_TW[output_positions_M]) + mixed
         return hidden + self.mlp(self.post_attention_layernorm(hidden))
 
 
@@ -83,14 +83,20 @@ class SelfAttention(nn.Module):
         self.o_proj = nn.Linear(config.width, config.width, bias=False)
 
     def forward(
-        self, hidden_TW: Tensor, rotary: Rotary, attend: Attend, wanted_M: Tensor | None = None
+        self, hidden_TW: Tensor, rotary: Rotary, attend: Attend, output_positions_M: Tensor | None = None
     ) -> Tensor:
-        asking, turns = (hidden_TW, rotary) if wanted_M is None else (hidden_TW[wanted_M], rotary[wanted_M])
+        query_hidden, query_rotary = hidden_TW, rotary
+        if output_positions_M is not None:
+            query_hidden, query_rotary = hidden_TW[output_positions_M], rotary[output_positions_M]
         query, key, value = (
             proj(hidden).unflatten(-1, (-1, self.head_width))
-            for proj, hidden in ((self.q_proj, asking), (self.k_proj, hidden_TW), (self.v_proj, hidden_TW))
+            for proj, hidden in (
+                (self.q_proj, query_hidden),
+                (self.k_proj, hidden_TW),
+                (self.v_proj, hidden_TW),
+            )
         )
-        mixed = attend(self.index, rotate(query, turns), rotate(key, rotary), value)
+        mixed = attend(self.index, apply_rotary(query, query_rotary), apply_rotary(key, rotary), value)
         return self.o_proj(mixed.flatten(-2))
 
 
@@ -159,7 +165,7 @@ def rotary_factors(positions_T: Tensor, config: LanguageConfig) -> Rotary:
     return Rotary(angles_TD.cos()[:, None], angles_TD.sin()[:, None])
 
 
-def rotate(heads_THD: Tensor, rotary: Rotary) -> Tensor:
+def apply_rotary(heads_THD: Tensor, rotary: Rotary) -> Tensor:
     """Queries or keys turned by their position, in float32 as LLaDA does (``rope_full_precision``)."""
     exact = heads_THD.float()
     first, second = exact.chunk(2, dim=-1)

@@ -15,20 +15,20 @@ from torch import nn
 Gather: TypeAlias = Callable[[list[nn.Parameter]], AbstractContextManager[Any]]
 """Gives a context in which parameters hold their whole values, like DeepSpeed's ``GatheredParameters``."""
 
-Named: TypeAlias = nn.Module | Iterable[tuple[str, nn.Parameter]]
+NamedParameters: TypeAlias = nn.Module | Iterable[tuple[str, nn.Parameter]]
 """A model, or some of its parameters with their names."""
 
 
-def at_hand(parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:  # noqa: ARG001 - a ``Gather``
+def no_gather(parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:  # noqa: ARG001 - a ``Gather``
     """The ``Gather`` of a model that is not sharded."""
     return nullcontext()
 
 
-def named(model: Named) -> dict[str, nn.Parameter]:
+def parameters_by_name(model: NamedParameters) -> dict[str, nn.Parameter]:
     """Parameters by name, in the model's order."""
     return dict(model.named_parameters() if isinstance(model, nn.Module) else model)
 
 
-def whole_shape(parameter: nn.Parameter) -> tuple[int, ...]:
+def full_shape(parameter: nn.Parameter) -> tuple[int, ...]:
     """Shape of the whole parameter; a ZeRO-3 shard keeps it in ``ds_shape``."""
     return tuple(getattr(parameter, "ds_shape", parameter.shape))

@@ -23,7 +23,7 @@ from lladav.config.schema import Config, MissingMark, SourceConfig, SourceFormat
 from lladav.errors import UserError
 from lladav.inputs.chat import TEXT_VERSION
 from lladav.inputs.images import ViewGeometry
-from lladav.inputs.packing import expand
+from lladav.inputs.packing import expand_placeholders
 from lladav.inputs.types import IGNORED
 from tests.data import build
 
@@ -69,7 +69,7 @@ def good(tmp_path: Path, tokenizer: Path) -> Manifest:
 def test_rows_tell_what_the_samples_turn_out_to_be(good: Manifest) -> None:
     geometry = good.preparation.geometry
     for number, sample in enumerate(read_samples(good, range(len(good)))):
-        row, expanded = good.row(number), expand(sample, geometry)
+        row, expanded = good.row(number), expand_placeholders(sample, geometry)
         assert row["id"] == sample.id
         assert row["length"] == good.lengths[number] == len(expanded.ids)
         assert row["visual_tokens"] == expanded.visual.sum()
@@ -157,7 +157,7 @@ def test_a_sample_cut_in_part_is_kept_and_counted(tmp_path: Path, tokenizer: Pat
     assert manifest.row(0)["was_cut"]
     assert manifest.lengths[0] == 250
     (sample,) = read_samples(manifest, [0])
-    assert len(expand(sample, manifest.preparation.geometry).ids) == 250
+    assert len(expand_placeholders(sample, manifest.preparation.geometry).ids) == 250
 
 
 def test_images_behind_the_cut_are_left_out(tmp_path: Path, tokenizer: Path) -> None:
@@ -166,7 +166,7 @@ def test_images_behind_the_cut_are_left_out(tmp_path: Path, tokenizer: Path) -> 
     manifest = open_manifest(settings(tmp_path, tokenizer, [record], max_length=300))
     (sample,) = read_samples(manifest, [0])
     assert [visual.shape.width for visual in sample.visuals] == [30]
-    assert len(expand(sample, manifest.preparation.geometry).ids) == manifest.lengths[0]
+    assert len(expand_placeholders(sample, manifest.preparation.geometry).ids) == manifest.lengths[0]
 
 
 def fail(*_: Any) -> None:

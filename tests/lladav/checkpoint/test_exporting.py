@@ -116,7 +116,7 @@ def test_nothing_is_left_of_an_export_that_fails(tmp_path: Path) -> None:
 
     line = r"out: cannot be written \(No space left on device\); nothing was kept of it$"
     with pytest.raises(UserError, match=line):
-        export(tiny_model(), tiny_config(), tmp_path / "out", gathered=failing)
+        export(tiny_model(), tiny_config(), tmp_path / "out", gather=failing)
     with pytest.raises(UserError, match=r"holds no tokenizer\.json"):
         export(tiny_model(), tiny_config(), tmp_path / "out", tokenizer=tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -135,13 +135,13 @@ def test_a_rank_that_does_not_write_gathers_the_same_parameters_in_the_same_orde
     for writes in asked:
 
         @contextmanager
-        def gathered(parameters: list[nn.Parameter], log: list[Any] = asked[writes]) -> Iterator[None]:
+        def gather(parameters: list[nn.Parameter], log: list[Any] = asked[writes]) -> Iterator[None]:
             log.append(tuple(parameters[0].shape))
             yield
 
         model = tiny_model()
         model.projector.bfloat16()
-        export(model, tiny_config(), tmp_path / f"{writes}", gathered=gathered, writes=writes)
+        export(model, tiny_config(), tmp_path / f"{writes}", gather=gather, writes=writes)
     assert asked[True] == asked[False]
     assert [folder.name for folder in tmp_path.iterdir()] == ["True"]
 

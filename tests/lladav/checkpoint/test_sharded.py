@@ -37,12 +37,12 @@ def watched(model: LLaDAV, held: list[int]) -> Gather:
     import deepspeed
 
     @contextmanager
-    def gathered(parameters: list[nn.Parameter]) -> Iterator[None]:
+    def gather(parameters: list[nn.Parameter]) -> Iterator[None]:
         with deepspeed.zero.GatheredParameters(parameters, modifier_rank=0):
             held.append(sum(parameter.numel() for parameter in model.parameters()))
             yield
 
-    return gathered
+    return gather
 
 
 def shard_of(parameter: Any) -> torch.Tensor:
@@ -59,12 +59,12 @@ def work(rank: int, folder: str) -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # would be compiled, for a minute
     deepspeed.init_distributed("gloo")
     model, held, first = sharded_model(), [], rank == 0
-    gathered = watched(model, held)
+    gather = watched(model, held)
     shares = sum(shard_of(parameter).numel() for parameter in model.parameters())
-    load(model, f"{folder}/whole", gathered=gathered, reads=first)
-    export(model, tiny_config(), f"{folder}/loaded", gathered=gathered, writes=first)
-    initialize(model, 5, skip=["newline"], gathered=gathered, writes=first)
-    export(model, tiny_config(), f"{folder}/initialized", gathered=gathered, writes=first)
+    load(model, f"{folder}/whole", gather=gather, reads=first)
+    export(model, tiny_config(), f"{folder}/loaded", gather=gather, writes=first)
+    initialize(model, 5, skip=["newline"], gather=gather, writes=first)
+    export(model, tiny_config(), f"{folder}/initialized", gather=gather, writes=first)
     left = sum(parameter.numel() for parameter in model.parameters())
     result = {"most": max(held), "times": len(held), "shares": shares, "left": left}
     Path(folder, f"rank{rank}.json").write_text(json.dumps(result))

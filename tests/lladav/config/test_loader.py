@@ -146,20 +146,20 @@ def test_a_mistake_in_a_file_names_the_file(tmp_path: Path, root: Path):
 def test_settings_survive_saving(tmp_path: Path):
     started = config.load(["stage=ov_vw", "model=llada_v_8b", "data=llava", "train.max_steps=3"])
     config.save(started, tmp_path / "config.yaml")
-    assert config.read(tmp_path / "config.yaml") == started
+    assert config.load_saved(tmp_path / "config.yaml") == started
     with pytest.raises(UserError, match="cannot be read"):
-        config.read(tmp_path / "other.yaml")
+        config.load_saved(tmp_path / "other.yaml")
 
 
 def test_all_stages_expand_to_the_chain():
-    assert config.expand(["stage=all", "model=tiny"]) == [
-        [f"stage={s}", "model=tiny"] for s in config.chain()
+    assert config.expand_stages(["stage=all", "model=tiny"]) == [
+        [f"stage={s}", "model=tiny"] for s in config.curriculum()
     ]
-    assert config.expand(["stage=vw", "train.run=a"]) == [["stage=vw", "train.run=a"]]
+    assert config.expand_stages(["stage=vw", "train.run=a"]) == [["stage=vw", "train.run=a"]]
     with pytest.raises(UserError, match=r"train\.run: names a single run"):
-        config.expand(["stage=all", "train.run=a"])
+        config.expand_stages(["stage=all", "train.run=a"])
     with pytest.raises(UserError, match=r"^stage=all stage=vw: not both; leave one out$"):
-        config.expand(["stage=vw", "stage=all"])
+        config.expand_stages(["stage=vw", "stage=all"])
 
 
 def test_a_run_is_named_after_stage_model_and_data_unless_it_has_a_name():
@@ -202,9 +202,9 @@ def test_every_immaterial_key_exists_and_has_a_reason():
 
 def test_a_change_of_meaning_is_refused_by_key():
     started, now = config.load(["stage=vw"]), config.load(["stage=vw", "stage.lr.language=2e-5"])
-    fingerprint.refuse_change("mine", started, config.load(["stage=vw", "cluster.workers=2"]))
+    fingerprint.check_unchanged("mine", started, config.load(["stage=vw", "cluster.workers=2"]))
     with pytest.raises(UserError) as caught:
-        fingerprint.refuse_change("mine", started, now)
+        fingerprint.check_unchanged("mine", started, now)
     was = started.stage.lr.language
     assert str(caught.value) == (
         f"run mine was started with stage.lr.language={was}, now 2e-05; "
@@ -214,7 +214,7 @@ def test_a_change_of_meaning_is_refused_by_key():
 
 def test_a_refusal_names_further_keys():
     with pytest.raises(UserError, match=r"was started with stage\.name=.* \(and stage\.starts_from, "):
-        fingerprint.refuse_change("mine", config.load(["stage=vw"]), config.load(["stage=ov"]))
+        fingerprint.check_unchanged("mine", config.load(["stage=vw"]), config.load(["stage=ov"]))
 
 
 # Entry points.
@@ -249,7 +249,7 @@ def test_help_lists_every_choice_and_every_key(root: Path):
 def test_print_shows_the_resolved_settings(root: Path, tmp_path: Path):
     done = entry(root, "stage=vw", "print=true", "train.max_steps=3")
     (tmp_path / "printed.yaml").write_text(done.stdout)
-    assert config.read(tmp_path / "printed.yaml") == config.load(["stage=vw", "train.max_steps=3"])
+    assert config.load_saved(tmp_path / "printed.yaml") == config.load(["stage=vw", "train.max_steps=3"])
 
 
 def test_an_entry_gets_a_config_for_each_stage(root: Path):

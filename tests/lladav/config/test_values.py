@@ -75,7 +75,7 @@ def test_anything_may_be_written(path: str, value: Any) -> None:
         yaml.safe_dump(tree, file)
         file.flush()
         try:
-            config.read(Path(file.name))
+            config.load_saved(Path(file.name))
         except UserError as error:
             check(error)
 

@@ -13,7 +13,7 @@ from lladav.diffusion.masking import (
     Blocks,
     Noise,
     Stratum,
-    answers_of,
+    answer_spans,
     corrupt,
     draw_noise,
     supervised_counts,
@@ -139,7 +139,7 @@ def test_answers_are_told_turn_by_turn_with_their_tails() -> None:
     sample.text.turns[:] = [0, 0, 0, 0, 0, 1, 1, 1]
     sample.text.labels[:] = [IGNORED, IGNORED, 9, 9, TOKENS.eot, 9, TOKENS.eos, TOKENS.eos]
     plain = text_sample("b", 4)
-    assert answers_of(pack([sample, plain], GEOMETRY), TOKENS.eos) == [
+    assert answer_spans(pack([sample, plain], GEOMETRY), TOKENS.eos) == [
         [AnswerSpan(3, 0), AnswerSpan(3, 2)],
         [],
     ]

@@ -20,14 +20,14 @@ from lladav.inputs.chat import (
     SYSTEM_PROMPT,
     ChatTokenizer,
     Message,
-    beside_media,
     chat_text,
-    check_tokens,
+    check_special_tokens,
+    count_image_marks,
     encode_chat,
     encode_plain,
     encode_prompt,
-    image_marks,
-    messages_of,
+    move_mark_to_front,
+    parse_conversation,
 )
 from lladav.inputs.types import IGNORED, IMAGE_PLACEHOLDER
 from tests.lladav.build import tiny_config
@@ -40,7 +40,7 @@ def tokenizer(golden: Any) -> ChatTokenizer:
 
 def test_golden_labels(golden: Any, tokenizer: ChatTokenizer) -> None:
     for case in golden.cases["conversation_labels"]:
-        encoded = encode_chat(messages_of(case["conversation"]), tokenizer)
+        encoded = encode_chat(parse_conversation(case["conversation"]), tokenizer)
         assert encoded.input_ids.tolist() == case["input_ids"]
         assert encoded.labels.tolist() == case["labels"]
 
@@ -160,7 +160,7 @@ def test_training_keeps_white_space_and_a_prompt_does_not(tokenizer: ChatTokeniz
     ],
 )
 def test_beside_images_a_turn_is_rewritten_as_released(content: str, rewritten: str) -> None:
-    assert beside_media(content) == rewritten
+    assert move_mark_to_front(content) == rewritten
 
 
 def test_the_label_of_an_image_in_an_answer_is_the_next_free_id(tokenizer: ChatTokenizer) -> None:
@@ -181,14 +181,14 @@ def test_plain_template_is_image_and_caption(tokenizer: ChatTokenizer) -> None:
 def test_record_gets_the_system_prompt_unless_it_has_one() -> None:
     record = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]
     own = [{"from": "system", "value": "Be brief."}, *record]
-    assert messages_of(record)[0] == Message("system", SYSTEM_PROMPT)
-    assert messages_of(own)[0] == Message("system", "Be brief.")
+    assert parse_conversation(record)[0] == Message("system", SYSTEM_PROMPT)
+    assert parse_conversation(own)[0] == Message("system", "Be brief.")
 
 
 def test_leading_answer_is_dropped() -> None:
     record = [{"from": "gpt", "value": "hello"}, {"from": "human", "value": "hi"}]
     with_answer = [*record, {"from": "gpt", "value": "again"}]
-    assert [m.role for m in messages_of(with_answer)] == ["system", "user", "assistant"]
+    assert [m.role for m in parse_conversation(with_answer)] == ["system", "user", "assistant"]
 
 
 @pytest.mark.parametrize(
@@ -203,21 +203,21 @@ def test_leading_answer_is_dropped() -> None:
 )
 def test_bad_record_is_refused_in_one_line(record: list[dict[str, Any]], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint) as error:
-        messages_of(record)
+        parse_conversation(record)
     assert "\n" not in str(error.value)
 
 
 def test_marks_become_placeholders(tokenizer: ChatTokenizer) -> None:
     messages = [Message("user", "<image> and <image>"), Message("assistant", "both")]
     encoded = encode_chat(messages, tokenizer)
-    assert image_marks(messages) == 2
+    assert count_image_marks(messages) == 2
     assert (encoded.input_ids == IMAGE_PLACEHOLDER).sum() == 2
 
 
 def test_a_mark_of_ones_own_leaves_the_usual_one_text(tokenizer: ChatTokenizer) -> None:
     [message] = [Message("user", "<image> is a tag, #1 is not", mark="#1")]
     ids = encode_prompt([message], tokenizer).input_ids.tolist()
-    assert ids.count(IMAGE_PLACEHOLDER) == image_marks([message]) == 1
+    assert ids.count(IMAGE_PLACEHOLDER) == count_image_marks([message]) == 1
     assert "<image> is a tag, " in tokenizer.decode(ids[: ids.index(IMAGE_PLACEHOLDER)])
 
 
@@ -243,10 +243,10 @@ def test_a_tokenizer_that_numbers_special_tokens_otherwise_is_refused(golden: An
     model = tiny_config()
     model.tokenizer = str(golden.folder / "tokenizer")
     model.tokens = ChatTokenizer.load(model.tokenizer).ids
-    check_tokens(model)
+    check_special_tokens(model)
     own = model.tokens.mask
     model.tokens = replace(model.tokens, mask=own - 1)
     with pytest.raises(UserError) as refused:
-        check_tokens(model)
+        check_special_tokens(model)
     told = f"model.tokens.mask={own - 1}: {model.tokenizer} gives <|mdm_mask|> the id {own}; set that id or"
     assert str(refused.value).startswith(told)

@@ -8,7 +8,7 @@ import torch
 
 from lladav.errors import UserError
 from lladav.inputs.images import ViewGeometry, prepare_image, token_count
-from lladav.inputs.packing import expand, pack
+from lladav.inputs.packing import expand_placeholders, pack
 from lladav.inputs.types import IGNORED, IMAGE_PLACEHOLDER, Encoded, Sample, VisualKind
 from tests.lladav.build import image_sample, noise_image, text_of, text_sample, tiny_config
 
@@ -32,7 +32,7 @@ def test_placeholder_makes_room_for_its_visual_tokens() -> None:
         answer=np.array([True, False, True]),
     )
     count = token_count(visual.shape, GEOMETRY)
-    expanded = expand(Sample("s", text, [visual]), GEOMETRY)
+    expanded = expand_placeholders(Sample("s", text, [visual]), GEOMETRY)
     assert expanded.ids.tolist() == [5, *[0] * count, 6]
     assert expanded.labels.tolist() == [5, *[IGNORED] * count, 6]
     assert expanded.turns.tolist() == [0, *[1] * count, 2]
@@ -59,7 +59,7 @@ def test_batch_of_text_carries_one_blank_view() -> None:
 def test_marks_and_images_must_pair_up(images: int) -> None:
     visual = prepare_image(noise_image(8, 8), VisualKind.square, GEOMETRY)
     with pytest.raises(UserError, match=f"sample s: 1 <image> marks for {images} images"):
-        expand(Sample("s", text_of([1, IMAGE_PLACEHOLDER]), [visual] * images), GEOMETRY)
+        expand_placeholders(Sample("s", text_of([1, IMAGE_PLACEHOLDER]), [visual] * images), GEOMETRY)
 
 
 def test_moving_keeps_everything() -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lladav import storage
-from lladav.storage import location, read_text
+from lladav.storage import files, location, read_text
 from train.trainer.step_log import LOG, StepLog, read_steps
 
 
@@ -66,7 +65,7 @@ def test_a_crash_while_a_log_is_opened_loses_no_line(tmp_path: Path, monkeypatch
     def crash(_: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(storage, "fsync", crash)
+    monkeypatch.setattr(files, "fsync", crash)
     with pytest.raises(KeyboardInterrupt):
         StepLog(location(tmp_path), 3)
     assert steps(tmp_path) == list(range(1, 6))

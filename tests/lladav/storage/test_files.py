@@ -12,7 +12,7 @@ from upath import UPath
 
 from lladav import storage
 from lladav.errors import UserError
-from lladav.storage import absolute, local_path, location
+from lladav.storage import absolute, files, local_path, location, locations
 from tests.buckets import s3_variables
 
 
@@ -50,7 +50,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(*_: object, **__: object) -> None:
         raise ImportError("Install s3fs to access S3")
 
-    monkeypatch.setattr(storage, "UPath", absent)
+    monkeypatch.setattr(locations, "UPath", absent)
     with pytest.raises(UserError, match=r"s3:// needs a package; run: pip install 'lladav\[s3\]'"):
         location("s3://bucket/x")
 
@@ -94,8 +94,8 @@ def test_wanted_files_and_all_folders_are_synced(tmp_path: Path, monkeypatch: py
     for name in ("state", "weights/config.json", "weights/model.safetensors"):
         (tmp_path / "c" / name).write_text("x")
     synced: list[int] = []
-    monkeypatch.setattr(storage, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
-    storage.sync_files(tmp_path / "c", lambda name: not name.endswith(".safetensors"))
+    monkeypatch.setattr(files, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    storage.fsync_files(tmp_path / "c", lambda name: not name.endswith(".safetensors"))
     expected = [
         tmp_path,
         *(tmp_path / "c" / name for name in ("", "state", "weights", "weights/config.json")),
@@ -122,7 +122,7 @@ def test_a_bucket_that_does_not_exist_is_not_created() -> None:
         pytest.raises(
             UserError, match=r"^s3://no-such-bucket/runs: no \(no such file, folder or bucket\); fix"
         ),
-        storage.reporting(f"{place}: no", "fix"),
+        storage.as_user_error(f"{place}: no", "fix"),
     ):
         storage.write_durably(place / "x", "x")
 
@@ -151,7 +151,7 @@ def test_denied_access_is_one_line_without_credentials() -> None:
         with s3_variables(AWS_ENDPOINT_URL=f"http://127.0.0.1:{server.server_port}"):
             place = UPath("s3://denied/x", use_listings_cache=False, skip_instance_cache=True)
             for action in (storage.exists, storage.subfolders, storage.read_text, storage.file_infos):
-                with pytest.raises(UserError) as refused, storage.reporting(f"{place}: no", "fix"):
+                with pytest.raises(UserError) as refused, storage.as_user_error(f"{place}: no", "fix"):
                     action(place)
                 assert str(refused.value) == "s3://denied/x: no (access denied); fix"
         server.shutdown()
@@ -162,6 +162,6 @@ def test_missing_credentials_are_one_line(bucket: str) -> None:
     with (
         s3_variables(AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None),
         pytest.raises(UserError, match=r"no \(Unable to locate credentials\); fix$"),
-        storage.reporting(f"{place}: no", "fix"),
+        storage.as_user_error(f"{place}: no", "fix"),
     ):
         storage.exists(place)

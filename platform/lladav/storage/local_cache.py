@@ -1,7 +1,7 @@
-"""Local copies of what lies in an object store: weights, tokenizers and records.
+"""Local copies of weights, tokenizers and records that are in an object store.
 
-A copy is keyed by its URI and by names, sizes and versions of the files there, so a changed object gets a new
-copy. It appears whole or not at all. One process of a machine downloads while the others wait for it.
+The key of a copy is its URI with the names, sizes and versions of its files, so a changed object gets a new
+copy. One process of a machine downloads while the others wait. A copy is visible only when it is complete.
 """
 
 from __future__ import annotations
@@ -19,34 +19,36 @@ from filelock import FileLock
 from upath import UPath
 
 from lladav.errors import UserError
-from lladav.storage import download, file_info, file_infos, fingerprint, local_path, location, reporting
+from lladav.storage.failures import as_user_error
+from lladav.storage.files import download, file_info, file_infos, object_version
+from lladav.storage.locations import local_path, location
 
 VARIABLE = "LLADAV_CACHE"
-"""Environment variable that names the folder of the copies."""
+"""Environment variable that sets the folder of the copies."""
 
 
 def cache_folder() -> Path:
-    """The folder of the copies on this machine."""
+    """Return the folder of the copies on this machine."""
     return Path(os.environ.get(VARIABLE) or platformdirs.user_cache_dir("lladav"))
 
 
 def local_copy(text: str | Path | UPath) -> Path:
-    """The file or folder as a local path: itself where it is local, else a copy, downloaded if it is missing.
+    """Return a local path to a file or folder, downloading it first if it is in an object store.
 
-    A local path need not exist. Raises ``UserError`` where a URI names nothing, cannot be read, or does not
-    fit on the disk.
+    A local path is returned as it is and need not exist. Raises ``UserError`` if a URI does not exist, cannot
+    be read, or does not fit on the disk.
     """
-    place = location(text)
-    if local := local_path(place):
+    source = location(text)
+    if local := local_path(source):
         return local
-    with reporting(f"{place}: cannot be read", "check the URI, the credentials and AWS_ENDPOINT_URL"):
-        infos = file_infos(place)
+    with as_user_error(f"{source}: cannot be read", "check the URI, the credentials and AWS_ENDPOINT_URL"):
+        infos = file_infos(source)
         if infos:
-            return _copied(place, infos)
-        return _copied(place.parent, {place.name: file_info(place)}) / place.name
+            return _cached(source, infos)
+        return _cached(source.parent, {source.name: file_info(source)}) / source.name
 
 
-def _copied(folder: UPath, infos: dict[str, dict[str, Any]]) -> Path:
+def _cached(folder: UPath, infos: dict[str, dict[str, Any]]) -> Path:
     copy = cache_folder() / f"{folder.name}-{_key(folder, infos)}"
     copy.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{copy}.lock"):
@@ -63,12 +65,12 @@ def _download(folder: UPath, infos: dict[str, dict[str, Any]], copy: Path) -> No
             f"set {VARIABLE} to a folder with more space"
         )
     partial = copy.with_name(f"{copy.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
     partial.mkdir()
     download(folder, partial, infos.__contains__)
     partial.rename(copy)
 
 
 def _key(folder: UPath, infos: dict[str, dict[str, Any]]) -> str:
-    files = [(name, info["size"], fingerprint(info)) for name, info in sorted(infos.items())]
+    files = [(name, info["size"], object_version(info)) for name, info in sorted(infos.items())]
     return hashlib.sha256(json.dumps([str(folder), files]).encode()).hexdigest()[:16]

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lladav import local_cache
 from lladav.errors import UserError
-from lladav.local_cache import local_copy
-from lladav.storage import location, write_durably
+from lladav.storage import local_cache, location, write_durably
+from lladav.storage.local_cache import local_copy
 from tests.buckets import S3Server
 
 

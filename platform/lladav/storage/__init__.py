@@ -1,0 +1,67 @@
+"""Files of data, weights and runs, on this machine or in an object store.
+
+Credentials and endpoints come from the environment (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``,
+``GOOGLE_APPLICATION_CREDENTIALS`` ...), never from a URI.
+"""
+
+from lladav.storage.failures import as_os_error, as_user_error
+from lladav.storage.files import (
+    create_if_absent,
+    download,
+    exists,
+    file_info,
+    file_infos,
+    file_size,
+    file_sizes,
+    files_in,
+    fsync_files,
+    fsync_folder,
+    glob,
+    is_folder,
+    make_folder,
+    object_version,
+    read_into,
+    read_text,
+    remove_file,
+    remove_folder,
+    subfolders,
+    upload,
+    upload_file,
+    version,
+    write_durably,
+)
+from lladav.storage.locations import EXTRAS, AnyPath, absolute, is_uri, local_path, location
+
+__all__ = [
+    "EXTRAS",
+    "AnyPath",
+    "absolute",
+    "as_os_error",
+    "as_user_error",
+    "create_if_absent",
+    "download",
+    "exists",
+    "file_info",
+    "file_infos",
+    "file_size",
+    "file_sizes",
+    "files_in",
+    "fsync_files",
+    "fsync_folder",
+    "glob",
+    "is_folder",
+    "is_uri",
+    "local_path",
+    "location",
+    "make_folder",
+    "object_version",
+    "read_into",
+    "read_text",
+    "remove_file",
+    "remove_folder",
+    "subfolders",
+    "upload",
+    "upload_file",
+    "version",
+    "write_durably",
+]
