@@ -43,9 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
         print(_help())
         return None
     if name not in COMMANDS:
-        from lladav.config.introspection import choose_from
+        from lladav.config.introspection import choices_hint
 
-        print(f"error: {name}: no such command{choose_from(name, COMMANDS)}", file=sys.stderr)
+        print(f"error: {name}: no such command{choices_hint(name, COMMANDS)}", file=sys.stderr)
         return 2
     return importlib.import_module(COMMANDS[name].module).main(rest)
 
