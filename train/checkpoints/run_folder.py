@@ -16,7 +16,7 @@ from pathlib import Path
 from upath import UPath
 
 from lladav.config import loader as settings
-from lladav.config.fingerprint import check_unchanged
+from lladav.config.comparison import check_unchanged
 from lladav.config.schema import Config
 from lladav.errors import UserError
 from lladav.inputs.chat import TEXT_VERSION

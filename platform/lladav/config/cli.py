@@ -1,4 +1,4 @@
-"""Command lines: settings from their arguments, and errors as one line."""
+"""Command lines: from arguments to settings, and user errors as one line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lladav.errors import UserError
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser that raises ``UserError`` for a mistake."""
+    """An argument parser that raises ``UserError`` for bad arguments."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; --help lists all flags")
@@ -24,7 +24,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn a ``UserError`` into its one line on stderr and exit code 2."""
+    """Print a ``UserError`` as one line on stderr and exit with code 2."""
     try:
         yield
     except UserError as error:
@@ -33,9 +33,9 @@ def one_line_errors() -> Iterator[None]:
 
 
 def main_arguments(arguments: Sequence[str], doc: str = "") -> list[Config]:
-    """The settings of each run that a command's arguments ask for: several for ``stage=all``, else one.
+    """Return the settings of each run that a command's arguments describe: several for ``stage=all``.
 
-    ``--help`` and ``print=true`` print and exit with 0; a mistake exits with 2 and one line on stderr.
+    ``--help`` and ``print=true`` print and exit with code 0. A user error exits with code 2.
     """
     with one_line_errors():
         overrides = [a for a in arguments if a not in ("-h", "--help", "print=true")]
@@ -50,6 +50,6 @@ def main_arguments(arguments: Sequence[str], doc: str = "") -> list[Config]:
 def _print_and_exit(text: str) -> NoReturn:
     try:
         print(text, flush=True)
-    except BrokenPipeError:  # as in "--help | head"; keep the interpreter from flushing once more
+    except BrokenPipeError:  # as in "--help | head"; the interpreter would flush stdout again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     raise SystemExit(0)

@@ -1,4 +1,4 @@
-"""The text of ``--help``: groups and their choices, then every key with its value, type and purpose."""
+"""The text of ``--help``: the groups and their choices, then every key with its value, type and purpose."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lladav.config import loader as settings
-from lladav.config.fingerprint import flatten, format_value
-from lladav.config.introspection import Key, all_keys, kind_text
+from lladav.config.introspection import Key, all_keys, flatten, format_value, kind_text
 from lladav.config.schema import Config
 
 MIN_WIDTH, MAX_WIDTH = 60, 110
@@ -20,7 +19,7 @@ VALUE_COLUMN = 36
 
 
 class Style:
-    """Terminal colours, or nothing where they are not wanted."""
+    """Terminal colours; without effect if ``on`` is false."""
 
     def __init__(self, on: bool) -> None:
         self._on = on
@@ -39,7 +38,7 @@ class Style:
 
 
 def help_text(overrides: Sequence[str], doc: str = "") -> str:
-    """Help for an entry: ``doc`` on top, values as ``overrides`` would set them."""
+    """Return the help of a command: ``doc``, then all keys with the values that ``overrides`` result in."""
     config = settings.load(settings.expand_stages(overrides)[0])
     style = Style(sys.stdout.isatty() and "NO_COLOR" not in os.environ)
     width = max(MIN_WIDTH, min(MAX_WIDTH, shutil.get_terminal_size().columns))
@@ -52,8 +51,8 @@ def _opening(doc: str, style: Style) -> Iterator[str]:
     if doc:
         yield doc.strip() + "\n"
     yield f"{style.title('Usage')}  {command} [group=choice ...] [section.key=value ...]"
-    yield "  print=true   show the settings that result and stop"
-    yield "  --help       this text; with groups named, the values they give"
+    yield "  print=true   print the resulting settings and exit"
+    yield "  --help       this text, with the values that the other arguments result in"
     yield "  stage=all    every stage of the curriculum in order\n"
 
 

@@ -1,6 +1,6 @@
-"""The schema seen as a flat list of keys: what exists, what it holds, what it is for.
+"""The schema as a flat list of keys with types and documentation, and error lines about keys and values.
 
-Everything follows from the dataclasses of ``lladav.config.schema``; the text under a field documents it.
+Everything is derived from the dataclasses of ``lladav.config.schema``; the text below a field documents it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import ast
 import difflib
 import inspect
 import itertools
+import json
 import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,17 +18,20 @@ from enum import Enum
 from functools import cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from lladav.config import schema
+from lladav.config import choices, schema
+from lladav.config.setting import SettingInfo
 from lladav.errors import UserError
 
 
 @dataclass(frozen=True)
 class Key:
-    """One key of the tree; sections are keys too. ``<name>`` in a path stands for any name."""
+    """One key of the tree, which may be a section. ``<name>`` in its path stands for any name."""
 
     path: str
     kind: Any
+    """Its type."""
     doc: str
+    info: SettingInfo
 
     @property
     def is_section(self) -> bool:
@@ -36,7 +40,7 @@ class Key:
 
 @cache
 def all_keys() -> tuple[Key, ...]:
-    """Every key of ``Config``, sections before what they hold."""
+    """Every key of ``Config``, each section before its keys."""
     return tuple(_keys_below(schema.Config, ""))
 
 
@@ -45,7 +49,8 @@ def _keys_below(section: Any, prefix: str) -> Iterator[Key]:
     for entry in fields(section):
         path, kind = prefix + entry.name, hints[entry.name]
         named = _element(kind) if get_origin(kind) is dict else None
-        yield Key(path, kind, docs.get(entry.name) or _doc(kind))
+        info = entry.metadata.get("setting", SettingInfo())
+        yield Key(path, kind, docs.get(entry.name) or _type_doc(kind), info)
         if is_dataclass(kind):
             yield from _keys_below(kind, f"{path}.")
         elif is_dataclass(named):
@@ -58,7 +63,7 @@ def _hints(section: Any) -> dict[str, Any]:
 
 
 def field_docs(section: type) -> dict[str, str]:
-    """The text under each field of a dataclass."""
+    """Return the text below each field of a dataclass."""
     return _docs_of_module(section.__module__).get(section.__name__, {})
 
 
@@ -76,14 +81,14 @@ def _docs_of(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
                 yield name.id, " ".join(str(text.value).split())
 
 
-def _doc(kind: Any) -> str:
-    """The docstring of a section or an enum of ours."""
-    ours = getattr(kind, "__module__", None) == schema.__name__
+def _type_doc(kind: Any) -> str:
+    """The docstring of a section or of an enum of the schema."""
+    ours = getattr(kind, "__module__", None) in (schema.__name__, choices.__name__)
     return " ".join((kind.__doc__ or "").split()) if ours else ""
 
 
 def kind_text(kind: Any) -> str:
-    """What a key accepts, in words: ``whole number``, ``bf16 | float32``, ``list of text``."""
+    """Describe a type: ``whole number``, ``bf16 | float32``, ``list of text``."""
     if inner := _optional(kind):
         return f"{kind_text(inner)} or null"
     if is_dataclass(kind):
@@ -97,10 +102,10 @@ def kind_text(kind: Any) -> str:
     return {int: "whole number", float: "number", bool: "true or false", str: "text"}.get(kind, "anything")
 
 
-def accepted_values(path: str, value: Any) -> str:
-    """What is wrong with ``value`` for the key at ``path`` and what would do."""
+def type_problem(path: str, value: Any) -> str:
+    """Say what the key at ``path`` accepts instead of ``value``, as the end of an error line."""
     kind = kind_of(path)
-    names = choices(kind)
+    names = _choices(kind)
     if is_dataclass(kind):
         return f"a section, not a value; set a key of it, as in {path}.{fields(kind)[0].name}=..."
     if get_origin(kind) is list and isinstance(value, str) and value in names:
@@ -111,8 +116,8 @@ def accepted_values(path: str, value: Any) -> str:
     return f"must be {text if text.startswith(('true', 'text', 'names')) else f'a {text}'}"
 
 
-def choices(kind: Any) -> list[str]:
-    """The names an enum, or a list or option of one, allows; empty for any other kind."""
+def _choices(kind: Any) -> list[str]:
+    """The names that an enum, a list of an enum or an optional enum accepts; none for other types."""
     inner = _optional(kind) or (_element(kind) if get_origin(kind) is list else kind)
     return list(inner.__members__) if isinstance(inner, type) and issubclass(inner, Enum) else []
 
@@ -127,7 +132,7 @@ def _element(kind: Any) -> Any:
 
 
 def kind_of(path: str) -> Any:
-    """The type of the key at ``path``, real names in place of ``<name>``; none where no such key exists."""
+    """The type of the key at ``path``, with a real name for each ``<name>``; None if no such key exists."""
     kind: Any = schema.Config
     for part in path.split("."):
         if is_dataclass(kind):
@@ -140,7 +145,7 @@ def kind_of(path: str) -> Any:
 
 
 def check_keys(tree: Mapping[str, Any], where: str = "", prefix: str = "") -> None:
-    """Raise ``UserError`` for the first key that the schema lacks, or that must hold keys and does not."""
+    """Raise ``UserError`` for the first key that the schema lacks, or whose value has the wrong structure."""
     for name, value in tree.items():
         path = f"{prefix}{name}"
         kind = kind_of(path)
@@ -148,20 +153,42 @@ def check_keys(tree: Mapping[str, Any], where: str = "", prefix: str = "") -> No
             raise UserError(f"{where}{path}: unknown key{did_you_mean(path, nearest_key(path))}")
         if isinstance(value, Mapping):
             check_keys(value, where, f"{path}.")
-        if not _has_form(value, kind):
+        if not _has_structure(value, kind):
             shown = "null" if value is None else value
-            raise UserError(f"{where}{path}={shown}: {accepted_values(path, value)}")
+            raise UserError(f"{where}{path}={shown}: {type_problem(path, value)}")
 
 
-def _has_form(value: Any, kind: Any) -> bool:
-    """Whether a value is a mapping, a flat list or else, as its key needs; OmegaConf checks the rest."""
+def _has_structure(value: Any, kind: Any) -> bool:
+    """Whether a value is a mapping, a flat list or a scalar, as its type needs. OmegaConf checks the rest."""
     if get_origin(kind) is list and isinstance(value, list):
         return not any(isinstance(each, list | Mapping) for each in value)
     return kind is Any or isinstance(value, Mapping) == (is_dataclass(kind) or get_origin(kind) is dict)
 
 
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested mapping as dotted keys with values; enums become their names."""
+    result: dict[str, Any] = {}
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        result |= flatten(value, f"{path}.") if isinstance(value, Mapping) else {path: _plain_value(value)}
+    return result
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.name
+    return [_plain_value(v) for v in value] if isinstance(value, list) else value
+
+
+def format_value(value: Any) -> str:
+    """Return a value as a user would type it."""
+    if isinstance(value, list):
+        return f"[{','.join(format_value(v) for v in value)}]"
+    return "null" if value is None else json.dumps(value) if isinstance(value, bool) else str(value)
+
+
 def nearest_key(path: str) -> str | None:
-    """The key most likely meant by ``path``: same last name elsewhere, else similar."""
+    """The key that ``path`` most likely means: a similar sibling, a similar path, or the same last name."""
     known = [key.path for key in all_keys()]
     section, _, leaf = path.rpartition(".")
     siblings = {p.rpartition(".")[2]: p for p in known if p.rpartition(".")[0] == section}
@@ -172,17 +199,17 @@ def nearest_key(path: str) -> str | None:
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
-    """The candidate most similar to ``name``, if any is similar."""
+    """The candidate most similar to ``name``; None if none is similar."""
     return next(iter(difflib.get_close_matches(name, list(candidates), n=1)), None)
 
 
 def choices_hint(name: str, candidates: Iterable[str]) -> str:
-    """The end of a message that refuses ``name``: the guess, if there is one, and all choices."""
+    """The end of an error line about an unknown ``name``: the most similar choice and all choices."""
     names = list(candidates)
     guess = nearest(name, names)
     return f"{f'; did you mean {guess}?' if guess else ''} (choices: {', '.join(names)})"
 
 
 def did_you_mean(name: str, guess: str | None) -> str:
-    """The end of a message about ``name``: the guess, or where to look."""
+    """The end of an error line about an unknown ``name``: the guess, or where to look."""
     return f"; did you mean {guess}?" if guess and guess != name else "; --help lists them all"

@@ -1,7 +1,8 @@
-"""Loading, saving and comparing settings.
+"""Loading and saving settings.
 
-``conf/base.yaml`` <- group files (``stage= model= data= cluster=``) <- ``data.rescale`` of the stage <-
-dotted overrides. Imports neither torch nor ray: entry points answer a mistake at once.
+Later layers replace values of earlier ones: the files of the groups (``stage= model= data= cluster=``,
+defaults in ``conf/base.yaml``), ``data.rescale`` of the stage, dotted overrides. This module imports neither
+torch nor ray, so that commands report a mistake at once.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException, ValidationError
 
-from lladav.config.fingerprint import flatten, format_value
-from lladav.config.introspection import accepted_values, check_keys, choices_hint
+from lladav.config.introspection import check_keys, choices_hint, flatten, format_value, type_problem
 from lladav.config.schema import Config
 from lladav.config.validation import check
 from lladav.errors import UserError
@@ -25,20 +25,21 @@ ALL_STAGES = "all"
 
 _packaged = Path(__file__).parents[1] / "conf"
 CONF = _packaged if _packaged.is_dir() else Path(__file__).resolve().parents[3] / "conf"
-"""Folder of the YAML files: beside the package when installed, else in the source tree."""
+"""Folder of the YAML files: inside the package if it is installed, else in the source tree."""
 
 
 class ConfigLayer(NamedTuple):
-    """A part of the tree and where it is from, as the beginning of a message about it."""
+    """Some values of the tree, and where they are from: the beginning of an error line about them."""
 
     where: str
     values: dict[str, Any]
 
 
 def load(overrides: Sequence[str] = (), conf: Path = CONF) -> Config:
-    """The checked settings that ``group=choice`` and ``section.key=value`` arguments give.
+    """Return the checked settings for ``group=choice`` and ``section.key=value`` arguments.
 
-    Raises ``UserError`` for whatever is unknown, of the wrong type or does not fit together.
+    Raises ``UserError`` for an unknown key, a value of the wrong type or out of range, and settings that
+    contradict each other.
     """
     chosen, dotted = _split(overrides)
     files = [_layer_of(file, conf) for file in _group_files(chosen, conf)]
@@ -47,7 +48,7 @@ def load(overrides: Sequence[str] = (), conf: Path = CONF) -> Config:
 
 
 def save(config: Config, path: Path) -> None:
-    """Write the resolved settings as YAML; ``load_saved`` gives an equal config back."""
+    """Write the resolved settings as YAML. ``load_saved`` returns an equal config."""
     path.write_text(to_yaml(config), encoding="utf-8")
 
 
@@ -62,7 +63,7 @@ def to_yaml(config: Config) -> str:
 
 
 def curriculum(conf: Path = CONF) -> list[str]:
-    """Stages of the curriculum, each after the one it starts from; ablations left out."""
+    """Return the stages without ablations, each after the stage that it starts from."""
     stages = [read_yaml(conf / "stage" / f"{name}.yaml")["stage"] for name in group_choices("stage", conf)]
     waiting = {stage["name"]: stage.get("starts_from") for stage in stages if not stage.get("ablation")}
     order: list[str] = []
@@ -70,12 +71,14 @@ def curriculum(conf: Path = CONF) -> list[str]:
         order += ready
         waiting = {name: before for name, before in waiting.items() if name not in ready}
     if waiting:
-        raise UserError(f"conf/stage: what {', '.join(waiting)} start from never comes; mend starts_from")
+        raise UserError(
+            f"conf/stage: {', '.join(waiting)} start from a stage that never runs; correct starts_from"
+        )
     return order
 
 
 def expand_stages(overrides: Sequence[str], conf: Path = CONF) -> list[list[str]]:
-    """One list of overrides for each stage that ``stage=all`` stands for; other overrides alone."""
+    """Return a list of overrides for each stage of ``stage=all``; without it, the overrides alone."""
     rest = [o for o in overrides if o != f"stage={ALL_STAGES}"]
     if len(rest) == len(overrides):
         return [rest]
@@ -87,18 +90,18 @@ def expand_stages(overrides: Sequence[str], conf: Path = CONF) -> list[list[str]
 
 
 def run_name(config: Config, stage: str | None = None) -> str:
-    """Folder of this run in ``train.storage``; or of another stage's default run on this model and data."""
+    """Return the name of this run, or of the default run of another stage with this model and data."""
     default = f"{stage or config.stage.name}-{config.model.name}-{config.data.name}"
     return default if stage else config.train.run or default
 
 
 def group_choices(group: str, conf: Path = CONF) -> list[str]:
-    """Names of the files of a group."""
+    """Return the names of the files of a group, sorted."""
     return sorted(file.stem for file in (conf / group).glob("*.yaml"))
 
 
 def _split(overrides: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Group choices and dotted keys, values as typed."""
+    """Split overrides into group choices and dotted keys. Values stay text."""
     chosen, dotted = {}, {}
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -122,7 +125,7 @@ def _group_file(group: str, name: str, conf: Path) -> Path:
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """A file of settings as it stands; ``UserError`` where there is none or it is not a mapping."""
+    """Read one YAML file. Raises ``UserError`` if it cannot be read or is not a mapping."""
     try:
         tree = OmegaConf.to_container(OmegaConf.load(file))
     except OSError as error:
@@ -139,7 +142,7 @@ def _layer_of(file: Path, conf: Path) -> ConfigLayer:
 
 
 def _nested(key: str, text: str) -> dict[str, Any]:
-    """The tree that holds one dotted override."""
+    """Return one dotted override as a tree."""
     fragment = OmegaConf.create()
     try:
         fragment.merge_with_dotlist([f"{key}={text}"])
@@ -149,8 +152,8 @@ def _nested(key: str, text: str) -> dict[str, Any]:
 
 
 def _rescale(layers: Sequence[ConfigLayer]) -> Iterator[ConfigLayer]:
-    """The keys of the stage that the data set asks for in place of the stage's own."""
-    values = _stacked(layers)
+    """Yield the stage's keys that the data set replaces."""
+    values = _merged(layers)
     for stage, rescaled in values["data"].get("rescale", {}).items():
         layer = ConfigLayer(f"data.rescale.{stage}: ", {"stage": rescaled})
         check_keys(layer.values, layer.where)
@@ -158,19 +161,19 @@ def _rescale(layers: Sequence[ConfigLayer]) -> Iterator[ConfigLayer]:
             yield layer
 
 
-def _stacked(layers: Sequence[ConfigLayer]) -> dict[str, Any]:
-    """The layers as one tree, later ones on top."""
+def _merged(layers: Sequence[ConfigLayer]) -> dict[str, Any]:
+    """Merge layers; later layers replace values of earlier ones."""
     for where, values in layers:
-        _refuse_other_keys(values, where)
+        _check_keys_are_text(values, where)
         check_keys(values, where)
-    stacked: dict[str, Any] = {}
+    tree: dict[str, Any] = {}
     for _, values in layers:
-        stacked = _on_top(stacked, values)
-    return stacked
+        tree = _merge_two(tree, values)
+    return tree
 
 
-def _refuse_other_keys(value: Any, where: str) -> None:
-    """Raise ``UserError`` where a mapping inside ``value`` has a key that is not text."""
+def _check_keys_are_text(value: Any, where: str) -> None:
+    """Raise ``UserError`` if a mapping inside ``value`` has a key that is not text."""
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
@@ -178,17 +181,17 @@ def _refuse_other_keys(value: Any, where: str) -> None:
         value = list(value.values())
     if isinstance(value, list):
         for element in value:
-            _refuse_other_keys(element, where)
+            _check_keys_are_text(element, where)
 
 
-def _on_top(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def _merge_two(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     both = [k for k in above if isinstance(below.get(k), Mapping) and isinstance(above[k], Mapping)]
-    return {**below, **above, **{k: _on_top(below[k], above[k]) for k in both}}
+    return {**below, **above, **{k: _merge_two(below[k], above[k]) for k in both}}
 
 
 def _resolved(layers: Sequence[ConfigLayer]) -> Config:
     try:
-        tree = OmegaConf.merge(OmegaConf.structured(Config), _stacked(layers))
+        tree = OmegaConf.merge(OmegaConf.structured(Config), _merged(layers))
         missing = sorted(OmegaConf.missing_keys(tree))
         config = None if missing else OmegaConf.to_object(tree)
     except (ValidationError, InterpolationResolutionError) as error:
@@ -201,14 +204,14 @@ def _resolved(layers: Sequence[ConfigLayer]) -> Config:
 
 
 def _value_message(error: OmegaConfBaseException, layers: Sequence[ConfigLayer]) -> str:
-    """Where the refused value is from, what it is, and what its key accepts."""
+    """Return the error line for a value that OmegaConf refuses."""
     path, _, index = str(error.full_key).rstrip("]").partition("[")
     holding = [layer for layer in layers if path in flatten(layer.values)]
     where, value = holding[-1].where, flatten(holding[-1].values)[path]
     refused = value[int(index)] if index else value
     if isinstance(error, InterpolationResolutionError):
         return f"{where}{path}={refused}: refers to no key; write the value, or the path of another key"
-    return f"{where}{path}={format_value(refused)}: {accepted_values(path, refused)}"
+    return f"{where}{path}={format_value(refused)}: {type_problem(path, refused)}"
 
 
 def _plain(tree: DictConfig) -> dict[str, Any]:

@@ -1,106 +1,54 @@
 """The schema of every setting, as one tree of dataclasses.
 
-YAML files under ``conf/`` and the command line only give values; a key that is not here does not exist. All
-that is needed to rebuild a model or to repeat a run is in the tree, and the resolved tree is saved with each
-checkpoint.
+A key that is not here does not exist: YAML files under ``conf/`` and the command line only set values. A new
+key is one field here: ``setting`` declares the values that it accepts and whether a run depends on it, and
+the text below the field documents it. The resolved tree is saved with each checkpoint and suffices to rebuild
+the model and to repeat the run.
 """
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 from omegaconf import MISSING
 
+from lladav.config.choices import (
+    Attention,
+    ImageMode,
+    MissingMark,
+    ModelPart,
+    Pixels,
+    Precision,
+    SourceFormat,
+    Supervise,
+    Template,
+)
+from lladav.config.setting import setting
 
-class Attention(StrEnum):
-    """Who may look at whom in the language tower."""
-
-    bidirectional = "bidirectional"
-    dialogue_causal = "dialogue_causal"
-    causal = "causal"
-
-
-class ImageMode(StrEnum):
-    """How a lone image of a sample becomes views: one squashed view, or tiles with a base view in front."""
-
-    square = "square"
-    tiled = "tiled"
-
-
-class Pixels(StrEnum):
-    """How an image file becomes RGB.
-
-    ``displayed``: as a viewer shows it, with EXIF orientation, transparency on white and 16-bit grey scaled.
-    ``released``: by Pillow's plain conversion, as in the released trainer.
-    """
-
-    displayed = "displayed"
-    released = "released"
-
-
-class Template(StrEnum):
-    """``plain`` is image, caption, line end; ``chat`` is the LLaDA conversation template."""
-
-    plain = "plain"
-    chat = "chat"
-
-
-class Supervise(StrEnum):
-    """Which tokens carry loss: answers and the template ids as released, or answers alone."""
-
-    template = "template"
-    answers = "answers"
-
-
-class Precision(StrEnum):
-    """Number format of weights and activations; ``float32`` is the one for CPUs and exact comparisons."""
-
-    float32 = "float32"
-    bf16 = "bf16"
-
-
-class ModelPart(StrEnum):
-    """The parts of the model that a stage can train and that have a learning rate each.
-
-    The newline vector belongs to ``language``, as in the released trainer.
-    """
-
-    language = "language"
-    projector = "projector"
-    vision = "vision"
-
-
-class SourceFormat(StrEnum):
-    """How the records of a data set lie on disk."""
-
-    json = "json"
-    jsonl = "jsonl"
-    parquet = "parquet"
-
-
-class MissingMark(StrEnum):
-    """What to do with a record that has images or a video and no mark: ``reject`` leaves it out, ``prepend``
-    puts the marks in front of its first question.
-    """
-
-    reject = "reject"
-    prepend = "prepend"
+MAX_SEED = 2**63 - 1
+"""The largest seed that torch accepts."""
 
 
 @dataclass
 class LanguageConfig:
     """The language tower; the defaults are LLaDA-8B."""
 
-    vocab_size: int = 126464
-    width: int = 4096
-    mlp_width: int = 12288
-    layers: int = 32
-    heads: int = 32
-    kv_heads: int = 32
-    """Fewer than ``heads`` shares keys and values between heads."""
-    rope_theta: float = 500000.0
-    norm_eps: float = 1e-5
-    max_positions: int = 16384
+    vocab_size: int = setting(126464, above=0)
+    """Rows of the token embedding and of the vocabulary head."""
+    width: int = setting(4096, above=0)
+    """Size of a hidden state."""
+    mlp_width: int = setting(12288, above=0)
+    """Size of the hidden layer of each MLP."""
+    layers: int = setting(32, above=0)
+    """Transformer layers."""
+    heads: int = setting(32, above=0)
+    """Attention heads of a layer."""
+    kv_heads: int = setting(32, above=0)
+    """Key and value heads of a layer; fewer than ``heads`` is grouped-query attention."""
+    rope_theta: float = setting(500000.0, above=0)
+    """Base of the rotary position embedding's frequencies."""
+    norm_eps: float = setting(1e-5, above=0)
+    """Added to the mean square in RMSNorm."""
+    max_positions: int = setting(16384, above=0)
     """Longest sequence in tokens, visual tokens included."""
 
 
@@ -108,17 +56,22 @@ class LanguageConfig:
 class VisionConfig:
     """The vision tower; the defaults are siglip2-so400m-patch14-384."""
 
-    image_size: int = 384
+    image_size: int = setting(384, above=0)
     """Side of a view (and of a tile) in pixels."""
-    patch_size: int = 14
-    width: int = 1152
-    mlp_width: int = 4304
-    layers: int = 27
+    patch_size: int = setting(14, above=0)
+    """Side of a patch in pixels."""
+    width: int = setting(1152, above=0)
+    """Size of a hidden state."""
+    mlp_width: int = setting(4304, above=0)
+    """Size of the hidden layer of each MLP."""
+    layers: int = setting(27, above=0)
     """Layers of the published tower; only those up to ``feature_layer`` are built and run."""
-    heads: int = 16
+    heads: int = setting(16, above=0)
+    """Attention heads of a layer."""
     feature_layer: int = -2
-    """Hidden state that becomes the visual tokens; -1 is the last layer's output, -2 the one's before."""
-    norm_eps: float = 1e-6
+    """Hidden state that becomes the visual tokens; -1: of the last layer, -2: of the one before."""
+    norm_eps: float = setting(1e-6, above=0)
+    """Added to the variance in LayerNorm."""
 
 
 @dataclass
@@ -126,40 +79,46 @@ class TokenIds:
     """Ids of LLaDA's special tokens in the vocabulary."""
 
     mask: int = 126336
+    """``<|mdm_mask|>``, a masked position."""
     bos: int = 126080
+    """``<|startoftext|>``, the first token of a sample."""
     eos: int = 126081
+    """``<|endoftext|>``, fills the canvas behind an answer."""
     start_header: int = 126346
+    """``<|start_header_id|>``, in front of the role of a turn."""
     end_header: int = 126347
+    """``<|end_header_id|>``, behind the role of a turn."""
     eot: int = 126348
+    """``<|eot_id|>``, the end of a turn."""
 
 
 @dataclass
 class ImagesConfig:
     """Tiling of images and sampling of videos."""
 
-    grid: int = 6
+    grid: int = setting(6, above=0)
     """A tiled image has at most ``grid`` x ``grid`` tiles."""
-    shrink_above_views: int = 4
-    """Merged features of more than about this many views are shrunk (``anyres_max_4``)."""
+    shrink_above_views: int = setting(4, above=0)
+    """The merged features of an image are shrunk to about this many views (``anyres_max_4``)."""
     pixels: Pixels = Pixels.displayed
-    """How image files become RGB; part of the model, so that serving does as training did."""
-    max_frames: int = 32
-    """Most frames of a video in training; of longer videos as many, evenly spread."""
-    frames_per_second: float = 1.0
+    """How image files become RGB; a part of the model, so that serving converts as training did."""
+    max_frames: int = setting(32, above=0)
+    """Most frames of a video in training; a longer video is sampled evenly."""
+    frames_per_second: float = setting(1.0, above=0)
     """Rate at which training samples a video."""
-    folder_frames: int = 10
-    """Frames that training takes of a video that is a folder of frames, evenly spread."""
-    inference_frames: int = 32
-    """Frames that inference takes of a video, evenly spread; fewer where it has fewer."""
-    frame_side: int = 14
-    """A video frame's features are pooled to this many rows and columns."""
+    folder_frames: int = setting(10, above=0)
+    """Frames that training takes of a video stored as a folder of frames, evenly spread."""
+    inference_frames: int = setting(32, above=0, non_semantic="read by inference only")
+    """Most frames that inference takes of a video, evenly spread."""
+    frame_side: int = setting(14, above=0)
+    """The features of a video frame are pooled to this many rows and columns."""
     newline_per_frame_row: bool = True
-    """A newline after each row of a frame; false: a single one after the clip."""
+    """A newline after each row of a frame; false: a single newline after the video."""
 
 
 @dataclass
 class WeightsConfig:
-    """Folders (or files) in a released layout that the towers start from."""
+    """Folders, files or URIs in a released layout that training starts from."""
 
     language: str | None = None
     """LLaDA-8B-Instruct as published, or its renamed form."""
@@ -173,63 +132,69 @@ class WeightsConfig:
 class ModelConfig:
     """Towers, projector and tokenizer."""
 
-    name: str = MISSING
-    """What runs with this model are called after."""
+    name: str = setting(is_file_name=True)
+    """Name of the model in the names of runs."""
     language: LanguageConfig = field(default_factory=LanguageConfig)
     vision: VisionConfig = field(default_factory=VisionConfig)
     tokens: TokenIds = field(default_factory=TokenIds)
     images: ImagesConfig = field(default_factory=ImagesConfig)
     attention: Attention = Attention.bidirectional
     weights: WeightsConfig = field(default_factory=WeightsConfig)
-    tokenizer: str = MISSING
-    """Folder with ``tokenizer.json``; the language weights' folder as a rule."""
+    tokenizer: str = setting(non_semantic="a path; model.tokens says what the tokenizer must contain")
+    """Folder with ``tokenizer.json``, usually that of the language weights."""
 
 
 @dataclass
 class LearningRates:
-    """Peak learning rate of each part; parts that are not trained ignore theirs."""
+    """Peak learning rate of each part; a part that is not trained ignores its rate."""
 
-    language: float = 1e-5
-    projector: float = 1e-5
-    vision: float = 2e-6
+    language: float = setting(1e-5, above=0)
+    """Of the language tower and the newline vector."""
+    projector: float = setting(1e-5, above=0)
+    """Of the projector."""
+    vision: float = setting(2e-6, above=0)
+    """Of the vision tower."""
 
 
 @dataclass
 class Suffix:
-    """Text appended to every human turn of a source's records, with a probability per record."""
+    """Text appended to every human turn of a record, for a random part of the records."""
 
     text: str = MISSING
-    probability: float = 1.0
+    """The appended text."""
+    probability: float = setting(1.0, minimum=0, maximum=1)
+    """Fraction of the records that get the text."""
 
 
 @dataclass
 class StageConfig:
-    """A stage of the curriculum; the defaults are those most stages of the paper's Table 6 share."""
+    """A stage of the curriculum; the defaults are those that most stages of the paper's Table 6 share."""
 
-    name: str = MISSING
-    starts_from: str | None = None
-    """The stage whose last checkpoint this one continues; none: the towers as published."""
+    name: str = setting(is_file_name=True)
+    """Name of the stage, and of its file in ``conf/stage``."""
+    starts_from: str | None = setting(None, is_file_name=True)
+    """The stage whose last checkpoint this stage starts from; null: the published towers."""
     trained: list[ModelPart] = field(
         default_factory=lambda: [ModelPart.language, ModelPart.projector, ModelPart.vision]
     )
-    """Parts that learn; the others are frozen."""
+    """Parts that are trained; the others are frozen."""
     lr: LearningRates = field(default_factory=LearningRates)
-    global_batch: int = 256
+    global_batch: int = setting(256, above=0)
     """Samples of one optimizer step, over all workers."""
-    max_length: int = 8192
-    """Tokens a sample is cut to, visual tokens included."""
-    epochs: int = 1
+    max_length: int = setting(8192, above=0)
+    """Longer samples are cut to this many tokens, visual tokens included."""
+    epochs: int = setting(1, above=0)
     """Passes over the sources."""
     images: ImageMode = ImageMode.tiled
     template: Template = Template.chat
     sources: list[str] = field(default_factory=list)
     """Names in ``data.sources`` that the stage trains on."""
     suffixes: dict[str, Suffix] = field(default_factory=dict)
-    """Per source: text appended to its human turns."""
-    samples: int | None = None
-    """Size of the published data set; says what was meant, sets nothing."""
-    ablation: bool = False
-    """A side branch of the paper: ``stage=all`` leaves it out."""
+    """By source: text appended to its human turns."""
+    samples: int | None = setting(None, non_semantic="a note about the published data")
+    """Size of the published data set; a note without effect."""
+    ablation: bool = setting(False, non_semantic="decides only what stage=all runs")
+    """An ablation of the paper: ``stage=all`` skips it."""
 
 
 @dataclass
@@ -239,13 +204,13 @@ class ObjectiveConfig:
     supervise: Supervise = Supervise.template
     stratified: bool = False
     """Spread the noise levels of a global batch evenly over [0, 1) instead of drawing them independently."""
-    eos_tail: int = 0
-    """Teach EOS behind the last eot, 0 to this many tokens, drawn by sample (the released data has none)."""
-    min_mask_ratio: float = 1e-3
-    """Mask ratio at noise level 0, so that no sample goes unmasked by rule."""
-    block_length: int | None = None
-    """Noise one block of so many tokens per answer, as decoding in blocks meets it, half of those of long
-    answers anywhere; none: whole answers."""
+    eos_tail: int = setting(0, minimum=0)
+    """Supervise up to this many EOS behind the last eot, drawn by sample (the released data has none)."""
+    min_mask_ratio: float = setting(1e-3, above=0, maximum=1)
+    """Mask ratio at noise level 0, which keeps the weight of a masked position finite."""
+    block_length: int | None = setting(None, above=0)
+    """Mask one block of this many tokens per answer, as in semi-autoregressive decoding; half of the blocks
+    of long answers start anywhere. Null: mask whole answers."""
 
 
 @dataclass
@@ -256,91 +221,98 @@ class SourceConfig:
     annotations: str = MISSING
     """File or glob of the records."""
     media: str | None = None
-    """Folder, tar or zip (or a glob of them) with the images and videos; none: embedded in the records."""
+    """Folder, tar or zip (or a glob of them) with the images and videos; null: embedded in the records."""
 
 
 @dataclass
 class DataConfig:
-    """The data sets at hand and how they are read."""
+    """The available data sets and how they are read."""
 
-    name: str = MISSING
-    """What runs on these data sets are called after."""
-    root: str = MISSING
-    """Relative paths of the sources start here."""
+    name: str = setting(is_file_name=True)
+    """Name of the data sets in the names of runs."""
+    root: str = setting(non_semantic="a path")
+    """Folder or URI that relative paths of the sources start from."""
     sources: dict[str, SourceConfig] = field(default_factory=dict)
     """Data sets by name."""
-    rescale: dict[str, Any] = field(default_factory=dict)
-    """Per stage: keys of ``stage`` that a data set of this size needs otherwise (batch, rates, lengths)."""
-    bad_sample_budget: float = 0.001
+    rescale: dict[str, Any] = setting(factory=dict, non_semantic="already applied to the stage")
+    """By stage: keys of ``stage`` with other values for data sets of this size (batch, rates, lengths)."""
+    bad_sample_budget: float = setting(
+        0.001, minimum=0, maximum=1, non_semantic="decides only when a run gives up"
+    )
     """Fraction of the records that may be quarantined before the run stops."""
     missing_mark: MissingMark = MissingMark.reject
-    """What to do with records that have images or a video and no ``<image>`` mark."""
-    tasks: int = 0
-    """Preprocessing tasks at a time for each worker; 0 lets Ray Data decide."""
-    prefetch: int = 4
-    """Micro-batches that are ready ahead of each worker."""
+    tasks: int = setting(0, minimum=0, non_semantic="affects speed only")
+    """Concurrent preprocessing tasks for each worker; 0 lets Ray Data decide."""
+    prefetch: int = setting(4, above=0, non_semantic="affects speed only")
+    """Micro-batches that are prepared ahead for each worker."""
 
 
 @dataclass
 class ClusterConfig:
-    """Where a run happens and how much of it it takes."""
+    """Where a run happens and which resources it takes."""
 
     name: str = MISSING
+    """Name of the cluster, and of its file in ``conf/cluster``."""
     address: str | None = None
-    """Ray address; none: the cluster that runs this job, or a local one."""
-    workers: int = 1
+    """Ray address; null: the cluster that runs this job, or a local one."""
+    workers: int = setting(1, above=0)
     """Data-parallel training workers."""
     min_workers: int | None = None
-    """Fewest workers a run goes on with when nodes are taken away; none: exactly ``workers``."""
-    resize_seconds: float = 60.0
-    """With ``min_workers``: how often to look for room for more workers; their coming goes back to the last
-    checkpoint."""
-    cpus_per_worker: float = 1.0
-    gpus_per_worker: float = 0.0
-    threads_per_worker: int = 0
+    """Fewest workers that a run continues with when nodes are lost; null: exactly ``workers``."""
+    resize_seconds: float = setting(60.0, above=0)
+    """With ``min_workers``: seconds between checks for room for more workers. Adding workers restarts from
+    the last checkpoint."""
+    cpus_per_worker: float = setting(1.0, minimum=0)
+    """CPU cores that Ray reserves for a worker."""
+    gpus_per_worker: float = setting(0.0, minimum=0)
+    """GPUs that Ray reserves for a worker."""
+    threads_per_worker: int = setting(0, minimum=0)
     """torch threads of a worker; 0: torch decides."""
-    max_failures: int = 3
-    """Restarts of the workers from the last checkpoint before the run gives up; where they are used up and it
-    has saved a checkpoint meanwhile, it counts anew."""
+    max_failures: int = setting(3, minimum=0)
+    """Consecutive restarts of the workers before the run gives up; a new checkpoint resets the count."""
 
 
 @dataclass
 class TrainConfig:
     """Optimizer, numerics and bookkeeping; the defaults are the published recipe."""
 
-    run: str | None = None
-    """Name of the run, a folder in ``storage``; none: made from stage, model and data."""
-    storage: str = "runs"
+    run: str | None = setting(None, is_file_name=True, non_semantic="a name")
+    """Name of the run, a folder in ``storage``; null: made from stage, model and data."""
+    storage: str = setting("runs", non_semantic="a path")
     """Folder or URI (s3://, gs://) that holds every run."""
-    scratch: str | None = None
-    """Folder for checkpoints on their way to an object store; none: the system's temporary folder."""
+    scratch: str | None = setting(None, non_semantic="a path")
+    """Local folder for checkpoints before their upload to an object store; null: the system's temporary
+    folder."""
     init: str | None = None
-    """Checkpoint to start from instead of the predecessor's last."""
-    seed: int = 42
+    """Checkpoint to start from instead of the last one of the stage before."""
+    seed: int = setting(42, minimum=0, maximum=MAX_SEED)
     """Of the order of samples, the noise and new weights."""
-    max_steps: int | None = None
-    """Optimizer steps in all; none: as many as ``stage.epochs`` takes."""
-    micro_batch: int = 1
-    """Samples per worker and forward."""
-    warmup_ratio: float = 0.03
-    """Fraction of the steps over which the learning rates rise; then they fall to 0 by cosine."""
-    weight_decay: float = 0.0
+    max_steps: int | None = setting(None, above=0)
+    """Optimizer steps in total; null: as many as ``stage.epochs`` takes."""
+    micro_batch: int = setting(1, above=0, non_semantic="cuts a global batch, which stays the same")
+    """Samples per worker and forward pass."""
+    warmup_ratio: float = setting(0.03, minimum=0, maximum=1)
+    """Fraction of the steps over which the learning rates rise; then they decay to 0 by a cosine."""
+    weight_decay: float = setting(0.0, minimum=0)
+    """AdamW's weight decay."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    eps: float = 1e-8
-    clip: float = 1.0
+    """AdamW's two decay rates of the moments."""
+    eps: float = setting(1e-8, above=0)
+    """AdamW's epsilon."""
+    clip: float = setting(1.0, above=0)
     """Largest global gradient norm."""
     precision: Precision = Precision.bf16
-    activation_checkpointing: bool = True
+    activation_checkpointing: bool = setting(True, non_semantic="affects memory only")
     """Recompute activations in the backward pass to save memory."""
-    loss_chunk: int = 1024
-    """Masked rows that meet the vocabulary projection at a time."""
-    persistence_threshold: int = 100000
+    loss_chunk: int = setting(1024, above=0, non_semantic="affects memory only")
+    """Masked positions per chunk of the vocabulary projection."""
+    persistence_threshold: int = setting(100000, minimum=0, non_semantic="affects memory only")
     """Parameters below this many elements are not sharded by ZeRO-3."""
-    checkpoint_every: int = 500
+    checkpoint_every: int = setting(500, above=0, non_semantic="bookkeeping")
     """Steps between checkpoints."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = setting(2, above=0, non_semantic="bookkeeping")
     """Newest checkpoints that are kept."""
-    log_every: int = 1
+    log_every: int = setting(1, above=0, non_semantic="bookkeeping")
     """Steps between metrics."""
 
 
@@ -351,6 +323,8 @@ class Config:
     stage: StageConfig = field(default_factory=StageConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    cluster: ClusterConfig = setting(
+        factory=ClusterConfig, non_semantic="says where a run happens, not what it computes"
+    )
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -1,81 +1,40 @@
-"""What no type can say: settings that must be in a range, or fit each other.
+"""Checks of values: the range that the schema declares for each setting, and checks across settings.
 
-Each rule yields whole one-line messages: the key, what is wrong with it, what to set.
+Each check yields whole error lines: the key, what is wrong with it, what to set.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import fields, is_dataclass
+from typing import Any
 
-from lladav.config.fingerprint import flatten, format_value
-from lladav.config.introspection import choices_hint
+from lladav.config.introspection import choices_hint, format_value
 from lladav.config.schema import Config
 from lladav.errors import UserError
 
-POSITIVE = """
-    model.language.vocab_size model.language.width model.language.mlp_width model.language.layers
-    model.language.heads model.language.kv_heads model.language.rope_theta model.language.norm_eps
-    model.language.max_positions model.vision.image_size model.vision.patch_size model.vision.width
-    model.vision.mlp_width model.vision.layers model.vision.heads model.vision.norm_eps
-    model.images.grid model.images.shrink_above_views model.images.max_frames model.images.frames_per_second
-    model.images.folder_frames model.images.inference_frames
-    model.images.frame_side stage.lr.language stage.lr.projector stage.lr.vision stage.global_batch
-    stage.max_length stage.epochs objective.min_mask_ratio objective.block_length
-    data.prefetch cluster.workers cluster.resize_seconds train.max_steps
-    train.micro_batch train.eps train.clip train.loss_chunk train.checkpoint_every train.keep_checkpoints
-    train.log_every
-""".split()
-NOT_NEGATIVE = """
-    objective.eos_tail data.tasks cluster.cpus_per_worker cluster.gpus_per_worker cluster.threads_per_worker
-    cluster.max_failures train.seed train.weight_decay train.persistence_threshold
-""".split()
-LARGEST_SEED = 2**63 - 1
-"""That torch accepts."""
-FRACTIONS = ("objective.min_mask_ratio", "data.bad_sample_budget", "train.warmup_ratio")
-FILE_NAME = re.compile(r"[\w][\w.+-]*")
-NAME_BYTES = 80
-"""A run's folder is called after three names, and a file name has at most 255 bytes."""
-
 
 def check(config: Config) -> None:
-    """Raise ``UserError`` for the first setting that is out of range or does not fit the others."""
-    for rule in (_ranges, _names, _stage, _sources, _workers, _batch, _language, _vision, _tokens, _train):
+    """Raise ``UserError`` for the first setting that is out of range or contradicts another."""
+    for rule in (_own_values, _stage, _sources, _workers, _batch, _language, _vision, _tokens, _betas):
         for message in rule(config):
             raise UserError(message)
 
 
-def _ranges(config: Config) -> Iterator[str]:
-    values = flatten(asdict(config))
-    for key in POSITIVE:
-        if values[key] is not None and not 0 < values[key] < math.inf:
-            yield f"{key}={format_value(values[key])}: must be above 0"
-    for key in NOT_NEGATIVE:
-        if not 0 <= values[key] < math.inf:
-            yield f"{key}={format_value(values[key])}: must be 0 or more"
-    for key in FRACTIONS:
-        if not 0 <= values[key] <= 1:
-            yield f"{key}={format_value(values[key])}: must be a fraction from 0 to 1"
-
-
-def _names(config: Config) -> Iterator[str]:
-    """Names that runs and their folders get."""
-    names = {
-        "stage.name": config.stage.name,
-        "stage.starts_from": config.stage.starts_from,
-        "model.name": config.model.name,
-        "data.name": config.data.name,
-        "train.run": config.train.run,
-    }
-    for key, name in names.items():
-        if name is None:
-            continue
-        if not FILE_NAME.fullmatch(name):
-            yield f"{key}={name}: part of a folder's name; use letters, digits and . _ + -"
-        if len(name.encode()) > NAME_BYTES:
-            yield f"{key}={name}: part of a folder's name; use at most {NAME_BYTES} bytes"
+def _own_values(section: Any, prefix: str = "") -> Iterator[str]:
+    """What the schema declares for each setting alone, in all sections below ``section``."""
+    for entry in fields(section):
+        path, value = f"{prefix}{entry.name}", getattr(section, entry.name)
+        info = entry.metadata.get("setting")
+        if is_dataclass(value):
+            yield from _own_values(value, f"{path}.")
+        elif isinstance(value, dict):
+            for name, each in value.items():
+                if is_dataclass(each):
+                    yield from _own_values(each, f"{path}.{name}.")
+        elif info and value is not None and (problem := info.problem(value)):
+            yield f"{path}={format_value(value)}: {problem}"
 
 
 def _stage(config: Config) -> Iterator[str]:
@@ -100,11 +59,9 @@ def _sources(config: Config) -> Iterator[str]:
         if name not in known:
             lacks = f"data {config.data.name} has no {name}{choices_hint(name, known)}"
             yield f"stage.sources={format_value(stage.sources)}: {lacks}"
-    for name, suffix in stage.suffixes.items():
+    for name in stage.suffixes:
         if name not in stage.sources:
             yield f"stage.suffixes.{name}: not a source of this stage; add it to stage.sources or remove it"
-        if not 0 <= suffix.probability <= 1:
-            yield f"stage.suffixes.{name}.probability={suffix.probability}: must be a fraction from 0 to 1"
 
 
 def _workers(config: Config) -> Iterator[str]:
@@ -160,9 +117,7 @@ def _tokens(config: Config) -> Iterator[str]:
             yield f"model.tokens.{name}={token}: also the id of model.tokens.{twin}; each needs its own"
 
 
-def _train(config: Config) -> Iterator[str]:
-    train, betas = config.train, format_value(config.train.betas)
-    if len(train.betas) != 2 or not all(0 <= beta < 1 for beta in train.betas):
-        yield f"train.betas={betas}: must be two numbers from 0 to below 1, as in [0.9,0.999]"
-    if train.seed > LARGEST_SEED:
-        yield f"train.seed={train.seed}: must be at most {LARGEST_SEED}"
+def _betas(config: Config) -> Iterator[str]:
+    betas = config.train.betas
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        yield (f"train.betas={format_value(betas)}: must be two numbers from 0 to below 1, as in [0.9,0.999]")

@@ -1,4 +1,4 @@
-"""Settings: layers and their order, one line for each mistake, saving, and what makes runs the same."""
+"""Settings: layers and their order, error lines, saving, documentation, and comparison on resuming."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lladav.config import fingerprint
 from lladav.config import loader as config
-from lladav.config.fingerprint import IMMATERIAL
+from lladav.config.comparison import NON_SEMANTIC_KEYS, check_unchanged, differences
 from lladav.config.introspection import all_keys, kind_of
 from lladav.config.schema import Config, ModelPart, Precision
 from lladav.errors import UserError
@@ -53,6 +52,12 @@ MISTAKES = {
     "stage.sources=[]": "stage.sources=[]: stage pretrain has no data; name some of ",
     "stage.sources=[mammoth_s]": "stage.sources=[mammoth_s]: data digits has no mammoth_s; did you mean ",
     "stage.suffixes.ov.text=a": "stage.suffixes.ov: not a source of this stage; add it to ",
+    "stage.suffixes.llava_pretrain={text: a, probability: 2}": (
+        "stage.suffixes.llava_pretrain.probability=2.0: must be a fraction from 0 to 1"
+    ),
+    "objective.min_mask_ratio=0": "objective.min_mask_ratio=0.0: must be above 0",
+    "objective.min_mask_ratio=2": "objective.min_mask_ratio=2.0: must be a fraction from 0 to 1",
+    "train.seed=-1": "train.seed=-1: must be 0 or more",
     "stage.lr.projector=0": "stage.lr.projector=0.0: must be above 0",
     "stage.lr.projector=nan": "stage.lr.projector=nan: must be above 0",
     "train.weight_decay=-1": "train.weight_decay=-1.0: must be 0 or more",
@@ -169,15 +174,15 @@ def test_a_run_is_named_after_stage_model_and_data_unless_it_has_a_name():
     assert config.run_name(named, stage="ov") == "ov-tiny-digits"
 
 
-# What makes two runs the same.
+# Changes that a run may resume with.
 
-SAME_MEANING = [
+NON_SEMANTIC = [
     "cluster.workers=2", "train.micro_batch=2", "train.storage=elsewhere", "train.run=other", "data.tasks=3",
     "train.log_every=7", "train.checkpoint_every=3", "data.prefetch=9", "data.root=elsewhere",
     "train.loss_chunk=8", "cluster=kuberay", "data.sources.mammoth_si.annotations=unused.json",
     "model.tokenizer=moved",
 ]  # fmt: skip
-OTHER_MEANING = [
+SEMANTIC = [
     "stage=si", "model=llada_v_8b", "data=llava", "stage.lr.projector=1e-4", "stage.global_batch=16",
     "stage.max_length=512", "stage.trained=[vision]", "train.seed=1", "train.max_steps=5",
     "train.betas=[0.9,0.95]", "train.precision=bf16", "objective.eos_tail=1", "model.attention=causal",
@@ -186,25 +191,36 @@ OTHER_MEANING = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("override", SAME_MEANING)
-def test_identity_ignores_where_and_how_fast(override: str):
-    assert fingerprint.identity(config.load([override])) == fingerprint.identity(config.load())
+@pytest.mark.parametrize("override", NON_SEMANTIC)
+def test_a_change_of_paths_speed_or_memory_is_no_difference(override: str):
+    assert not differences(config.load(), config.load([override]))
 
 
-@pytest.mark.parametrize("override", OTHER_MEANING)
-def test_identity_changes_with_meaning(override: str):
-    assert fingerprint.identity(config.load([override])) != fingerprint.identity(config.load())
+@pytest.mark.parametrize("override", SEMANTIC)
+def test_a_change_of_what_a_run_computes_is_a_difference(override: str):
+    assert differences(config.load(), config.load([override]))
 
 
-def test_every_immaterial_key_exists_and_has_a_reason():
-    assert all(kind_of(key) and reason for key, reason in IMMATERIAL.items())
+def test_the_non_semantic_keys():
+    """Runs resume by this set: a key that joins or leaves it changes which runs can be resumed."""
+    assert set(NON_SEMANTIC_KEYS) == {
+        "stage.samples", "stage.ablation", "model.images.inference_frames", "model.tokenizer", "data.root",
+        "data.rescale", "data.bad_sample_budget", "data.tasks", "data.prefetch", "cluster", "train.run",
+        "train.storage", "train.scratch", "train.micro_batch", "train.activation_checkpointing",
+        "train.loss_chunk", "train.persistence_threshold", "train.checkpoint_every",
+        "train.keep_checkpoints", "train.log_every",
+    }  # fmt: skip
 
 
-def test_a_change_of_meaning_is_refused_by_key():
+def test_every_key_is_documented():
+    assert not [key.path for key in all_keys() if not key.doc]
+
+
+def test_a_semantic_change_is_refused_by_key():
     started, now = config.load(["stage=vw"]), config.load(["stage=vw", "stage.lr.language=2e-5"])
-    fingerprint.check_unchanged("mine", started, config.load(["stage=vw", "cluster.workers=2"]))
+    check_unchanged("mine", started, config.load(["stage=vw", "cluster.workers=2"]))
     with pytest.raises(UserError) as caught:
-        fingerprint.check_unchanged("mine", started, now)
+        check_unchanged("mine", started, now)
     was = started.stage.lr.language
     assert str(caught.value) == (
         f"run mine was started with stage.lr.language={was}, now 2e-05; "
@@ -214,7 +230,7 @@ def test_a_change_of_meaning_is_refused_by_key():
 
 def test_a_refusal_names_further_keys():
     with pytest.raises(UserError, match=r"was started with stage\.name=.* \(and stage\.starts_from, "):
-        fingerprint.check_unchanged("mine", config.load(["stage=vw"]), config.load(["stage=ov"]))
+        check_unchanged("mine", config.load(["stage=vw"]), config.load(["stage=ov"]))
 
 
 # Entry points.

@@ -1,0 +1,78 @@
+"""The settings that accept one of several names. ``lladav.config.schema`` exports them too."""
+
+from enum import StrEnum
+
+
+class Attention(StrEnum):
+    """Which positions a position of the language tower attends to."""
+
+    bidirectional = "bidirectional"
+    dialogue_causal = "dialogue_causal"
+    causal = "causal"
+
+
+class ImageMode(StrEnum):
+    """How the only image of a sample becomes views: one squashed view, or a base view followed by tiles."""
+
+    square = "square"
+    tiled = "tiled"
+
+
+class Pixels(StrEnum):
+    """How an image file becomes RGB.
+
+    ``displayed``: as an image viewer shows it, with EXIF orientation applied, transparency on white and
+    16-bit grey scaled. ``released``: by Pillow's plain conversion, as in the released trainer.
+    """
+
+    displayed = "displayed"
+    released = "released"
+
+
+class Template(StrEnum):
+    """``plain`` is image, caption, line end; ``chat`` is the LLaDA conversation template."""
+
+    plain = "plain"
+    chat = "chat"
+
+
+class Supervise(StrEnum):
+    """Which tokens carry loss: answers and the template's ids as released, or answers alone."""
+
+    template = "template"
+    answers = "answers"
+
+
+class Precision(StrEnum):
+    """Number format of weights and activations; use ``float32`` on CPUs and for exact comparisons."""
+
+    float32 = "float32"
+    bf16 = "bf16"
+
+
+class ModelPart(StrEnum):
+    """A part of the model that a stage can train and that has its own learning rate.
+
+    The newline vector belongs to ``language``, as in the released trainer.
+    """
+
+    language = "language"
+    projector = "projector"
+    vision = "vision"
+
+
+class SourceFormat(StrEnum):
+    """File format of the records of a data set."""
+
+    json = "json"
+    jsonl = "jsonl"
+    parquet = "parquet"
+
+
+class MissingMark(StrEnum):
+    """What to do with a record that has images or a video but no ``<image>`` mark: ``reject`` skips the
+    record, ``prepend`` puts the marks in front of its first question.
+    """
+
+    reject = "reject"
+    prepend = "prepend"
