@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 
 from lladav.__main__ import COMMANDS, main
 from lladav.checkpoint import export
+from lladav.inputs.chat import ChatTokenizer
 from tests.lladav.build import tiny_config, tiny_model
 from tests.train.trainings import Trainings
 from train.trainer.step_log import LOG, read_steps
@@ -129,7 +131,9 @@ def test_keys_are_made(lladav: Command) -> None:
 
 @pytest.mark.slow
 def test_a_model_is_exported_and_answers(lladav: Command, golden: Any, tmp_path: Path) -> None:
-    export(tiny_model(), tiny_config(), str(tmp_path / "model"), tokenizer=golden.folder / "tokenizer")
+    tokenizer = golden.folder / "tokenizer"
+    config = replace(tiny_config(), tokens=ChatTokenizer.load(tokenizer).ids)
+    export(tiny_model(), config, str(tmp_path / "model"), tokenizer=tokenizer)
     exported = lladav("export", "run=model", "out=exported")
     assert exported.returncode == 0, exported.stderr
     answered = lladav(

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from data.records.record import BadSample, Reason, Record, Unreadable
-from lladav.inputs.chat import IMAGE_MARK, ROLES
+from lladav.inputs.chat import ROLES, join_parts
 
 CONVERSATION_KEYS = ("conversations", "messages")
 IMAGE_KEYS, VIDEO_KEYS = ("image", "images"), ("video", "videos")
@@ -98,17 +98,9 @@ def _turn(turn: Any, key: str, parts: list[tuple[str, Any]]) -> dict[str, str]:
     field = given[0] if given else "content" if "role" in turn else "value"
     value = turn.get(field)
     if isinstance(value, list):
-        return {"from": speaker, "value": _joined(value, f"{key}.{field}", parts)}
+        pieces = [_piece(part, f"{key}.{field}[{number}]", parts) for number, part in enumerate(value)]
+        return {"from": speaker, "value": join_parts(pieces)}
     return {"from": speaker, "value": _text(value, f"{key}.{field}")}
-
-
-def _joined(content: list[Any], key: str, parts: list[tuple[str, Any]]) -> str:
-    """Parts as one text, written as the server writes the parts of a request."""
-    pieces = [_piece(part, f"{key}[{number}]", parts) for number, part in enumerate(content)]
-    texts = [piece for piece in pieces if piece is not None]
-    if len(texts) == 1:  # images go before the only text about them
-        pieces.sort(key=lambda piece: piece is not None)
-    return "\n".join(IMAGE_MARK if piece is None else piece for piece in pieces)
 
 
 def _piece(part: Any, key: str, parts: list[tuple[str, Any]]) -> str | None:

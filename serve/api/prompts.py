@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lladav.inputs.chat import SYSTEM_PROMPT, ChatTokenizer, Message, encode_prompt
+from lladav.inputs.chat import SYSTEM_PROMPT, ChatTokenizer, Message, encode_prompt, join_parts
 from lladav.inputs.types import IGNORED, Encoded, Sample
 from serve.api.schemas import (
     ChatMessage,
@@ -73,12 +73,8 @@ def _refused(number: int, reason: str) -> ApiError:
 
 def _turn(message: ChatMessage, mark: str) -> Message:
     role = "system" if isinstance(message, SystemMessage) else message.role
-    parts = _parts(message)
-    texts = [part for part in parts if isinstance(part, TextPart)]
-    if len(texts) == 1:  # the model was trained with images before the question about them
-        parts = [*(part for part in parts if isinstance(part, ImagePart)), *texts]
-    content = "\n".join(part.text if isinstance(part, TextPart) else mark for part in parts)
-    return Message(role, content, mark)
+    texts = [part.text if isinstance(part, TextPart) else None for part in _parts(message)]
+    return Message(role, join_parts(texts, mark), mark)
 
 
 def _parts(message: ChatMessage) -> Sequence[TextPart | ImagePart]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from lladav.checkpoint import LAYOUTS, export, load, model_config_of
 from lladav.config import loader as settings
+from lladav.inputs.chat import ChatTokenizer
 from lladav.model.llada_v import LLaDAV
 from tests.lladav.build import tiny_config, tiny_model
 from train.checkpoints.run_folder import WEIGHTS, Run
@@ -28,9 +30,10 @@ def storage(golden: Any, tmp_path: Path) -> Path:
     config = settings.load(arguments)
     run = Run.of(config)
     run.bind(config)
+    model = replace(tiny_config(), tokens=ChatTokenizer.load(tokenizer).ids)
     for step in (10, 20, 30):
         folder = run.checkpoint_place(step) / WEIGHTS
-        export(tiny_model(seed=step), tiny_config(), str(folder), tokenizer=tokenizer)
+        export(tiny_model(seed=step), model, str(folder), tokenizer=tokenizer)
         if step < 30:
             run.commit(step, total_steps=40, workers=1)
     return storage

@@ -12,7 +12,7 @@ from data.sources.locations import source_files
 from lladav.checkpoint.index import stored_tensors
 from lladav.config.schema import Config
 from lladav.errors import UserError
-from lladav.inputs.chat import check_special_tokens
+from lladav.inputs.chat import ChatTokenizer, check_special_tokens
 from lladav.storage import absolute, as_user_error, exists, location
 from train.checkpoints.run_folder import WEIGHTS, Checkpoint, Run, refuse_other_text
 
@@ -35,7 +35,7 @@ def _check_stage(config: Config, trained: set[str]) -> None:
         refuse_other_text(run.name, latest)
     elif not (_starts_from_run(config) and Run.of(config, config.stage.starts_from).name in trained):
         _check_weights(config, starting_weights(config))
-    check_special_tokens(config.model)
+    check_special_tokens(config.model, ChatTokenizer.load(config.model.tokenizer))
     source_files(config)
 
 

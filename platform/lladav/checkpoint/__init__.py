@@ -1,6 +1,6 @@
-"""Weights in the released layouts: names, files and ``config.json``, in and out.
+"""Reading and writing weights and ``config.json`` in the released layouts.
 
-Reading and writing go tensor by tensor, so neither ever holds a second model.
+Weights are read and written tensor by tensor, so that no second copy of the model is in memory.
 """
 
 from lladav.checkpoint.config_reading import model_config_of

@@ -1,7 +1,8 @@
 """Keys of the released ``config.json`` files, as tables.
 
-A table maps our field to the released keys that may hold it: the first that is present is read, the first is
-written. What no released key says goes into one section of our own, which other programs ignore.
+A table maps a field of ours to the released keys that may contain it. Reading takes the first key that is
+present, writing uses the first key. Fields without a released key are in the section ``lladav``, which other
+programs ignore.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ Keys = Mapping[str, tuple[str, ...]]
 
 CONFIG = "config.json"
 OURS = "lladav"
-"""Our section; it holds these fields of ``ModelConfig``."""
+"""The section of our own fields."""
 OUR_FIELDS = ("name", "tokens", "images", "attention")
+"""Fields of ``ModelConfig`` in our section."""
 
 PUBLISHED_LANGUAGE: Keys = {
     "vocab_size": ("embedding_size", "vocab_size"),

@@ -1,7 +1,7 @@
-"""Our ``ModelConfig`` from the ``config.json`` of any released layout.
+"""From the ``config.json`` of any released layout to our ``ModelConfig``.
 
-Special ids come from our own section, else from the folder's tokenizer, else from released keys that fit the
-vocabulary: a released config is known to carry ids of another tokenizer.
+The ids of special tokens come from our section, else from the tokenizer in the folder, else from released
+keys if the ids fit the vocabulary: one released config contains ids of another tokenizer.
 """
 
 from __future__ import annotations
@@ -38,27 +38,31 @@ from lladav.config.schema import (
     WeightsConfig,
 )
 from lladav.errors import UserError
-from lladav.inputs.chat import ChatTokenizer
+from lladav.inputs.chat import ChatTokenizer, check_special_tokens
 from lladav.storage.local_cache import local_copy
 
 Json = dict[str, Any]
 Section = TypeVar("Section", LanguageConfig, VisionConfig)
 
 
-def model_config_of(place: str | Path) -> ModelConfig:
-    """The model in a folder (or in a file of one) of any released layout, its weights and tokenizer set to
-    that place.
+def model_config_of(path: str | Path) -> ModelConfig:
+    """Return the config of the model in a folder (or in a file in it), with its weights and tokenizer set to
+    that path.
 
-    A tower that the layout lacks gets the defaults. Raises ``UserError`` naming file, key and what was
-    expected.
+    A tower that the layout lacks has the default config. Raises ``UserError`` with the file, the key and what
+    was expected, also if the special tokens of ``config.json`` differ from those of the tokenizer beside it.
     """
-    place = local_copy(place)
-    folder = place.parent if place.is_file() else place
+    path = local_copy(path)
+    folder = path.parent if path.is_file() else path
     raw = read_json(folder / CONFIG)
-    config = _reader(raw)(raw, folder / CONFIG, str(place))
+    config = _reader(raw)(raw, folder / CONFIG, str(path))
     config.name, config.tokenizer = folder.resolve().name, str(folder)
-    config.tokens = _token_ids(raw, config.language.vocab_size, folder)
-    return _with_our_section(config, raw, folder / CONFIG)
+    tokenizer = ChatTokenizer.load(folder) if (folder / "tokenizer.json").is_file() else None
+    config.tokens = tokenizer.ids if tokenizer else _released_ids(raw, config.language.vocab_size)
+    config = _with_our_section(config, raw, folder / CONFIG)
+    if tokenizer:
+        check_special_tokens(config, tokenizer, f"{folder / CONFIG}: {OURS}.")
+    return config
 
 
 def _reader(raw: Json) -> Callable[[Json, Path, str], ModelConfig]:
@@ -70,27 +74,27 @@ def _reader(raw: Json) -> Callable[[Json, Path, str], ModelConfig]:
     return _tower if is_tower else _renamed
 
 
-def _published(raw: Json, file: Path, place: str) -> ModelConfig:
+def _published(raw: Json, file: Path, path: str) -> ModelConfig:
     language = _section(LanguageConfig(), raw, PUBLISHED_LANGUAGE, file)
-    return ModelConfig(language=language, weights=WeightsConfig(language=place))
+    return ModelConfig(language=language, weights=WeightsConfig(language=path))
 
 
-def _renamed(raw: Json, file: Path, place: str) -> ModelConfig:
+def _renamed(raw: Json, file: Path, path: str) -> ModelConfig:
     language = _section(LanguageConfig(), raw, RENAMED_LANGUAGE, file)
-    return ModelConfig(language=language, weights=WeightsConfig(language=place))
+    return ModelConfig(language=language, weights=WeightsConfig(language=path))
 
 
-def _tower(raw: Json, file: Path, place: str) -> ModelConfig:
+def _tower(raw: Json, file: Path, path: str) -> ModelConfig:
     published = {**SiglipVisionConfig().to_dict(), **raw.get("vision_config", raw)}
     vision = _section(VisionConfig(), published, VISION, file)
     vision.feature_layer = raw.get(FEATURE_LAYER, vision.feature_layer)
-    return ModelConfig(vision=vision, weights=WeightsConfig(vision=place))
+    return ModelConfig(vision=vision, weights=WeightsConfig(vision=path))
 
 
-def _llada_v(raw: Json, file: Path, place: str) -> ModelConfig:
-    config = replace(_renamed(raw, file, place), weights=WeightsConfig(llada_v=place))
+def _llada_v(raw: Json, file: Path, path: str) -> ModelConfig:
+    config = replace(_renamed(raw, file, path), weights=WeightsConfig(llada_v=path))
     if "vision_config" in raw:
-        config.vision = _tower(raw, file, place).vision
+        config.vision = _tower(raw, file, path).vision
     if raw["mm_hidden_size"] != config.vision.width:
         raise UserError(
             f"{file}: mm_hidden_size is {raw['mm_hidden_size']}; "
@@ -101,7 +105,7 @@ def _llada_v(raw: Json, file: Path, place: str) -> ModelConfig:
 
 
 def _images(raw: Json, vision: VisionConfig, file: Path) -> ImagesConfig:
-    """Tiling and pooling; keys that are absent leave the published values."""
+    """Tiling and pooling; a missing key leaves the default."""
     images = ImagesConfig()
     if "image_grid_pinpoints" in raw:
         images.grid = _grid(raw["image_grid_pinpoints"], vision.image_size, file)
@@ -114,7 +118,7 @@ def _images(raw: Json, vision: VisionConfig, file: Path) -> ImagesConfig:
 
 
 def _grid(pinpoints: Any, tile: int, file: Path) -> int:
-    """Tiles along a side: of a list of sizes in pixels, or of text such as ``(1x1),...,(6x6)``."""
+    """Tiles along a side, from a list of sizes in pixels or from text such as ``(1x1),...,(6x6)``."""
     if isinstance(pinpoints, str):
         return max(map(int, re.findall(r"\d+", pinpoints)), default=1)
     cells = sorted((width // tile, height // tile) for width, height in pinpoints)
@@ -142,13 +146,9 @@ def _number(raw: Mapping[str, Any], keys: tuple[str, ...], like: float, file: Pa
     return type(like)(value)
 
 
-def _token_ids(raw: Json, vocab_size: int, folder: Path) -> TokenIds:
-    if (folder / "tokenizer.json").is_file():
-        return ChatTokenizer.load(folder).ids
-    given = {ours: raw.get(key) for ours, (key,) in TOKENS.items()}
-    return replace(
-        TokenIds(), **{k: v for k, v in given.items() if isinstance(v, int) and 0 <= v < vocab_size}
-    )
+def _released_ids(raw: Json, vocab_size: int) -> TokenIds:
+    ids = {ours: raw.get(key) for ours, (key,) in TOKENS.items()}
+    return replace(TokenIds(), **{k: v for k, v in ids.items() if isinstance(v, int) and 0 <= v < vocab_size})
 
 
 def _with_our_section(config: ModelConfig, raw: Json, file: Path) -> ModelConfig:

@@ -1,4 +1,4 @@
-"""The ``config.json`` of each released layout from our ``ModelConfig``."""
+"""From our ``ModelConfig`` to the ``config.json`` of each released layout."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Json = dict[str, Any]
 
 
 def config_json(config: ModelConfig, layout: str, dtype: torch.dtype) -> Json:
-    """The content of ``config.json`` for weights of ``dtype`` in ``layout``."""
+    """Return the content of ``config.json`` for weights of ``dtype`` in ``layout``."""
     return {**_WRITERS[layout](config), "torch_dtype": str(dtype).removeprefix("torch.")}
 
 
@@ -50,7 +50,7 @@ def _renamed(config: ModelConfig) -> Json:
 
 
 def _tower(config: ModelConfig) -> Json:
-    """Only the layers that are built are exported, so the feature layer is the last of them."""
+    """Only the built layers are exported, so the feature layer is the last of them."""
     vision = {**_vision(config.vision), "num_hidden_layers": built_layers(config.vision)}
     return {**SIGLIP2_CONSTANTS, **vision, FEATURE_LAYER: -1}
 
@@ -83,7 +83,7 @@ def _vision(vision: VisionConfig) -> Json:
 
 
 def _text(config: ModelConfig) -> Json:
-    """Special ids, and what only our own section says."""
+    """Ids of special tokens, and our section."""
     whole = asdict(config)
     ours = {name: whole[name] for name in OUR_FIELDS}
     return {**_keys(config.tokens, TOKENS), "pad_token_id": config.tokens.eos, OURS: ours}

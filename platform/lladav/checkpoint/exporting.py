@@ -1,8 +1,7 @@
-"""Weights in a released layout, written tensor by tensor.
+"""Exporting weights in a released layout, tensor by tensor.
 
-A folder appears whole or not at all: everything goes into a hidden folder beside it, which is renamed at the
-end. Sharded models: all ranks call ``export`` alike, and the one that ``writes`` needs one whole tensor at a
-time.
+Everything is written to a hidden folder beside the target, which is renamed at the end. Exporting a sharded
+model is a collective, and the rank that writes has one full tensor in memory at a time.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ SHARD_BYTES = 5 * 10**9
 
 
 @dataclass(frozen=True)
-class Outgoing:
-    """A tensor to write, and the context in which its values are at hand."""
+class TensorToWrite:
+    """A tensor to write: its spec, and a context that provides its values (a collective if it is sharded)."""
 
     spec: TensorSpec
     values: Callable[[], AbstractContextManager[Tensor]]
@@ -60,25 +59,27 @@ def export(
     tokenizer: str | Path | None = None,
     max_shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write the parameters that the layout holds, ``config.json`` and, from a folder, the tokenizer.
+    """Write the parameters of the layout, ``config.json`` and the files of the folder ``tokenizer``.
 
-    Values keep their number format. ``model`` may be some named parameters instead, as long as they are all
-    that the layout needs. Raises ``UserError`` where ``folder`` is in use or cannot be written.
+    Values keep their number format. ``model`` may also be the named parameters that the layout needs. A
+    collective for a sharded model: ``writes`` is True on one rank.
+
+    Raises ``UserError`` if ``folder`` is not empty or cannot be written.
     """
     known = layout_named(layout)
-    outgoing = [
+    tensors = [
         _from_parameter(released, parameter, gather)
         for name, parameter in parameters_by_name(model).items()
         if (released := known.released(name))
     ]
-    assert outgoing, f"no parameter is named as LLaDAV names those of {layout}"
-    _write(outgoing, config, Path(folder), known, tokenizer, max_shard_bytes, writes)
+    assert tensors, f"no parameter is named as LLaDAV names those of {layout}"
+    _write(tensors, config, Path(folder), known, tokenizer, max_shard_bytes, writes)
 
 
 def convert(
     source: str | Path, folder: str | Path, layout: str, *, max_shard_bytes: int = SHARD_BYTES
 ) -> None:
-    """Rewrite a released checkpoint in another layout, along with its tokenizer if it has one."""
+    """Write a released checkpoint in another layout, with its tokenizer if it has one."""
     source = local_copy(source)
     known, config = layout_named(layout), model_config_of(source)
     with torch.device("meta"):
@@ -88,27 +89,27 @@ def convert(
     lacking = next((name for name in names if name not in stored), None)
     if lacking:
         raise UserError(f"{source}: holds no {names[lacking]}; expected weights with all that {layout} needs")
-    outgoing = [_from_stored(names[name], stored[name]) for name in names]
+    tensors = [_from_stored(names[name], stored[name]) for name in names]
     tokenizer = config.tokenizer if (Path(config.tokenizer) / TOKENIZER_FILES[0]).is_file() else None
-    _write(outgoing, config, Path(folder), known, tokenizer, max_shard_bytes)
+    _write(tensors, config, Path(folder), known, tokenizer, max_shard_bytes)
 
 
-def _from_parameter(name: str, parameter: nn.Parameter, gather: Gather) -> Outgoing:
+def _from_parameter(name: str, parameter: nn.Parameter, gather: Gather) -> TensorToWrite:
     @contextmanager
     def values() -> Iterator[Tensor]:
         with gather([parameter]):
             yield parameter.data
 
-    return Outgoing(TensorSpec(name, parameter.dtype, full_shape(parameter)), values)
+    return TensorToWrite(TensorSpec(name, parameter.dtype, full_shape(parameter)), values)
 
 
-def _from_stored(name: str, stored: StoredTensor) -> Outgoing:
+def _from_stored(name: str, stored: StoredTensor) -> TensorToWrite:
     spec = TensorSpec(name, DTYPES[stored.dtype], stored.shape)
-    return Outgoing(spec, lambda: nullcontext(stored.read()))
+    return TensorToWrite(spec, lambda: nullcontext(stored.read()))
 
 
 def _write(
-    outgoing: Sequence[Outgoing],
+    tensors: Sequence[TensorToWrite],
     config: ModelConfig,
     folder: Path,
     layout: KeyMapping,
@@ -116,26 +117,26 @@ def _write(
     max_shard_bytes: int,
     writes: bool = True,
 ) -> None:
-    _refuse_used(folder)
-    shards = shard(outgoing, max_shard_bytes)
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise UserError(f"{folder}: already there; remove it or choose another folder")
+    shards = shard(tensors, max_shard_bytes)
     if not writes:
-        for each in shards.values():
-            _take_part(each)
+        _gather_only(shards)
         return
-    with _appearing(folder) as partial:
+    with _atomic_folder(folder) as partial:
         for file, each in shards.items():
             _write_file(partial / file, each)
-        _write_json(partial / CONFIG, config_json(config, layout.name, outgoing[0].spec.dtype))
+        _write_json(partial / CONFIG, config_json(config, layout.name, tensors[0].spec.dtype))
         if len(shards) > 1:
             _write_json(partial / INDEX, _index(shards))
         if tokenizer is not None:
             _copy_tokenizer(location(tokenizer), partial)
 
 
-def shard(outgoing: Sequence[Outgoing], max_bytes: int) -> dict[str, list[Outgoing]]:
-    """Tensors by file: wider number formats first, a new file where one would exceed ``max_bytes``."""
-    groups: list[list[Outgoing]] = [[]]
-    for tensor in sorted(outgoing, key=lambda o: -o.spec.dtype.itemsize):
+def shard(tensors: Sequence[TensorToWrite], max_bytes: int) -> dict[str, list[TensorToWrite]]:
+    """Assign tensors to files of at most ``max_bytes``, wider number formats first (``TensorWriter``)."""
+    groups: list[list[TensorToWrite]] = [[]]
+    for tensor in sorted(tensors, key=lambda o: -o.spec.dtype.itemsize):
         filled = sum(o.spec.size for o in groups[-1])
         if groups[-1] and filled + tensor.spec.size > max_bytes:
             groups.append([])
@@ -145,23 +146,25 @@ def shard(outgoing: Sequence[Outgoing], max_bytes: int) -> dict[str, list[Outgoi
     return {f"model-{i:05d}-of-{len(groups):05d}.safetensors": group for i, group in enumerate(groups, 1)}
 
 
-def _take_part(outgoing: Sequence[Outgoing]) -> None:
-    for tensor in outgoing:
-        with tensor.values():
-            pass
+def _gather_only(shards: dict[str, list[TensorToWrite]]) -> None:
+    """Take part in the gathers of the rank that writes, in the same order."""
+    for tensors in shards.values():
+        for tensor in tensors:
+            with tensor.values():
+                pass
 
 
-def _write_file(file: Path, outgoing: Sequence[Outgoing]) -> None:
-    with TensorWriter(file, [tensor.spec for tensor in outgoing]) as writer:
-        for tensor in outgoing:
+def _write_file(file: Path, tensors: Sequence[TensorToWrite]) -> None:
+    with TensorWriter(file, [tensor.spec for tensor in tensors]) as writer:
+        for tensor in tensors:
             with tensor.values() as values:
                 writer.add(values)
 
 
-def _index(shards: dict[str, list[Outgoing]]) -> dict[str, object]:
+def _index(shards: dict[str, list[TensorToWrite]]) -> dict[str, object]:
     total = sum(tensor.spec.size for group in shards.values() for tensor in group)
-    places = {tensor.spec.name: file for file, group in shards.items() for tensor in group}
-    return {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
+    files = {tensor.spec.name: file for file, group in shards.items() for tensor in group}
+    return {"metadata": {"total_size": total}, "weight_map": dict(sorted(files.items()))}
 
 
 def _write_json(file: Path, content: dict[str, object]) -> None:
@@ -176,14 +179,9 @@ def _copy_tokenizer(source: UPath, folder: Path) -> None:
             shutil.copyfile(local_copy(source / name), folder / name)
 
 
-def _refuse_used(folder: Path) -> None:
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise UserError(f"{folder}: already there; remove it or choose another folder")
-
-
 @contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside ``folder`` that takes its place when all went well and is removed otherwise."""
+def _atomic_folder(folder: Path) -> Iterator[Path]:
+    """A hidden folder that is renamed to ``folder`` on success and removed on an error."""
     partial = folder.parent / f".{folder.name}.partial"
     with ExitStack() as cleanup:
         try:

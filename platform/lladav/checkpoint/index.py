@@ -1,6 +1,6 @@
-"""A released checkpoint on disk: which file holds which tensor.
+"""Finds the file of each tensor of a released checkpoint.
 
-Opening one reads headers only, and finds everything that is wrong with the files before a value is read.
+Only headers are read, so that missing and damaged files are reported before any value is read.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
-def stored_tensors(place: AnyPath) -> dict[str, StoredTensor]:
-    """Every tensor of a safetensors file, or of a folder with one such file or with an index of several.
+def stored_tensors(path: AnyPath) -> dict[str, StoredTensor]:
+    """Return the tensors of a safetensors file, or of a folder with one such file or with several and an
+    index.
 
-    Raises ``UserError`` for a place, index or file that is absent, damaged or truncated.
+    Raises ``UserError`` if a file is missing, damaged or truncated.
     """
-    if place.is_file():
-        return read_header(place)
-    if (place / INDEX).is_file():
-        return _sharded(place / INDEX)
-    return read_header(_only_file(place))
+    if path.is_file():
+        return read_header(path)
+    if (path / INDEX).is_file():
+        return _sharded(path / INDEX)
+    return read_header(_only_file(path))
 
 
 def read_json(file: AnyPath) -> dict[str, Any]:
-    """A JSON object; raises ``UserError`` where the file is absent or holds none."""
+    """Read a JSON object. Raises ``UserError`` if the file is missing or contains something else."""
     try:
         content = json.loads(read_text(file))
     except OSError as error:
@@ -55,12 +56,12 @@ def _only_file(folder: AnyPath) -> AnyPath:
 
 
 def _sharded(index: AnyPath) -> dict[str, StoredTensor]:
-    places = read_json(index).get("weight_map")
-    if not isinstance(places, dict) or not places or not all(isinstance(p, str) for p in places.values()):
+    files = read_json(index).get("weight_map")
+    if not isinstance(files, dict) or not files or not all(isinstance(file, str) for file in files.values()):
         raise UserError(f"{index}: has no weight_map of tensors to files; copy it again")
     tensors: dict[str, StoredTensor] = {}
-    for file in sorted(set(places.values())):
-        tensors |= _shard(index, file, [name for name, place in places.items() if place == file])
+    for file in sorted(set(files.values())):
+        tensors |= _shard(index, file, [name for name, each in files.items() if each == file])
     return tensors
 
 
@@ -70,8 +71,8 @@ def _shard(index: AnyPath, file: str, names: list[str]) -> dict[str, StoredTenso
         raise UserError(
             f"{path}: missing; {index.name} expects {len(names)} tensors in it ({names[0]}, ...); copy it too"
         )
-    held = read_header(path)
+    tensors = read_header(path)
     for name in names:
-        if name not in held:
+        if name not in tensors:
             raise UserError(f"{path}: lacks tensor {name}, which {index.name} expects in it; copy both again")
-    return held
+    return tensors

@@ -1,7 +1,7 @@
-"""Names of the released layouts, as tables.
+"""Tensor names of the released layouts, as tables.
 
-A rename is a pair of prefixes, ours and the released one, the first that fits being used; ``*`` stands for a
-layer's number and is the same on both sides.
+A rename is a pair of prefixes, ours and the released one; the first match counts. ``*`` stands for the number
+of a layer.
 """
 
 from __future__ import annotations
@@ -47,14 +47,15 @@ UNUSED_OF_TOWER = (
 )
 
 BUFFERS = (".rotary_emb.inv_freq", ".rotary_emb.cos_cached", ".rotary_emb.sin_cached")
-"""Endings of tensors that old checkpoints hold although they follow from the config."""
+"""Suffixes of tensors in old checkpoints that the model computes from the config."""
 
 
 @dataclass(frozen=True)
 class KeyMapping:
-    """One released layout; ``ignored`` are prefixes of its tensors that no part of ours needs.
+    """One released layout. ``ignored`` are prefixes of tensors that the model does not need.
 
-    ``<unused>`` in an ignored prefix stands for a layer of the published vision tower past the feature layer.
+    ``<unused>`` in an ignored prefix stands for a layer of the published vision tower behind the feature
+    layer.
     """
 
     name: str
@@ -63,15 +64,15 @@ class KeyMapping:
     ignored: tuple[str, ...] = ()
 
     def released(self, ours: str) -> str | None:
-        """The released name of one of our parameters; none where the layout does not hold it."""
+        """Return the released name of one of our parameters; None if the layout does not contain it."""
         return next((new for old, to in self.renames if (new := _renamed(ours, old, to))), None)
 
     def knows(self, released: str) -> bool:
-        """Whether a released name is one of the layout's."""
+        """Whether a released name belongs to the layout."""
         return any(_renamed(released, to, old) for old, to in self.renames)
 
     def ignores(self, released: str, unused_layers: Iterable[int]) -> bool:
-        """Whether a tensor is left aside on purpose."""
+        """Whether a tensor is skipped on purpose."""
         layers = [str(layer) for layer in unused_layers]
         prefixes = {p.replace("<unused>", layer) for p in self.ignored for layer in (*layers, "<unused>")}
         return released.startswith(tuple(prefixes))
@@ -104,14 +105,14 @@ LAYOUTS = {
 
 
 def layout_named(name: str) -> KeyMapping:
-    """The layout of that name; raises ``UserError`` for an unknown one."""
+    """Return a layout by name. Raises ``UserError`` for an unknown name."""
     if name not in LAYOUTS:
         raise UserError(f"layout={name}: no such layout{choices_hint(name, LAYOUTS)}")
     return LAYOUTS[name]
 
 
 def detect(names: Iterable[str], where: str) -> KeyMapping:
-    """The layout that knows most of the tensor names, the smaller of equals; ``where`` is for the error."""
+    """Return the layout that knows most of the tensor names; ``where`` begins the error line."""
     names = list(names)
     counts = {layout.name: sum(map(layout.knows, names)) for layout in LAYOUTS.values()}
     best = max(counts, key=lambda name: counts[name])

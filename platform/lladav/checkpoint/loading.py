@@ -1,7 +1,8 @@
-"""Released weights into a model, tensor by tensor.
+"""Loading released weights into a model, tensor by tensor.
 
-Every name, shape and number format is checked against the headers before the first value is changed. Sharded
-models: all ranks see the files, call this alike, and walk the parameters in the model's order.
+Every name, shape and number format is checked against the headers before the first value is changed. Loading
+into a sharded model is a collective: all ranks read the headers and gather the parameters in the model's
+order.
 """
 
 from __future__ import annotations
@@ -33,23 +34,26 @@ LOG = logging.getLogger(__name__)
 
 def load(
     model: LLaDAV,
-    place: str | Path,
+    path: str | Path,
     *,
     layout: str | None = None,
     parts: Collection[ModelPart] | None = None,
     gather: Gather = no_gather,
     reads: bool = True,
 ) -> set[str]:
-    """Copy a released checkpoint (file, folder or URI) into the model; the names of the parameters it set.
+    """Copy a released checkpoint (file, folder or URI) into the model. Returns the names of the set
+    parameters.
 
-    The layout is recognised by its names unless given; ``parts`` leaves the others of a checkpoint alone. The
-    model keeps its number format. Sharded: ``gather`` sends on what the rank that ``reads`` has copied. The
-    others read headers only, and nothing of a URI is kept on disk.
+    The layout is detected from the tensor names by default. ``parts`` restricts what is loaded. The model
+    keeps its number format. Nothing of a URI is kept on disk.
 
-    Raises ``UserError``, before anything is changed, naming file, tensor and what was expected; and while
-    reading, for a tensor with values that are not finite, or not in the model's number format.
+    A collective for a sharded model: ``reads`` is True on one rank, whose values ``gather`` must broadcast;
+    the other ranks read headers only.
+
+    Raises ``UserError`` with file, tensor and what was expected: before any value is changed for names,
+    shapes and number formats, and while reading for values that are not finite in the model's number format.
     """
-    stored = matching_tensors(model, location(place), layout, parts)
+    stored = matching_tensors(model, location(path), layout, parts)
     for name, parameter in model.named_parameters():
         if name in stored:
             with gather([parameter]), torch.no_grad():
@@ -59,7 +63,7 @@ def load(
 
 
 def _copy(stored: StoredTensor, parameter: torch.Tensor) -> None:
-    """Read a tensor into a parameter, which must be finite then."""
+    """Read a tensor into a parameter and check that the values are finite."""
     values = stored.read()
     parameter.copy_(values)
     if is_finite(parameter):
@@ -74,7 +78,7 @@ def _copy(stored: StoredTensor, parameter: torch.Tensor) -> None:
 
 
 def open_model(folder: str | Path, dtype: torch.dtype, device: str | torch.device = "cpu") -> LLaDAV:
-    """A whole LLaDA-V checkpoint as a model for inference, built in the number format it will have."""
+    """Load a whole LLaDA-V checkpoint for inference, with weights in ``dtype`` from the start."""
     folder = local_copy(folder)
     model = _built(folder, dtype, torch.device(device))
     load(model, folder, layout="llada_v")
@@ -82,7 +86,7 @@ def open_model(folder: str | Path, dtype: torch.dtype, device: str | torch.devic
 
 
 def check_model(folder: str | Path) -> None:
-    """Check names, shapes and number formats of a whole LLaDA-V checkpoint, without reading its values.
+    """Check names, shapes and number formats of a whole LLaDA-V checkpoint without reading its values.
 
     Raises ``UserError`` as ``open_model`` does.
     """
@@ -99,7 +103,7 @@ def _built(folder: str | Path, dtype: torch.dtype, device: torch.device) -> LLaD
 
 @contextmanager
 def _building(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
-    """New modules are made in that format on that device, their values left open."""
+    """Create modules in this number format on this device, without initializing their values."""
     previous = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -110,62 +114,62 @@ def _building(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
 
 
 def matching_tensors(
-    model: LLaDAV, place: AnyPath, layout: str | None = None, parts: Collection[ModelPart] | None = None
+    model: LLaDAV, path: AnyPath, layout: str | None = None, parts: Collection[ModelPart] | None = None
 ) -> dict[str, StoredTensor]:
-    """The stored tensor of each of the model's parameters that the layout holds, by our name, all checked."""
-    tensors = _without_buffers(stored_tensors(place), place)
-    known = layout_named(layout) if layout else detect(tensors, str(place))
+    """Return the stored tensors of the model's parameters by our names, after checking all of them."""
+    tensors = _without_buffers(stored_tensors(path), path)
+    known = layout_named(layout) if layout else detect(tensors, str(path))
     shapes = {name: full_shape(parameter) for name, parameter in model.named_parameters()}
     names = {ours: released for ours in shapes if (released := known.released(ours))}
-    _refuse_unexpected(tensors, names, known, model.config.vision)
+    _check_names(tensors, names, known, model.config.vision)
     wanted = {ours: released for ours, released in names.items() if parts is None or part_of(ours) in parts}
     for part in parts or ():
         if part not in map(part_of, wanted):
             raise UserError(
-                f"{place}: the layout {known.name} holds no {part.value} weights; expected another folder"
+                f"{path}: the layout {known.name} holds no {part.value} weights; expected another folder"
             )
-    return {ours: _checked(tensors, name, shapes[ours], place) for ours, name in wanted.items()}
+    return {ours: _checked(tensors, name, shapes[ours], path) for ours, name in wanted.items()}
 
 
 def part_of(name: str) -> ModelPart:
-    """The part that a parameter belongs to; the newline goes with the language tower."""
+    """Return the part of a parameter; the newline belongs to the language tower."""
     section = name.partition(".")[0]
     return ModelPart.language if section == "newline" else ModelPart(section)
 
 
 def unused_layers(vision: VisionConfig) -> range:
-    """Layers of the published vision tower past the feature layer."""
+    """Return the layers of the published vision tower behind the feature layer."""
     return range(built_layers(vision), vision.layers)
 
 
-def _without_buffers(tensors: Mapping[str, StoredTensor], place: AnyPath) -> dict[str, StoredTensor]:
+def _without_buffers(tensors: Mapping[str, StoredTensor], path: AnyPath) -> dict[str, StoredTensor]:
     buffers = [name for name in tensors if KeyMapping.computes(name)]
     if buffers:
-        LOG.warning("%s: skips %d buffers that the model computes, as %s", place, len(buffers), buffers[0])
+        LOG.warning("%s: skips %d buffers that the model computes, as %s", path, len(buffers), buffers[0])
     return {name: tensor for name, tensor in tensors.items() if not KeyMapping.computes(name)}
 
 
-def _refuse_unexpected(
+def _check_names(
     tensors: Mapping[str, StoredTensor], names: Mapping[str, str], layout: KeyMapping, vision: VisionConfig
 ) -> None:
     expected = set(names.values())
     unused = unused_layers(vision)
-    strange = [name for name in tensors if name not in expected and not layout.ignores(name, unused)]
-    if strange:
+    unexpected = [name for name in tensors if name not in expected and not layout.ignores(name, unused)]
+    if unexpected:
         absent = [name for name in names.values() if name not in tensors]
-        guess = nearest(strange[0], absent) or nearest(strange[0], expected)
+        guess = nearest(unexpected[0], absent) or nearest(unexpected[0], expected)
         meant = (
             f"; expected {guess}" if guess else f"; the model has no such part in the layout {layout.name}"
         )
-        raise UserError(f"{tensors[strange[0]].file}: unexpected tensor {strange[0]}{meant}")
+        raise UserError(f"{tensors[unexpected[0]].file}: unexpected tensor {unexpected[0]}{meant}")
 
 
 def _checked(
-    tensors: Mapping[str, StoredTensor], name: str, shape: tuple[int, ...], place: AnyPath
+    tensors: Mapping[str, StoredTensor], name: str, shape: tuple[int, ...], path: AnyPath
 ) -> StoredTensor:
     tensor = tensors.get(name)
     if tensor is None:
-        raise UserError(f"{place}: lacks tensor {name}; expected one of shape {list(shape)}")
+        raise UserError(f"{path}: lacks tensor {name}; expected one of shape {list(shape)}")
     if tensor.shape != shape:
         raise UserError(f"{tensor.file}: {name} has shape {list(tensor.shape)}; expected {list(shape)}")
     if tensor.dtype not in DTYPES:

@@ -1,8 +1,8 @@
-"""The safetensors format, one tensor at a time.
+"""Reading and writing safetensors files, one tensor at a time.
 
-A file is the header's length (8 bytes, little endian), a JSON header of dtypes, shapes and byte ranges, then
-the values. The format's own library maps or builds whole files; here nothing but the tensor in hand is ever
-in memory.
+A file consists of the header's length (8 bytes, little endian), a JSON header with dtypes, shapes and byte
+ranges, and the values. The safetensors library maps local files and writes whole files from memory; this
+module reads byte ranges, also from object stores, and has one tensor in memory when it writes.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from lladav.errors import UserError
 from lladav.storage import AnyPath, file_size, read_into
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""Number formats of weights, by their name in the format."""
-_LONGEST_HEADER = 100_000_000
+"""Number formats of weights, by their name in the header."""
+_MAX_HEADER_BYTES = 100_000_000
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies: bytes ``start`` to ``end`` of ``file``."""
+    """A tensor in bytes ``start`` to ``end`` of ``file``."""
 
     file: AnyPath
     name: str
@@ -38,9 +38,9 @@ class StoredTensor:
     end: int
 
     def read(self, first: int = 0, last: int | None = None) -> Tensor:
-        """The values on the CPU, or elements ``first`` to ``last`` of the flattened tensor (1-D).
+        """Read the values to the CPU, or elements ``first`` to ``last`` of the flattened tensor (1-D).
 
-        Raises ``UserError`` where they cannot be read.
+        Raises ``UserError`` if they cannot be read.
         """
         item = DTYPES[self.dtype].itemsize
         end = self.end if last is None else self.start + last * item
@@ -56,9 +56,9 @@ class StoredTensor:
 
 
 def read_header(file: AnyPath) -> dict[str, StoredTensor]:
-    """Every tensor of a file by name, without values.
+    """Return the tensors of a file by name without reading their values.
 
-    Raises ``UserError`` where the file is no safetensors file or is shorter than its header says.
+    Raises ``UserError`` if the file is not a safetensors file or is shorter than its header says.
     """
     size, begin, header = _header(file)
     try:
@@ -75,11 +75,11 @@ def read_header(file: AnyPath) -> dict[str, StoredTensor]:
 
 
 def _header(file: AnyPath) -> tuple[int, int, dict[str, Any]]:
-    """File size, position of the first value, and the parsed header."""
+    """File size, offset of the first value, and the parsed header."""
     try:
         size = file_size(file)
         length = int.from_bytes(_bytes_at(file, 0, min(8, size)), "little")
-        fits = length <= _LONGEST_HEADER and 8 + length <= size
+        fits = length <= _MAX_HEADER_BYTES and 8 + length <= size
         header = json.loads(_bytes_at(file, 8, length)) if fits else None
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
@@ -122,7 +122,7 @@ def _check_extent(tensor: StoredTensor, file_size: int) -> None:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name, number format and shape of a tensor that is going to be written."""
+    """Name, number format and shape of a tensor to write."""
 
     name: str
     dtype: torch.dtype
@@ -130,15 +130,15 @@ class TensorSpec:
 
     @property
     def size(self) -> int:
-        """Bytes of its values."""
+        """Bytes of the values."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
 class TensorWriter:
-    """Writes a safetensors file: the header at once, then ``add`` for each tensor in the order of ``specs``.
+    """Writes a safetensors file: first the header, then one tensor per ``add`` in the order of ``specs``.
 
-    Wider number formats must come first, so that every tensor lies aligned. Leaving the context puts the file
-    on disk.
+    Wider number formats must come first, so that every tensor is aligned. The file survives a power failure
+    once the context has exited.
     """
 
     def __init__(self, file: Path, specs: Sequence[TensorSpec]) -> None:

@@ -1,8 +1,8 @@
 """Chat templates, supervised labels and turn ids.
 
-As released, a training conversation keeps the white space of its contents and a prompt at inference does not.
-Content never becomes a special token: a message that spells ``<|eot_id|>`` is encoded as those characters, so
-the structure of a conversation cannot be forged from inside it.
+As released, training keeps the white space around a message's content and inference strips it. Content never
+becomes a special token: ``<|eot_id|>`` in a message is encoded as those characters, so that a message cannot
+forge the structure of its conversation.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ SYSTEM_PROMPT = (
 )
 IMAGE_MARK = "<image>"
 TEXT_VERSION = 2
-"""Raised when a record gives other token ids or labels than before. 1 stripped contents and left image marks
-where they stood."""
-NOISE = "QA_GT_caption_based_noisy"
-"""Left in the questions of a published video set by mistake; the released trainer removes it."""
+"""Version of the rules in this module; prepared data of another version is rebuilt. Increase it if a record
+gets other token ids or labels. Version 1 stripped contents and did not move image marks."""
+STRAY_TEXT = "QA_GT_caption_based_noisy"
+"""In the questions of a published video set by mistake; the released trainer removes it."""
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
-LONG_TEXT = 4096
-"""Characters of a text from which on it is encoded without the GIL."""
+MIN_CHARACTERS_WITHOUT_GIL = 4096
+"""Texts of at least this many characters are encoded without the GIL."""
 SPECIAL_TOKENS = {
     "mask": "<|mdm_mask|>",
     "bos": "<|startoftext|>",
@@ -48,16 +48,16 @@ SPECIAL_TOKENS = {
 
 @dataclass(frozen=True)
 class Message:
-    """One turn; ``role`` is system, user or assistant, ``content`` may hold marks where images go."""
+    """One turn; ``role`` is system, user or assistant, and ``content`` has a mark for each image."""
 
     role: str
     content: str
     mark: str = IMAGE_MARK
-    """What a mark is; where the text is a stranger's, one that he cannot know."""
+    """The mark; for untrusted text, one that its author cannot guess."""
 
 
 class ChatTokenizer:
-    """A byte-level BPE and the ids of the special tokens around it."""
+    """A byte-level BPE tokenizer and the ids of the chat template's special tokens."""
 
     def __init__(self, tokenizer: Tokenizer, ids: TokenIds) -> None:
         tokenizer.encode_special_tokens = True
@@ -66,9 +66,9 @@ class ChatTokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> ChatTokenizer:
-        """Read ``tokenizer.json`` of a folder or URI.
+        """Read ``tokenizer.json`` in a folder or URI.
 
-        Raises ``UserError`` where it is absent or lacks a special token.
+        Raises ``UserError`` if the file is missing or lacks a special token.
         """
         file = tokenizer_file(folder)
         tokenizer = _read_tokenizer(file)
@@ -84,28 +84,26 @@ class ChatTokenizer:
 
     @property
     def mark_id(self) -> int:
-        """The id that the released trainer gives to the image mark: it registers the mark as a new token."""
+        """The label of an image mark: the released trainer registers the mark as a new token."""
         known = self._tokenizer.token_to_id(IMAGE_MARK)
         return self.vocab_size if known is None else known
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text; nothing in it counts as a special token.
-
-        Other threads run while a long text is encoded: ``encode_batch_fast`` releases the GIL.
-        """
-        if len(text) < LONG_TEXT:
+        """Return the ids of plain text; special tokens in it are encoded as ordinary characters."""
+        if len(text) < MIN_CHARACTERS_WITHOUT_GIL:
             return self._tokenizer.encode(text, add_special_tokens=False).ids
+        # encode_batch_fast releases the GIL, so other threads run while a long text is encoded.
         (encoded,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
         return encoded.ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, special tokens left out."""
+        """Return the text of ids without special tokens."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def token_bytes(self, token: int) -> bytes:
-        """The UTF-8 bytes that a token adds to a text; none for special tokens and unknown ids.
+        """Return the UTF-8 bytes of a token; empty for special tokens and unknown ids.
 
-        ``decode`` is the joined bytes of its ids, with U+FFFD for bytes that are not UTF-8.
+        ``decode`` returns the concatenated bytes of its ids, with U+FFFD for bytes that are not UTF-8.
         """
         return self._bytes.get(token, b"")
 
@@ -120,19 +118,19 @@ class ChatTokenizer:
         }
 
 
-def check_special_tokens(model: ModelConfig) -> None:
-    """Raise ``UserError`` where the tokenizer gives a special token another id than ``model.tokens``."""
-    own = vars(ChatTokenizer.load(model.tokenizer).ids)
+def check_special_tokens(model: ModelConfig, tokenizer: ChatTokenizer, where: str = "model.") -> None:
+    """Raise ``UserError`` if ``model.tokens`` differs from the tokenizer; ``where`` begins the error line."""
+    own = vars(tokenizer.ids)
     for role, token in vars(model.tokens).items():
         if token != own[role]:
             found = f"{model.tokenizer} gives {SPECIAL_TOKENS[role]} the id {own[role]}"
-            raise UserError(f"model.tokens.{role}={token}: {found}; set that id or another model.tokenizer")
+            raise UserError(f"{where}tokens.{role}={token}: {found}; set that id or use another tokenizer")
 
 
 def _alphabet() -> dict[str, int]:
-    """The byte that each character in the names of byte-level tokens stands for.
+    """The byte for each character in the names of byte-level tokens, as in GPT-2.
 
-    Printable bytes stand for themselves; the others follow from U+0100 on, in order.
+    Printable bytes are their own character; the others are the characters from U+0100 on, in order.
     """
     printable = set(ByteLevel.alphabet())
     others = map(chr, count(256))
@@ -143,14 +141,13 @@ ALPHABET = _alphabet()
 
 
 def _bytes_of_name(name: str) -> bytes:
-    """An added token may be named in plain text."""
     if all(character in ALPHABET for character in name):
         return bytes(ALPHABET[character] for character in name)
-    return name.encode()
+    return name.encode()  # the name of an added token may be plain text
 
 
 def tokenizer_file(folder: str | Path) -> Path:
-    """``tokenizer.json`` of a folder or URI on this machine; a local one need not exist."""
+    """Return the local path of ``tokenizer.json`` in a folder or URI; a local file need not exist."""
     return local_copy(location(folder) / "tokenizer.json")
 
 
@@ -160,15 +157,15 @@ def _read_tokenizer(file: Path) -> Tokenizer:
         raise UserError(f"{file}: no such tokenizer; {fix}")
     try:
         return Tokenizer.from_file(str(file))
-    except Exception as error:  # the tokenizers library raises nothing narrower
+    except Exception as error:  # the tokenizers library raises no narrower class
         raise UserError(f"{file}: not a tokenizer ({error}); {fix}") from error
 
 
 def parse_conversation(conversations: Sequence[dict[str, str]], system: str = SYSTEM_PROMPT) -> list[Message]:
-    """The messages of a LLaVA-format record, system turn first.
+    """Return the messages of a LLaVA-format record, beginning with a system turn.
 
     A leading assistant turn is dropped, as in the released trainer. Raises ``UserError`` for an unknown role,
-    for a turn that is not a pair of texts, or where no assistant turn is left.
+    for a turn without text, and if no assistant turn is left.
     """
     turns = [_message(turn) for turn in conversations]
     if turns and turns[0].role == "assistant":
@@ -189,17 +186,28 @@ def _message(turn: dict[str, str]) -> Message:
 
 
 def move_mark_to_front(content: str) -> str:
-    """A turn's content as the released trainer rewrites it in a record with images or a video.
+    """Rewrite the content of a turn as the released trainer does in a record with images or a video.
 
-    A single mark that the content does not begin with moves to the front, on a line of its own.
+    If the content has exactly one mark and does not begin with it, the mark moves to a line of its own in
+    front.
     """
     if content.count(IMAGE_MARK) == 1 and not content.startswith(IMAGE_MARK):
         content = f"{IMAGE_MARK}\n{content.replace(IMAGE_MARK, '').strip()}".strip()
-    return content.replace(NOISE, "")
+    return content.replace(STRAY_TEXT, "")
+
+
+def join_parts(parts: Sequence[str | None], mark: str = IMAGE_MARK) -> str:
+    """Join the parts of a message, one per line; None is an image or video and becomes ``mark``.
+
+    Images are moved in front of a single text: the model was trained with images before the question.
+    """
+    if sum(part is not None for part in parts) == 1:
+        parts = sorted(parts, key=lambda part: part is not None)
+    return "\n".join(mark if part is None else part for part in parts)
 
 
 def chat_text(messages: Sequence[Message], answer_follows: bool = True) -> str:
-    """A prompt as the chat template writes it at inference, special tokens spelled out."""
+    """Return a prompt as the chat template formats it at inference, with special tokens as text."""
     start, end, eot = (SPECIAL_TOKENS[name] for name in ("start_header", "end_header", "eot"))
     turns = [f"{start}{m.role}{end}\n\n{m.content.strip()}{eot}" for m in messages]
     opening = [f"{start}assistant{end}\n\n"] if answer_follows else []
@@ -207,9 +215,9 @@ def chat_text(messages: Sequence[Message], answer_follows: bool = True) -> str:
 
 
 def encode_prompt(messages: Sequence[Message], tokenizer: ChatTokenizer) -> Encoded:
-    """The conversation so far, up to where the assistant's answer begins; nothing in it is supervised.
+    """Encode a prompt: the conversation and the header of the assistant's answer, without supervision.
 
-    Contents are stripped, as the released chat template does at inference.
+    Contents are stripped, as by the released chat template.
     """
     chat = encode_chat([replace(m, content=m.content.strip()) for m in messages], tokenizer)
     header = _header("assistant", tokenizer)
@@ -224,12 +232,12 @@ def encode_chat(
     supervise: Supervise = Supervise.template,
     eos_tail: int = 0,
 ) -> Encoded:
-    """A training conversation; contents keep their white space.
+    """Encode a training conversation.
 
-    Supervised are assistant turns with their header and eot and, as released, every BOS, header and eot id of
-    the other turns. ``supervise=answers`` leaves the contents of assistant turns and their eot. ``eos_tail``
-    supervised EOS ids follow the last turn. An image in an assistant turn has the mark's id as label, as
-    released; the label is dropped where the visual tokens are spliced in.
+    Assistant turns with their header and eot are supervised and, as released, also every BOS, header and eot
+    id of the other turns. With ``supervise=answers``, only the contents of assistant turns and their eot are.
+    ``eos_tail`` supervised EOS ids follow the last turn. As released, the label of an image in an assistant
+    turn is the id of the mark; packing drops that label.
     """
     turns = [_bos_turn(tokenizer)]
     for message, number in zip(messages, _turn_numbers(messages), strict=True):
@@ -242,7 +250,7 @@ def encode_chat(
 
 
 def encode_plain(messages: Sequence[Message], tokenizer: ChatTokenizer) -> Encoded:
-    """Image, caption as it is, line end: no roles and no template, the caption and line end supervised."""
+    """Encode images, caption and line end without roles or template. Caption and line end are supervised."""
     caption = next(m.content for m in messages if m.role == "assistant").replace(IMAGE_MARK, "")
     caption_ids = tokenizer.encode(caption + "\n")
     image = [IMAGE_PLACEHOLDER] * count_image_marks(messages)
@@ -251,7 +259,7 @@ def encode_plain(messages: Sequence[Message], tokenizer: ChatTokenizer) -> Encod
 
 
 def count_image_marks(messages: Sequence[Message]) -> int:
-    """How many marks of images the messages hold."""
+    """Return the number of image marks in the messages."""
     return sum(message.content.count(message.mark) for message in messages)
 
 
@@ -295,7 +303,7 @@ def _turn_ids(message: Message, tokenizer: ChatTokenizer) -> list[int]:
 
 
 def _content_ids(content: str, mark: str, tokenizer: ChatTokenizer) -> list[int]:
-    """Text between marks is encoded apart, as the released code does by registering the mark as a token."""
+    """Encode the text between marks separately, as released: there the mark is registered as a token."""
     first, *rest = content.split(mark)
     ids = tokenizer.encode(first)
     for text in rest:
@@ -304,7 +312,8 @@ def _content_ids(content: str, mark: str, tokenizer: ChatTokenizer) -> list[int]
 
 
 def _turn_numbers(messages: Sequence[Message]) -> Iterator[int]:
-    """System and first exchange are turn 0; each user message that follows an assistant's opens the next."""
+    """Number the exchanges: the system message and the first exchange are 0, and each user message after an
+    assistant message starts the next."""
     turn, previous = 0, None
     for message in messages:
         turn += message.role == "user" and previous == "assistant"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,15 @@ def test_special_ids_come_from_the_tokenizer_in_the_folder(golden: Any, tmp_path
     (tmp_path / "tokenizer.json").write_bytes(tokenizer.read_bytes())
     ids = {token["content"]: token["id"] for token in json.loads(tokenizer.read_text())["added_tokens"]}
     assert model_config_of(tmp_path).tokens.mask == ids["<|mdm_mask|>"]
+
+
+def test_special_ids_that_differ_from_the_tokenizer_are_refused(golden: Any, tmp_path: Path) -> None:
+    written(tmp_path, config_json(tiny_config(), "llada_hf", torch.float32))
+    shutil.copy(golden.folder / "tokenizer" / "tokenizer.json", tmp_path)
+    with pytest.raises(
+        UserError, match=r"config\.json: lladav\.tokens\.mask=60: \S+ gives <\|mdm_mask\|> the id 2"
+    ):
+        model_config_of(tmp_path)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lladav.checkpoint import LAYOUTS, convert, export, load, model_config_of
 from lladav.checkpoint.index import stored_tensors
 from lladav.checkpoint.safetensors_io import TensorSpec, TensorWriter
 from lladav.errors import UserError
+from lladav.inputs.chat import ChatTokenizer
 from lladav.model.llada_v import LLaDAV
 from tests.lladav.build import tiny_config, tiny_model
 
@@ -160,7 +162,8 @@ def test_converting_carries_the_tokenizer_and_refuses_what_the_source_lacks(
     golden: Any, tmp_path: Path
 ) -> None:
     tokenizer = golden.folder / "tokenizer"
-    export(tiny_model(), tiny_config(), tmp_path / "language", "llada", tokenizer=tokenizer)
+    config = replace(tiny_config(), tokens=ChatTokenizer.load(tokenizer).ids)
+    export(tiny_model(), config, tmp_path / "language", "llada", tokenizer=tokenizer)
     convert(tmp_path / "language", tmp_path / "renamed", "llada_hf")
     assert (tmp_path / "renamed" / "tokenizer.json").is_file()
     line = r"language: holds no model\.\S+; expected weights with all that llada_v needs$"

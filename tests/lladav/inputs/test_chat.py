@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from lladav.config.schema import Supervise
 from lladav.errors import UserError
 from lladav.inputs.chat import (
-    LONG_TEXT,
+    MIN_CHARACTERS_WITHOUT_GIL,
     SPECIAL_TOKENS,
     SYSTEM_PROMPT,
     ChatTokenizer,
@@ -26,6 +26,7 @@ from lladav.inputs.chat import (
     encode_chat,
     encode_plain,
     encode_prompt,
+    join_parts,
     move_mark_to_front,
     parse_conversation,
 )
@@ -60,8 +61,8 @@ def test_prompt_ids_spell_the_chat_text(tokenizer: ChatTokenizer) -> None:
 
 @pytest.mark.parametrize("piece", ["the quick brown fox ", "x1", " ", "\n", "中é", "<|eot_id|>", "a" * 99])
 def test_long_texts_are_encoded_like_short_ones(tokenizer: ChatTokenizer, piece: str) -> None:
-    text = piece * (1 + LONG_TEXT // len(piece))
-    assert len(text) >= LONG_TEXT
+    text = piece * (1 + MIN_CHARACTERS_WITHOUT_GIL // len(piece))
+    assert len(text) >= MIN_CHARACTERS_WITHOUT_GIL
     assert tokenizer.encode(text) == tokenizer._tokenizer.encode(text, add_special_tokens=False).ids
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
@@ -243,10 +244,23 @@ def test_a_tokenizer_that_numbers_special_tokens_otherwise_is_refused(golden: An
     model = tiny_config()
     model.tokenizer = str(golden.folder / "tokenizer")
     model.tokens = ChatTokenizer.load(model.tokenizer).ids
-    check_special_tokens(model)
+    check_special_tokens(model, ChatTokenizer.load(model.tokenizer))
     own = model.tokens.mask
     model.tokens = replace(model.tokens, mask=own - 1)
     with pytest.raises(UserError) as refused:
-        check_special_tokens(model)
-    told = f"model.tokens.mask={own - 1}: {model.tokenizer} gives <|mdm_mask|> the id {own}; set that id or"
-    assert str(refused.value).startswith(told)
+        check_special_tokens(model, ChatTokenizer.load(model.tokenizer))
+    line = f"model.tokens.mask={own - 1}: {model.tokenizer} gives <|mdm_mask|> the id {own}; set that id or"
+    assert str(refused.value).startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        (["a"], "a"),
+        (["a", None, None], "M\nM\na"),
+        (["a", None, "b"], "a\nM\nb"),
+        ([None], "M"),
+    ],
+)
+def test_images_go_before_a_single_text(parts: list[str | None], text: str) -> None:
+    assert join_parts(parts, "M") == text
