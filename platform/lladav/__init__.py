@@ -6,7 +6,7 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """``lladav.generate``, imported when first asked for: settings load without torch."""
+    """Import ``lladav.generate`` on first use, so that settings load without torch."""
     if name != "generate":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from lladav.generation import generate

@@ -1,8 +1,8 @@
-"""Connecting to Ray, and starting a private Ray; the only library file that imports ray.
+"""Connecting to Ray, and starting a private Ray. The only library file that imports ray.
 
-Nothing here touches another Ray on the machine: a Ray that we start has its own folder and ports, and ending
-it ends its own processes alone, known by that folder's name in their environment. It asks for no token: it
-is meant for a machine whose network is trusted.
+A private Ray has its own folder and ports. Stopping it stops only its own processes, which have that folder
+in their environment; other Ray instances on the machine are not affected. It requires no token, so the
+machine's network must be trusted.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from lladav.config.schema import ClusterConfig
 
 _SOURCES = Path(__file__).resolve().parents[1]
 CHECKOUT = _SOURCES.parent if _SOURCES.name == "platform" else None
-"""Folder of the checkout that this file belongs to; ``None`` where lladav is installed as a wheel."""
+"""The folder of the checkout that contains this file; None if lladav is installed as a wheel."""
 
 SHORT_FOLDER = "/tmp"
-"""Sockets live in Ray's folder, and a socket's path has at most 107 bytes: ``TMPDIR`` may be too long."""
+"""Parent of Ray's folder: sockets there have paths of at most 107 bytes, and ``TMPDIR`` may be too long."""
 
-STORE_FRACTION, STORE_LEAST, STORE_MOST = 0.1, 128 * 2**20, 8 * 2**30
-"""Object store of a Ray of ours: a fraction of the memory, within bounds in bytes."""
+STORE_FRACTION, MIN_STORE_BYTES, MAX_STORE_BYTES = 0.1, 128 * 2**20, 8 * 2**30
+"""Object store of a private Ray: a fraction of the memory, within these bounds."""
 
-SERVE = "RAY_SERVE_"
-"""How variables begin that are Ray Serve's own."""
+SERVE_PREFIX = "RAY_SERVE_"
+"""Prefix of Ray Serve's environment variables."""
 
 READY_SECONDS, STOP_SECONDS, POLL_SECONDS = 120, 5, 0.2
 
@@ -62,24 +62,24 @@ PORT_OPTIONS = (
 
 @dataclass(frozen=True)
 class Head:
-    """A running private Ray: where drivers, jobs and browsers find it."""
+    """A running private Ray and its addresses."""
 
     address: str
     """host:port for ``ray.init``."""
     dashboard: str
     """http:// address for ``ray job submit --address`` and for a browser."""
     folder: Path
-    """Ray's sessions and logs; gone when the head is."""
+    """Ray's sessions and logs; removed when the head stops."""
     environment: dict[str, str]
     """Environment for commands that talk to this Ray."""
 
 
 @contextlib.contextmanager
 def connect(cluster: ClusterConfig) -> Iterator[None]:
-    """Be connected to Ray: the one named, the one that runs this job, or one of our own for the time being.
+    """Connect to Ray: to ``cluster.address``, the Ray that runs this job, or a new private Ray.
 
-    A connection that exists already is used and left as it is. What workers print stays in Ray's logs: an
-    entry tells its own story.
+    An existing connection is used and kept. A private Ray stops when the context exits. The output of workers
+    stays in Ray's logs; commands report their own progress.
     """
     if ray.is_initialized():
         yield
@@ -93,13 +93,11 @@ def connect(cluster: ClusterConfig) -> Iterator[None]:
 
 
 def runtime_env() -> dict[str, Any]:
-    """Ray runtime environment in which workers find a checkout's packages; an installed wheel needs none.
-
-    ``platform`` is relative on purpose: Ray starts workers inside an uploaded folder, and without it a copy
-    baked into an image would win over the upload.
-    """
+    """Return the runtime environment in which workers find a checkout's packages; a wheel needs none."""
     settings: dict[str, Any] = {}
     if CHECKOUT:
+        # The relative "platform" comes first: Ray starts workers inside an uploaded folder, and the upload
+        # must take precedence over a copy in the container image.
         settings["env_vars"] = {"PYTHONPATH": f"platform:{CHECKOUT / 'platform'}:{CHECKOUT}"}
     python = shlex.quote(sys.executable)
     if python != sys.executable:  # Ray starts workers through a shell and does not quote the interpreter
@@ -113,12 +111,11 @@ def local_head(
     object_store_bytes: int | None = None,
     variables: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Head]:
-    """A private Ray head with a job server, alive as long as the block.
+    """Run a private Ray head with a job server until the context exits.
 
-    Jobs start in the folder of the checkout, or in the current folder where lladav is installed.
-
-    ``variables`` are added to the environment of the head and of what it starts.
-    Raises ``RuntimeError`` with the end of Ray's output where the head does not come up.
+    Jobs start in the folder of the checkout, or in the current folder if lladav is installed. ``variables``
+    are added to the environment of the head and its processes. Raises ``RuntimeError`` with the end of Ray's
+    output if the head does not start.
     """
     with _own_folder() as folder, _interrupted_by_termination():
         python = plain_python(folder)
@@ -137,7 +134,7 @@ def local_head(
 
 
 def plain_python(folder: Path) -> Path:
-    """This Python under a path that needs no quotes: Ray does not quote its workers' interpreter."""
+    """Return a path of this Python that needs no quotes: Ray does not quote its workers' interpreter."""
     python = Path(sys.executable)
     if shlex.quote(str(python)) == str(python):
         return python
@@ -167,11 +164,13 @@ def _head(folder: Path, ports: list[int], environment: dict[str, str]) -> Head:
 
 
 def _environment(folder: Path, python: Path) -> dict[str, str]:
-    """Ours, with nothing that points to another Ray; ``RAY_TMPDIR`` marks every process that inherits it.
+    """This process's environment without variables of another Ray; those of Ray Serve are kept.
 
-    Options of Ray Serve stay, and so what is set for its tracing.
+    ``RAY_TMPDIR`` identifies the processes of this Ray.
     """
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") or k.startswith(SERVE)}
+    inherited = {
+        k: v for k, v in os.environ.items() if not k.startswith("RAY_") or k.startswith(SERVE_PREFIX)
+    }
     return inherited | {
         "PATH": _path(python),
         "RAY_TMPDIR": str(folder),
@@ -189,7 +188,7 @@ def _start(command: list[str], environment: dict[str, str], log: Path) -> subpro
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], head: Head) -> None:
-    """Until the node is alive: the dashboard answers long before jobs can start."""
+    """Wait until the node is alive: the dashboard responds long before jobs can start."""
     deadline = time.monotonic() + READY_SECONDS
     while not _has_node(head.dashboard):
         if process.poll() is not None or time.monotonic() > deadline:
@@ -212,16 +211,14 @@ def _has_node(dashboard: str) -> bool:
 
 
 def _end(process: subprocess.Popen[bytes], folder: Path) -> None:
-    """Ask the head to stop, then kill what is left of it.
-
-    Descendants are noted before, as some do not show their environment: Ray's dashboard agent writes its
-    title over it, and spins for a minute when its head is gone.
-    """
-    before = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    """Ask the head to stop, then kill its remaining processes."""
+    # Some processes do not show their environment: Ray's dashboard agent overwrites it with its title, and
+    # spins for a minute after its head has gone. They are found as descendants.
+    descendants = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STOP_SECONDS)
-    _kill(before)
+    _kill(descendants)
     deadline = time.monotonic() + STOP_SECONDS
     while (left := _processes_of(folder)) and time.monotonic() < deadline:
         _kill(left)
@@ -257,14 +254,14 @@ def _own_folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _interrupted_by_termination() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the block as an exception, so that what was started is ended too."""
+    """Turn SIGTERM and SIGHUP into an exception in the context, so that its processes are stopped."""
 
-    def leave(number: int, _frame: object) -> None:
+    def exit_on_signal(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)
 
     try:
-        before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
-    except ValueError:  # not the main thread: signals are not ours to handle
+        before = {number: signal.signal(number, exit_on_signal) for number in (signal.SIGTERM, signal.SIGHUP)}
+    except ValueError:  # only the main thread can set handlers
         before = {}
     try:
         yield
@@ -274,7 +271,7 @@ def _interrupted_by_termination() -> Iterator[None]:
 
 
 def _own_ray(cluster: ClusterConfig, stack: contextlib.ExitStack) -> dict[str, Any]:
-    """Options of ``ray.init`` for a Ray that lives in this process's children and ends with it."""
+    """Options of ``ray.init`` for a private Ray in child processes, which stop with this process."""
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ["PATH"] = _path(Path(sys.executable))
     needed = math.ceil(cluster.workers * cluster.cpus_per_worker) + 1  # one for reading data
@@ -289,7 +286,7 @@ def _own_ray(cluster: ClusterConfig, stack: contextlib.ExitStack) -> dict[str, A
 
 
 def _path(python: Path) -> str:
-    """``PATH`` with Python's folder in front: jobs start it by name, and DeepSpeed starts ninja."""
+    """``PATH`` with Python's folder in front: jobs start Python by name, and DeepSpeed starts ninja."""
     return f"{python.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 
 
@@ -306,4 +303,4 @@ def _cores() -> int:
 
 
 def _store_bytes() -> int:
-    return round(min(STORE_MOST, max(STORE_LEAST, STORE_FRACTION * psutil.virtual_memory().total)))
+    return round(min(MAX_STORE_BYTES, max(MIN_STORE_BYTES, STORE_FRACTION * psutil.virtual_memory().total)))

@@ -1,7 +1,7 @@
 """The command ``python -m lladav.generate``.
 
-``lladav.generate`` is a function. Imported as a module, this file gives its place to that function, so that
-the name means the same after any imports.
+``lladav.generate`` is a function. When this file is imported as a module, it replaces itself by that
+function, so that the name always means the function.
 """
 
 import sys

@@ -1,9 +1,9 @@
-"""One question about images or a video, answered: as a call, and in the terminal.
+"""Answers one question about images or a video: as a function, and in the terminal.
 
-    python -m lladav.generate --model FOLDER --image picture.png "How many digits are there?"
+    python -m lladav.generate --model FOLDER --image image.png "How many digits are there?"
     python -m lladav.generate --model FOLDER --video clip.mp4 --frames 16 "What happens?"
 
-In a terminal the answer is shown as it fills in, out of order: dim dots are still masked.
+A terminal shows the answer while it is decoded, out of order: dim dots are masked positions.
 """
 
 from __future__ import annotations
@@ -43,13 +43,12 @@ from lladav.model.llada_v import LLaDAV
 MASK_SHOWN = "·"
 NONE = " | None"
 
-
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 """Number formats in which the model runs."""
 
 
 def _device(value: str) -> str:
-    """A device that is here."""
+    """Check that a device exists on this machine."""
     with contextlib.suppress(RuntimeError, AssertionError):  # torch without CUDA asserts
         if torch.empty(0, device=value).device.type in ("cpu", "cuda"):
             return value
@@ -67,7 +66,7 @@ KINDS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "Cache": _
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer's text, and what decoding says of it."""
+    """The text of an answer, and the result of decoding."""
 
     text: str
     decoded: Decoded
@@ -84,12 +83,11 @@ def generate(
     stop_texts: Sequence[str] = (),
     **settings: Any,
 ) -> Answer:
-    """The model's answer to a question about images or a video, up to the first of ``stop_texts``;
-    ``settings`` are those of ``DecodingOptions``.
+    """Answer a question about images or a video, up to the first of ``stop_texts``.
 
-    ``video`` is a file or a folder of frames; ``frames`` of it are shown to the model, by default
-    ``model.images.inference_frames``. The tokenizer is the checkpoint's own unless one is given. Raises
-    ``UserError`` for settings that cannot work and for a video that cannot be read.
+    ``settings`` are those of ``DecodingOptions``. ``video`` is a file or a folder of frames, from which
+    ``frames`` are taken (default: ``model.images.inference_frames``). ``tokenizer`` defaults to the
+    checkpoint's. Raises ``UserError`` for invalid settings and for a video that cannot be read.
     """
     tokenizer = tokenizer or ChatTokenizer.load(model.config.tokenizer)
     options = chat_options(tokenizer, stop_texts, **settings)
@@ -102,7 +100,7 @@ def generate(
 def chat_options(
     tokenizer: ChatTokenizer, stop_texts: Sequence[str] = (), **settings: Any
 ) -> DecodingOptions:
-    """Options of a chat that ends at eot, or at the first of the texts."""
+    """Return options for a chat answer, which ends at eot or at the first of ``stop_texts``."""
     texts = StopTexts(stop_texts, tokenizer.token_bytes) if stop_texts else None
     return DecodingOptions.for_chat(tokenizer.ids, stop_texts=texts, **settings)
 
@@ -115,7 +113,7 @@ def question(
     video: str | Path | None = None,
     frames: int | None = None,
 ) -> Sample:
-    """A prompt about images or about a video."""
+    """Return a prompt about images or about a video."""
     geometry = ViewGeometry.of(config)
     if video is not None:
         if images:
@@ -128,14 +126,14 @@ def question(
 
 
 def updates(model: LLaDAV, prompt: Sample, options: DecodingOptions) -> Iterator[Update]:
-    """What each step reveals; the last one has the answer or the error."""
+    """Decode, and yield the result of each step. The last one has the answer or the error."""
     engine = engine_for(model, [prompt], options)
     while engine.busy:
         yield from engine.step()
 
 
 def main(command_line: Sequence[str]) -> None:
-    """Answer in the terminal; exit code 2 and one line for a mistake."""
+    """Answer in the terminal. A user error is one line on stderr and exit code 2."""
     with one_line_errors():
         arguments = _parser().parse_args(command_line)
         settings = {name: getattr(arguments, name) for name in _settings() if hasattr(arguments, name)}
@@ -152,7 +150,7 @@ def main(command_line: Sequence[str]) -> None:
 def show(
     steps: Iterable[Update], tokenizer: ChatTokenizer, options: DecodingOptions, console: Console
 ) -> None:
-    """Fill the answer in before the reader's eyes; where there is no terminal, print it once."""
+    """Show the answer while it is decoded, or print it once if there is no terminal."""
     revealed = {**options.infill}
     update = Update("")
     with Live(console=console, auto_refresh=False, transient=True) as live:
@@ -175,7 +173,7 @@ def show(
 def _pieces(
     revealed: dict[int, int], committed: int, tokenizer: ChatTokenizer, options: DecodingOptions
 ) -> Iterator[tuple[str, str]]:
-    """Text and style of the canvas: settled text plain, revealed text bold, masks as dim dots."""
+    """Text and style of the canvas: committed text plain, other unmasked text bold, masks as dim dots."""
     last = max(revealed, default=-1)
     run: list[int] = []
     for place in range(min(options.max_tokens, last + 1 + options.block)):
@@ -196,7 +194,7 @@ def _open(path: str, pixels: Pixels) -> Image.Image:
 
 
 def _check_files(arguments: argparse.Namespace) -> None:
-    """Raise ``UserError`` for an image or a video that cannot be opened."""
+    """Raise ``UserError`` if an image or the video does not exist."""
     for path in arguments.image:
         if not Path(path).is_file():
             raise UserError(f"--image {path}: no such file")
@@ -207,7 +205,7 @@ def _check_files(arguments: argparse.Namespace) -> None:
 
 
 def _settings() -> dict[str, Callable[[str], Any]]:
-    """Decoding settings with a flag, and what parses their values."""
+    """The decoding settings that have a flag, and the parser of their values."""
     kinds = {field.name: str(field.type) for field in fields(DecodingOptions)}
     return {
         name: _or_none(KINDS[kind.removesuffix(NONE)]) if kind.endswith(NONE) else KINDS[kind]
@@ -236,7 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--frames",
         type=int,
-        help="frames to take of the video, evenly spread; default: as the model says",
+        help="frames to take of the video, evenly spread; default: what the model's config says",
     )
     parser.add_argument(
         "--stop", action="append", default=[], help="text that ends the answer; may be given several times"

@@ -1,1 +1,1 @@
-"""Measurements of a model that explain it, such as where attention goes."""
+"""Measurements that explain a model, such as its attention patterns."""

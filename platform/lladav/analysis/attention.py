@@ -1,7 +1,7 @@
-"""Where attention goes: the paper's measures of looking ahead, of spread and of sinks (Eq. 7-9).
+"""Attention statistics of the paper: attention to later positions, entropy and attention sinks (Eq. 7-9).
 
-Weights are measured as the model runs, one head of one sample at a time: the weights of a whole layer at
-thousands of positions would not fit.
+Attention weights are measured during a forward pass, for one head of one sample at a time: the weights of a
+whole layer do not fit into memory for thousands of positions.
 
 Shapes: T packed positions, L positions of one sample, H heads, D head width, K layers, S samples.
 """
@@ -21,7 +21,7 @@ from lladav.model.llada_v import LLaDAV
 
 @dataclass(frozen=True)
 class AttentionMetrics:
-    """Measures of each layer (K) or sample (S), averaged over everything else.
+    """Statistics of each layer (K) or sample (S), averaged over heads and the other dimension.
 
     ``future_looking_K`` is the attention mass on later positions in [0, 1] (Eq. 7), ``entropy_bits_K`` the
     entropy of a position's attention (Eq. 8), ``sink_score_S`` the mean attention that the first position
@@ -38,15 +38,18 @@ class AttentionMetrics:
 
 @torch.no_grad()
 def attention_metrics(model: LLaDAV, packed: PackedBatch, sigma: float) -> AttentionMetrics:
-    """Attention of a model over a packed batch; a first position scoring above ``sigma`` is a sink."""
+    """Measure the attention of a model on a packed batch.
+
+    The first position of a sample is a sink if it has the highest score and that is above ``sigma``.
+    """
     attention = PackedAttention(packed.lengths, model.config.attention, packed.turns_T)
-    recorder = _Recorder(attention, model.config.language.layers)
-    model.hidden(packed, recorder)
-    return recorder.metrics(sigma)
+    measuring = _MeasuringAttention(attention, model.config.language.layers)
+    model.hidden(packed, measuring)
+    return measuring.metrics(sigma)
 
 
 def attention_weights(query_LD: Tensor, key_LD: Tensor, mask_LL: Tensor | None) -> Tensor:
-    """Float32 weights (L, L) of one head: row i is how position i spreads its attention."""
+    """Float32 attention weights (L, L) of one head; row i has the weights of query position i."""
     scores_LL = query_LD.float() @ key_LD.float().T / query_LD.shape[-1] ** 0.5
     if mask_LL is not None:
         scores_LL = scores_LL.masked_fill(~mask_LL.to(scores_LL.device), -torch.inf)
@@ -63,13 +66,13 @@ def entropy_bits(weights_LL: Tensor) -> Tensor:
     return torch.special.entr(weights_LL).sum(-1).mean() / math.log(2)
 
 
-def received(weights_LL: Tensor) -> Tensor:
+def attention_received(weights_LL: Tensor) -> Tensor:
     """Mean attention (L) that each position receives: the sink score (Eq. 9)."""
     return weights_LL.mean(0)
 
 
-class _Recorder:
-    """An ``Attend`` that measures the weights behind another one."""
+class _MeasuringAttention:
+    """An ``Attend`` that returns the result of another one and measures its attention weights."""
 
     def __init__(self, attention: PackedAttention, layers: int) -> None:
         self._attention = attention
@@ -100,6 +103,6 @@ class _Recorder:
         equal_share = len(self._received) * heads
         self._future_K[layer] += future_looking(weights_LL).cpu() / equal_share
         self._entropy_K[layer] += entropy_bits(weights_LL).cpu() / equal_share
-        scores_L = received(weights_LL).cpu()
+        scores_L = attention_received(weights_LL).cpu()
         self._received[sample] += scores_L / (heads * len(self._future_K))
         self._first_is_largest.append(bool(scores_L.argmax() == 0))

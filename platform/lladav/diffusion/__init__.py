@@ -1,1 +1,1 @@
-"""The forward process and the training objective, as pure functions."""
+"""The forward process (masking) and the training loss, as pure functions."""

@@ -1,8 +1,8 @@
-"""The objective (Eq. 6) at the masked rows alone.
+"""The loss (Eq. 6), computed for the masked rows only.
 
-The released trainer makes float32 logits for every position; only masked rows carry loss, so only they meet
-the vocabulary projection here, a chunk at a time. Gradients are made in the forward pass while a chunk's
-logits are at hand, so no logits outlive their chunk.
+The released trainer computes float32 logits for every position. Only masked rows carry loss, so only these
+are projected to the vocabulary here, one chunk at a time. Gradients are computed chunk-wise in the forward
+pass (fused linear cross-entropy, as in Liger), so the logits of a chunk are freed before the next.
 
 Shapes: M masked rows, W width, V vocabulary.
 """
@@ -20,7 +20,7 @@ from torch.nn.functional import linear
 
 @dataclass(frozen=True)
 class TargetRows:
-    """Target ids (M) and float32 weights (M) of masked rows, and how many rows to project at a time."""
+    """Target ids (M) and float32 weights (M) of the masked rows, and the number of rows in a chunk."""
 
     targets_M: Tensor
     weights_M: Tensor
@@ -32,9 +32,9 @@ class TargetRows:
 
 
 def fused_cross_entropy(hidden_MW: Tensor, head_VW: Tensor, rows: TargetRows) -> tuple[Tensor, Tensor]:
-    """Weighted sum of the rows' cross-entropies, and the float32 cross-entropy of each row (M, no gradient).
+    """Weighted sum of the rows' cross-entropies, and the cross-entropy of each row (M, no gradient).
 
-    Cross-entropy is computed in float32 whatever the dtype of the projection.
+    Cross-entropy is computed in float32, whatever the dtype of the projection.
     """
     if not torch.is_grad_enabled():
         hidden_MW, head_VW = hidden_MW.detach(), head_VW.detach()
@@ -59,7 +59,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        # Scaled in place and let go of: a second copy of the head's gradient would be the peak of a step.
+        # Scaled in place and released: a second copy of the head's gradient would be the peak of a step.
         gradients, ctx.gradients = ctx.gradients, None
         grad_hidden, grad_head = (
             gradient.mul_(grad_loss) if gradient is not None else None for gradient in gradients
@@ -75,22 +75,22 @@ def _chunk(
     grad_hidden: Tensor | None,
     grad_head: Tensor | None,
 ) -> Tensor:
-    """Cross-entropy of some rows; adds their share to the gradients in place."""
+    """Cross-entropy of the rows ``part``; adds their share to the gradients in place."""
     hidden, targets = hidden_MW[part], rows.targets_M[part]
     logits = linear(hidden, head_VW).float()
     log_total = logits.logsumexp(-1, keepdim=True)
     entropy = (log_total - logits.gather(-1, targets[:, None])).squeeze(-1)
     if grad_hidden is not None or grad_head is not None:
-        slope = _slope(logits, log_total, targets, rows.weights_M[part]).to(hidden.dtype)
+        grad_logits = _grad_logits(logits, log_total, targets, rows.weights_M[part]).to(hidden.dtype)
         if grad_hidden is not None:
-            grad_hidden[part] = slope @ head_VW
+            grad_hidden[part] = grad_logits @ head_VW
         if grad_head is not None:
-            grad_head.addmm_(slope.T, hidden)
+            grad_head.addmm_(grad_logits.T, hidden)
     return entropy
 
 
-def _slope(logits: Tensor, log_total: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Gradient of the weighted cross-entropies by the logits, made in the logits' own memory."""
+def _grad_logits(logits: Tensor, log_total: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Gradient of the weighted cross-entropies with respect to the logits; overwrites ``logits``."""
     probability = logits.sub_(log_total).exp_()
     probability[torch.arange(len(targets), device=targets.device), targets] -= 1.0
     return probability.mul_(weights[:, None])

@@ -1,7 +1,7 @@
-"""The forward process: which supervised positions of a sample are masked, and what that makes of a batch.
+"""The forward process: draws which supervised positions of a sample are masked, and masks a batch.
 
-Noise is a pure function of (seed, epoch, sample id): it does not depend on the rank, the batch or the number
-of workers that a sample happens to meet, so a resumed or resized run sees the same noise.
+Noise is a pure function of (seed, epoch, sample id). It does not depend on rank, batch or number of workers,
+so a resumed or resized run sees the same noise.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lladav.inputs.types import IGNORED
 
 @dataclass(frozen=True)
 class Stratum:
-    """A sample's place in its global batch: the ``index``-th of ``count`` equal parts of [0, 1)."""
+    """The ``index``-th of ``count`` equal parts of [0, 1), from which a sample's noise level is drawn."""
 
     index: int
     count: int
@@ -29,7 +29,7 @@ class Stratum:
 
 @dataclass(frozen=True)
 class AnswerSpan:
-    """A turn's supervised positions: how many, and how many of them are EOS behind the last eot."""
+    """The number of supervised positions of a turn, and how many of them are EOS behind the last eot."""
 
     tokens: int
     tail: int
@@ -37,20 +37,20 @@ class AnswerSpan:
 
 @dataclass(frozen=True)
 class Blocks:
-    """The answers of a sample in blocks of ``length`` tokens, for noise as semi-autoregressive decoding meets
-    it (Blockwise SFT, arXiv 2508.19529): one block of each answer is active, what lies before it is clean and
-    what lies behind it all masked.
+    """The answers of a sample in blocks of ``length`` tokens, for the states of semi-autoregressive decoding
+    (Blockwise SFT, arXiv 2508.19529).
 
-    Of an answer longer than a block, one in two has its active block start anywhere: decoding meets such a
-    state where it has written a block from the left in part. Aligned blocks alone hardly ever show a step of
-    a calculation whose operands are written and whose result is not.
+    One block of each answer is active. Positions before it are clean, and positions behind it are masked. In
+    half of the answers longer than a block, the active block starts at any token: decoding reaches such a
+    state after it has unmasked the left part of a block. Aligned blocks alone rarely show a step of a
+    calculation whose operands are visible and whose result is masked.
     """
 
     answers: Sequence[AnswerSpan]
     length: int
 
     def from_active(self, random: np.random.Generator) -> np.ndarray:
-        """The number of each supervised position's block, counted from the active one, drawn at random."""
+        """Draw active blocks; return the block of each supervised position relative to the active one."""
         starts = [self._start(answer.tokens - answer.tail, random) for answer in self.answers]
         counts = [
             (np.arange(answer.tokens) - start) // self.length
@@ -59,7 +59,7 @@ class Blocks:
         return np.concatenate([np.empty(0, int), *counts])
 
     def _start(self, tokens: int, random: np.random.Generator) -> int:
-        """Where the active block of an answer of so many tokens starts."""
+        """Draw the start of the active block of an answer with ``tokens`` tokens."""
         if tokens <= self.length:
             return 0
         start = int(random.integers(tokens))
@@ -68,8 +68,10 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Noise:
-    """Noise level t in [0, 1), mask ratio p, which of the sample's supervised positions are masked, and which
-    of them are active, where not all are: the masked ones among those are predicted.
+    """Noise level t in [0, 1), mask ratio p, and the masked supervised positions of a sample.
+
+    ``active`` marks the supervised positions that can be predicted; None for all. Masked active positions are
+    predicted.
     """
 
     level: float
@@ -83,7 +85,7 @@ class Noise:
 
     @property
     def weight(self) -> float:
-        """What the entropy of a predicted position counts: 1 / (p n) of n active positions."""
+        """Weight of the cross-entropy of a predicted position: 1 / (p n) for n active positions."""
         active = len(self.masked) if self.active is None else int(self.active.sum())
         return 1 / (self.ratio * max(1, active))
 
@@ -97,8 +99,8 @@ def draw_noise(
     stratum: Stratum | None = None,
     blocks: Blocks | None = None,
 ) -> Noise:
-    """Noise of one sample: t ~ U[0, 1), each supervised position masked with p = (1 - e) t + e (Eq. 6); with
-    ``blocks``, each active one.
+    """Draw the noise of one sample: t ~ U[0, 1), and each supervised position is masked with probability
+    p = (1 - e) t + e (Eq. 6). With ``blocks``, this applies to the active positions.
     """
     random = _generator(seed, epoch, sample_id)
     level = random.random()
@@ -122,7 +124,7 @@ def draw_noises(
     strata: Sequence[Stratum] | None = None,
     block_length: int | None = None,
 ) -> list[Noise]:
-    """Noise of each sample of a batch; of one block of each answer where ``block_length`` is given."""
+    """Draw the noise of each sample of a batch; with ``block_length``, for one block of each answer."""
     counts = supervised_counts(packed)
     none = [None] * len(counts)
     blocks = (
@@ -141,9 +143,9 @@ def _generator(seed: int, epoch: int, sample_id: str) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class NoisyBatch:
-    """A packed batch with positions replaced by the mask id, and what is to be predicted at M of them.
+    """A packed batch with masked positions, and the targets of the M predicted ones.
 
-    ``sample_M`` tells which sample of the batch each masked row belongs to.
+    ``masked_M`` are the predicted positions, ``sample_M`` the index of the sample of each.
     """
 
     packed: PackedBatch
@@ -161,11 +163,11 @@ class NoisyBatch:
 def corrupt(
     packed: PackedBatch, noises: Sequence[Noise], mask_id: int, scale: float, chunk: int
 ) -> NoisyBatch:
-    """Mask the batch.
+    """Replace the masked positions of a batch by ``mask_id``.
 
-    A masked row of a sample with n active positions weighs scale / (p n); with scale = 1 / samples of the
-    global batch the weighted sum of cross-entropies is that batch's loss (Eq. 6). ``chunk`` rows meet the
-    vocabulary at a time.
+    The weight of a predicted row is scale / (p n) for n active positions of its sample. With scale = 1 /
+    samples of the global batch, the weighted sum of cross-entropies is the loss of the global batch (Eq. 6).
+    ``chunk`` rows are projected to the vocabulary at a time.
     """
     supervised = torch.nonzero(packed.labels_T != IGNORED).flatten()
     sample_S = _sample_of_position(packed)[supervised]
@@ -180,12 +182,12 @@ def corrupt(
 
 
 def supervised_counts(packed: PackedBatch) -> list[int]:
-    """Supervised positions of each sample."""
+    """Return the number of supervised positions of each sample."""
     return [int((labels != IGNORED).sum()) for labels in packed.labels_T.split(packed.lengths)]
 
 
 def answer_spans(packed: PackedBatch, eos_id: int) -> list[list[AnswerSpan]]:
-    """The supervised positions of each sample, turn by turn."""
+    """Return the supervised positions of each sample by turn."""
     samples = zip(packed.labels_T.split(packed.lengths), packed.turns_T.split(packed.lengths), strict=True)
     return [_answers(labels.numpy(), turns.numpy(), eos_id) for labels, turns in samples]
 
@@ -198,7 +200,7 @@ def _answers(labels: np.ndarray, turns: np.ndarray, eos_id: int) -> list[AnswerS
 
 
 def _tail(is_eos: np.ndarray) -> int:
-    """How many EOS ids stand at the end."""
+    """Number of EOS ids at the end."""
     return len(is_eos) if is_eos.all() else int(np.argmin(is_eos[::-1]))
 
 

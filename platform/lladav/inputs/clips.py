@@ -1,7 +1,6 @@
-"""Frames of a clip, whatever it is kept as.
+"""Frames of a clip: a video file, an animated GIF, WebP or PNG, or a folder of frames.
 
-A clip is a video file, an animated GIF, WebP or PNG, or a folder of frames. A file that is a still image is a
-clip of one frame.
+A still image is a clip of one frame.
 """
 
 from __future__ import annotations
@@ -16,26 +15,28 @@ from PIL import Image, ImageSequence
 
 from lladav.config.schema import Pixels
 from lladav.errors import MediaError
-from lladav.inputs.image_files import LOCAL_FORMATS, damage_of, read_image, to_rgb
+from lladav.inputs.image_files import LOCAL_FORMATS, as_media_error, read_image, to_rgb
 from lladav.inputs.images import ViewGeometry, inference_frames, prepare_video
 from lladav.inputs.types import Visual
 from lladav.inputs.video_files import Clip, VideoFile
 
 DEFAULT_MILLISECONDS = 100
-"""How long players show a frame of an animation without a duration."""
+"""How long players show a frame that has no duration."""
 IMAGE_STARTS = (b"GIF8", b"\x89PNG", b"\xff\xd8\xff")
+"""First bytes of GIF, PNG and JPEG files."""
 
 Choose = Callable[[Clip], Sequence[int]]
-"""The indices of the frames to take of a clip, ascending."""
+"""Chooses frames of a clip: returns their indices, ascending."""
 Opener = Callable[[], BinaryIO]
 
 
 def clip_header(stream: BinaryIO, name: str) -> Clip:
-    """What a clip in a file consists of; raises ``MediaError`` where it cannot be read.
+    """Return the size, number of frames and frame rate of a clip in a file.
 
-    Of an animation and of a video whose header does not tell the number of frames, the whole file is read.
+    Reads a whole animation, and a whole video if its header lacks the number of frames. Raises ``MediaError``
+    if the clip cannot be read.
     """
-    with damage_of(name):
+    with as_media_error(name):
         if _is_image(stream):
             return _animation_header(stream)
         with closing(VideoFile(stream)) as video:
@@ -43,30 +44,30 @@ def clip_header(stream: BinaryIO, name: str) -> Clip:
 
 
 def clip_frames(stream: BinaryIO, choose: Choose, name: str, pixels: Pixels) -> Iterator[Image.Image]:
-    """The chosen frames of a clip in RGB, one at a time; raises ``MediaError`` where one is damaged."""
-    with damage_of(name):
+    """Yield the chosen frames of a clip in RGB. Raises ``MediaError`` for a damaged frame."""
+    with as_media_error(name):
         if _is_image(stream):
-            wanted = choose(_animation_header(stream))
+            indices = choose(_animation_header(stream))
             stream.seek(0)
-            yield from _animation_frames(stream, wanted, pixels)
+            yield from _animation_frames(stream, indices, pixels)
             return
         with closing(VideoFile(stream)) as video:
             yield from video.frames(choose(video.clip(is_counted=True)))
 
 
 def folder_frames(
-    files: Sequence[Opener], wanted: Iterable[int], name: str, pixels: Pixels
+    files: Sequence[Opener], indices: Iterable[int], name: str, pixels: Pixels
 ) -> Iterator[Image.Image]:
-    """The frames with these indices of a folder, whose files are given in order."""
-    for index in wanted:
+    """Yield the frames with these indices from the files of a folder, in RGB."""
+    for index in indices:
         with files[index]() as stream:
             yield read_image(stream, f"frame {index} of {name}", pixels)
 
 
 def read_clip(path: Path, count: int, geometry: ViewGeometry) -> Visual:
-    """At most ``count`` frames of a clip, spread evenly over it, as views; ``path`` is a file or a folder.
+    """Return at most ``count`` frames, evenly spread over a clip, as views; ``path`` is a file or a folder.
 
-    Raises ``MediaError`` where it cannot be read.
+    Raises ``MediaError`` if the clip cannot be read.
     """
     if path.is_dir():
         files = frame_files(path)
@@ -83,7 +84,7 @@ def read_clip(path: Path, count: int, geometry: ViewGeometry) -> Visual:
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """The files of a folder of frames in the order of their names, hidden ones left out."""
+    """Return the files of a folder of frames, sorted by name and without hidden files."""
     return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
 
 
@@ -96,23 +97,19 @@ def _is_image(stream: BinaryIO) -> bool:
 
 def _animation_header(stream: BinaryIO) -> Clip:
     with Image.open(stream, formats=LOCAL_FORMATS) as image:
-        durations = [frame.info.get("duration") or DEFAULT_MILLISECONDS for frame in _loaded(image)]
+        durations = []
+        for frame in ImageSequence.Iterator(image):
+            frame.load()  # the duration of a WebP frame is known only after decoding
+            durations.append(frame.info.get("duration") or DEFAULT_MILLISECONDS)
         return Clip(*image.size, len(durations), 1000 * len(durations) / sum(durations))
 
 
-def _loaded(image: Image.Image) -> Iterator[Image.Image]:
-    """The frames; each decoded, for the duration of a WebP frame is known only then."""
-    for frame in ImageSequence.Iterator(image):
-        frame.load()
-        yield frame
-
-
-def _animation_frames(stream: BinaryIO, wanted: Sequence[int], pixels: Pixels) -> Iterator[Image.Image]:
-    """Each frame of an animation builds on the one before: all are decoded up to the last that is wanted."""
+def _animation_frames(stream: BinaryIO, indices: Sequence[int], pixels: Pixels) -> Iterator[Image.Image]:
+    """Decode up to the last chosen frame: each frame of an animation is drawn over the one before."""
     with Image.open(stream, formats=LOCAL_FORMATS) as image:
         for number, frame in enumerate(ImageSequence.Iterator(image)):
-            if number in wanted:
+            if number in indices:
                 rgb = to_rgb(frame, pixels)
-                yield from [rgb] * wanted.count(number)
-            if number >= wanted[-1]:
+                yield from [rgb] * indices.count(number)
+            if number >= indices[-1]:
                 return

@@ -1,7 +1,7 @@
 """From an image file to 8-bit RGB.
 
-Every entry point converts here, so that a file looks the same in training and in serving. Processes that
-decode images for the server import this module: it must not import torch.
+Training and serving both convert files here, so that they see the same pixels. This module must not import
+torch, because the server's decoding processes import it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from lladav.config.schema import Pixels
 from lladav.errors import MediaError, StorageError, UserError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-"""Formats that everybody may send."""
+"""Formats that an HTTP request may contain."""
 LOCAL_FORMATS = (*FORMATS, "AVIF", "JPEG2000", "PPM")
-"""Formats of a user's own files. Pillow reads more, but some of its readers run other programs."""
+"""Formats of local files. Pillow reads more formats, but some of its readers run other programs."""
 
-TURNS = {
+TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -31,7 +31,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What brings an image of each EXIF orientation upright."""
+"""The operation that turns an image of each EXIF orientation upright."""
 SIDEWAYS = (5, 6, 7, 8)
 """Orientations that swap width and height."""
 
@@ -40,8 +40,8 @@ _CHUNK = struct.Struct(">I4s")
 
 
 def image_size(stream: BinaryIO, name: str, pixels: Pixels) -> tuple[int, int]:
-    """(width, height) after decoding, from the header alone; raises ``MediaError`` where there is none."""
-    with damage_of(name), Image.open(stream, formats=LOCAL_FORMATS) as image:
+    """Return (width, height) after decoding, read from the header. Raises ``MediaError`` if it is damaged."""
+    with as_media_error(name), Image.open(stream, formats=LOCAL_FORMATS) as image:
         width, height = image.size
         return (height, width) if _decoding_swaps(image, pixels) else (width, height)
 
@@ -49,16 +49,16 @@ def image_size(stream: BinaryIO, name: str, pixels: Pixels) -> tuple[int, int]:
 def read_image(
     stream: BinaryIO, name: str, pixels: Pixels, formats: tuple[str, ...] = LOCAL_FORMATS
 ) -> Image.Image:
-    """The first frame of an image file in RGB; raises ``MediaError`` where it is cut short or damaged."""
-    with damage_of(name), Image.open(stream, formats=formats) as image:
+    """Return the first frame of an image file in RGB. Raises ``MediaError`` if it is truncated or damaged."""
+    with as_media_error(name), Image.open(stream, formats=formats) as image:
         return to_rgb(image, pixels)
 
 
 def to_rgb(image: Image.Image, pixels: Pixels = Pixels.displayed) -> Image.Image:
-    """The current frame in 8-bit RGB: as a viewer displays it, or as the released trainer converts it.
+    """Convert the current frame to 8-bit RGB.
 
-    ``displayed``: EXIF orientation is applied, transparency is composited on white, grey of 16 or 32 bits is
-    scaled to 8. ``released``: Pillow's plain conversion, which does none of these.
+    ``displayed``, as an image viewer: EXIF orientation is applied, transparency is composited on white, and
+    grey of 16 or 32 bits is scaled to 8. ``released``, as the released trainer: Pillow's plain conversion.
     """
     image.load()
     if pixels is Pixels.released:
@@ -74,34 +74,34 @@ def to_rgb(image: Image.Image, pixels: Pixels = Pixels.displayed) -> Image.Image
 
 
 @contextmanager
-def damage_of(name: str) -> Iterator[None]:
-    """Turn whatever a decoder raises into a ``MediaError`` that names the file."""
+def as_media_error(name: str) -> Iterator[None]:
+    """Turn every error of a decoder into a ``MediaError`` that names the file."""
     try:
         yield
     except (UserError, StorageError):
         raise
     except UnidentifiedImageError:
         raise MediaError(f"{name}: not an image of a known format ({', '.join(LOCAL_FORMATS)})") from None
-    except Exception as error:  # noqa: BLE001 - damaged files make decoders raise anything
+    except Exception as error:  # noqa: BLE001 - decoders raise errors of any class for damaged files
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise MediaError(f"{name}: {reason}") from None
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    turn = TURNS.get(_orientation(image))
-    return image if turn is None else image.transpose(turn)
+    transposition = TRANSPOSITIONS.get(_orientation(image))
+    return image if transposition is None else image.transpose(transposition)
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation; 1 where EXIF cannot be read, as in browsers."""
+    """The EXIF orientation; 1 if EXIF cannot be read, as in browsers."""
     try:
         return _exif(image).get(ExifTags.Base.Orientation, 1)
-    except Exception:  # noqa: BLE001 - damaged metadata makes its reader raise anything
+    except Exception:  # noqa: BLE001 - the reader raises errors of any class for damaged metadata
         return 1
 
 
 def _exif(image: Image.Image) -> Image.Exif:
-    """The EXIF data; Pillow decodes a whole PNG to look for it behind the pixels, this only where needed."""
+    # Pillow's PNG reader decodes all pixels to look for EXIF behind them; avoid it if nothing is there.
     stream = getattr(image, "fp", None)
     if image.format == "PNG" and stream is not None and not _has_late_metadata(stream):
         return Image.Image.getexif(image)
@@ -109,24 +109,24 @@ def _exif(image: Image.Image) -> Image.Exif:
 
 
 def _has_late_metadata(png: BinaryIO) -> bool:
-    """Whether metadata follows the pixels of a PNG; leaves the position of the stream as it was."""
-    before, at, found = png.tell(), 8, set()
+    """Whether metadata follows the pixels of a PNG. Restores the position of the stream."""
+    before, position, found = png.tell(), 8, set()
     try:
-        while png.seek(at) == at and len(head := png.read(_CHUNK.size)) == _CHUNK.size:
+        while png.seek(position) == position and len(head := png.read(_CHUNK.size)) == _CHUNK.size:
             length, kind = _CHUNK.unpack(head)
             if kind in PNG_METADATA and b"IDAT" in found:
                 return True
             found.add(kind)
-            at += 12 + length
+            position += 12 + length
         return False
     finally:
         png.seek(before)
 
 
 def _decoding_swaps(image: Image.Image, pixels: Pixels) -> bool:
-    """Whether decoding swaps the width and height of an image that is open but not decoded yet.
+    """Whether decoding will swap the width and height of an open image.
 
-    Pillow itself turns a TIFF when it decodes it, and reports the turned size where the orientation is a tag.
+    Pillow rotates a TIFF while decoding, and reports the rotated size if the orientation is a TIFF tag.
     """
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return _orientation(image) in SIDEWAYS and ExifTags.Base.Orientation not in image.tag_v2
@@ -134,9 +134,9 @@ def _decoding_swaps(image: Image.Image, pixels: Pixels) -> bool:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """A grey image of 16 or 32 bits, scaled to 8, and white where it is transparent.
+    """Scale a grey image of 16 or 32 bits to 8 bits, with transparent pixels white.
 
-    Pillow would clip it at 255. The values are scaled in place: they may be large.
+    Pillow would clip the values at 255. The values are scaled in place, because the image may be large.
     """
     values, clear = np.array(image, dtype=np.float32), image.info.get("transparency")
     is_clear = values == clear if isinstance(clear, int) else None
@@ -149,7 +149,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(values, out=values).astype(np.uint8))
 
 
-def _bounds(values: np.ndarray, usual: float) -> tuple[float, float]:
-    """Black and white: 0 and ``usual``, or the extremes of an image that has values beyond these."""
+def _bounds(values: np.ndarray, usual_white: float) -> tuple[float, float]:
+    """The values of black and white: 0 and ``usual_white``, or the extremes if values exceed these."""
     low, high = float(values.min()), float(values.max())
-    return (0.0, usual) if low >= 0.0 and high <= usual else (low, high)
+    return (0.0, usual_white) if low >= 0.0 and high <= usual_white else (low, high)

@@ -1,8 +1,8 @@
 """From images to views, and from sizes to token counts: tiling, padding and the geometry of merging.
 
-The number of tokens an item occupies follows from its kind and its (width, height) alone, so that a plan
-needs no pixels. Views stay uint8 until they reach the model's device. Beyond the image itself, making views
-needs at most 300 MB, whatever the aspect ratio.
+The number of visual tokens depends only on the kind, the size and the number of views, so a plan needs no
+pixels. Views stay uint8 until they are on the model's device. Making views needs at most 300 MB besides the
+image, whatever its aspect ratio.
 """
 
 from __future__ import annotations
@@ -19,22 +19,25 @@ from lladav.errors import UserError
 from lladav.inputs.types import Visual, VisualKind, VisualShape
 
 PAD_GREY = 127
-"""Background of images padded to a square: the mean pixel of SigLIP, as an integer."""
+"""Background of images padded to a square: SigLIP's mean pixel as an integer."""
 
-LONGEST_SIDE = 65536
-"""Pixels. An image with a longer side is shrunk first: resizing holds a strip as high as the image and as
-wide as a view."""
-LONGEST_PADDED_SIDE = 8192
-"""The same for an image that is padded: the square around a strip can be far larger than the strip."""
+MAX_SIDE = 65536
+"""Pixels. An image with a longer side is shrunk first, because resizing allocates a strip as high as the
+image and as wide as a view."""
+MAX_PADDED_SIDE = 8192
+"""The same for an image that is padded to a square, which can be far larger than the image."""
 
 SHRINK_MARGIN = 1.1
-"""Merged features are shrunk only when they exceed the budget by this factor in each direction."""
+"""Merged features are shrunk only if they exceed the budget by this factor in each direction."""
 
 
 @dataclass(frozen=True)
 class ViewGeometry:
-    """What turns image files into views and views into tokens: sizes in pixels, patches and tiles, and how
-    files become RGB."""
+    """The settings that turn image files into views and views into tokens.
+
+    ``tile`` is the side of a view in pixels, ``side`` in patches; ``grid`` is the most tiles along a side of
+    an image; ``frame_side`` is the side of a video frame in visual tokens.
+    """
 
     tile: int
     side: int
@@ -80,7 +83,8 @@ class Merge:
 
 
 def choose_grid(width: int, height: int, geometry: ViewGeometry) -> tuple[int, int]:
-    """(columns, rows) of the tile grid that keeps the most pixels of the image, then wastes the fewest."""
+    """Return (columns, rows) of the tile grid that keeps the most pixels of the image and, among those,
+    wastes the fewest."""
 
     def merit(cell: tuple[int, int]) -> tuple[int, int]:
         grid_width, grid_height = cell[0] * geometry.tile, cell[1] * geometry.tile
@@ -93,7 +97,7 @@ def choose_grid(width: int, height: int, geometry: ViewGeometry) -> tuple[int, i
 
 
 def merge_geometry(width: int, height: int, geometry: ViewGeometry) -> Merge:
-    """Where the padding of a tiled image lies in its stitched features, and how far they are shrunk."""
+    """Return which part of the stitched features of a tiled image is padding, and their size when merged."""
     columns, rows = choose_grid(width, height, geometry)
     map_width, map_height = columns * geometry.side, rows * geometry.side
     top = left = 0
@@ -106,7 +110,7 @@ def merge_geometry(width: int, height: int, geometry: ViewGeometry) -> Merge:
 
 
 def _padding(whole: int, image: int) -> int:
-    """Patches of padding at each end; the thinnest image keeps a row (the released code may keep none)."""
+    """Patches of padding at each end. At least one row is kept; the released code may keep none."""
     return min((whole - image) // 2, (whole - 1) // 2)
 
 
@@ -153,23 +157,20 @@ def prepare_images(images: Sequence[Image.Image], geometry: ViewGeometry) -> lis
 
 
 def prepare_image(image: Image.Image, kind: VisualKind, geometry: ViewGeometry) -> Visual:
-    """The views of one RGB image.
-
-    Raises ``UserError`` for an image without pixels.
-    """
+    """Return one RGB image as views. Raises ``UserError`` for an image without pixels."""
     if min(image.size) < 1:
         raise UserError(f"image of {image.width}x{image.height} pixels has no content; remove or replace it")
     if kind is VisualKind.tiled:
         views = [_squashed(image, geometry.tile), *_tiles(image, geometry)]
     elif kind is VisualKind.padded:
-        views = [_squashed(pad_to_square(_bounded(image, LONGEST_PADDED_SIDE)), geometry.tile)]
+        views = [_squashed(pad_to_square(_limit_side(image, MAX_PADDED_SIDE)), geometry.tile)]
     else:
         views = [_squashed(image, geometry.tile)]
     return Visual(VisualShape(kind, image.width, image.height, len(views)), _stack(views))
 
 
 def prepare_video(frames: Iterable[Image.Image], geometry: ViewGeometry) -> Visual:
-    """The views of a video's RGB frames, each squashed to one view as it comes."""
+    """Return the RGB frames of a video as views. Only one frame is in memory at a time."""
     views, size = [], (0, 0)
     for frame in frames:
         size = size if views else frame.size
@@ -180,36 +181,38 @@ def prepare_video(frames: Iterable[Image.Image], geometry: ViewGeometry) -> Visu
 
 
 def sample_frames(total: int, rate: float, frames_per_second: float, limit: int) -> list[int]:
-    """Indices of the frames that the released trainer takes of ``total`` at ``rate`` frames a second.
+    """Return the indices of the frames that the released trainer takes from a video of ``rate`` frames a
+    second.
 
-    Every n-th from frame 0 on, for ``frames_per_second``; where these exceed ``limit``, ``limit`` frames
-    evenly spread over the video.
+    These are every n-th frame, for ``frames_per_second``. If there are more than ``limit``, they are
+    ``limit`` evenly spread frames.
     """
     every = range(0, total, max(1, round(rate / frames_per_second)))
     return list(every) if len(every) <= limit else spread_frames(total, limit)
 
 
 def spread_frames(total: int, count: int) -> list[int]:
-    """Indices of ``count`` frames, evenly from first to last of ``total``; some repeat where it has fewer."""
+    """Return ``count`` indices, evenly spread from the first to the last frame. Some repeat if ``count`` is
+    above ``total``."""
     return np.linspace(0, total - 1, count, dtype=int).tolist()
 
 
 def inference_frames(total: int, count: int) -> list[int]:
-    """Indices of at most ``count`` frames, evenly from first to last, as LMMs-Eval's video loader takes."""
+    """Return at most ``count`` evenly spread indices, as LMMs-Eval's video loader does."""
     return spread_frames(total, min(count, total))
 
 
 def pad_to_square(image: Image.Image) -> Image.Image:
-    """The image centred on a square of grey."""
+    """Center the image on a grey square."""
     side = max(image.size)
     square = Image.new("RGB", (side, side), (PAD_GREY,) * 3)
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square
 
 
-def _bounded(image: Image.Image, longest: int) -> Image.Image:
-    """The image, shrunk if one of its sides is longer than that."""
-    excess = max(image.size) / longest
+def _limit_side(image: Image.Image, max_side: int) -> Image.Image:
+    """Shrink the image if one of its sides is longer than ``max_side``."""
+    excess = max(image.size) / max_side
     if excess <= 1:
         return image
     width, height = (max(1, int(side / excess)) for side in image.size)
@@ -224,7 +227,7 @@ def _tiles(image: Image.Image, geometry: ViewGeometry) -> list[Image.Image]:
 
 
 def fitted_size(width: int, height: int, frame_width: int, frame_height: int) -> tuple[int, int]:
-    """The size (width, height) of an image scaled to touch the frame from inside."""
+    """The size (width, height) of an image scaled to fit into the frame."""
     across, down = frame_width / width, frame_height / height
     if across < down:
         return frame_width, min(math.ceil(height * across), frame_height)
@@ -232,16 +235,16 @@ def fitted_size(width: int, height: int, frame_width: int, frame_height: int) ->
 
 
 def _fit(image: Image.Image, width: int, height: int) -> Image.Image:
-    """The image scaled to touch the frame from inside, centred on black."""
+    """Scale the image to fit into the frame, centered on black."""
     size = fitted_size(image.width, image.height, width, height)
     canvas = Image.new("RGB", (width, height))
-    resized = _bounded(image, LONGEST_SIDE).resize(size, Image.Resampling.BICUBIC)
+    resized = _limit_side(image, MAX_SIDE).resize(size, Image.Resampling.BICUBIC)
     canvas.paste(resized, ((width - size[0]) // 2, (height - size[1]) // 2))
     return canvas
 
 
 def _squashed(image: Image.Image, tile: int) -> Image.Image:
-    return _bounded(image, LONGEST_SIDE).resize((tile, tile), Image.Resampling.BICUBIC)
+    return _limit_side(image, MAX_SIDE).resize((tile, tile), Image.Resampling.BICUBIC)
 
 
 def _stack(views: Sequence[Image.Image]) -> np.ndarray:

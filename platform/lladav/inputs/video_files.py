@@ -1,8 +1,8 @@
-"""Frames of a video file by their number, read with the optional package PyAV.
+"""Frames of a video file by index, decoded with the optional package PyAV.
 
-The packets of the file are listed without decoding them; this gives the exact number of frames and when each
-is shown. A frame is then decoded from the keyframe before it, so that memory does not depend on the length of
-the video. Only files whose timestamps cannot be trusted are decoded from their start.
+The packets of the file are first listed without decoding, which gives the exact number of frames and the
+timestamp of each. A frame is then decoded from the keyframe before it, so memory does not depend on the
+length of the video. Only files with unreliable timestamps are decoded from their start.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from lladav.errors import UserError
 from lladav.inputs.video_packets import BadVideo, Packets, list_packets
 
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,nut,ivf,h264,hevc,mpegvideo,m4v,rm"
-"""Containers that are read. Playlists are not among them: they make FFmpeg open other files and addresses."""
-BUFFER = 1 << 16
-"""Bytes that FFmpeg asks for at a time."""
-MOST_PIXELS = 1 << 26
-"""Of a frame: twice the 33 million of 8K."""
+"""Container formats that are read. Playlists are excluded: they make FFmpeg open other files and URLs."""
+BUFFER_BYTES = 1 << 16
+"""Bytes that FFmpeg reads at a time."""
+MAX_FRAME_PIXELS = 1 << 26
+"""Twice the 33 million pixels of an 8K frame."""
 
 
 class Clip(NamedTuple):
-    """Size in pixels, number of frames, and frames a second."""
+    """Size in pixels, number of frames, and frames per second."""
 
     width: int
     height: int
@@ -37,14 +37,14 @@ class Clip(NamedTuple):
 
 
 class _Mismatch(Exception):
-    """The decoder does not return the frames that the timestamps promise."""
+    """The decoded frames do not match the timestamps of the packets."""
 
 
 class VideoFile:
     """A video file that is open for reading; close it after use.
 
-    Raises ``BadVideo`` for content that is no video or is cut short, ``UserError`` where PyAV is missing, and
-    PyAV's own errors for damage.
+    Methods raise ``BadVideo`` if the content is not a video or is truncated, ``UserError`` if PyAV is
+    missing, and PyAV's own errors if it is damaged.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -57,7 +57,8 @@ class VideoFile:
         self._container.close()
 
     def clip(self, is_counted: bool = False) -> Clip:
-        """Size, frames and rate; the frames are counted where the container does not list them."""
+        """Return size, frames and rate. Counts the packets if the container does not list its frames, or if
+        ``is_counted`` is set."""
         rate = self._video.average_rate or self._video.guessed_rate
         if not rate:
             raise BadVideo("the frame rate is unknown; convert the video to mp4")
@@ -68,7 +69,7 @@ class VideoFile:
         return Clip(self._video.width, self._video.height, frames, float(rate))
 
     def frames(self, wanted: Sequence[int]) -> Iterator[Image.Image]:
-        """The frames with these indices (ascending, may repeat) in RGB, turned as the file says."""
+        """Yield the frames with these indices (ascending, may repeat) in RGB, rotated as the file says."""
         packets, found = self._packets, 0
         if wanted and wanted[-1] >= len(packets.shown):
             raise BadVideo(f"it ends before frame {wanted[-1]}")
@@ -85,21 +86,21 @@ class VideoFile:
         av, options = _av(), {"format_whitelist": CONTAINERS}
         try:
             self._container = av.open(
-                self._stream, mode="r", metadata_errors="ignore", options=options, buffer_size=BUFFER
+                self._stream, mode="r", metadata_errors="ignore", options=options, buffer_size=BUFFER_BYTES
             )
         except av.FFmpegError as error:
             raise BadVideo(f"not a video of a known format, or damaged ({error.strerror})") from None
         video = self._container.streams.best("video")
         if video is None or video.codec_context is None:
             raise BadVideo("it has no video that can be decoded")
-        if video.width * video.height > MOST_PIXELS:
-            raise BadVideo(f"a frame has {video.width}x{video.height} pixels, more than {MOST_PIXELS}")
+        if video.width * video.height > MAX_FRAME_PIXELS:
+            raise BadVideo(f"a frame has {video.width}x{video.height} pixels, more than {MAX_FRAME_PIXELS}")
         video.codec_context.thread_count = 1
         self._video, self._decoded, self._last = video, iter(()), None
 
     @cached_property
     def _listed_frames(self) -> int:
-        """Frames that the header of an mp4 or mov file lists; 0 for other files and for fragmented ones."""
+        """The number of frames in the header of an mp4 or mov file; 0 for other and for fragmented files."""
         if "mov" not in self._container.format.name.split(",") or not self._video.frames:
             return 0
         frames = 0
@@ -123,7 +124,7 @@ class VideoFile:
         return self._last
 
     def _next(self, shown: int) -> Any:
-        """Decode on to the frame with this timestamp."""
+        """Continue decoding up to the frame with this timestamp."""
         last = self._last
         for frame in self._decoded:
             if frame.pts is None or (last is not None and frame.pts <= last.pts) or frame.pts > shown:
@@ -134,7 +135,7 @@ class VideoFile:
         raise _Mismatch
 
     def _frames_from(self, key: int) -> Iterator[Any]:
-        """The frames from a keyframe on, without those that neither are wanted nor serve to decode others."""
+        """Yield the frames from a keyframe on, except unneeded frames that no other frame depends on."""
         shown, start = self._packets.keys[key], self._packets.starts[key]
         self._container.seek(start, stream=self._video)
         reached = False
@@ -146,7 +147,7 @@ class VideoFile:
                 yield from (frame for frame in packet.decode() if frame.pts is None or frame.pts >= shown)
 
     def _counted(self, wanted: Sequence[int]) -> Iterator[Image.Image]:
-        """The frames with these indices, found by decoding the file from its start."""
+        """Yield the frames with these indices by decoding the file from its start."""
         if not wanted:
             return
         self.close()

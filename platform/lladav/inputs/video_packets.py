@@ -1,6 +1,6 @@
-"""The packets of a video file: how many frames it has, when each is shown, and from where it can be decoded.
+"""The packets of a video file: the timestamps of its frames and of the keyframes to decode them from.
 
-Packets are read but not decoded. A list takes 8 bytes a frame, so a video of hours takes a few megabytes.
+Packets are read but not decoded. A list takes 8 bytes per frame: a few megabytes for hours of video.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from itertools import pairwise
 from typing import Any
 
 VP8_SHOWN = 0x10
-"""Bit of the first byte of a VP8 packet; without it the packet gives no frame."""
-SHORTEST_GAP, GAP = 0.3, 0.05
-"""A file whose packets end this long before its header says is cut short: in seconds, and as a fraction of
-the duration."""
+"""Bit in the first byte of a VP8 packet that gives a visible frame."""
+MIN_MISSING_SECONDS, MISSING_FRACTION = 0.3, 0.05
+"""A file is truncated if more than both of these is missing between its last packet and the duration in its
+header."""
 
 
 class BadVideo(Exception):
-    """Why a file cannot be read, without its name."""
+    """A video cannot be read. The message gives the reason without the name of the file."""
 
 
 @dataclass
 class Packets:
-    """Timestamps of the frames, in the order in which they are stored until ``close``, then in display order.
+    """The timestamps of the frames: ``shown`` is in file order until ``close``, then in display order.
 
-    ``keys`` are those of the keyframes, ``starts`` what to seek to for each. ``ordered`` is false where
-    timestamps are missing or do not tell the display order.
+    ``keys`` are the timestamps of the keyframes, ``starts`` the position to seek to for each keyframe.
+    ``ordered`` is False if timestamps are missing or do not give the display order.
     """
 
     shown: array[int] = field(default_factory=lambda: array("q"))
@@ -35,7 +35,7 @@ class Packets:
     ordered: bool = True
 
     def add(self, packet: Any) -> None:
-        """Count a packet, unless its frame needs one before the first keyframe."""
+        """Add the frame of a packet, unless it depends on a frame before the first keyframe."""
         if not self.keys and not packet.is_keyframe:
             return
         self.ordered = self.ordered and packet.pts is not None
@@ -47,7 +47,7 @@ class Packets:
             self.shown.append(shown)
 
     def close(self, is_numbered: bool) -> None:
-        """Put the frames in display order; ``is_numbered``: timestamps may be the order of storage."""
+        """Sort the frames by display order. ``is_numbered``: the timestamps may be mere file order."""
         stored, self.shown = self.shown, array("q", sorted(self.shown))
         unique = all(before < after for before, after in pairwise(self.shown))
         keys_in_order = all(before < after for before, after in pairwise(self.keys))
@@ -56,9 +56,9 @@ class Packets:
 
 
 def list_packets(container: Any, video: Any, is_whole: bool) -> Packets:
-    """The packets of the stream ``video`` of a container; raises ``BadVideo`` where the file is cut short.
+    """List the packets of the stream ``video``. Raises ``BadVideo`` if the file is truncated.
 
-    ``is_whole`` says that the end of the file is known to be there.
+    ``is_whole`` skips this check for a file that is known to be complete.
     """
     packets, end, is_partial = Packets(), 0.0, False
     scale = {stream.index: float(stream.time_base or 0) for stream in container.streams}
@@ -82,11 +82,11 @@ def _gives_frame(packet: Any, video: Any) -> bool:
 
 
 def _check_end(container: Any, video: Any, end: float, is_partial: bool, frames: int) -> None:
-    """Raise ``BadVideo`` where the file ends inside a packet or before its header says so."""
+    """Raise ``BadVideo`` if the file ends inside a packet or before the end that its header states."""
     duration = (container.duration or 0) / 1e6
     if is_partial:
         raise BadVideo("it is cut short inside a frame")
-    if duration - end > max(SHORTEST_GAP, GAP * duration):
+    if duration - end > max(MIN_MISSING_SECONDS, MISSING_FRACTION * duration):
         raise BadVideo(f"it is cut short: {end:.1f} of {duration:.1f} s are there")
-    if frames < video.frames * (1 - GAP):
+    if frames < video.frames * (1 - MISSING_FRACTION):
         raise BadVideo(f"it is cut short: {frames} of {video.frames} frames are there")

@@ -1,7 +1,8 @@
-"""Who attends to whom in a packed batch, and the attention itself.
+"""Attention within the samples of a packed batch.
 
-Positions never see another sample's. The language tower hands each layer's projected and rotated heads to an
-``Attend`` and knows nothing of masks or caches; a decoder with K/V memory brings an ``Attend`` of its own.
+A position never attends to another sample. The language tower passes the projected and rotated heads of each
+layer to an ``Attend`` and knows nothing of masks or caches; the decoding engine has its own ``Attend`` with a
+KV cache.
 
 Shapes: T packed positions, H heads, D head width, L positions of one sample.
 """
@@ -20,16 +21,16 @@ from lladav.config.schema import Attention
 
 
 class Attend(Protocol):
-    """Attention of one layer over packed positions: (T, H, D) queries, keys and values to (T, H, D).
+    """Attention of one layer: from (T, H, D) queries, keys and values to (T, H, D).
 
-    A tower that is asked for some positions alone has fewer queries than keys in its last layer.
+    The last layer has fewer queries than keys if the tower computes only some output positions.
     """
 
     def __call__(self, layer: int, query_THD: Tensor, key_THD: Tensor, value_THD: Tensor) -> Tensor: ...
 
 
 class PackedAttention:
-    """Attention within each sample of a packed batch, without a cache; one serves all layers of a forward."""
+    """Attention within each sample of a packed batch, without a cache. Use one object for a forward pass."""
 
     def __init__(
         self,
@@ -51,7 +52,7 @@ class PackedAttention:
         return torch.cat([attend_once(q, k, v, mask) for q, k, v, mask in parts])
 
     def bounds(self, device: torch.device) -> Tensor:
-        """Where samples begin, and the end of the last one (int32), copied to the device once."""
+        """Start of each sample and end of the last (int32), copied to the device once."""
         if self._bounds is None:
             self._bounds = torch.tensor([0, *self.lengths]).cumsum(0, dtype=torch.int32).to(device)
         return self._bounds
@@ -73,7 +74,7 @@ class PackedAttention:
 
 
 def segment_mask(pattern: Attention, length: int, turns_L: Tensor | None) -> Tensor | None:
-    """Boolean (L, L) mask of one sample, True where row i may look at column j; None where all may."""
+    """Boolean (L, L) mask of one sample, True where position i attends to position j; None for no mask."""
     if pattern is Attention.causal:
         device = turns_L.device if turns_L is not None else None
         return torch.ones(length, length, dtype=torch.bool, device=device).tril()
@@ -83,7 +84,7 @@ def segment_mask(pattern: Attention, length: int, turns_L: Tensor | None) -> Ten
 
 
 def attend_once(query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of one sample's queries over its keys; grouped key heads are shared out."""
+    """Attention of one sample; key and value heads may be grouped."""
     query, key, value = (x.transpose(0, 1)[None] for x in (query_THD, key_THD, value_THD))
     mask = mask.to(query.device) if mask is not None else None
     grouped = query.shape[1] != key.shape[1]

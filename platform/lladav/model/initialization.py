@@ -1,7 +1,7 @@
-"""Values of new weights.
+"""Initial values of weights.
 
-A parameter's values follow from the seed, its name and its shape alone, so they are the same on any device,
-for any number of ranks, and whichever other parameters are drawn.
+The values of a parameter depend only on the seed, its name and its shape. They are the same on every device
+and for any number of ranks, and do not depend on which other parameters are initialized.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from lladav.model.sharding import Gather, NamedParameters, full_shape, no_gather, parameters_by_name
 
-Draw = Callable[[tuple[int, ...], int, torch.Generator], Tensor]
-"""Values in float32 from a shape, the number of inputs of its layer, and a generator."""
+Initializer = Callable[[tuple[int, ...], int, torch.Generator], Tensor]
+"""Draws float32 values, given a shape, the number of inputs of the layer, and a generator."""
 
 
 def initialize(
@@ -28,10 +28,10 @@ def initialize(
     gather: Gather = no_gather,
     writes: bool = True,
 ) -> None:
-    """Give every parameter but those named in ``skip`` its initial values.
+    """Set every parameter that is not named in ``skip`` to its initial values.
 
-    Sharded: all ranks call it, and the one that ``writes`` is the one whose values ``gather`` sends to the
-    others.
+    A collective for a sharded model: all ranks call it, ``writes`` is True on one rank, and ``gather`` must
+    broadcast that rank's values.
     """
     parameters = parameters_by_name(model)
     shapes = {name: full_shape(parameter) for name, parameter in parameters.items()}
@@ -44,9 +44,9 @@ def initialize(
 
 
 def initial_values(name: str, shapes: Mapping[str, tuple[int, ...]], seed: int) -> Tensor:
-    """The float32 values of one parameter; ``shapes`` holds its own shape and, for a bias, its weight's."""
-    draw = next(draw for pattern, draw in RULES if re.fullmatch(pattern, name))
-    return draw(shapes[name], _inputs(name, shapes), _generator(name, seed))
+    """Return the float32 values of one parameter. ``shapes`` has its shape and, for a bias, its weight's."""
+    initializer = next(initializer for pattern, initializer in INITIALIZERS if re.fullmatch(pattern, name))
+    return initializer(shapes[name], _inputs(name, shapes), _generator(name, seed))
 
 
 def _inputs(name: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
@@ -67,7 +67,7 @@ def _zeros(shape: tuple[int, ...], inputs: int, generator: torch.Generator) -> T
     return torch.zeros(shape)
 
 
-def _normal(std: float) -> Draw:
+def _normal(std: float) -> Initializer:
     return lambda shape, _, generator: torch.empty(shape).normal_(0.0, std, generator=generator)
 
 
@@ -77,23 +77,23 @@ def _normal_by_width(shape: tuple[int, ...], inputs: int, generator: torch.Gener
 
 
 def _normal_by_inputs(shape: tuple[int, ...], inputs: int, generator: torch.Generator) -> Tensor:
-    """LeCun's: variance 1 / inputs."""
+    """LeCun normal: variance 1 / inputs."""
     return _normal(inputs**-0.5)(shape, inputs, generator)
 
 
 def _uniform_by_inputs(shape: tuple[int, ...], inputs: int, generator: torch.Generator) -> Tensor:
-    """What torch gives a linear layer: within 1 / sqrt(inputs), weights and biases alike."""
+    """torch's default for a linear layer: within 1 / sqrt(inputs), for weights and biases."""
     bound = inputs**-0.5
     return torch.empty(shape).uniform_(-bound, bound, generator=generator)
 
 
 def _xavier(shape: tuple[int, ...], inputs: int, generator: torch.Generator) -> Tensor:
-    """Glorot's uniform: variance 2 / (inputs + outputs)."""
+    """Xavier uniform: variance 2 / (inputs + outputs)."""
     bound = math.sqrt(6 / (inputs + shape[0]))
     return torch.empty(shape).uniform_(-bound, bound, generator=generator)
 
 
-RULES: tuple[tuple[str, Draw], ...] = (
+INITIALIZERS: tuple[tuple[str, Initializer], ...] = (
     (r"language\..*norm\.weight", _ones),
     (r"language\..*", _normal(0.02)),
     (r"newline", _normal_by_width),
@@ -106,4 +106,5 @@ RULES: tuple[tuple[str, Draw], ...] = (
     (r"vision\..*\.bias", _zeros),
     (r"vision\..*\.weight", _xavier),
 )
-"""How each parameter is drawn, first match: LLaDA's normals, torch's linear layers, SigLIP's own rules."""
+"""The initializer of each parameter by name; the first match counts. As in LLaDA, torch's linear layer and
+SigLIP."""

@@ -1,7 +1,7 @@
 """The language tower: LLaDA's bidirectional transformer over packed embeddings.
 
-Reads top-down: tower, layer, attention, MLP, norm, rotary positions. The tower is given an ``Attend`` and
-never builds a mask. Modules carry the names of the released (renamed) checkpoint.
+In top-down order: tower, layer, attention, MLP, norm, rotary embedding. The caller passes an ``Attend``; the
+tower never builds a mask. Modules have the names of the released (renamed) checkpoint.
 
 Shapes: T packed positions, W width, H heads, D head width, V vocabulary, M rows given to the head.
 """
@@ -36,9 +36,10 @@ class LanguageTower(nn.Module):
     def forward(
         self, embeddings_TW: Tensor, rotary: Rotary, attend: Attend, output_positions_M: Tensor | None = None
     ) -> Tensor:
-        """Hidden states (T, W) after the final norm; ``lm_head`` turns the rows that matter into logits.
+        """Hidden states (T, W) after the final norm.
 
-        With ``output_positions_M``, those of these positions alone (M, W): the last layer makes no others.
+        With ``output_positions_M``, only the hidden states of these positions (M, W): the last layer computes
+        no others.
         """
         hidden = embeddings_TW
         for layer in self.layers[:-1]:
@@ -114,10 +115,10 @@ class SwiGLU(nn.Module):
 
 
 class VocabularyHead(nn.Module):
-    """The untied projection to the vocabulary, for the rows that need it.
+    """The projection to the vocabulary, not tied to the token embeddings.
 
-    The loss of all masked rows is one call, however many chunks it takes, so that a sharded weight is
-    gathered once and by every rank alike.
+    The loss of all masked rows is one forward call, however many chunks they need, so that every rank gathers
+    a sharded weight exactly once.
     """
 
     def __init__(self, config: LanguageConfig) -> None:
@@ -125,7 +126,7 @@ class VocabularyHead(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.vocab_size, config.width))
 
     def forward(self, hidden_MW: Tensor, rows: TargetRows | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits (M, V); with ``rows`` instead the weighted loss and each row's cross-entropy (M)."""
+        """Logits (M, V). With ``rows``: the weighted loss and the cross-entropy of each row (M)."""
         if rows is None:
             return linear(hidden_MW, self.weight)
         return fused_cross_entropy(hidden_MW, self.weight, rows)
@@ -147,7 +148,7 @@ class RMSNorm(nn.Module):
 
 @dataclass(frozen=True)
 class Rotary:
-    """Cosines and sines (T, 1, D) in float32, the half-rotation layout."""
+    """Cosines and sines (T, 1, D) in float32, in the half-rotation layout."""
 
     cos: Tensor
     sin: Tensor
@@ -157,7 +158,7 @@ class Rotary:
 
 
 def rotary_factors(positions_T: Tensor, config: LanguageConfig) -> Rotary:
-    """Rotary factors of integer positions."""
+    """The rotary embedding of integer positions."""
     width = config.width // config.heads
     steps = torch.arange(0, width, 2, dtype=torch.float32, device=positions_T.device)
     frequencies = 1.0 / config.rope_theta ** (steps / width)
@@ -166,8 +167,8 @@ def rotary_factors(positions_T: Tensor, config: LanguageConfig) -> Rotary:
 
 
 def apply_rotary(heads_THD: Tensor, rotary: Rotary) -> Tensor:
-    """Queries or keys turned by their position, in float32 as LLaDA does (``rope_full_precision``)."""
+    """Apply the rotary embedding (RoPE) to queries or keys, in float32 as LLaDA (``rope_full_precision``)."""
     exact = heads_THD.float()
     first, second = exact.chunk(2, dim=-1)
-    turned = exact * rotary.cos + torch.cat((-second, first), dim=-1) * rotary.sin
-    return turned.to(heads_THD.dtype)
+    rotated = exact * rotary.cos + torch.cat((-second, first), dim=-1) * rotary.sin
+    return rotated.to(heads_THD.dtype)

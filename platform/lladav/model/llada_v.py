@@ -1,8 +1,7 @@
-"""LLaDA-V: views through the vision tower and projector into the language tower's sequence, and its training
-loss.
+"""LLaDA-V: vision tower and projector, whose visual tokens go into the language tower, and the training loss.
 
-Every forward runs the same modules in the same order whatever the batch holds: ranks that share a sharded
-model would wait for each other forever otherwise.
+Every forward pass runs the same modules in the same order, whatever the batch contains: otherwise the ranks
+of a sharded model would deadlock.
 
 Shapes: T packed positions, W language width, N views, M masked rows, V visual tokens.
 """
@@ -38,18 +37,18 @@ class LLaDAV(nn.Module):
         self.language = LanguageTower(config.language)
 
     def forward(self, batch: NoisyBatch) -> tuple[Tensor, Tensor]:
-        """The diffusion loss of a noisy batch, and each masked row's cross-entropy (M, no gradient)."""
+        """The diffusion loss of a noisy batch, and the cross-entropy of each masked row (M, no gradient)."""
         hidden_TW = self.hidden(batch.packed)
         return self.language.lm_head(hidden_TW[batch.masked_M], batch.rows)
 
     def hidden(self, packed: PackedBatch, attend: Attend | None = None) -> Tensor:
-        """Final hidden states (T, W) of a packed batch; without ``attend``, the configured attention."""
+        """Final hidden states (T, W) of a packed batch; ``attend`` defaults to the configured attention."""
         attend = attend or PackedAttention(packed.lengths, self.config.attention, packed.turns_T)
         rotary = rotary_factors(packed_positions(packed), self.config.language)
         return self.language(self.embed(packed), rotary, attend)
 
     def embed(self, packed: PackedBatch) -> Tensor:
-        """Input embeddings (T, W): token embeddings with the visual tokens in their places."""
+        """Input embeddings (T, W): token embeddings, and visual tokens at the visual positions."""
         embeddings_TW = self.language.embed_tokens(packed.token_ids_T)
         visual_VW = self.visual_tokens(packed.views_NCHW, packed.shapes)
         return embeddings_TW.index_put((packed.visual_positions_V,), visual_VW)
@@ -60,7 +59,7 @@ class LLaDAV(nn.Module):
         return merge_views(features_NPW, shapes, self.newline, self.geometry)
 
     def part(self, part: ModelPart) -> list[nn.Parameter]:
-        """The parameters of one part; the newline is the language tower's, as in the released trainer."""
+        """The parameters of one part; as released, the newline belongs to the language tower."""
         if part is ModelPart.vision:
             return [p for n, p in self.vision.named_parameters() if "post_layernorm" not in n]
         if part is ModelPart.projector:
@@ -79,6 +78,6 @@ class LLaDAV(nn.Module):
 
 
 def packed_positions(packed: PackedBatch) -> Tensor:
-    """Position of each packed token within its own sample (T)."""
+    """Position of each packed token within its sample (T)."""
     device = packed.token_ids_T.device
     return torch.cat([torch.arange(length, device=device) for length in packed.lengths])

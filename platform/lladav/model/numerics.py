@@ -1,4 +1,4 @@
-"""Checks of numbers in tensors."""
+"""Checks of the values of tensors."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from torch import Tensor
 
 
 def is_finite(values: Tensor) -> bool:
-    """Whether no value is NaN or infinite.
-
-    A sum is several times cheaper than a look at each value, which decides only where the sum is not finite.
-    """
+    """Whether no value is NaN or infinite."""
+    # The sum is several times cheaper than a check of each value. It may overflow although all are finite.
     return bool(values.sum().isfinite()) or bool(values.isfinite().all())

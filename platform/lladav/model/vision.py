@@ -1,7 +1,7 @@
 """The vision tower: SigLIP up to its feature layer, and the merging of view features into visual tokens.
 
-Every call runs all views of a batch at once: under a sharded model each rank must gather the same weights
-equally often.
+A call runs all views of a batch at once: each rank of a sharded model must gather the same weights equally
+often.
 
 Shapes: N views, C channels, P patches of a view (side x side), S side, E vision width, W language width.
 """
@@ -22,9 +22,9 @@ from lladav.inputs.types import VisualKind, VisualShape
 
 
 class VisionTower(nn.Module):
-    """SigLIP without its last layers, pooling head and (at run time) final norm.
+    """SigLIP without its last layers and pooling head.
 
-    The final norm is kept, frozen, because released checkpoints carry it.
+    The final norm is not used. It is kept, frozen, because released checkpoints contain it.
     """
 
     def __init__(self, config: VisionConfig) -> None:
@@ -49,7 +49,7 @@ class VisionTower(nn.Module):
 
 
 def siglip_config(config: VisionConfig) -> SiglipVisionConfig:
-    """transformers' configuration of the layers that are run."""
+    """transformers' configuration of the layers that are built."""
     return SiglipVisionConfig(
         hidden_size=config.width,
         intermediate_size=config.mlp_width,
@@ -65,7 +65,7 @@ def siglip_config(config: VisionConfig) -> SiglipVisionConfig:
 
 
 def built_layers(config: VisionConfig) -> int:
-    """Layers up to the feature layer: -2 leaves the last one out, -1 keeps all."""
+    """Layers up to the feature layer: all for -1, all but the last for -2."""
     return config.layers + 1 + config.feature_layer
 
 
@@ -116,6 +116,6 @@ def _merge_frames(features_NPW: Tensor, newline_W: Tensor, geometry: ViewGeometr
 
 
 def _with_newlines(map_HSW: Tensor, newline_W: Tensor) -> Tensor:
-    """Rows of a feature map one after another, a newline behind each."""
+    """Concatenate the rows of a feature map, with a newline behind each."""
     newlines = newline_W.expand(map_HSW.shape[0], 1, -1)
     return torch.cat((map_HSW, newlines), dim=1).flatten(0, 1)

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from lladav.analysis.attention import (
     attention_metrics,
+    attention_received,
     attention_weights,
     entropy_bits,
     future_looking,
-    received,
 )
 from lladav.config.schema import Attention
 from lladav.inputs.packing import PackedBatch, pack
@@ -55,7 +55,7 @@ def test_uniform_attention() -> None:
     uniform = torch.full((4, 4), 0.25)
     assert future_looking(uniform).item() == pytest.approx((3 + 2 + 1 + 0) / 4 / 4)
     assert entropy_bits(uniform).item() == pytest.approx(2.0)
-    assert received(uniform).tolist() == pytest.approx([0.25] * 4)
+    assert attention_received(uniform).tolist() == pytest.approx([0.25] * 4)
 
 
 def test_attention_to_oneself() -> None:

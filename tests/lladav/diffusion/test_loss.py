@@ -139,7 +139,7 @@ def test_no_masked_row_is_a_loss_of_zero_with_gradients() -> None:
 def test_evaluation_makes_no_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, head, rows = problem()
     made: list[Tensor] = []
-    monkeypatch.setattr("lladav.diffusion.loss._slope", lambda *_: made.append(hidden))
+    monkeypatch.setattr("lladav.diffusion.loss._grad_logits", lambda *_: made.append(hidden))
     with torch.no_grad():
         loss, _ = fused_cross_entropy(hidden, head, rows)
     assert not loss.requires_grad
