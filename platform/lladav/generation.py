@@ -176,15 +176,15 @@ def _pieces(
     """Text and style of the canvas: committed text plain, other unmasked text bold, masks as dim dots."""
     last = max(revealed, default=-1)
     run: list[int] = []
-    for place in range(min(options.max_tokens, last + 1 + options.block)):
-        if place in revealed:
-            run.append(revealed[place])
-            if place + 1 in revealed and place + 1 != committed:
+    for position in range(min(options.max_tokens, last + 1 + options.block)):
+        if position in revealed:
+            run.append(revealed[position])
+            if position + 1 in revealed and position + 1 != committed:
                 continue
         if run:
-            yield tokenizer.decode(run), "" if place < committed else "bold"
+            yield tokenizer.decode(run), "" if position < committed else "bold"
             run = []
-        if place not in revealed:
+        if position not in revealed:
             yield MASK_SHOWN, "dim"
 
 
@@ -229,16 +229,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model", required=True, type=Path, help="folder of a LLaDA-V checkpoint with its tokenizer"
     )
-    parser.add_argument("--image", action="append", default=[], help="a file; may be given several times")
+    parser.add_argument("--image", action="append", default=[], help="an image file; repeatable")
     parser.add_argument("--video", type=Path, help="a file or a folder of frames; not together with --image")
     parser.add_argument(
         "--frames",
         type=int,
-        help="frames to take of the video, evenly spread; default: what the model's config says",
+        help="evenly spread frames to take from the video; default: model.images.inference_frames",
     )
-    parser.add_argument(
-        "--stop", action="append", default=[], help="text that ends the answer; may be given several times"
-    )
+    parser.add_argument("--stop", action="append", default=[], help="text that ends the answer; repeatable")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=device, type=_device, help=f"cpu or cuda; default {device}")
     dtype = best_dtype(device)
@@ -248,10 +246,10 @@ def _parser() -> argparse.ArgumentParser:
     for name, kind in _settings().items():
         default = getattr(defaults, name)
         text = docs[name].replace("``", "").replace("%", "%%")
-        said = "none" if default is None else default
-        flag, shown = f"--{name.replace('_', '-')}", kind.__name__.strip("_").upper()
+        default = "none" if default is None else default
+        flag, metavar = f"--{name.replace('_', '-')}", kind.__name__.strip("_").upper()
         parser.add_argument(
-            flag, type=kind, metavar=shown, default=argparse.SUPPRESS, help=f"{text} (default {said})"
+            flag, type=kind, metavar=metavar, default=argparse.SUPPRESS, help=f"{text} (default {default})"
         )
     return parser
 

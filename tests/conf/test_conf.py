@@ -1,4 +1,4 @@
-"""The shipped YAML files load in every combination, and the stages say what the paper's Table 6 says."""
+"""The shipped YAML files load in every combination, and the stages match the paper's Table 6."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ def test_every_cluster_loads(cluster: str):
     assert config.load([f"cluster={cluster}"]).cluster.name == cluster
 
 
-def test_a_group_file_sets_its_group_and_training_only(root: Path):
+def test_a_group_file_sets_only_its_group_and_training(root: Path):
     for group in config.GROUPS:
         for name in config.group_choices(group):
             sections = set(config.read_yaml(root / "conf" / group / f"{name}.yaml"))
             assert group in sections <= {group, "train", "objective"}, f"conf/{group}/{name}.yaml"
 
 
-def test_the_table_names_every_stage():
+def test_the_table_has_every_stage():
     assert set(TABLE_6) == set(STAGES)
 
 
-def test_a_stage_says_what_table_6_says(published: Config):
+def test_stages_match_table_6(published: Config):
     stage = published.stage
     sources, samples, starts_from, trained, rates, batch, length, images, template = TABLE_6[stage.name]
     assert (stage.sources, stage.samples, stage.starts_from) == (sources, samples, starts_from)
@@ -83,7 +83,7 @@ def test_only_the_mixed_stage_appends_to_questions(published: Config):
     assert suffixes == (mixed if published.stage.name == "ov_vw" else {})
 
 
-def test_the_curriculum_follows_from_where_stages_start():
+def test_the_curriculum_orders_stages_by_starts_from():
     assert config.curriculum() == ["pretrain", "si", "ov", "vw", "ov_vw"]
 
 

@@ -22,7 +22,7 @@ from lladav.model.llada_v import LLaDAV
 
 TOKENS = TokenIds(mask=60, bos=61, eos=62, start_header=63, end_header=64, eot=65)
 ORDINARY = 60
-"""Ids below this one are no special tokens."""
+"""Ids below this are not special tokens."""
 
 
 def tiny_config(**language: Any) -> ModelConfig:
@@ -49,7 +49,7 @@ def tiny_model(config: ModelConfig | None = None, seed: int = 0, std: float = 0.
 
 
 def text_of(ids: list[int], supervised: slice = slice(0), turns: list[int] | None = None) -> Encoded:
-    """Ids as the text of a sample, some of them supervised."""
+    """A sample's text with these ids, some of them supervised."""
     input_ids = np.array(ids, dtype=np.int32)
     labels = np.full_like(input_ids, IGNORED)
     labels[supervised] = input_ids[supervised]
@@ -58,13 +58,13 @@ def text_of(ids: list[int], supervised: slice = slice(0), turns: list[int] | Non
 
 
 def text_sample(name: str, length: int, seed: int = 0, supervised: int = 0) -> Sample:
-    """Random ordinary ids, the last ``supervised`` of them to be predicted."""
+    """Random ordinary ids, the last ``supervised`` of them supervised."""
     ids = np.random.default_rng(seed).integers(0, ORDINARY, length).tolist()
     return Sample(name, text_of(ids, slice(length - supervised, length)))
 
 
 def image_sample(name: str, geometry: ViewGeometry, sizes: list[tuple[int, int]], seed: int = 0) -> Sample:
-    """Random tiled images, then a few ids of which the last four are to be predicted."""
+    """Random tiled images, then a few ids of which the last four are supervised."""
     ids = [*[IMAGE_PLACEHOLDER] * len(sizes), *range(1, 9)]
     visuals = [prepare_image(noise_image(*size, seed), VisualKind.tiled, geometry) for size in sizes]
     return Sample(name, text_of(ids, slice(len(ids) - 4, len(ids))), visuals)
@@ -121,14 +121,14 @@ def golden_config(folder: Path, special_ids: dict[str, Any]) -> ModelConfig:
 
 
 def golden_model(folder: Path, special_ids: dict[str, Any]) -> LLaDAV:
-    """The golden checkpoint, its special tokens those of the recorded cases."""
+    """The golden checkpoint with the special tokens of the recorded cases."""
     model = open_model(folder / "checkpoint", torch.float32)
     model.config.tokens = TokenIds(**{name: special_ids[name] for name in vars(TokenIds())})
     return model
 
 
 def variant(model: LLaDAV, **changes: Any) -> LLaDAV:
-    """A model of its own with the same weights and other settings."""
+    """A new model with the same weights and other settings."""
     changed = LLaDAV(replace(model.config, **changes))
     changed.load_state_dict(model.state_dict())
     return changed
@@ -141,7 +141,7 @@ def packed_logits(model: LLaDAV, packed: PackedBatch) -> Tensor:
 
 
 def with_repeated_keys_and_values(model: LLaDAV, times: int) -> dict[str, Tensor]:
-    """The weights of a model with grouped heads, written out for one with as many key heads as heads."""
+    """The weights of a model with grouped heads, repeated for a model with one key head per head."""
     weights = model.state_dict()
     for name in [n for n in weights if re.match(r"language\..*\.[kv]_proj", n)]:
         by_head = weights[name].unflatten(0, (model.config.language.kv_heads, -1))

@@ -12,5 +12,5 @@ from tests.lladav.build import golden_model
 
 @pytest.fixture(scope="session")
 def released(golden: Any) -> LLaDAV:
-    """The golden checkpoint; tests leave its weights alone."""
+    """The golden checkpoint; tests must not change its weights."""
     return golden_model(golden.folder, golden.special_ids)

@@ -1,4 +1,4 @@
-"""A Ray of our own: jobs find the packages, two of them live side by side, and nothing stays behind."""
+"""A private Ray: jobs find the packages, two run side by side, and no process remains."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def head() -> Iterator[Head]:
 
 
 def python_below(folder: Path) -> Path:
-    """This Python under a path in ``folder``, as if the virtual environment lay there."""
+    """This Python under a path in ``folder``, as if the virtual environment were there."""
     (folder / ".venv").parent.mkdir(parents=True)
     (folder / ".venv").symlink_to(sys.prefix)
     return folder / ".venv" / "bin" / "python"
@@ -92,7 +92,7 @@ def test_a_job_finds_the_packages_on_the_head_that_runs_it(head: Head, root: Pat
     assert said(done.stdout, "CPUS") == ["1.0"]
 
 
-def test_without_an_address_a_local_ray_starts_beside_another(head: Head, root: Path, tmp_path: Path):
+def test_without_an_address_a_private_ray_starts_beside_another(head: Head, root: Path, tmp_path: Path):
     copy = tmp_path / "a folder with spaces"
     python = python_below(copy)
     for package in ("platform/lladav", "data", "train"):
@@ -106,7 +106,7 @@ def test_without_an_address_a_local_ray_starts_beside_another(head: Head, root: 
     assert processes_of(head.folder)
 
 
-def test_a_head_ends_without_a_trace_when_its_starter_is_terminated(root: Path, tmp_path: Path):
+def test_a_head_leaves_no_processes_when_its_parent_is_terminated(root: Path, tmp_path: Path):
     command = [str(python_below(tmp_path / "a folder with spaces")), "-c", HOLDER, str(root)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as holder:
         assert holder.stdout

@@ -1,4 +1,4 @@
-"""One question about images, answered: as a call, and by the command."""
+"""``lladav.generate`` and the command ``python -m lladav.generate``."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def folder(model: LLaDAV, golden: Golden, tmp_path_factory: pytest.TempPathFacto
     return out
 
 
-def test_a_call_answers_about_images(model: LLaDAV, tokenizer: ChatTokenizer) -> None:
+def test_generate_answers_a_question_about_images(model: LLaDAV, tokenizer: ChatTokenizer) -> None:
     images = [noise_image(40, 30)]
     answer = lladav.generate(model, images, "What is this?", tokenizer=tokenizer, **SETTINGS)
     assert answer.text == tokenizer.decode(answer.decoded.tokens)
@@ -62,12 +62,12 @@ def test_a_call_answers_about_images(model: LLaDAV, tokenizer: ChatTokenizer) ->
     assert len(question(model.config, tokenizer, images * 2, "And these?").visuals) == 2
 
 
-def test_settings_that_cannot_work_are_refused(model: LLaDAV, tokenizer: ChatTokenizer) -> None:
+def test_invalid_settings_are_refused(model: LLaDAV, tokenizer: ChatTokenizer) -> None:
     with pytest.raises(UserError, match="block_length 3 does not divide"):
         lladav.generate(model, [], "x", tokenizer=tokenizer, max_tokens=8, block_length=3)
 
 
-def test_a_stop_text_ends_the_answer_wherever_tokens_are_cut(model: LLaDAV, tokenizer: ChatTokenizer) -> None:
+def test_a_stop_text_ends_the_answer_at_any_token_boundary(model: LLaDAV, tokenizer: ChatTokenizer) -> None:
     whole = lladav.generate(model, [], "x", tokenizer=tokenizer, **SETTINGS)
     stop = whole.text[1:3]
     answer = lladav.generate(model, [], "x", tokenizer=tokenizer, stop_texts=[stop], **SETTINGS)
@@ -85,21 +85,21 @@ def test_the_command_prints_the_answer_once(
     image = noise_image(40, 30)
     image.save(tmp_path / "a b.png")
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
-    place = ["--model", str(folder), "--image", str(tmp_path / "a b.png"), "--device=cpu", "--dtype=float32"]
-    main([*place, *flags, "What is this?"])
+    files = ["--model", str(folder), "--image", str(tmp_path / "a b.png"), "--device=cpu", "--dtype=float32"]
+    main([*files, *flags, "What is this?"])
     expected = lladav.generate(model, [image], "What is this?", tokenizer=tokenizer, **SETTINGS)
-    told = capsys.readouterr()
-    assert "".join(told.out.split()) == "".join(expected.text.split())
-    assert f"{expected.decoded.forwards} forwards" in told.err
+    printed = capsys.readouterr()
+    assert "".join(printed.out.split()) == "".join(expected.text.split())
+    assert f"{expected.decoded.forwards} forwards" in printed.err
 
 
 def write_clip(file: Path, frames: int) -> None:
-    """An animation of frames that differ."""
+    """An animation with different frames."""
     first, *rest = [noise_image(40, 30, seed) for seed in range(frames)]
     first.save(file, save_all=True, append_images=rest, duration=100)
 
 
-def test_a_question_about_a_video_shows_frames_of_the_whole_clip(
+def test_a_question_about_a_video_uses_frames_of_the_whole_clip(
     model: LLaDAV, tokenizer: ChatTokenizer, tmp_path: Path
 ) -> None:
     write_clip(tmp_path / "a.gif", 12)
@@ -124,7 +124,7 @@ def test_images_and_a_video_exclude_each_other(
 
 
 @pytest.mark.parametrize("pixels", list(Pixels))
-def test_images_become_pixels_as_the_model_says(
+def test_images_are_converted_as_the_model_is_configured(
     pixels: Pixels, model: LLaDAV, tokenizer: ChatTokenizer
 ) -> None:
     config = replace(model.config, images=replace(model.config.images, pixels=pixels))
@@ -141,27 +141,27 @@ def test_the_command_answers_about_a_video(
 ) -> None:
     write_clip(tmp_path / "a.gif", 5)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
-    place = ["--model", str(folder), "--video", str(tmp_path / "a.gif"), "--device=cpu", "--dtype=float32"]
-    main([*place, "--frames=3", *flags, "What happens?"])
+    files = ["--model", str(folder), "--video", str(tmp_path / "a.gif"), "--device=cpu", "--dtype=float32"]
+    main([*files, "--frames=3", *flags, "What happens?"])
     expected = lladav.generate(
         model, [], "What happens?", video=tmp_path / "a.gif", frames=3, tokenizer=tokenizer, **SETTINGS
     )
     assert "".join(capsys.readouterr().out.split()) == "".join(expected.text.split())
 
 
-def test_a_damaged_video_is_told_in_one_line(
+def test_a_damaged_video_is_reported_in_one_line(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.mp4").write_bytes(b"no video")
     with pytest.raises(SystemExit):
         main(["--model", str(folder), "--video", str(tmp_path / "a.mp4"), "x"])
-    told = capsys.readouterr().err
-    assert "a.mp4: not a video of a known format, or damaged" in told
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert "a.mp4: not a video of a known format, or damaged" in printed
+    assert printed.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "line"),
     [
         (["--model", "/nowhere", "x"], "error: /nowhere"),
         (["--model", "/nowhere", "--image", "/no.png", "x"], "error: --image /no.png: no such file"),
@@ -183,24 +183,24 @@ def test_a_damaged_video_is_told_in_one_line(
         (["x"], "the following arguments are required: --model"),
     ],
 )
-def test_mistakes_are_told_in_one_line(
-    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+def test_mistakes_are_reported_in_one_line(
+    arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_code:
         main(arguments)
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert exit_code.value.code == 2
-    assert complaint in told
-    assert told.count("\n") == 1
+    assert line in printed
+    assert printed.count("\n") == 1
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_here_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_gpu_is_reported_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--model", "/nowhere", "--device", "cuda", "x"])
-    told = capsys.readouterr().err
-    assert "--device: there is no 'cuda' on this machine; use cpu" in told
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert "--device: there is no 'cuda' on this machine; use cpu" in printed
+    assert printed.count("\n") == 1
 
 
 IN_ANY_ORDER = """
@@ -228,7 +228,7 @@ def test_the_module_is_a_command(root: Path) -> None:
     assert "--model" in shown.stdout
 
 
-def test_a_terminal_sees_the_answer_fill_in(model: LLaDAV, tokenizer: ChatTokenizer) -> None:
+def test_a_terminal_shows_the_answer_while_it_is_decoded(model: LLaDAV, tokenizer: ChatTokenizer) -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=80)
     options = DecodingOptions(**SETTINGS)

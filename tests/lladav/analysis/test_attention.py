@@ -58,12 +58,12 @@ def test_uniform_attention() -> None:
     assert attention_received(uniform).tolist() == pytest.approx([0.25] * 4)
 
 
-def test_attention_to_oneself() -> None:
+def test_attention_to_the_position_itself() -> None:
     assert future_looking(torch.eye(3)).item() == 0
     assert entropy_bits(torch.eye(3)).item() == 0
 
 
-def test_causal_model_never_looks_ahead() -> None:
+def test_a_causal_model_does_not_attend_to_later_positions() -> None:
     model = variant(tiny_model(), attention=Attention.causal)
     measured = attention_metrics(model, pack([text_sample("a", 12)], model.geometry), sigma=0.5)
     assert measured.future_looking_K.tolist() == [0.0] * model.config.language.layers
@@ -79,14 +79,14 @@ def test_sink_is_the_largest_first_position_above_sigma() -> None:
 
 
 def model_that_attends_evenly() -> LLaDAV:
-    """Causal, with equal weights over what a position sees: the first one then receives the most."""
+    """Causal attention with equal weights: the first position receives the most."""
     model = variant(tiny_model(), attention=Attention.causal)
     for layer in model.language.layers:
         torch.nn.init.zeros_(layer.self_attn.q_proj.weight)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
     return model
 
 
-def test_measures_average_over_samples() -> None:
+def test_metrics_are_averaged_over_samples() -> None:
     model = tiny_model(tiny_config(kv_heads=2))
     first, second = text_sample("a", 9, seed=1), text_sample("b", 5, seed=2)
     alone = [attention_metrics(model, pack([s], model.geometry), 0.1) for s in (first, second)]
@@ -96,7 +96,7 @@ def test_measures_average_over_samples() -> None:
     torch.testing.assert_close(both.sink_score_S, torch.cat([m.sink_score_S for m in alone]))
 
 
-def test_grouped_heads_are_measured_as_the_full_heads_they_stand_for() -> None:
+def test_grouped_heads_are_measured_like_the_equivalent_full_heads() -> None:
     grouped, full = tiny_model(tiny_config(layers=1, kv_heads=2)), tiny_model(tiny_config(layers=1))
     full.load_state_dict(with_repeated_keys_and_values(grouped, times=2))
     packed = pack([text_sample("a", 9)], full.geometry)

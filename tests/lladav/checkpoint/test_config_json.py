@@ -1,4 +1,4 @@
-"""``config.json`` of every released layout, in and out."""
+"""Reading and writing ``config.json`` of every released layout."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def as_written(folder: Path, config: ModelConfig, layout: str, **changes: Any) -
     return model_config_of(written(folder, {**config_json(config, layout, torch.float32), **changes}))
 
 
-def test_the_golden_config_is_read_as_the_released_code_means_it(golden: Any) -> None:
+def test_the_golden_config_is_read_like_the_released_code(golden: Any) -> None:
     config = model_config_of(golden.folder / "checkpoint")
     expected = golden_config(golden.folder, golden.special_ids)
     assert config.language == expected.language
@@ -41,7 +41,7 @@ def test_the_golden_config_is_read_as_the_released_code_means_it(golden: Any) ->
     assert config.images.newline_per_frame_row is (raw["mm_newline_position"] == "grid")
 
 
-def test_the_published_text_config_names_the_mask(golden: Any) -> None:
+def test_the_mask_id_of_the_published_text_config_is_read(golden: Any) -> None:
     config = model_config_of(golden.folder / "llada_text_checkpoint")
     assert config.tokens.mask == golden.special_ids["mask"]
     assert config.weights.language == str(golden.folder / "llada_text_checkpoint")
@@ -55,7 +55,7 @@ def test_the_real_8b_config_is_the_default_language_tower(golden: Any, tmp_path:
 
 
 @pytest.mark.parametrize("layout", ["llada_v", "llada", "llada_hf"])
-def test_language_images_tokens_and_attention_survive(tmp_path: Path, layout: str) -> None:
+def test_language_images_tokens_and_attention_round_trip(tmp_path: Path, layout: str) -> None:
     config = replace(tiny_config(kv_heads=2), attention=Attention.dialogue_causal)
     config.images.pixels, config.images.inference_frames = Pixels.released, 16
     again = as_written(tmp_path, config, layout)
@@ -63,12 +63,12 @@ def test_language_images_tokens_and_attention_survive(tmp_path: Path, layout: st
     assert {name: getattr(again, name) for name in kept} == {name: getattr(config, name) for name in kept}
 
 
-def test_a_tower_reads_back_as_the_layers_that_were_exported(tmp_path: Path) -> None:
+def test_an_exported_tower_has_only_the_built_layers(tmp_path: Path) -> None:
     vision = as_written(tmp_path, tiny_config(), "siglip2").vision
     assert vision == replace(tiny_config().vision, layers=2, feature_layer=-1)
 
 
-def test_released_keys_decide_where_ours_are_absent(tmp_path: Path) -> None:
+def test_released_keys_are_used_without_our_section(tmp_path: Path) -> None:
     content = config_json(load(["model=llada_v_8b"]).model, "llada_v", torch.bfloat16)
     del content["lladav"], content["vision_config"]
     content |= {"image_grid_pinpoints": "(1x1),...,(4x4)", "image_aspect_ratio": "anyres_max_9"}
@@ -78,7 +78,7 @@ def test_released_keys_decide_where_ours_are_absent(tmp_path: Path) -> None:
     assert (config.images.frame_side, config.images.newline_per_frame_row) == (14, True)
 
 
-def test_the_published_tower_leaves_out_what_is_transformers_default(tmp_path: Path) -> None:
+def test_missing_vision_keys_have_the_defaults_of_transformers(tmp_path: Path) -> None:
     vision = {"hidden_size": 1152, "image_size": 384, "intermediate_size": 4304, "num_hidden_layers": 27}
     content = {
         "model_type": "siglip",
@@ -110,7 +110,7 @@ def test_special_ids_that_differ_from_the_tokenizer_are_refused(golden: Any, tmp
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_says_how_its_numbers_are_stored(layout: str) -> None:
+def test_every_layout_has_its_dtype_in_the_config(layout: str) -> None:
     assert config_json(tiny_config(), layout, torch.bfloat16)["torch_dtype"] == "bfloat16"
 
 
@@ -134,9 +134,7 @@ def test_every_layout_says_how_its_numbers_are_stored(layout: str) -> None:
         ({"lladav": {"tokns": {}}}, r"config\.json: lladav: .*tokns"),
     ],
 )
-def test_keys_that_make_no_sense_are_refused_in_one_line(
-    tmp_path: Path, changes: dict[str, Any], line: str
-) -> None:
+def test_invalid_keys_are_refused_in_one_line(tmp_path: Path, changes: dict[str, Any], line: str) -> None:
     with pytest.raises(UserError, match=line) as caught:
         as_written(tmp_path, tiny_config(), "llada_v", **changes)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""What is exported is exactly what was in the model, in files that other programs read."""
+"""Exported files contain the exact weights of the model and can be read by other programs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def values(model: nn.Module) -> dict[str, Tensor]:
 
 
 def all_tensors(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a folder, as the format's own library reads it."""
+    """Every tensor of a folder, read with the safetensors library."""
     tensors: dict[str, Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
         tensors |= load_file(file)
@@ -51,7 +51,7 @@ def test_export_then_load_is_bit_exact(
     assert all(torch.equal(result[name], source[name]) for name in loaded)
 
 
-def test_mixed_number_formats_survive(tmp_path: Path) -> None:
+def test_mixed_number_formats_are_kept(tmp_path: Path) -> None:
     model = tiny_model(seed=1)
     model.projector.bfloat16()
     export(model, tiny_config(), tmp_path / "out")
@@ -61,7 +61,7 @@ def test_mixed_number_formats_survive(tmp_path: Path) -> None:
     assert torch.equal(written["model.image_newline"], model.newline)
 
 
-def test_wider_numbers_come_first_so_that_all_lie_aligned(tmp_path: Path) -> None:
+def test_wider_number_formats_come_first_for_alignment(tmp_path: Path) -> None:
     model = tiny_model()
     model.projector.bfloat16()
     export(model, tiny_config(), tmp_path / "out")
@@ -70,7 +70,7 @@ def test_wider_numbers_come_first_so_that_all_lie_aligned(tmp_path: Path) -> Non
     assert last_wide <= min(tensor.start for tensor in stored if tensor.dtype == "BF16")
 
 
-def test_the_golden_checkpoint_comes_out_as_it_went_in(golden: Any, released: LLaDAV, tmp_path: Path) -> None:
+def test_the_golden_checkpoint_is_exported_unchanged(golden: Any, released: LLaDAV, tmp_path: Path) -> None:
     export(released, released.config, tmp_path / "out")
     expected, written = all_tensors(golden.folder / "checkpoint"), all_tensors(tmp_path / "out")
     assert written.keys() == expected.keys()
@@ -89,7 +89,7 @@ def test_transformers_opens_an_exported_tower_and_computes_the_same(tmp_path: Pa
         torch.testing.assert_close(states[-1], model.vision(views))
 
 
-def test_shards_keep_to_their_size_and_the_index_finds_each_tensor(tmp_path: Path) -> None:
+def test_shards_have_at_most_their_size_and_the_index_lists_each_tensor(tmp_path: Path) -> None:
     export(tiny_model(), tiny_config(), tmp_path / "out", max_shard_bytes=10_000)
     files = sorted((tmp_path / "out").glob("*.safetensors"))
     names = [f"model-{number:05d}-of-{len(files):05d}.safetensors" for number in range(1, len(files) + 1)]
@@ -97,19 +97,19 @@ def test_shards_keep_to_their_size_and_the_index_finds_each_tensor(tmp_path: Pat
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     for file in files:
         held = load_file(file)
-        assert set(held) == {name for name, place in index["weight_map"].items() if place == file.name}
+        assert set(held) == {name for name, each in index["weight_map"].items() if each == file.name}
         assert sum(tensor.nbytes for tensor in held.values()) <= 10_000
     total = sum(parameter.nbytes for parameter in tiny_model().parameters())
     assert index["metadata"]["total_size"] == total
 
 
-def test_the_tokenizer_goes_along(golden: Any, tmp_path: Path) -> None:
+def test_the_tokenizer_is_exported_too(golden: Any, tmp_path: Path) -> None:
     export(tiny_model(), tiny_config(), tmp_path / "out", tokenizer=golden.folder / "tokenizer")
     for file in (golden.folder / "tokenizer").iterdir():
         assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
 
 
-def test_nothing_is_left_of_an_export_that_fails(tmp_path: Path) -> None:
+def test_a_failed_export_leaves_no_files(tmp_path: Path) -> None:
     @contextmanager
     def failing(parameters: list[nn.Parameter]) -> Iterator[None]:
         if parameters[0].shape[0] == 70:
@@ -124,7 +124,7 @@ def test_nothing_is_left_of_an_export_that_fails(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_there_already_is_never_overwritten(tmp_path: Path) -> None:
+def test_an_existing_export_is_not_overwritten(tmp_path: Path) -> None:
     export(tiny_model(), tiny_config(), tmp_path / "out")
     before = all_tensors(tmp_path / "out")
     with pytest.raises(UserError, match=r"out: already there; remove it or choose another folder$"):
@@ -158,9 +158,7 @@ def test_converting_equals_exporting(tmp_path: Path, layout: str) -> None:
         assert (tmp_path / "converted" / file).read_bytes() == (tmp_path / "exported" / file).read_bytes()
 
 
-def test_converting_carries_the_tokenizer_and_refuses_what_the_source_lacks(
-    golden: Any, tmp_path: Path
-) -> None:
+def test_converting_copies_the_tokenizer_and_refuses_missing_tensors(golden: Any, tmp_path: Path) -> None:
     tokenizer = golden.folder / "tokenizer"
     config = replace(tiny_config(), tokens=ChatTokenizer.load(tokenizer).ids)
     export(tiny_model(), config, tmp_path / "language", "llada", tokenizer=tokenizer)
@@ -172,7 +170,7 @@ def test_converting_carries_the_tokenizer_and_refuses_what_the_source_lacks(
     assert not (tmp_path / "whole").exists()
 
 
-def test_the_writer_holds_its_caller_to_the_header(tmp_path: Path) -> None:
+def test_the_writer_checks_tensors_against_the_header(tmp_path: Path) -> None:
     specs = [TensorSpec("a", torch.float32, (2, 3)), TensorSpec("b", torch.float32, ())]
     with TensorWriter(tmp_path / "good", specs) as writer:
         writer.add(torch.ones(3, 2).T)
@@ -184,7 +182,7 @@ def test_the_writer_holds_its_caller_to_the_header(tmp_path: Path) -> None:
         writer.add(torch.ones(2, 3))
 
 
-def test_a_config_reads_back_as_it_was_exported(tmp_path: Path) -> None:
+def test_an_exported_config_is_read_back_unchanged(tmp_path: Path) -> None:
     config = tiny_config(kv_heads=2)
     export(LLaDAV(config), config, tmp_path / "out")
     again = model_config_of(tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Every released name has a place, and no place is left over."""
+"""Every released name maps to a parameter, and every parameter to a released name."""
 
 from __future__ import annotations
 
@@ -58,19 +58,17 @@ def test_golden_checkpoints_have_exactly_our_names(golden: Any, folder: str, lay
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_layout_is_recognised_by_its_names_and_gives_each_parameter_its_own(
-    layout: str, full_size: LLaDAV
-) -> None:
+def test_a_layout_is_detected_and_maps_parameters_to_distinct_names(layout: str, full_size: LLaDAV) -> None:
     names = released_names(full_size, layout)
     assert len(set(names)) == len(names)
     assert detect(names, "here").name == layout
 
 
-def test_llada_v_holds_every_parameter(full_size: LLaDAV) -> None:
+def test_llada_v_contains_every_parameter(full_size: LLaDAV) -> None:
     assert len(released_names(full_size, "llada_v")) == len(list(full_size.parameters()))
 
 
-def test_published_language_weights_keep_their_famous_names(full_size: LLaDAV) -> None:
+def test_published_names_of_language_weights(full_size: LLaDAV) -> None:
     names = released_names(full_size, "llada")
     blocks = {name.split(".", 4)[4] for name in names if ".blocks.31." in name}
     projections = ("q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out")
@@ -93,11 +91,11 @@ def test_published_language_weights_keep_their_famous_names(full_size: LLaDAV) -
         ("vision_model.post_layernorm.weight", False),
     ],
 )
-def test_of_the_published_tower_only_what_is_never_run_is_ignored(name: str, ignored: bool) -> None:
+def test_only_unused_tensors_of_the_published_tower_are_ignored(name: str, ignored: bool) -> None:
     assert LAYOUTS["siglip2"].ignores(name, unused_layers(VisionConfig())) is ignored
 
 
-def test_names_of_no_layout_are_refused_by_example() -> None:
+def test_unknown_names_are_refused_with_an_example() -> None:
     with pytest.raises(
         UserError, match=r"^here: in none of the released layouts .*: .*first.* h\.0\.attn$|h\.0"
     ):

@@ -1,4 +1,4 @@
-"""Released weights arrive where they belong; anything wrong is told in one line before a value changes."""
+"""Released weights are loaded into the right parameters; errors are one line, before any value changes."""
 
 from __future__ import annotations
 
@@ -50,20 +50,20 @@ def saved(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def sharded(tmp_path: Path) -> Path:
-    """The same in several files with an index."""
+    """The same checkpoint in several files with an index."""
     folder = tmp_path / "sharded"
     export(tiny_model(seed=1), tiny_config(), folder, max_shard_bytes=20_000)
     return folder
 
 
-def test_the_golden_checkpoint_loads_as_the_released_code_names_it(golden: Any, released: LLaDAV) -> None:
+def test_the_golden_checkpoint_loads_by_its_released_names(golden: Any, released: LLaDAV) -> None:
     model = open_model(golden.folder / "checkpoint", torch.float32)
     assert equal(values(model), values(released))
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_both_golden_checkpoints_hold_the_same_language_tower(golden: Any, released: LLaDAV) -> None:
+def test_both_golden_checkpoints_have_the_same_language_tower(golden: Any, released: LLaDAV) -> None:
     config = model_config_of(golden.folder / "checkpoint")
     model = tiny_model(config, seed=3)
     before = values(model)
@@ -82,13 +82,13 @@ def test_a_model_keeps_its_own_number_format(saved: Path) -> None:
 
 
 def test_a_single_file_and_an_index_give_the_same_model(saved: Path, sharded: Path) -> None:
-    for place in (saved, saved / FILE, sharded):
+    for path in (saved, saved / FILE, sharded):
         model = tiny_model(seed=2)
-        load(model, place)
+        load(model, path)
         assert equal(values(model), values(tiny_model(seed=1)))
 
 
-def test_only_the_asked_parts_change(saved: Path) -> None:
+def test_only_the_given_parts_are_loaded(saved: Path) -> None:
     model = tiny_model(seed=2)
     before = values(model)
     loaded = load(model, saved, parts=[ModelPart.projector])
@@ -97,7 +97,7 @@ def test_only_the_asked_parts_change(saved: Path) -> None:
     assert equal(after, {name: fresh[name] if name in loaded else before[name] for name in before})
 
 
-def test_the_published_tower_loads_although_it_holds_more_than_is_run(tmp_path: Path) -> None:
+def test_the_published_tower_loads_without_its_unused_layers(tmp_path: Path) -> None:
     source = tiny_model(seed=1)
     export(source, tiny_config(), tmp_path / "tower", "siglip2")
     unused = {
@@ -128,7 +128,7 @@ def test_buffers_of_old_checkpoints_are_skipped_with_a_log_line(
     assert next(iter(buffers)) in caplog.text
 
 
-def test_one_tensor_at_a_time_is_read(sharded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensors_are_read_one_at_a_time(sharded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     earlier: list[weakref.ref[Tensor]] = []
     plain_read = StoredTensor.read
 
@@ -232,7 +232,7 @@ def test_a_tensor_that_is_not_finite_is_refused_by_name(saved: Path, dtype: torc
     assert "\n" not in str(caught.value)
 
 
-def test_values_that_the_number_format_cannot_hold_are_refused(saved: Path) -> None:
+def test_values_too_large_for_the_number_format_are_refused(saved: Path) -> None:
     rewrite(saved, lambda tensors: tensors[Q_PROJ].view(-1)[5].fill_(1e6))
     open_model(saved, torch.bfloat16)
     with pytest.raises(UserError, match=rf"{Q_PROJ} has values too large for float16; use another dtype"):
@@ -273,7 +273,7 @@ def test_a_damaged_index_is_refused_in_one_line(sharded: Path, damage: Callable[
         load(tiny_model(), sharded)
 
 
-def test_an_absent_place_an_unknown_layout_and_a_tower_of_another_kind_are_refused(tmp_path: Path) -> None:
+def test_a_missing_path_an_unknown_layout_and_the_wrong_tower_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere: no such file or folder; expected weights"):
         load(tiny_model(), tmp_path / "nowhere")
     export(tiny_model(), tiny_config(), tmp_path / "language", "llada")

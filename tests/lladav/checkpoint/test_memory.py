@@ -1,4 +1,4 @@
-"""Loading and exporting need one tensor above the model's own size, whatever the size of the checkpoint."""
+"""Loading and exporting need memory for one tensor besides the model, whatever the size of the checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 FREE_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
-"""glibc otherwise keeps some tens of megabytes of freed tensors, and how many varies from run to run."""
+"""Otherwise glibc keeps tens of megabytes of freed tensors, a number that varies between runs."""
 
 MEASURE = """
 import json, resource, sys

@@ -1,4 +1,4 @@
-"""Loading, initialising and exporting a model that ZeRO-3 has spread over two ranks."""
+"""Loading, initializing and exporting a model that ZeRO-3 has sharded over two ranks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sharded_model() -> LLaDAV:
 
 
 def watched(model: LLaDAV, held: list[int]) -> Gather:
-    """DeepSpeed's gathering; notes how many whole values this rank holds each time."""
+    """DeepSpeed's gather; records how many full values this rank has each time."""
     import deepspeed
 
     @contextmanager
@@ -50,7 +50,7 @@ def shard_of(parameter: Any) -> torch.Tensor:
 
 
 def work(rank: int, folder: str) -> None:
-    """One rank's part: load, export; initialise the rest, export."""
+    """One rank: load, export; initialize the rest, export."""
     os.environ |= {"DS_ACCELERATOR": "cpu", "LOCAL_RANK": str(rank)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=RANKS)
@@ -72,7 +72,7 @@ def work(rank: int, folder: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_load_and_export_bit_exactly_and_never_hold_the_whole_model(tmp_path: Path) -> None:
+def test_two_ranks_load_and_export_bit_exactly_without_gathering_the_whole_model(tmp_path: Path) -> None:
     model = tiny_model(seed=1)
     export(model, tiny_config(), tmp_path / "whole")
     spawn(work, (str(tmp_path),), nprocs=RANKS)

@@ -106,19 +106,19 @@ def test_a_mistake_gets_one_line_with_the_fix(override: str, message: str):
         (["train.micro_batch=1", "cluster.workers=3", "cluster.min_workers=2"], "or other workers"),
     ],
 )
-def test_a_global_batch_that_cannot_be_cut_says_what_would_fit(overrides: list[str], fix: str):
+def test_a_global_batch_that_does_not_divide_gets_a_valid_suggestion(overrides: list[str], fix: str):
     with pytest.raises(UserError) as caught:
         config.load(["stage.global_batch=32", *overrides])
     assert str(caught.value).startswith("stage.global_batch=32: not a multiple of train.micro_batch=")
     assert str(caught.value).endswith(fix)
 
 
-def test_fewer_workers_than_all_need_not_divide_the_global_batch():
+def test_the_global_batch_need_not_be_divisible_by_fewer_workers():
     loaded = config.load(["stage.global_batch=32", "cluster.workers=4", "cluster.min_workers=1"])
     assert (loaded.cluster.min_workers, loaded.cluster.workers) == (1, 4)
 
 
-def test_data_rescales_the_stage_and_the_command_line_has_the_last_word():
+def test_the_command_line_overrides_data_rescale_and_that_overrides_the_stage():
     rescale = "data.rescale.vw={global_batch: 64, lr: {vision: 3e-4}}"
     rescaled = config.load(["stage=vw", rescale])
     assert (rescaled.stage.global_batch, rescaled.stage.lr.vision) == (64, 3e-4)
@@ -127,7 +127,7 @@ def test_data_rescales_the_stage_and_the_command_line_has_the_last_word():
     assert config.load(["stage=ov", rescale]).stage.lr.vision != 3e-4
 
 
-def test_values_become_what_the_schema_says():
+def test_values_are_converted_to_the_types_of_the_schema():
     loaded = config.load(["train.max_steps=50", "stage.trained=[vision]", "train.eps=1e-6", "train.run=7"])
     assert (loaded.train.max_steps, loaded.train.eps, loaded.train.run) == (50, 1e-6, "7")
     assert loaded.stage.trained == [ModelPart.vision]
@@ -148,7 +148,7 @@ def test_a_mistake_in_a_file_names_the_file(tmp_path: Path, root: Path):
         config.load(["stage=torn"], conf)
 
 
-def test_settings_survive_saving(tmp_path: Path):
+def test_settings_round_trip_through_a_file(tmp_path: Path):
     started = config.load(["stage=ov_vw", "model=llada_v_8b", "data=llava", "train.max_steps=3"])
     config.save(started, tmp_path / "config.yaml")
     assert config.load_saved(tmp_path / "config.yaml") == started
@@ -156,7 +156,7 @@ def test_settings_survive_saving(tmp_path: Path):
         config.load_saved(tmp_path / "other.yaml")
 
 
-def test_all_stages_expand_to_the_chain():
+def test_stage_all_expands_to_the_curriculum():
     assert config.expand_stages(["stage=all", "model=tiny"]) == [
         [f"stage={s}", "model=tiny"] for s in config.curriculum()
     ]
@@ -245,7 +245,7 @@ def entry(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, check=False)
 
 
-def test_an_entry_answers_a_mistake_with_one_line_and_code_2(root: Path):
+def test_a_command_reports_a_mistake_in_one_line_with_code_2(root: Path):
     done = entry(root, "stage=vww")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: stage=vww: no such stage; did you mean vw?")
@@ -268,7 +268,7 @@ def test_print_shows_the_resolved_settings(root: Path, tmp_path: Path):
     assert config.load_saved(tmp_path / "printed.yaml") == config.load(["stage=vw", "train.max_steps=3"])
 
 
-def test_an_entry_gets_a_config_for_each_stage(root: Path):
+def test_a_command_gets_a_config_for_each_stage(root: Path):
     assert entry(root, "stage=all").stdout == "5\n"
     assert entry(root, "stage=vw").stdout == "1\n"
 
@@ -285,6 +285,6 @@ def test_settings_load_without_torch_or_ray(root: Path):
     )
 
 
-def test_every_key_has_a_default_or_is_needed_from_a_file():
+def test_the_schema_has_a_default_for_every_key():
     assert isinstance(Config(), Config)
     assert dataclasses.is_dataclass(kind_of("train"))

@@ -1,4 +1,4 @@
-"""Any value of any key gives settings or one line: nothing that is typed or written ends in a traceback."""
+"""Any value of any key results in settings or a one-line error, never in a traceback."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ VALUES = st.recursive(
 
 
 def check(error: UserError) -> None:
-    """The message is one line that can be printed anywhere."""
+    """The message is one printable line."""
     message = str(error)
     assert message.splitlines() == [message]
     message.encode()
@@ -45,7 +45,7 @@ def check(error: UserError) -> None:
 @settings(max_examples=120)
 @example("stage.sources", "[{}]")
 @example("train.warmup_ratio", "{}")
-def test_anything_may_be_typed(path: str, text: str) -> None:
+def test_any_value_may_be_typed(path: str, text: str) -> None:
     try:
         config.load([f"{path}={text}"])
     except UserError as error:
@@ -69,7 +69,7 @@ SAVED = yaml.safe_load(config.to_yaml(config.load()))
 @example("train.betas", [[1], [2]])
 @example("data.rescale", {223923: {}})
 @example("data.rescale", {"si": {"sources": [{1: 2}]}})
-def test_anything_may_be_written(path: str, value: Any) -> None:
+def test_any_value_may_be_in_a_file(path: str, value: Any) -> None:
     tree = changed(SAVED, path.split("."), value)
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump(tree, file)
@@ -81,6 +81,6 @@ def test_anything_may_be_written(path: str, value: Any) -> None:
 
 
 def changed(tree: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
-    """The tree with another value at a path."""
+    """The tree with a replaced value at a path."""
     name, *rest = path
     return {**tree, name: changed(tree[name], rest, value) if rest else value}

@@ -1,4 +1,4 @@
-"""The objective (Eq. 6): masked rows alone, in chunks, against the released loss and the full projection."""
+"""The loss (Eq. 6) of the masked rows in chunks, compared with the released loss and the full projection."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_golden_loss_and_gradients(golden: Any, released: LLaDAV, name: str, pat
 
 
 def recorded_norm(gradients: dict[str, Tensor], mask_id: int) -> float:
-    """The gradient norm as recorded: input embeddings are held fixed, all but the mask's."""
+    """The gradient norm as recorded: the input embeddings are fixed, except the mask's."""
     embedding = gradients.pop("language.embed_tokens.weight")
     counted = [*gradients.values(), embedding[mask_id]]
     return torch.stack([gradient.norm() for gradient in counted]).norm().item()
@@ -78,12 +78,12 @@ def gradients(loss: Tensor, *of: Tensor) -> list[Tensor]:
 
 
 def test_equals_the_full_projection() -> None:
-    """All positions through the head, cross-entropy over all, as the released trainer does."""
+    """Like the released trainer, which projects all positions and computes all cross-entropies."""
     hidden, head, rows = problem()
     everywhere = torch.randn(40, hidden.shape[1])
-    places = torch.randperm(40)[: len(hidden)]
-    full = everywhere.index_put((places,), hidden) @ head.T
-    entropy = cross_entropy(full[places].float(), rows.targets_M, reduction="none")
+    positions = torch.randperm(40)[: len(hidden)]
+    full = everywhere.index_put((positions,), hidden) @ head.T
+    entropy = cross_entropy(full[positions].float(), rows.targets_M, reduction="none")
     expected = (entropy * rows.weights_M).sum()
     loss, entropy_M = fused_cross_entropy(hidden, head, rows)
     torch.testing.assert_close(loss, expected)
@@ -93,7 +93,7 @@ def test_equals_the_full_projection() -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 11, 1000])
-def test_chunks_change_nothing(chunk: int) -> None:
+def test_the_chunk_size_does_not_change_the_result(chunk: int) -> None:
     hidden, head, rows = problem()
     whole, _ = fused_cross_entropy(hidden, head, TargetRows(rows.targets_M, rows.weights_M, 11))
     parts, _ = fused_cross_entropy(hidden, head, TargetRows(rows.targets_M, rows.weights_M, chunk))
@@ -126,7 +126,7 @@ def test_frozen_body_gets_no_gradient() -> None:
     torch.testing.assert_close(gradients(loss, head)[0], expected)
 
 
-def test_no_masked_row_is_a_loss_of_zero_with_gradients() -> None:
+def test_without_masked_rows_the_loss_is_zero_and_has_gradients() -> None:
     hidden, head, _ = problem(masked=0)
     loss, entropy_M = fused_cross_entropy(
         hidden, head, TargetRows(torch.zeros(0, dtype=torch.long), torch.zeros(0), 4)
@@ -136,7 +136,7 @@ def test_no_masked_row_is_a_loss_of_zero_with_gradients() -> None:
     assert [g.abs().sum().item() for g in gradients(loss, hidden, head)] == [0, 0]
 
 
-def test_evaluation_makes_no_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_gradients_are_computed_without_grad_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, head, rows = problem()
     made: list[Tensor] = []
     monkeypatch.setattr("lladav.diffusion.loss._grad_logits", lambda *_: made.append(hidden))

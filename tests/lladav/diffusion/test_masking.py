@@ -34,7 +34,7 @@ def test_noise_is_a_function_of_seed_epoch_and_sample() -> None:
 
 
 @pytest.mark.parametrize("other", [(2, 2, "sample"), (1, 3, "sample"), (1, 2, "simple"), (12, 2, "sample")])
-def test_another_seed_epoch_or_sample_has_other_noise(other: tuple[int, int, str]) -> None:
+def test_noise_differs_by_seed_epoch_and_sample(other: tuple[int, int, str]) -> None:
     assert draw_noise(*other, 50).level != draw_noise(1, 2, "sample", 50).level
 
 
@@ -49,7 +49,7 @@ def test_noise_does_not_touch_the_global_generators() -> None:
 
 
 def test_noise_of_known_samples_never_changes() -> None:
-    """A run that is resumed by a newer version must go on with the noise that it had."""
+    """A run that a newer version resumes must continue with the same noise."""
     levels = [draw_noise(42, 0, name, 3).level for name in ("a", "b")]
     assert levels == pytest.approx([0.01347743369772858, 0.06682441269152306], abs=1e-15)
 
@@ -68,7 +68,7 @@ def test_mask_ratio_follows_the_level() -> None:
         assert noise.masked.mean() == pytest.approx(noise.ratio, abs=4 * deviation)
 
 
-def test_strata_spread_the_levels_of_a_global_batch() -> None:
+def test_strata_spread_the_noise_levels_of_a_global_batch() -> None:
     levels = [draw_noise(0, 0, str(n), 0, stratum=Stratum(n, 8)).level for n in range(8)]
     assert [int(level * 8) for level in levels] == list(range(8))
 
@@ -85,14 +85,14 @@ def test_only_supervised_positions_are_masked() -> None:
     assert batch.rows.targets_M.tolist() == packed.labels_T[[3, 4, 5, 10]].tolist()
 
 
-def test_rows_weigh_by_ratio_and_number_of_supervised_positions() -> None:
+def test_rows_are_weighted_by_ratio_and_supervised_positions() -> None:
     packed = pack([text_sample("a", 6, supervised=3), text_sample("b", 5, supervised=2)], GEOMETRY)
     batch = corrupt(packed, [all_masked(0.5, 3), all_masked(0.25, 2)], TOKENS.mask, scale=0.5, chunk=8)
     expected = [0.5 / (0.5 * 3)] * 3 + [0.5 / (0.25 * 2)] * 2
     assert batch.rows.weights_M.tolist() == pytest.approx(expected)
 
 
-def test_corruption_leaves_the_clean_batch_alone() -> None:
+def test_corruption_does_not_change_the_clean_batch() -> None:
     packed = pack([text_sample("a", 6, supervised=3)], GEOMETRY)
     before = packed.token_ids_T.clone()
     corrupt(packed, [all_masked(1.0, 3)], TOKENS.mask, scale=1.0, chunk=8)
@@ -106,8 +106,8 @@ def test_sample_without_supervision_has_no_masked_rows() -> None:
     assert len(batch.masked_M) == 0
 
 
-def test_blockwise_noise_is_a_state_of_decoding_in_blocks() -> None:
-    """Clean up to the active block of each answer, noisy in it, masked behind it."""
+def test_blockwise_noise_is_a_state_of_blockwise_decoding() -> None:
+    """Positions are clean before the active block of each answer, noisy in it, and masked behind it."""
     answers, seen = [AnswerSpan(11, 0), AnswerSpan(9, 5)], Counter()
     for name in map(str, range(400)):
         noise = draw_noise(0, 0, name, 20, 0.3, blocks=Blocks(answers, 4))
@@ -134,7 +134,7 @@ def test_only_active_rows_are_predicted() -> None:
     assert batch.rows.weights_M.tolist() == pytest.approx([1 / (0.5 * 2)])
 
 
-def test_answers_are_told_turn_by_turn_with_their_tails() -> None:
+def test_answer_spans_are_counted_by_turn_with_their_eos_tails() -> None:
     sample = text_sample("a", 8, supervised=6)
     sample.text.turns[:] = [0, 0, 0, 0, 0, 1, 1, 1]
     sample.text.labels[:] = [IGNORED, IGNORED, 9, 9, TOKENS.eot, 9, TOKENS.eos, TOKENS.eos]

@@ -58,7 +58,7 @@ KINDS = {
 
 
 def drawn(number: int) -> np.ndarray:
-    """A frame with its number in black and white below a pattern that moves."""
+    """A frame with its number in black and white below a moving pattern."""
     random = np.random.default_rng(number // 25)
     pixels = np.roll(random.integers(0, 200, (HEIGHT, WIDTH, 3), np.uint8), number, 1)
     bits = [number >> bit & 1 for bit in range(BITS)]
@@ -73,7 +73,7 @@ def number_of(image: Image.Image) -> int:
 
 
 def video(kind: Kind, frames: int = 60, rate: int = 25, rotation: int = 0) -> bytes:
-    """The file with these many frames."""
+    """The file with this number of frames."""
     stream = io.BytesIO()
     with av.open(stream, "w", format=kind.container, options=dict(kind.muxing)) as container:
         track: Any = container.add_stream(kind.codec, rate=rate)

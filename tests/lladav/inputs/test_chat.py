@@ -52,7 +52,7 @@ def test_golden_chat_prompt(golden: Any) -> None:
     assert chat_text(messages) == case["text"]
 
 
-def test_prompt_ids_spell_the_chat_text(tokenizer: ChatTokenizer) -> None:
+def test_prompt_ids_encode_the_chat_text(tokenizer: ChatTokenizer) -> None:
     messages = [Message("user", "What is this?")]
     raw = tokenizer._tokenizer
     spelled = raw.decode(encode_prompt(messages, tokenizer).input_ids.tolist(), skip_special_tokens=False)
@@ -110,7 +110,7 @@ def test_content_cannot_forge_structure(tokenizer: ChatTokenizer, forged: str) -
     assert structure[0] == structure[1]
 
 
-def test_supervision_of_answers_alone(tokenizer: ChatTokenizer) -> None:
+def test_supervision_of_answers_only(tokenizer: ChatTokenizer) -> None:
     messages = [Message("user", "2 + 2?"), Message("assistant", "4")]
     encoded = encode_chat(messages, tokenizer, supervise=Supervise.answers)
     supervised = encoded.labels[encoded.labels != IGNORED].tolist()
@@ -134,7 +134,7 @@ def test_eos_tail_is_supervised(tokenizer: ChatTokenizer) -> None:
     assert encoded.input_ids[:-3].tolist() == encode_chat(messages, tokenizer).input_ids.tolist()
 
 
-def test_turn_rises_at_a_user_message_after_an_answer(tokenizer: ChatTokenizer) -> None:
+def test_a_user_message_after_an_answer_starts_the_next_turn(tokenizer: ChatTokenizer) -> None:
     roles = ["system", "user", "assistant", "user", "user", "assistant", "user", "assistant"]
     encoded = encode_chat([Message(role, "x") for role in roles], tokenizer)
     starts = np.flatnonzero(encoded.input_ids == tokenizer.ids.start_header)
@@ -160,7 +160,7 @@ def test_training_keeps_white_space_and_a_prompt_does_not(tokenizer: ChatTokeniz
         ("<image>\nQA_GT_caption_based_noisy Why?", "<image>\n Why?"),
     ],
 )
-def test_beside_images_a_turn_is_rewritten_as_released(content: str, rewritten: str) -> None:
+def test_turns_with_images_are_rewritten_as_released(content: str, rewritten: str) -> None:
     assert move_mark_to_front(content) == rewritten
 
 
@@ -179,7 +179,7 @@ def test_plain_template_is_image_and_caption(tokenizer: ChatTokenizer) -> None:
     assert tokenizer.decode(encoded.input_ids[1:].tolist()) == "a seven\n"
 
 
-def test_record_gets_the_system_prompt_unless_it_has_one() -> None:
+def test_a_record_without_system_prompt_gets_the_default() -> None:
     record = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]
     own = [{"from": "system", "value": "Be brief."}, *record]
     assert parse_conversation(record)[0] == Message("system", SYSTEM_PROMPT)
@@ -193,7 +193,7 @@ def test_leading_answer_is_dropped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("record", "complaint"),
+    ("record", "line"),
     [
         ([{"from": "robot", "value": "hi"}], "unknown role 'robot'"),
         ([{"from": "human", "value": None}], "no text"),
@@ -202,8 +202,8 @@ def test_leading_answer_is_dropped() -> None:
         ([], "no assistant turn"),
     ],
 )
-def test_bad_record_is_refused_in_one_line(record: list[dict[str, Any]], complaint: str) -> None:
-    with pytest.raises(UserError, match=complaint) as error:
+def test_bad_record_is_refused_in_one_line(record: list[dict[str, Any]], line: str) -> None:
+    with pytest.raises(UserError, match=line) as error:
         parse_conversation(record)
     assert "\n" not in str(error.value)
 
@@ -215,14 +215,14 @@ def test_marks_become_placeholders(tokenizer: ChatTokenizer) -> None:
     assert (encoded.input_ids == IMAGE_PLACEHOLDER).sum() == 2
 
 
-def test_a_mark_of_ones_own_leaves_the_usual_one_text(tokenizer: ChatTokenizer) -> None:
+def test_with_another_mark_the_usual_mark_is_plain_text(tokenizer: ChatTokenizer) -> None:
     [message] = [Message("user", "<image> is a tag, #1 is not", mark="#1")]
     ids = encode_prompt([message], tokenizer).input_ids.tolist()
     assert ids.count(IMAGE_PLACEHOLDER) == count_image_marks([message]) == 1
     assert "<image> is a tag, " in tokenizer.decode(ids[: ids.index(IMAGE_PLACEHOLDER)])
 
 
-def test_absent_tokenizer_is_refused(tmp_path: Path) -> None:
+def test_missing_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such tokenizer"):
         ChatTokenizer.load(tmp_path)
 
@@ -240,7 +240,7 @@ def test_tokenizer_without_special_tokens_is_refused(tmp_path: Path, golden: Any
         ChatTokenizer.load(tmp_path)
 
 
-def test_a_tokenizer_that_numbers_special_tokens_otherwise_is_refused(golden: Any) -> None:
+def test_a_tokenizer_with_other_special_ids_is_refused(golden: Any) -> None:
     model = tiny_config()
     model.tokenizer = str(golden.folder / "tokenizer")
     model.tokens = ChatTokenizer.load(model.tokenizer).ids

@@ -20,7 +20,7 @@ GEOMETRY = ViewGeometry(16, 4, 3, 6, 2, True)
 
 
 def animation(frames: int, name: str = "GIF", milliseconds: int = 500) -> bytes:
-    """An animation of ever brighter frames."""
+    """An animation whose frames become brighter."""
     first, *rest = [Image.new("RGB", (30, 20), (10 * number,) * 3) for number in range(frames)]
     stream = io.BytesIO()
     first.save(stream, name, save_all=True, append_images=rest, duration=milliseconds, lossless=True)
@@ -33,7 +33,7 @@ def levels(visual: Visual) -> list[int]:
 
 
 def write_folder(folder: Path, frames: int) -> Path:
-    """Frames of ever higher brightness, written in another order than that of their names."""
+    """Frames that become brighter in the order of their names, written in another order."""
     folder.mkdir()
     for number in reversed(range(frames)):
         Image.new("RGB", (30, 20), (10 * number,) * 3).save(folder / f"{number:03d}.png")
@@ -43,7 +43,7 @@ def write_folder(folder: Path, frames: int) -> Path:
 
 
 @pytest.mark.parametrize("name", ["GIF", "WEBP", "PNG"])
-def test_an_animation_tells_frames_and_rate_and_gives_its_frames(name: str) -> None:
+def test_header_and_frames_of_an_animation(name: str) -> None:
     content = animation(6, name)
     assert clip_header(io.BytesIO(content), "a clip") == Clip(30, 20, 6, 2.0)
     frames = list(clip_frames(io.BytesIO(content), lambda _: [0, 3, 3, 5], "a clip", Pixels.displayed))
@@ -57,7 +57,7 @@ def test_a_still_image_is_a_clip_of_one_frame(name: str) -> None:
     assert clip_header(stream, "a clip") == Clip(30, 20, 1, 10.0)
 
 
-def test_a_transparent_animation_is_shown_on_white() -> None:
+def test_a_transparent_animation_is_composited_on_white() -> None:
     frames = [Image.new("RGBA", (8, 8), (255, 0, 0, alpha)) for alpha in (255, 0)]
     stream = io.BytesIO()
     frames[0].save(stream, "WEBP", save_all=True, append_images=frames[1:], lossless=True)
@@ -96,7 +96,7 @@ def test_a_folder_without_frames_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["GIF", "WEBP"])
-def test_an_animation_cut_short_is_refused(name: str) -> None:
+def test_a_truncated_animation_is_refused(name: str) -> None:
     content = animation(6, name)
     with pytest.raises(MediaError, match=r"^a clip: "):
         clip_header(io.BytesIO(content[: len(content) * 2 // 3]), "a clip")

@@ -1,4 +1,4 @@
-"""Every image file becomes upright 8-bit RGB on white, and its header tells the size that this has."""
+"""Every image file becomes upright 8-bit RGB on white, and its header gives the size of the result."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def encoded(image: Image.Image, name: str = "PNG", **options: Any) -> bytes:
 
 
 def read(content: bytes, pixels: Pixels = Pixels.displayed) -> Image.Image:
-    """A decoded file, whose header must tell the size that it turns out to have."""
+    """Decode a file and check the size in its header."""
     image = read_image(io.BytesIO(content), "a file", pixels)
     assert image_size(io.BytesIO(content), "a file", pixels) == image.size
     assert image.mode == "RGB"
@@ -56,7 +56,7 @@ def colours(image: Image.Image) -> list[list[int]]:
 
 
 class TestColours:
-    """Whatever the file's pixels are, RGB of 8 bits on white comes out."""
+    """Pixels of every format become 8-bit RGB on white."""
 
     @pytest.mark.parametrize("name", ["PNG", "TIFF"])
     def test_sixteen_bits_are_scaled_not_clipped(self, name: str):
@@ -75,11 +75,11 @@ class TestColours:
         image = Image.frombytes("I;16B", (2, 1), b"\x00\x00\x80\x80")
         assert colours(to_rgb(image)) == [[0] * 3, [128] * 3]
 
-    def test_integers_of_the_range_of_sixteen_bits(self):
+    def test_32_bit_integers_within_16_bits(self):
         image = Image.fromarray(np.array([[0, 32896, 65535]], dtype=np.int32))
         assert [r for r, _, _ in colours(seen(image, "TIFF"))] == [0, 128, 255]
 
-    def test_integers_beyond_it_are_stretched(self):
+    def test_32_bit_integers_beyond_16_bits_are_stretched(self):
         image = Image.fromarray(np.array([[-100_000, 0, 100_000]], dtype=np.int32))
         assert [r for r, _, _ in colours(seen(image, "TIFF"))] == [0, 128, 255]
 
@@ -89,7 +89,7 @@ class TestColours:
         for image in (unit, wide):
             assert [r for r, _, _ in colours(seen(image, "TIFF"))] == [0, 128, 255]
 
-    def test_alpha_shows_white(self):
+    def test_alpha_is_composited_on_white(self):
         image = Image.new("RGBA", (2, 1), (*RED, 255))
         image.putpixel((1, 0), (*RED, 0))
         assert colours(seen(image)) == [list(RED), list(WHITE)]
@@ -100,7 +100,7 @@ class TestColours:
         assert colours(seen(image)) == [[0] * 3, [127] * 3]
 
     @pytest.mark.parametrize("name", ["PNG", "GIF"])
-    def test_a_transparent_place_of_a_palette(self, name: str):
+    def test_a_transparent_palette_entry(self, name: str):
         image = Image.new("P", (2, 1), 0)
         image.putpalette([*RED, *BLUE])
         image.putpixel((1, 0), 1)
@@ -132,7 +132,7 @@ class TestColours:
 
 
 class TestOrientation:
-    """EXIF turns images upright."""
+    """EXIF orientation is applied."""
 
     @pytest.mark.parametrize("orientation", range(1, 9))
     @pytest.mark.parametrize("name", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF"])
@@ -144,8 +144,8 @@ class TestOrientation:
         stored = stored_as(upright, orientation)
         image = seen(stored, name, exif=exif)
         assert image.size == (32, 16)
-        for place, colour in {(4, 2): RED, (28, 2): WHITE, (4, 14): WHITE, (28, 14): WHITE}.items():
-            assert np.abs(np.subtract(np.asarray(image)[place[::-1]], colour)).max() < 16
+        for position, colour in {(4, 2): RED, (28, 2): WHITE, (4, 14): WHITE, (28, 14): WHITE}.items():
+            assert np.abs(np.subtract(np.asarray(image)[position[::-1]], colour)).max() < 16
 
 
 def stored_as(upright: Image.Image, orientation: int) -> Image.Image:
@@ -161,7 +161,7 @@ def stored_as(upright: Image.Image, orientation: int) -> Image.Image:
 class TestReleased:
     """``pixels: released`` is Pillow's plain conversion."""
 
-    def test_orientation_transparency_and_depth_are_left_as_the_released_trainer_leaves_them(self):
+    def test_released_pixels_ignore_orientation_transparency_and_depth(self):
         exif = Image.Exif()
         exif[ExifTags.Base.Orientation] = 6
         images = {
@@ -179,7 +179,7 @@ class TestReleased:
 
     @pytest.mark.parametrize("orientation", range(1, 9))
     @pytest.mark.parametrize("name", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF"])
-    def test_the_header_tells_the_size_whatever_the_orientation(self, name: str, orientation: int):
+    def test_the_header_gives_the_size_for_every_orientation(self, name: str, orientation: int):
         exif = Image.Exif()
         exif[ExifTags.Base.Orientation] = orientation
         read(encoded(Image.new("RGB", (32, 16)), name, exif=exif), Pixels.released)
@@ -190,7 +190,7 @@ def chunk(name: bytes, body: bytes) -> bytes:
 
 
 class TestHeaders:
-    """A size needs no pixels, and is the one that decoding gives."""
+    """The size is read without decoding and equals the decoded size."""
 
     def test_orientation_behind_the_pixels_of_a_png(self):
         exif = Image.Exif()
@@ -201,7 +201,7 @@ class TestHeaders:
         assert read(late).size == (16, 32)
         assert read(late, Pixels.released).size == (32, 16)
 
-    def test_orientation_told_by_xmp_alone(self):
+    def test_orientation_in_xmp_only(self):
         xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
         image = Image.new("RGB", (32, 16))
         assert read(encoded(image, "JPEG", xmp=xmp)).size == (16, 32)
@@ -209,26 +209,26 @@ class TestHeaders:
         read(encoded(image, "TIFF", tiffinfo={700: xmp}), Pixels.released)
 
     @pytest.mark.parametrize("name", ["PNG", "JPEG"])
-    def test_the_beginning_of_a_file_is_enough(self, name: str):
+    def test_the_size_needs_only_the_beginning_of_a_file(self, name: str):
         noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (200, 300, 3), np.uint8))
         assert image_size(io.BytesIO(encoded(noise, name)[:1000]), "a file", Pixels.displayed) == (300, 200)
 
     @pytest.mark.parametrize("name", LOCAL_FORMATS)
-    def test_every_format_of_ones_own_files_is_read(self, name: str):
+    def test_every_local_format_is_read(self, name: str):
         assert read(encoded(Image.new("RGB", (24, 18), RED), name)).size == (24, 18)
 
     def test_formats_that_run_other_programs_are_not_read(self):
         with pytest.raises(MediaError, match=r"a file: not an image of a known format \(PNG, "):
             image_size(io.BytesIO(encoded(Image.new("RGB", (4, 4)), "EPS")), "a file", Pixels.displayed)
 
-    def test_a_decompression_bomb_is_refused_by_its_header(self):
+    def test_a_decompression_bomb_is_refused_from_its_header(self):
         head = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 0, 0, 0, 0)
         bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(9)))
         with pytest.raises(MediaError, match=r"a file: .*pixels"):
             image_size(io.BytesIO(bomb), "a file", Pixels.displayed)
 
 
-def test_the_image_of_a_file_that_has_been_read_outlives_the_file(tmp_path: Path):
+def test_an_image_is_usable_after_its_file_is_closed(tmp_path: Path):
     Image.new("RGB", (8, 8), RED).save(tmp_path / "a.png")
     with (tmp_path / "a.png").open("rb") as stream:
         image = read_image(stream, "a.png", Pixels.displayed)

@@ -1,4 +1,4 @@
-"""Tiling, padding and the token counts that follow from a size."""
+"""Tiling, padding and token counts."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_published_token_counts(width: int, height: int, views: int, tokens: int
 
 @given(st.integers(1, 20000), st.integers(1, 20000))
 @settings(max_examples=300)
-def test_every_size_keeps_something_of_the_image(width: int, height: int) -> None:
+def test_every_size_keeps_part_of_the_image(width: int, height: int) -> None:
     for geometry in (PUBLISHED, ViewGeometry.of(tiny_config())):
         merge = merge_geometry(width, height, geometry)
         assert merge.rows * geometry.side > 2 * merge.top
@@ -99,7 +99,7 @@ def test_every_size_keeps_something_of_the_image(width: int, height: int) -> Non
 
 
 @pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (100000, 1), (1, 1)])
-def test_extreme_sizes_keep_something_of_the_image(size: tuple[int, int]) -> None:
+def test_extreme_sizes_keep_part_of_the_image(size: tuple[int, int]) -> None:
     merge = merge_geometry(*size, PUBLISHED)
     assert min(merge.height, merge.width) >= 1
 
@@ -113,7 +113,7 @@ def test_worst_token_count_is_bounded(width: int, height: int) -> None:
 
 @given(st.integers(1, 90), st.integers(1, 90), st.sampled_from([VisualKind.square, VisualKind.tiled]))
 @settings(max_examples=50)
-def test_views_are_as_many_as_the_size_tells(width: int, height: int, kind: VisualKind) -> None:
+def test_view_count_matches_the_views(width: int, height: int, kind: VisualKind) -> None:
     geometry = ViewGeometry.of(tiny_config())
     visual = prepare_image(noise_image(width, height), kind, geometry)
     tile = geometry.tile
@@ -141,7 +141,7 @@ def test_tiles_are_cut_row_by_row_from_the_image_on_black() -> None:
     assert upper[:, 5:].min() == 255
 
 
-def test_padding_to_a_square_is_grey_and_centred() -> None:
+def test_padding_to_a_square_is_grey_and_centered() -> None:
     square = np.asarray(pad_to_square(Image.new("RGB", (10, 4), "white")))
     assert square.shape == (10, 10, 3)
     assert (square[:3] == PAD_GREY).all()
@@ -149,7 +149,7 @@ def test_padding_to_a_square_is_grey_and_centred() -> None:
     assert (square[7:] == PAD_GREY).all()
 
 
-def test_video_has_one_view_a_frame() -> None:
+def test_video_has_one_view_per_frame() -> None:
     geometry = ViewGeometry.of(tiny_config())
     clip = prepare_video([noise_image(30, 20, seed) for seed in range(3)], geometry)
     row = geometry.frame_side + 1
@@ -157,16 +157,14 @@ def test_video_has_one_view_a_frame() -> None:
     assert token_count(clip.shape, geometry) == 3 * geometry.frame_side * row
 
 
-def test_golden_frames_of_training(golden: Any) -> None:
+def test_golden_training_frames(golden: Any) -> None:
     for case in golden.cases["video_frames"]:
         found = sample_frames(case["frames"], case["fps"], case["frames_per_second"], case["limit"])
         assert found == case["indices"], case
 
 
 @given(st.integers(1, 5000), st.floats(0.01, 1000), st.floats(0.01, 100), st.integers(1, 64))
-def test_frames_of_training_are_few_enough_and_in_order(
-    total: int, rate: float, wanted: float, limit: int
-) -> None:
+def test_training_frames_are_limited_and_ordered(total: int, rate: float, wanted: float, limit: int) -> None:
     found = sample_frames(total, rate, wanted, limit)
     assert found[0] == 0
     assert found == sorted(set(found))
@@ -174,21 +172,21 @@ def test_frames_of_training_are_few_enough_and_in_order(
     assert len(found) <= limit
 
 
-def test_frames_of_inference_are_spread_over_the_whole_clip() -> None:
+def test_inference_frames_are_spread_over_the_whole_clip() -> None:
     assert inference_frames(100, 4) == [0, 33, 66, 99]
     assert inference_frames(3000, 32)[-1] == 2999
     assert inference_frames(3, 32) == [0, 1, 2]
     assert inference_frames(100, 1) == [0]
 
 
-def test_frames_of_a_folder_repeat_where_it_has_fewer() -> None:
+def test_frames_of_a_short_folder_repeat() -> None:
     assert spread_frames(12, 10) == [0, 1, 2, 3, 4, 6, 7, 8, 9, 11]
     assert spread_frames(2, 4) == [0, 0, 0, 1]
 
 
 @pytest.mark.parametrize("kind", list(VisualKind)[:3])
 @pytest.mark.parametrize("size", [(40, 60_000), (60_000, 40), (1, 4_000_000), (4_000_000, 1)])
-def test_a_strip_of_any_length_takes_little_memory(size: tuple[int, int], kind: VisualKind) -> None:
+def test_a_strip_of_any_length_needs_little_memory(size: tuple[int, int], kind: VisualKind) -> None:
     image, before = Image.new("RGB", size, "red"), peak()
     visual = prepare_image(image, kind, PUBLISHED)
     assert (visual.shape.width, visual.shape.height) == size
@@ -197,12 +195,12 @@ def test_a_strip_of_any_length_takes_little_memory(size: tuple[int, int], kind: 
 
 
 def peak() -> int:
-    """The most bytes that this process has held."""
+    """The peak memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @pytest.mark.parametrize("size", [(1000, 3000), (10, 8192), (384, 384), (100, 7)])
-def test_up_to_a_side_of_8192_padding_is_done_at_full_size(size: tuple[int, int]) -> None:
+def test_an_image_up_to_8192_pixels_is_padded_at_full_size(size: tuple[int, int]) -> None:
     image = noise_image(*size)
     expected = pad_to_square(image).resize((PUBLISHED.tile, PUBLISHED.tile), Image.Resampling.BICUBIC)
     (view,) = prepare_image(image, VisualKind.padded, PUBLISHED).views

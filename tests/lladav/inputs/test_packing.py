@@ -15,7 +15,7 @@ from tests.lladav.build import image_sample, noise_image, text_of, text_sample, 
 GEOMETRY = ViewGeometry.of(tiny_config())
 
 
-def test_samples_lie_end_to_end() -> None:
+def test_samples_are_concatenated() -> None:
     first, second = text_sample("a", 4, seed=1, supervised=2), text_sample("b", 3, seed=2)
     packed = pack([first, second], GEOMETRY)
     assert packed.lengths == [4, 3]
@@ -23,7 +23,7 @@ def test_samples_lie_end_to_end() -> None:
     assert packed.labels_T.tolist() == [*first.text.labels, *second.text.labels]
 
 
-def test_placeholder_makes_room_for_its_visual_tokens() -> None:
+def test_a_placeholder_is_expanded_to_its_visual_tokens() -> None:
     visual = prepare_image(noise_image(40, 30), VisualKind.tiled, GEOMETRY)
     text = Encoded(
         input_ids=np.array([5, IMAGE_PLACEHOLDER, 6], np.int32),
@@ -56,13 +56,13 @@ def test_batch_of_text_carries_one_blank_view() -> None:
 
 
 @pytest.mark.parametrize("images", [0, 2])
-def test_marks_and_images_must_pair_up(images: int) -> None:
+def test_the_number_of_marks_must_match_the_images(images: int) -> None:
     visual = prepare_image(noise_image(8, 8), VisualKind.square, GEOMETRY)
     with pytest.raises(UserError, match=f"sample s: 1 <image> marks for {images} images"):
         expand_placeholders(Sample("s", text_of([1, IMAGE_PLACEHOLDER]), [visual] * images), GEOMETRY)
 
 
-def test_moving_keeps_everything() -> None:
+def test_moving_a_batch_keeps_its_fields() -> None:
     packed = pack([image_sample("i", GEOMETRY, [(28, 28)])], GEOMETRY)
     moved = packed.to("meta")
     assert moved.token_ids_T.device == torch.device("meta")

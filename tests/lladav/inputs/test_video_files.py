@@ -1,4 +1,4 @@
-"""Frames by number are those of decoding everything, and only what they need is decoded."""
+"""Frames by index equal those of decoding the whole file, and only needed frames are decoded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.lladav.inputs import recorded
 
 FRAMES = 60
 NO_TIMESTAMPS = ("avi h264", "raw h264")
-"""Timestamps of these do not tell the order, so they are decoded from their start."""
+"""Kinds whose timestamps do not give the order, so that they are decoded from their start."""
 SEEKABLE = sorted(set(recorded.KINDS) - {*NO_TIMESTAMPS, "mpeg mpeg2"})
 
 
@@ -42,7 +42,7 @@ def numbers(content: bytes, wanted: list[int]) -> list[int]:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Has an element for each frame that a decoder returned: how it was asked for."""
+    """Collects an element for each frame that a decoder returned: how it was requested."""
     seen: list[str] = []
 
     def watch(name: str) -> None:
@@ -61,7 +61,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", recorded.KINDS)
-def test_frames_are_those_of_decoding_everything(kind: str) -> None:
+def test_frames_equal_those_of_decoding_the_whole_file(kind: str) -> None:
     content, draw = content_of(kind), Random(kind)
     reference = recorded.everything(content)
     clip = clip_header(io.BytesIO(content), "a video")
@@ -76,7 +76,7 @@ def test_frames_are_those_of_decoding_everything(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", recorded.KINDS)
-def test_a_second_of_video_gives_a_frame_in_any_container(kind: str) -> None:
+def test_sampling_one_frame_per_second_in_every_container(kind: str) -> None:
     clip = clip_header(io.BytesIO(content_of(kind)), "a video")
     assert clip.rate == pytest.approx(25, abs=0.5)
     wanted = sample_frames(clip.frames, clip.rate, 1.0, 32)
@@ -85,7 +85,7 @@ def test_a_second_of_video_gives_a_frame_in_any_container(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", SEEKABLE)
-def test_only_what_a_frame_needs_is_decoded(kind: str, decoded: list[str]) -> None:
+def test_only_needed_frames_are_decoded(kind: str, decoded: list[str]) -> None:
     assert numbers(content_of(kind), [FRAMES - 2]) == [FRAMES - 2]
     assert set(decoded) == {"_frames_from"}
     assert len(decoded) <= 2 * recorded.GOP
@@ -97,7 +97,7 @@ def test_a_file_without_timestamps_is_decoded_from_its_start(kind: str, decoded:
     assert set(decoded) == {"_counted"}
 
 
-def test_frames_before_an_edit_lists_start_do_not_count() -> None:
+def test_frames_before_the_start_of_an_edit_list_do_not_count() -> None:
     cut = recorded.repacked(content_of("mp4 h264"), "mp4", shift=25 * 512)
     reference = recorded.everything(cut)
     assert 0 < len(reference) < FRAMES
@@ -117,7 +117,7 @@ def test_frames_that_need_one_before_the_first_keyframe_do_not_count(kind: str, 
     assert numbers(content, wanted) == [recorded.number_of(reference[index]) for index in wanted]
 
 
-def test_packets_that_give_no_frame_do_not_count() -> None:
+def test_packets_without_a_frame_do_not_count() -> None:
     content = recorded.repacked(content_of("webm vp8"), "webm", hide=35)
     reference = recorded.everything(content)
     assert len(reference) == FRAMES - 1
@@ -125,7 +125,7 @@ def test_packets_that_give_no_frame_do_not_count() -> None:
     assert numbers(content, [34, 35, 58]) == [34, 36, 59]
 
 
-def test_the_rotation_that_a_file_tells_is_applied() -> None:
+def test_the_rotation_in_a_file_is_applied() -> None:
     content = recorded.video(recorded.KINDS["mp4 h264"], 10, rotation=90)
     (turned,) = clip_frames(io.BytesIO(content), lambda _: [7], "a video", Pixels.displayed)
     stored = recorded.everything(content)[7]
@@ -133,18 +133,18 @@ def test_the_rotation_that_a_file_tells_is_applied() -> None:
 
 
 CUT = sorted(set(recorded.KINDS) - {"mpegts h264", "mpegts mpeg2", "mpeg mpeg2", "raw h264"})
-"""Kinds whose files say how long they are, so that it shows when the end is missing."""
+"""Kinds whose files contain their length, so that a missing end is detected."""
 
 
 @pytest.mark.parametrize("kept", [0.5, 0.85])
 @pytest.mark.parametrize("kind", CUT)
-def test_a_file_that_is_cut_short_is_refused(kind: str, kept: float) -> None:
+def test_a_truncated_file_is_refused(kind: str, kept: float) -> None:
     content = content_of(kind)
     with pytest.raises(MediaError, match=r"^a video: "):
         numbers(content[: int(kept * len(content))], [0])
 
 
-def test_a_file_whose_header_lists_more_than_it_has_is_refused_by_its_header(tmp_path: Path) -> None:
+def test_a_truncated_file_is_refused_from_its_header(tmp_path: Path) -> None:
     file = tmp_path / "header_first.mp4"
     with (
         av.open(io.BytesIO(content_of("mp4 h264")), "r") as source,
@@ -162,17 +162,17 @@ def test_a_file_whose_header_lists_more_than_it_has_is_refused_by_its_header(tmp
 
 
 @pytest.mark.parametrize("kind", recorded.KINDS)
-def test_damaged_files_raise_nothing_but_a_media_error(kind: str) -> None:
+def test_damaged_files_raise_only_media_errors(kind: str) -> None:
     draw = Random(kind)
     for _ in range(12):
         content = bytearray(content_of(kind))
-        for place in draw.sample(range(len(content)), 20):
-            content[place] = draw.randrange(256)
+        for position in draw.sample(range(len(content)), 20):
+            content[position] = draw.randrange(256)
         with suppress(MediaError):
             assert len(numbers(bytes(content), [5, 50])) == 2
 
 
-def test_a_frame_that_its_decoder_calls_damaged_is_refused() -> None:
+def test_a_corrupt_frame_is_refused() -> None:
     content = bytearray(content_of("mp4 mpeg4"))
     start, end = len(content) // 3, len(content) // 2
     content[start:end] = bytes(end - start)
@@ -190,21 +190,21 @@ def test_a_frame_that_its_decoder_calls_damaged_is_refused() -> None:
         b"\0\0\0\x18ftypmp42" + bytes(100),
     ],
 )
-def test_what_is_no_video_is_an_error(content: bytes) -> None:
+def test_content_that_is_not_a_video_is_refused(content: bytes) -> None:
     with pytest.raises(MediaError, match=r"^a video: ") as error:
         clip_header(io.BytesIO(content), "a video")
     assert "\n" not in str(error.value)
 
 
 def error_without_av() -> tuple[str, bool]:
-    """The message, and whether it is an error of the video. Hides the package for good: call it ``apart``."""
+    """The message, and whether it is a ``MediaError``. Hides the package for good: run it ``apart``."""
     sys.modules.update({"av": None})  # type: ignore[dict-item] - as the import system documents it
     with pytest.raises(UserError) as error:
         clip_header(io.BytesIO(b"\0\0\0\x18ftypmp42" + bytes(100)), "clip.mp4")
     return str(error.value), isinstance(error.value, MediaError)
 
 
-def test_without_the_package_that_reads_videos_the_package_is_named() -> None:
+def test_a_missing_video_package_is_named() -> None:
     message, of_the_video = apart(error_without_av)
     assert "reading videos needs the package av; run pip install av" in message
     assert not of_the_video

@@ -1,4 +1,4 @@
-"""New weights are a pure function of seed and name, with the spreads of the published models."""
+"""New weights are a pure function of seed and name, with the standard deviations of the published models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def initialized(seed: int, **settings: object) -> dict[str, Tensor]:
     return dict(model.named_parameters())
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
+def test_weights_depend_on_the_seed() -> None:
     first, again, other = initialized(1), initialized(1), initialized(2)
     assert all(torch.equal(first[name], again[name]) for name in first)
     drawn = [name for name in first if first[name].unique().numel() > 1]
@@ -27,12 +27,12 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     assert not any(torch.equal(first[name], other[name]) for name in drawn)
 
 
-def test_a_parameter_does_not_depend_on_what_else_there_is() -> None:
+def test_a_parameter_does_not_depend_on_other_parameters() -> None:
     shallow, deep = initialized(1, layers=2), initialized(1, layers=4)
     assert all(torch.equal(shallow[name], deep[name]) for name in shallow)
 
 
-def test_no_two_parameters_are_drawn_alike() -> None:
+def test_no_two_parameters_have_the_same_values() -> None:
     weights = initialized(1)
     query, key = (weights[f"language.layers.0.self_attn.{name}_proj.weight"] for name in "qk")
     assert not torch.equal(query, key)
@@ -61,13 +61,13 @@ def test_skipped_parameters_keep_their_values() -> None:
         ("vision.vision_model.encoder.layers.0.mlp.fc1.bias", 1e-6),
     ],
 )
-def test_spreads(name: str, std: float) -> None:
+def test_standard_deviations(name: str, std: float) -> None:
     values = initialized(1, width=256)[name]
     assert values.std().item() == pytest.approx(std, rel=0.2)
     assert values.mean().abs().item() < 5 * std / math.sqrt(values.numel())
 
 
-def test_norms_start_as_identity_and_attention_biases_at_zero() -> None:
+def test_norms_start_as_identity_and_attention_biases_as_zero() -> None:
     weights = initialized(1)
     norms = {name: value for name, value in weights.items() if "norm" in name}
     assert len(norms) == 3 * 2 + 1 + 2 * 4 + 2

@@ -1,4 +1,4 @@
-"""The language tower over packed samples, and who attends to whom."""
+"""The language tower on packed samples, and its attention patterns."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_golden_logits_without_padding(golden: Any, released: LLaDAV) -> None:
 
 
 @pytest.mark.parametrize("pattern", list(Attention))
-def test_no_sample_sees_another(pattern: Attention) -> None:
+def test_samples_do_not_attend_to_each_other(pattern: Attention) -> None:
     model = variant(tiny_model(), attention=pattern)
     left, changed = text_sample("left", 7, seed=1), text_sample("left", 7, seed=2)
     right = text_sample("right", 11, seed=3)
@@ -52,7 +52,7 @@ def test_no_sample_sees_another(pattern: Attention) -> None:
 
 
 @pytest.mark.parametrize("pattern", list(Attention))
-def test_position_sees_what_its_pattern_allows(pattern: Attention) -> None:
+def test_positions_attend_as_the_pattern_allows(pattern: Attention) -> None:
     turns = [0, 0, 1, 1, 1, 2]
     allowed = {
         Attention.bidirectional: lambda *_: True,
@@ -105,7 +105,7 @@ def test_grouped_heads_equal_full_heads_with_repeated_weights() -> None:
     torch.testing.assert_close(packed_logits(grouped, packed), packed_logits(full, packed))
 
 
-def test_logits_do_not_depend_on_the_place_in_the_batch() -> None:
+def test_logits_do_not_depend_on_the_position_in_the_batch() -> None:
     model = tiny_model()
     sample, other = text_sample("a", 9, seed=1), text_sample("b", 6, seed=2)
     alone = packed_logits(model, pack([sample], model.geometry))

@@ -69,8 +69,8 @@ def test_activation_checkpointing_changes_nothing() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 0.05)])
-def test_loss_and_gradients_of_a_gpu(dtype: torch.dtype, tolerance: float) -> None:
-    """Those of a CPU in float32, within a part of each gradient's norm."""
+def test_gpu_loss_and_gradients_match_the_cpu(dtype: torch.dtype, tolerance: float) -> None:
+    """Compared with a CPU in float32, within a fraction of each gradient's norm."""
     model, on_gpu = tiny_model(), tiny_model().to("cuda", dtype)
     batch = noisy(model, [image_sample("i", model.geometry, [(40, 30)]), text_sample("t", 40, supervised=20)])
     expected = gradients_of(model, batch)
@@ -86,7 +86,7 @@ def test_loss_and_gradients_of_a_gpu(dtype: torch.dtype, tolerance: float) -> No
 
 
 def count_runs(module: nn.Module) -> list[int]:
-    """Grows by one with each forward of the module."""
+    """Gets one element per forward of the module."""
     runs: list[int] = []
     module.register_forward_pre_hook(lambda *_: runs.append(1))
     return runs
@@ -96,7 +96,7 @@ def first_mlp(tower: nn.Module) -> nn.Module:
     return next(module for name, module in tower.named_modules() if name.endswith("layers.0.mlp"))
 
 
-def test_positions_start_anew_in_each_sample() -> None:
+def test_positions_restart_in_each_sample() -> None:
     model = tiny_model()
     packed = pack([text_sample("a", 3), text_sample("b", 2)], model.geometry)
     assert packed_positions(packed).tolist() == [0, 1, 2, 0, 1]
@@ -104,10 +104,10 @@ def test_positions_start_anew_in_each_sample() -> None:
 
 def test_image_changes_only_its_own_sample() -> None:
     model = tiny_model()
-    pictures = [image_sample("i", model.geometry, [(40, 30)], seed) for seed in (1, 2)]
+    images = [image_sample("i", model.geometry, [(40, 30)], seed) for seed in (1, 2)]
     other = text_sample("t", 8)
     with torch.no_grad():
-        one, two = (model.hidden(pack([picture, other], model.geometry)) for picture in pictures)
+        one, two = (model.hidden(pack([image, other], model.geometry)) for image in images)
     assert not torch.equal(one[:-8], two[:-8])
     assert torch.equal(one[-8:], two[-8:])
 
@@ -123,7 +123,7 @@ def test_full_size_model_has_the_published_number_of_parameters() -> None:
 
 
 def noisy(model: LLaDAV, samples: list[Sample]) -> NoisyBatch:
-    """The batch with every supervised position masked at random, at least one of them."""
+    """The batch with random supervised positions masked, at least one of them."""
     packed = pack(samples, model.geometry)
     counts = supervised_counts(packed)
     noises = [draw_noise(0, 0, s.id, n, 0.5) for s, n in zip(samples, counts, strict=True)]
@@ -137,7 +137,7 @@ def gradients_of(model: LLaDAV, batch: NoisyBatch) -> dict[str, Tensor]:
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-def test_sizes_of_the_tiny_configuration_are_free() -> None:
+def test_all_sizes_of_the_model_are_configurable() -> None:
     model = tiny_model(tiny_config(width=16, heads=2, kv_heads=1, layers=1))
     loss, _ = model(noisy(model, [text_sample("t", 5, supervised=2)]))
     assert loss.isfinite()

@@ -28,7 +28,7 @@ from tests.lladav.build import prompt_sample, tiny_config, tiny_model, variant
 
 IMAGE_PROMPT = [240, 5, IMAGE_PLACEHOLDER, 9, 10]
 VIDEO_PROMPT = [240, IMAGE_PLACEHOLDER, 7]
-"""Fixed by the golden format (its README), not told by its files."""
+"""Defined by the README of the golden files."""
 
 
 def test_golden_embeddings_of_one_image(golden: Any, released: LLaDAV) -> None:
@@ -46,8 +46,8 @@ def test_golden_embeddings_of_several_images(
     expected = golden.cases[case]
     marker = golden.cases["embed.pair"]["image_token_index"]
     ids = [IMAGE_PLACEHOLDER if i == marker else i for i in expected["input_ids"]]
-    pictures = [golden_image(golden, f"pair{n}") for n in range(ids.count(IMAGE_PLACEHOLDER))]
-    visuals = [prepare_image(picture, kind, released.geometry) for picture in pictures]
+    images = [golden_image(golden, f"pair{n}") for n in range(ids.count(IMAGE_PLACEHOLDER))]
+    visuals = [prepare_image(image, kind, released.geometry) for image in images]
     embedded = assert_embeds(golden, case, released, ids, visuals)
     assert len(embedded) == expected["length"]
 
@@ -76,7 +76,7 @@ def golden_image(golden: Any, name: str) -> Image.Image:
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.sampled_from(list(VisualKind)), st.booleans())
 @settings(max_examples=60)
-def test_merged_tokens_are_as_many_as_the_size_tells(
+def test_the_number_of_merged_tokens_follows_from_the_size(
     width: int, height: int, kind: VisualKind, published: bool
 ) -> None:
     geometry = ViewGeometry.of(ModelConfig() if published else tiny_config())
@@ -117,7 +117,7 @@ def test_tiles_are_stitched_where_they_were_cut() -> None:
     assert [corner.item() for corner in corners] == [1, 2, 3, 4]
 
 
-def test_square_image_is_its_patches_alone() -> None:
+def test_a_square_image_has_only_its_patches() -> None:
     model = tiny_model()
     visual = prepare_image(Image.new("RGB", (9, 9)), VisualKind.square, model.geometry)
     assert token_count(visual.shape, model.geometry) == model.geometry.side**2
@@ -130,7 +130,7 @@ def test_feature_layer_counts_from_the_last_layer() -> None:
         assert len(tower.vision_model.encoder.layers) == built
 
 
-def test_features_are_those_of_the_published_tower_before_its_last_layer() -> None:
+def test_features_equal_the_published_tower_before_its_last_layer() -> None:
     shape = {"image_size": 14, "patch_size": 7, "width": 8, "mlp_width": 8, "heads": 2, "layers": 3}
     whole, cut = (VisionTower(VisionConfig(**shape, feature_layer=layer)) for layer in (-1, -2))
     for number, parameter in enumerate(whole.parameters()):

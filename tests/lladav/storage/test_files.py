@@ -1,4 +1,4 @@
-"""Locations keep their scheme, files appear whole, and mistakes are one line."""
+"""Locations keep their scheme, readers never see partial files, and errors are one line."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tests.buckets import s3_variables
 
 @pytest.mark.parametrize("uri", ["s3://bucket/runs", "gs://bucket/runs"])
 def test_a_uri_keeps_its_scheme(uri: str) -> None:
-    place = location(uri + "/") / "a" / "weights"
-    assert str(place) == f"{uri}/a/weights"
-    assert location(str(place)) == place
+    path = location(uri + "/") / "a" / "weights"
+    assert str(path) == f"{uri}/a/weights"
+    assert location(str(path)) == path
     assert absolute(uri) == uri
-    assert local_path(place) is None
+    assert local_path(path) is None
 
 
 def test_a_relative_path_starts_at_the_current_folder(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_a_relative_path_starts_at_the_current_folder(tmp_path: Path) -> None:
         ("s3://b/x?region=a", "s3://b/x?region=a: a URI takes no options; set AWS_ENDPOINT_URL"),
     ],
 )
-def test_a_uri_that_cannot_work_is_refused(uri: str, line: str) -> None:
+def test_an_invalid_uri_is_refused(uri: str, line: str) -> None:
     with pytest.raises(UserError) as refused:
         location(uri)
     assert str(refused.value).startswith(line)
@@ -62,23 +62,23 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def test_files_are_written_listed_and_removed(folder: str) -> None:
-    place = location(folder)
-    assert storage.subfolders(place) == []
-    storage.make_folder(place / "a")
-    storage.write_durably(place / "a" / "state.json", "one")
-    storage.write_durably(place / "a" / "state.json", "two")
-    assert (place / "a" / "state.json").read_text() == "two"
-    assert storage.subfolders(place) == ["a"]
-    assert storage.file_sizes(place) == {"a/state.json": 3}
+    path = location(folder)
+    assert storage.subfolders(path) == []
+    storage.make_folder(path / "a")
+    storage.write_durably(path / "a" / "state.json", "one")
+    storage.write_durably(path / "a" / "state.json", "two")
+    assert (path / "a" / "state.json").read_text() == "two"
+    assert storage.subfolders(path) == ["a"]
+    assert storage.file_sizes(path) == {"a/state.json": 3}
     buffer = bytearray(5)
-    assert storage.read_into(place / "a" / "state.json", 1, memoryview(buffer)) == 2
+    assert storage.read_into(path / "a" / "state.json", 1, memoryview(buffer)) == 2
     assert buffer == b"wo\0\0\0"
-    assert storage.file_size(place / "a" / "state.json") == 3
-    storage.remove_folder(place / "a")
-    assert storage.subfolders(place) == []
+    assert storage.file_size(path / "a" / "state.json") == 3
+    storage.remove_folder(path / "a")
+    assert storage.subfolders(path) == []
 
 
-def test_a_folder_travels_whole(bucket: str, tmp_path: Path) -> None:
+def test_a_folder_is_uploaded_and_downloaded(bucket: str, tmp_path: Path) -> None:
     source = tmp_path / "source"
     (source / "state").mkdir(parents=True)
     (source / "state" / "shard").write_bytes(b"x" * 1000)
@@ -89,7 +89,7 @@ def test_a_folder_travels_whole(bucket: str, tmp_path: Path) -> None:
     assert not (tmp_path / "copy" / "empty").exists()
 
 
-def test_wanted_files_and_all_folders_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_included_files_and_all_folders_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "c" / "weights").mkdir(parents=True)
     for name in ("state", "weights/config.json", "weights/model.safetensors"):
         (tmp_path / "c" / name).write_text("x")
@@ -108,27 +108,27 @@ def test_an_upload_that_lost_a_file_is_an_error(
 ) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "shard").write_bytes(b"x" * 1000)
-    place = location(bucket)
-    monkeypatch.setattr(place.fs, "put", lambda *_: place.fs.pipe_file((place / "shard").path, b"x" * 10))
+    path = location(bucket)
+    monkeypatch.setattr(path.fs, "put", lambda *_: path.fs.pipe_file((path / "shard").path, b"x" * 10))
     with pytest.raises(OSError, match="shard has 10 bytes after its upload, expected 1000 bytes"):
-        storage.upload(tmp_path / "source", place)
+        storage.upload(tmp_path / "source", path)
 
 
 @pytest.mark.usefixtures("bucket")
 def test_a_bucket_that_does_not_exist_is_not_created() -> None:
-    place = location("s3://no-such-bucket/runs")
-    storage.make_folder(place)
+    path = location("s3://no-such-bucket/runs")
+    storage.make_folder(path)
     with (
         pytest.raises(
             UserError, match=r"^s3://no-such-bucket/runs: no \(no such file, folder or bucket\); fix"
         ),
-        storage.as_user_error(f"{place}: no", "fix"),
+        storage.as_user_error(f"{path}: no", "fix"),
     ):
-        storage.write_durably(place / "x", "x")
+        storage.write_durably(path / "x", "x")
 
 
 class Denying(BaseHTTPRequestHandler):
-    """An object store that denies every request."""
+    """An object store that denies all requests."""
 
     def do_GET(self) -> None:
         content = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
@@ -149,19 +149,19 @@ def test_denied_access_is_one_line_without_credentials() -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), Denying) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with s3_variables(AWS_ENDPOINT_URL=f"http://127.0.0.1:{server.server_port}"):
-            place = UPath("s3://denied/x", use_listings_cache=False, skip_instance_cache=True)
+            path = UPath("s3://denied/x", use_listings_cache=False, skip_instance_cache=True)
             for action in (storage.exists, storage.subfolders, storage.read_text, storage.file_infos):
-                with pytest.raises(UserError) as refused, storage.as_user_error(f"{place}: no", "fix"):
-                    action(place)
+                with pytest.raises(UserError) as refused, storage.as_user_error(f"{path}: no", "fix"):
+                    action(path)
                 assert str(refused.value) == "s3://denied/x: no (access denied); fix"
         server.shutdown()
 
 
 def test_missing_credentials_are_one_line(bucket: str) -> None:
-    place = UPath(f"{bucket}/x", use_listings_cache=False, skip_instance_cache=True)
+    path = UPath(f"{bucket}/x", use_listings_cache=False, skip_instance_cache=True)
     with (
         s3_variables(AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None),
         pytest.raises(UserError, match=r"no \(Unable to locate credentials\); fix$"),
-        storage.as_user_error(f"{place}: no", "fix"),
+        storage.as_user_error(f"{path}: no", "fix"),
     ):
-        storage.exists(place)
+        storage.exists(path)

@@ -1,4 +1,4 @@
-"""Copies of objects: downloaded once, again when they change, and never seen in part."""
+"""Local copies of objects: downloaded once, again when they change, and never visible in part."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def downloads(server: S3Server, bucket: str, name: str) -> int:
     return sum(request.method == "GET" and request.path == path for request in server.requests)
 
 
-def test_a_local_path_is_itself(tmp_path: Path) -> None:
+def test_a_local_path_is_returned_unchanged(tmp_path: Path) -> None:
     assert local_copy(tmp_path / "weights") == tmp_path / "weights"
 
 
-def test_a_folder_is_downloaded_once_by_many(bucket: str, s3_server: S3Server) -> None:
+def test_several_processes_download_a_folder_once(bucket: str, s3_server: S3Server) -> None:
     write_durably(location(bucket) / "w" / "model.safetensors", "values")
     with ThreadPoolExecutor(4) as pool:
         copies = list(pool.map(local_copy, [f"{bucket}/w"] * 4))
@@ -46,7 +46,7 @@ def test_a_single_file_is_copied_under_its_name(bucket: str) -> None:
     assert (copy.name, copy.read_text()) == ("model.safetensors", "values")
 
 
-def test_nothing_there_is_one_line(bucket: str) -> None:
+def test_a_missing_object_is_one_line(bucket: str) -> None:
     with pytest.raises(
         UserError, match=rf"^{bucket}/none: cannot be read \(no such file, folder or bucket\); check the URI"
     ):
