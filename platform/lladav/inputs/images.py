@@ -122,9 +122,9 @@ def _shrunk(height: int, width: int, geometry: ViewGeometry) -> tuple[int, int]:
 
 
 def image_kind(images: int, mode: ImageMode = ImageMode.tiled) -> VisualKind:
-    """The kind of each image in a conversation of ``images`` images; training and inference both ask here.
+    """Return the kind of each image in a conversation of ``images`` images, in training and inference.
 
-    Several images are padded. A single image is tiled, or one square view where the stage's mode says so.
+    Several images are padded. A single image is tiled, or one square view if ``mode`` is square.
     """
     if images > 1:
         return VisualKind.padded
@@ -151,7 +151,7 @@ def token_count(shape: VisualShape, geometry: ViewGeometry) -> int:
 
 
 def prepare_images(images: Sequence[Image.Image], geometry: ViewGeometry) -> list[Visual]:
-    """The views of the RGB images of one prompt."""
+    """Return the RGB images of one prompt as views."""
     kind = image_kind(len(images))
     return [prepare_image(image, kind, geometry) for image in images]
 

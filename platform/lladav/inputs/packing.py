@@ -78,9 +78,9 @@ def pack(samples: Sequence[Sample], geometry: ViewGeometry) -> PackedBatch:
 
 
 def expand_placeholders(sample: Sample, geometry: ViewGeometry) -> ExpandedSample:
-    """The sample's positions, each placeholder repeated once for each of its visual tokens.
+    """Repeat each placeholder of a sample once for each of its visual tokens.
 
-    Raises ``UserError`` where the number of placeholders differs from the number of images and videos.
+    Raises ``UserError`` if the number of placeholders differs from the number of images and videos.
     """
     text = sample.text
     placeholders = np.flatnonzero(text.input_ids == IMAGE_PLACEHOLDER)
