@@ -42,7 +42,8 @@ def load(overrides: Sequence[str] = (), conf: Path = CONF) -> Config:
     contradict each other.
     """
     chosen, dotted = _split(overrides)
-    files = [_layer_of(file, conf) for file in _group_files(chosen, conf)]
+    defaults = read_yaml(conf / "base.yaml").get("groups", {})
+    files = [_group_layer(group, {**defaults, **chosen}[group], conf) for group in GROUPS]
     typed = [ConfigLayer("", _nested(key, text)) for key, text in dotted.items()]
     return _resolved([*files, *_rescale(files + typed), *typed])
 
@@ -111,17 +112,13 @@ def _split(overrides: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     return chosen, dotted
 
 
-def _group_files(chosen: Mapping[str, str], conf: Path) -> list[Path]:
-    defaults = read_yaml(conf / "base.yaml").get("groups", {})
-    return [_group_file(group, {**defaults, **chosen}[group], conf) for group in GROUPS]
-
-
-def _group_file(group: str, name: str, conf: Path) -> Path:
+def _group_layer(group: str, name: str, conf: Path) -> ConfigLayer:
     known = group_choices(group, conf)
     if name not in known:
         offered = [*known, ALL_STAGES] if group == "stage" else known
         raise UserError(f"{group}={name}: no such {group}{choices_hint(name, offered)}")
-    return conf / group / f"{name}.yaml"
+    file = conf / group / f"{name}.yaml"
+    return ConfigLayer(f"{file.relative_to(conf.parent)}: ", read_yaml(file))
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -135,10 +132,6 @@ def read_yaml(file: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise UserError(f"{file}: holds no mapping of keys to values")
     return {str(key): value for key, value in tree.items()}
-
-
-def _layer_of(file: Path, conf: Path) -> ConfigLayer:
-    return ConfigLayer(f"{file.relative_to(conf.parent)}: ", read_yaml(file))
 
 
 def _nested(key: str, text: str) -> dict[str, Any]:

@@ -170,7 +170,8 @@ def corrupt(
     ``chunk`` rows are projected to the vocabulary at a time.
     """
     supervised = torch.nonzero(packed.labels_T != IGNORED).flatten()
-    sample_S = _sample_of_position(packed)[supervised]
+    sample_T = torch.repeat_interleave(torch.arange(len(packed.lengths)), torch.tensor(packed.lengths))
+    sample_S = sample_T[supervised]
     hidden_S = torch.from_numpy(np.concatenate([noise.masked for noise in noises]))
     predicted_S = torch.from_numpy(np.concatenate([noise.predicted for noise in noises]))
     masked_M, sample_M = supervised[predicted_S], sample_S[predicted_S]
@@ -202,7 +203,3 @@ def _answers(labels: np.ndarray, turns: np.ndarray, eos_id: int) -> list[AnswerS
 def _tail(is_eos: np.ndarray) -> int:
     """Number of EOS ids at the end."""
     return len(is_eos) if is_eos.all() else int(np.argmin(is_eos[::-1]))
-
-
-def _sample_of_position(packed: PackedBatch) -> Tensor:
-    return torch.repeat_interleave(torch.arange(len(packed.lengths)), torch.tensor(packed.lengths))

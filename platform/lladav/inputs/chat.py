@@ -239,10 +239,11 @@ def encode_chat(
     ``eos_tail`` supervised EOS ids follow the last turn. As released, the label of an image in an assistant
     turn is the id of the mark; packing drops that label.
     """
-    turns = [_bos_turn(tokenizer)]
+    bos, tail = [tokenizer.ids.bos], [tokenizer.ids.eos] * eos_tail
+    turns = [_encoded(bos, bos, 0, answer_from=1)]
     for message, number in zip(messages, _turn_numbers(messages), strict=True):
         turns.append(_encode_turn(message, number, tokenizer))
-    turns.append(_eos_turn(eos_tail, turns[-1].turns[-1], tokenizer))
+    turns.append(_encoded(tail, tail, turns[-1].turns[-1], answer_from=0))
     joined = _join(turns)
     if supervise is Supervise.answers:
         return replace(joined, labels=np.where(joined.answer, joined.labels, IGNORED).astype(np.int32))
@@ -273,17 +274,12 @@ def _join(parts: Sequence[Encoded]) -> Encoded:
     return Encoded(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Encoded)))
 
 
-def _bos_turn(tokenizer: ChatTokenizer) -> Encoded:
-    return _encoded([tokenizer.ids.bos], [tokenizer.ids.bos], 0, answer_from=1)
-
-
-def _eos_turn(count: int, turn: int, tokenizer: ChatTokenizer) -> Encoded:
-    tail = [tokenizer.ids.eos] * count
-    return _encoded(tail, tail, turn, answer_from=0)
-
-
 def _encode_turn(message: Message, turn: int, tokenizer: ChatTokenizer) -> Encoded:
-    ids, special = _turn_ids(message, tokenizer), tokenizer.ids
+    special = tokenizer.ids
+    role = [special.start_header, *tokenizer.encode(message.role), special.end_header]
+    # As released, the line ends are encoded together with the content: BPE may merge them.
+    content = _content_ids("\n\n" + message.content, message.mark, tokenizer)
+    ids = [*role, *content, special.eot]
     if message.role == "assistant":
         labels = [tokenizer.mark_id if i == IMAGE_PLACEHOLDER else i for i in ids]
         return _encoded(ids, labels, turn, answer_from=len(_header(message.role, tokenizer)))
@@ -294,12 +290,6 @@ def _encode_turn(message: Message, turn: int, tokenizer: ChatTokenizer) -> Encod
 def _header(role: str, tokenizer: ChatTokenizer) -> list[int]:
     ids = tokenizer.ids
     return [ids.start_header, *tokenizer.encode(role), ids.end_header, *tokenizer.encode("\n\n")]
-
-
-def _turn_ids(message: Message, tokenizer: ChatTokenizer) -> list[int]:
-    ids = tokenizer.ids
-    name = [ids.start_header, *tokenizer.encode(message.role), ids.end_header]
-    return [*name, *_content_ids("\n\n" + message.content, message.mark, tokenizer), ids.eot]
 
 
 def _content_ids(content: str, mark: str, tokenizer: ChatTokenizer) -> list[int]:

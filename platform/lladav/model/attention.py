@@ -41,7 +41,11 @@ class PackedAttention:
         if pattern is Attention.dialogue_causal and turns_T is None:
             raise ValueError("dialogue-causal attention needs the turn of each position")
         self.lengths = list(lengths)
-        self.masks = [segment_mask(pattern, length, turns) for length, turns in self._segments(turns_T)]
+        turns = turns_T.split(self.lengths) if turns_T is not None else [None] * len(self.lengths)
+        self.masks = [
+            segment_mask(pattern, length, turns_L)
+            for length, turns_L in zip(self.lengths, turns, strict=True)
+        ]
         self._bounds: Tensor | None = None
 
     def __call__(self, layer: int, query_THD: Tensor, key_THD: Tensor, value_THD: Tensor) -> Tensor:  # noqa: ARG002
@@ -56,10 +60,6 @@ class PackedAttention:
         if self._bounds is None:
             self._bounds = torch.tensor([0, *self.lengths]).cumsum(0, dtype=torch.int32).to(device)
         return self._bounds
-
-    def _segments(self, turns_T: Tensor | None) -> list[tuple[int, Tensor | None]]:
-        turns = turns_T.split(self.lengths) if turns_T is not None else [None] * len(self.lengths)
-        return list(zip(self.lengths, turns, strict=True))
 
     def _flash(self, query_THD: Tensor) -> bool:
         half = query_THD.dtype in (torch.bfloat16, torch.float16)
