@@ -32,7 +32,7 @@ from lladav.storage import local_path  # noqa: E402
 from train.checkpoints.run_folder import Run  # noqa: E402
 from train.evaluate import Score, answers, evaluate  # noqa: E402
 from train.evaluation.held_out import Answered  # noqa: E402
-from train.trainer.progress import clock, say  # noqa: E402
+from train.trainer.progress import format_seconds, report  # noqa: E402
 
 SETTINGS = ["model=tiny", "data=digits", "train.micro_batch=32"]
 EVALUATED = ("ov", "vw", "ov_vw")
@@ -61,29 +61,29 @@ def main(arguments: Sequence[str]) -> None:
             by_stage = {c.stage.name: evaluate(c) for c in configs if c.stage.name in EVALUATED}
         with chapter("pictures"):
             draw(configs)
-    say(summary(by_stage))
-    say(f"\nloss curves  {OUT / 'losses.png'}\nanswers      {OUT / 'answers.png'}")
-    say(f"runs         {configs[0].train.storage}/   (tensorboard --logdir {configs[0].train.storage})")
-    say(f"took {clock(time.monotonic() - begin)}")
+    report(summary(by_stage))
+    report(f"\nloss curves  {OUT / 'losses.png'}\nanswers      {OUT / 'answers.png'}")
+    report(f"runs         {configs[0].train.storage}/   (tensorboard --logdir {configs[0].train.storage})")
+    report(f"took {format_seconds(time.monotonic() - begin)}")
 
 
 @contextmanager
 def chapter(title: str) -> Iterator[None]:
     """A heading, and the time that its part took."""
     begin = time.monotonic()
-    say(f"\n== {title}")
+    report(f"\n== {title}")
     yield
-    say(f"   {clock(time.monotonic() - begin)}")
+    report(f"   {format_seconds(time.monotonic() - begin)}")
 
 
 def train_all(configs: list[Config]) -> None:
     """Submit the curriculum to a Ray of our own, unless all of it is done."""
     if all((latest := Run.of(config).latest()) and latest.final for config in configs):
-        say("all stages are done")
+        report("all stages are done")
         return
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with local_head() as head:
-        say(f"Ray at {head.address}, dashboard {head.dashboard}")
+        report(f"Ray at {head.address}, dashboard {head.dashboard}")
         submit = ["ray", "job", "submit", f"--address={head.dashboard}", "--", "python", _script("run.py")]
         _run([*submit, "stage=all", *SETTINGS], head.environment)
 
@@ -112,7 +112,7 @@ def draw(configs: list[Config]) -> None:
     from train.trainer.step_log import LOG, read_steps
 
     OUT.mkdir(parents=True, exist_ok=True)
-    logs = {config.stage.name: local_path(Run.of(config).place) for config in configs}
+    logs = {config.stage.name: local_path(Run.of(config).path) for config in configs}
     steps = {stage: read_steps(folder / LOG) for stage, folder in logs.items() if folder}
     draw_losses(steps, OUT / "losses.png")
     draw_answers(spread(answers(configs[-1]), SHOWN), OUT / "answers.png")

@@ -72,9 +72,9 @@ def evaluate(config: Config) -> dict[str, Score]:
         raise UserError(
             f"run {run.name}: has no checkpoint; train it with: python train/run.py stage={config.stage.name}"
         )
-    file, key = latest.place / EVALUATION, cache_key(config, latest.step)
+    file, key = latest.path / EVALUATION, cache_key(config, latest.step)
     if not file.exists() or json.loads(file.read_text()).get("key") != key:
-        answers = _ask_all(local_copy(latest.place / WEIGHTS), config)
+        answers = _ask_all(local_copy(latest.path / WEIGHTS), config)
         file.write_text(json.dumps({"key": key, **answers}, indent=1))
     return scores(json.loads(file.read_text())["answers"])
 
@@ -102,7 +102,7 @@ def answers(config: Config) -> list[Answered]:
     from train.evaluation.held_out import Answered, read_questions
 
     latest = Run.of(config).latest()
-    rows = json.loads((latest.place / EVALUATION).read_text())["answers"] if latest else []
+    rows = json.loads((latest.path / EVALUATION).read_text())["answers"] if latest else []
     questions = {question.id: question for question in read_questions(_questions_folder(config))}
     return [Answered(questions[row["id"]], row["answer"]) for row in rows]
 

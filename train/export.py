@@ -82,9 +82,9 @@ def source_of(given: Settings) -> Source:
     newest = run.latest()
     if newest is None:
         raise UserError(
-            f"run={given.run}: {run.place} has no finished checkpoint; train it first or set storage="
+            f"run={given.run}: {run.path} has no finished checkpoint; train it first or set storage="
         )
-    return Source(local_copy(newest.place / WEIGHTS), f"step {newest.step} of {run.name}")
+    return Source(local_copy(newest.path / WEIGHTS), f"step {newest.step} of {run.name}")
 
 
 def run_at(folder: Path) -> Run:

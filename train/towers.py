@@ -26,7 +26,7 @@ from lladav.config.cli import main_arguments, one_line_errors  # noqa: E402
 from lladav.config.schema import Config, ModelConfig, ModelPart  # noqa: E402
 from lladav.errors import UserError  # noqa: E402
 from lladav.storage import is_uri  # noqa: E402
-from train.trainer.progress import clock, say  # noqa: E402
+from train.trainer.progress import format_seconds, report  # noqa: E402
 
 if TYPE_CHECKING:
     from lladav.model.llada_v import LLaDAV
@@ -57,7 +57,7 @@ def build(config: Config, scale: float = 1.0) -> None:
             "remove it to have it made anew"
         )
     for part, folder in folders.items():
-        say(f"{part.value} tower  {folder}{'' if part in missing else '  (kept)'}")
+        report(f"{part.value} tower  {folder}{'' if part in missing else '  (kept)'}")
     if missing:
         _make(config, {part: folders[part] for part in missing}, scale)
 
@@ -91,7 +91,7 @@ def _make(config: Config, folders: dict[ModelPart, Path], scale: float) -> None:
             pool.submit(_make_one, config, part, folder, threads, scale) for part, folder in folders.items()
         ]
         for tower in as_completed(made):
-            say(tower.result())
+            report(tower.result())
 
 
 def _make_one(config: Config, part: ModelPart, folder: Path, threads: int, scale: float) -> str:
@@ -118,7 +118,7 @@ def _teach_vision(model: LLaDAV, config: Config, scale: float) -> str:
     heads, seconds = vision_lessons.teach(model.vision, model.geometry, config.train.seed, scale)
     shares = vision_lessons.accuracy(model.vision, heads, model.geometry, config.train.seed)
     told = ", ".join(f"{share:.1%} in {where}" for where, share in shares.items())
-    return f"vision tower: held-out digits told right: {told}; {clock(seconds)}"
+    return f"vision tower: held-out digits told right: {told}; {format_seconds(seconds)}"
 
 
 def _teach_language(model: LLaDAV, config: Config, scale: float) -> str:
@@ -129,7 +129,7 @@ def _teach_language(model: LLaDAV, config: Config, scale: float) -> str:
     seconds = language_lessons.teach(
         model.language, tokenizer, model.geometry, config.objective, config.train.seed, scale
     )
-    return f"language tower: {clock(seconds)}"
+    return f"language tower: {format_seconds(seconds)}"
 
 
 def _refuse_large(model: ModelConfig) -> None:

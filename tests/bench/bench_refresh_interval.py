@@ -82,7 +82,7 @@ def main() -> None:
     if latest is None:
         print("skipped: there is no trained model here; make one with: make demo")
         return
-    weights = local_copy(latest.place / WEIGHTS)
+    weights = local_copy(latest.path / WEIGHTS)
     model, tokenizer = open_model(weights, torch.float32), ChatTokenizer.load(weights)
     questions = held_out(config)
     knobs = {

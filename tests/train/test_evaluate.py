@@ -19,7 +19,7 @@ from train.evaluate import EVALUATION, evaluate
 
 
 def checkpoint(config: Config) -> Path:
-    folder = local_path(Run.of(config).checkpoint_place(1))
+    folder = local_path(Run.of(config).checkpoint_path(1))
     assert folder is not None
     return folder
 

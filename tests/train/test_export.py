@@ -32,7 +32,7 @@ def storage(golden: Any, tmp_path: Path) -> Path:
     run.bind(config)
     model = replace(tiny_config(), tokens=ChatTokenizer.load(tokenizer).ids)
     for step in (10, 20, 30):
-        folder = run.checkpoint_place(step) / WEIGHTS
+        folder = run.checkpoint_path(step) / WEIGHTS
         export(tiny_model(seed=step), model, str(folder), tokenizer=tokenizer)
         if step < 30:
             run.commit(step, total_steps=40, workers=1)

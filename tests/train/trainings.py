@@ -1,4 +1,4 @@
-"""Runs of the training command that are watched from outside, and killed."""
+"""Runs of the training command that tests watch from outside and kill."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -16,35 +16,65 @@ from pathlib import Path
 import psutil
 
 from data.digits.preparation import prepare
+from data.manifest.manifest import open_manifest
+from data.pipeline.microbatches import to_batch
+from data.pipeline.plan import Plan
+from data.pipeline.streams import SampleStream
+from lladav.config.loader import load
+from lladav.config.schema import Config
 from tests.ray_nodes import kill_all
+from tests.train.ranks import on_ranks
 from train.checkpoints.run_folder import Run
 from train.trainer.step_log import LOG, read_steps
 
-PATIENCE_SECONDS = 240
+TIMEOUT_SECONDS = 240
 
 
 @cache
 def digits() -> Path:
-    """The embedded data set, shortened; written once for all tests of a process."""
+    """The built-in data set, shortened; each test process writes it once."""
     folder = Path(tempfile.mkdtemp(prefix="lladav-digits-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     prepare(folder / "digits", scale=0.02)
     return folder / "digits"
 
 
+def reference_losses(overrides: Sequence[str], steps: int, start_from: str | None = None) -> dict[int, float]:
+    """The loss of each of the first ``steps`` steps, computed in one process without Ray.
+
+    Every run with these settings has to give these losses, whatever interrupts it. A reference takes two
+    seconds; a run under Ray takes about twenty.
+    """
+    (losses,) = on_ranks(1, _train_without_ray, load(overrides), steps, start_from)
+    return dict(enumerate(losses, start=1))
+
+
+def _train_without_ray(config: Config, steps: int, start_from: str | None) -> list[float]:
+    from train.trainer.job import Job
+    from train.trainer.loop import Worker
+
+    manifest = open_manifest(config)
+    job = Job(config, str(manifest.folder), Plan.of(manifest, config).steps, start_from)
+    worker = Worker(job, deadline=lambda: None)
+    stream, tile = SampleStream.of(config, manifest, 0, 1, 0), config.model.vision.image_size
+    batches = (to_batch(stream.build(number), tile) for number in stream.rows)
+    return [worker.step(step, batches, None).loss for step in range(steps)]
+
+
 class Trainings:
-    """Runs of a tiny model from random weights on a small embedded data set."""
+    """Runs of a tiny model from random weights on a small part of the built-in data set."""
 
     def __init__(
         self, root: Path, folder: Path, *settings: str, environment: dict[str, str] | None = None
     ) -> None:
-        """``settings`` and ``environment`` hold for each of them; without one, each starts its own Ray."""
+        """``settings`` and ``environment`` apply to all runs; without ``environment`` each starts a Ray."""
         self.root, self.storage, self.data, self.settings = root, folder / "runs", digits(), settings
         self.environment = environment
 
-    def command(self, run: str, *more: str) -> list[str]:
+    def overrides(self, run: str, *more: str) -> list[str]:
+        """The settings of a run as arguments of the command."""
         return [
-            *(sys.executable, "train/run.py", "stage=si", "model=tiny", "data=digits", f"train.run={run}"),
+            *("stage=si", "model=tiny", "data=digits", f"train.run={run}"),
             *("stage.starts_from=null", "model.weights.language=null", "model.weights.vision=null"),
             *(
                 f"data.root={self.data}",
@@ -56,48 +86,25 @@ class Trainings:
 
     def finish(self, run: str, *more: str) -> None:
         """Run the command to its end."""
-        done = subprocess.run(
-            self.command(run, *more),
-            cwd=self.root,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_SECONDS,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        finish(self.root, self.overrides(run, *more), self.environment)
 
     @contextmanager
-    def begun(
-        self, run: str, *more: str, environment: dict[str, str] | None = None
-    ) -> Iterator[psutil.Popen]:
-        """The command while it runs; whatever is left of it is killed at the end."""
-        with self.output(run).open("wb") as output:
-            process = psutil.Popen(
-                self.command(run, *more),
-                cwd=self.root,
-                env=environment or self.environment,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        try:
+    def begun(self, run: str, *more: str) -> Iterator[psutil.Popen]:
+        """Run the command in the background; kill what is left of it at the end."""
+        with begun(self.root, self.overrides(run, *more), self.environment, self.output(run)) as process:
             yield process
-        finally:
-            kill_all(process)
-            process.wait()
 
     def output(self, run: str) -> Path:
-        """What the command that was begun prints."""
+        """File with the output of the command that ``begun`` started."""
         return self.storage.parent / f"{run}.txt"
 
     def wait_for(self, condition: Callable[[], bool], what: str, run: str, process: psutil.Popen) -> None:
-        """Wait until the condition holds; fail at once where the run has ended before."""
+        """Wait until the condition holds; fail at once if the run ends first."""
         wait_for(lambda: condition() or process.poll() is not None, what)
         assert condition(), f"{run} ended before {what}: {self.output(run).read_text()[-2000:]}"
 
     def losses(self, run: str) -> dict[int, float]:
-        """Loss by step; a step that stands twice in the log would be told here."""
+        """Loss by step; fails if the log has a step twice."""
         rows = read_steps(self.storage / run / LOG)
         assert len({row["step"] for row in rows}) == len(rows)
         return {row["step"]: row["loss"] for row in rows}
@@ -109,14 +116,55 @@ class Trainings:
         return Run(str(self.storage), run)
 
 
+def finish(root: Path, overrides: Sequence[str], environment: dict[str, str] | None = None) -> str:
+    """Run the training command to its end; return what it prints."""
+    done = subprocess.run(
+        command(overrides),
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@contextmanager
+def begun(
+    root: Path, overrides: Sequence[str], environment: dict[str, str] | None, output: Path
+) -> Iterator[psutil.Popen]:
+    """Run the training command in the background; kill what is left of it, Ray included, at the end."""
+    with output.open("wb") as stream:
+        process = psutil.Popen(
+            command(overrides),
+            cwd=root,
+            env=environment,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        kill_all(process)
+        process.wait()
+
+
+def command(overrides: Sequence[str]) -> list[str]:
+    return [sys.executable, "train/run.py", *overrides]
+
+
 def wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not happen"
         time.sleep(0.05)
 
 
 def train_workers(process: psutil.Process) -> list[psutil.Process]:
+    """The Ray Train workers below a process."""
     found = []
     for child in process.children(recursive=True):
         with suppress(psutil.NoSuchProcess):

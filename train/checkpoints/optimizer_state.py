@@ -1,11 +1,11 @@
 """The optimizer's state on disk, readable by any number of ranks.
 
-ZeRO-3 gives rank r of W the elements r*c to (r+1)*c of each flattened parameter, c = ceil(elements / W). A
-rank's file holds its shares of the float32 master weights and of AdamW's two moments, by the parameter's
-name, without padding. So a rank of another group of workers finds its own shares as ranges of these files:
-nothing is converted, nobody waits, and no rank holds more than one parameter beside its own state.
+ZeRO-3 gives rank r of W the elements r*c to (r+1)*c of each flattened parameter, c = ceil(elements / W): its
+shard. A rank's file holds its shards of the float32 master weights and of AdamW's two moments, by parameter
+name and without padding. A rank of another world size reads its own shards as ranges of these files. So
+resizing converts nothing and needs no collective, and a rank holds at most one parameter beside its state.
 
-Files are in the safetensors format: reading one runs no code, which unpickling would.
+Files are in the safetensors format: reading them, unlike unpickling, runs no code.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ KINDS = (MASTER, *MOMENTS)
 
 
 def shard_name(rank: int, workers: int) -> str:
-    """Name of a rank's file."""
+    """File name of a rank's shards."""
     return f"rank-{rank:05d}-of-{workers:05d}.safetensors"
 
 
-def share(elements: int, rank: int, workers: int) -> tuple[int, int]:
-    """First element of a rank's share of a flattened parameter, and the one after its last."""
+def shard_range(elements: int, rank: int, workers: int) -> tuple[int, int]:
+    """Start and end (exclusive) of a rank's shard of a flattened parameter."""
     chunk = math.ceil(elements / workers)
     return min(rank * chunk, elements), min((rank + 1) * chunk, elements)
 
@@ -48,7 +48,7 @@ def share(elements: int, rank: int, workers: int) -> tuple[int, int]:
 def write(trained: Mapping[str, nn.Parameter], file: Path, rank: int, workers: int) -> None:
     """Write this rank's file, one tensor at a time; raises ``OSError``.
 
-    ``trained`` are the parameters of DeepSpeed's ZeRO-3 optimizer by name, after its first step.
+    ``trained`` has the parameters of DeepSpeed's ZeRO-3 optimizer by name. The optimizer has made a step.
     """
     lengths = {name: _own_elements(parameter, rank, workers) for name, parameter in trained.items()}
     specs = [TensorSpec(f"{n}.{kind}", torch.float32, (lengths[n],)) for n in trained for kind in KINDS]
@@ -57,21 +57,23 @@ def write(trained: Mapping[str, nn.Parameter], file: Path, rank: int, workers: i
             for name, parameter in trained.items():
                 for kind in KINDS:
                     writer.add(_padded(parameter, kind)[: lengths[name]])
-    except OSError as error:  # of a write, which does not say to which file
+    except OSError as error:  # the error of a write has no file name
         raise OSError(error.errno, error.strerror, str(file)) from error
 
 
 def read(
     optimizer: Any, trained: Mapping[str, nn.Parameter], saved: SavedState, step: int, rank: int, workers: int
 ) -> None:
-    """Take this rank's shares from what a group of workers saved after ``step`` steps.
+    """Load this rank's shards of the state that was saved after ``step`` steps.
 
     ``optimizer`` is DeepSpeed's ZeRO-3 optimizer before its first step.
     """
-    _prepare(optimizer, step)
+    for master in optimizer.fp32_partitioned_groups_flat:  # AdamW makes its state only in its first step
+        moments = {kind: torch.zeros_like(master) for kind in MOMENTS}
+        optimizer.state[master] = {"step": torch.tensor(float(step)), **moments}
     for name, parameter in trained.items():
         elements = math.prod(full_shape(parameter))
-        first, last = share(elements, rank, workers)
+        first, last = shard_range(elements, rank, workers)
         for kind in KINDS:
             values = torch.zeros_like(_padded(parameter, kind))
             for offset, part in saved.parts(f"{name}.{kind}", elements, first, last):
@@ -83,35 +85,28 @@ def read(
 
 
 def _own_elements(parameter: nn.Parameter, rank: int, workers: int) -> int:
-    first, last = share(math.prod(full_shape(parameter)), rank, workers)
+    first, last = shard_range(math.prod(full_shape(parameter)), rank, workers)
     return last - first
 
 
 def _padded(parameter: nn.Parameter, kind: str) -> Tensor:
-    """This rank's share, padded to the length that all ranks' shares have."""
+    """This rank's shard, padded to the length that the shards of all ranks have."""
     if kind == MASTER:
         return safe_get_local_fp32_param(parameter)
     return safe_get_local_optimizer_state(parameter, kind)
 
 
-def _prepare(optimizer: Any, step: int) -> None:
-    """Make AdamW's state, which it has only after its first step."""
-    for master in optimizer.fp32_partitioned_groups_flat:
-        moments = {kind: torch.zeros_like(master) for kind in MOMENTS}
-        optimizer.state[master] = {"step": torch.tensor(float(step)), **moments}
-
-
 class SavedState:
-    """The files that a group of workers has saved."""
+    """The shard files that ``workers`` ranks have saved."""
 
     def __init__(self, folder: AnyPath, workers: int) -> None:
         self._folder, self._workers = folder, workers
         self._headers: dict[int, dict[str, StoredTensor]] = {}
 
     def parts(self, name: str, elements: int, first: int, last: int) -> Iterator[tuple[int, Tensor]]:
-        """Elements ``first`` to ``last`` of a tensor, in parts, each with its offset from ``first``."""
+        """Elements ``first`` to ``last`` (exclusive) in parts, each with its offset from ``first``."""
         for rank in range(self._workers):
-            begin, end = share(elements, rank, self._workers)
+            begin, end = shard_range(elements, rank, self._workers)
             low, high = max(first, begin), min(last, end)
             if low < high:
                 yield low - first, self._tensor(rank, name, end - begin).read(low - begin, high - begin)

@@ -1,8 +1,8 @@
 """A run's folder: its settings, its committed checkpoints, its logs.
 
-A checkpoint counts from the moment its ``state.json`` appears, which is written after everything else is
-durable. What a crash leaves behind has none, is never read and is removed at the next start. Older
-checkpoints are removed only after a newer one counts.
+A checkpoint is committed when its ``state.json`` exists, which is written after everything else is durable.
+The files of an interrupted save are never read and are removed at the next start. Older checkpoints are
+removed only after a newer one is committed.
 """
 
 from __future__ import annotations
@@ -44,12 +44,13 @@ QUARANTINE = "quarantine"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A committed checkpoint: after ``step`` of ``total_steps`` steps, written by ``workers`` ranks.
+    """A committed checkpoint after ``step`` of ``total_steps`` steps, written by ``workers`` ranks.
 
-    ``text_version`` is that of the text processing that made its token ids; old checkpoints do not name it.
+    ``text_version`` is the version of the text processing that the run has trained with. Checkpoints written
+    before there was one do not have it.
     """
 
-    place: UPath
+    path: UPath
     step: int
     total_steps: int
     workers: int
@@ -65,23 +66,23 @@ class Run:
     """One run of one stage."""
 
     storage: str
-    """Folder or URI that holds the run's folder; a folder as an absolute path."""
+    """Absolute path or URI of the folder that holds the run's folder."""
     name: str
     token: str | None = None
-    """Of this process's claim on the folder; None: it has none, and commits all the same."""
+    """Token of this process's claim on the folder; None: commits are not checked against a claim."""
 
     @classmethod
     def of(cls, config: Config, stage: str | None = None) -> Run:
-        """The run of these settings, or the default run of another stage beside it."""
+        """The run of these settings, or the run of another stage with the same model, data and storage."""
         return cls(absolute(config.train.storage), settings.run_name(config, stage))
 
     @property
-    def place(self) -> UPath:
+    def path(self) -> UPath:
         """The run's folder."""
         return location(self.storage) / self.name
 
     def committed_step(self) -> int:
-        """Steps that are done and saved."""
+        """Number of steps that the newest checkpoint contains."""
         latest = self.latest()
         return latest.step if latest else 0
 
@@ -90,8 +91,8 @@ class Run:
         found = []
         for name in self._checkpoint_names():
             with suppress(FileNotFoundError, NotADirectoryError):  # not committed
-                place = self.place / name
-                found.append(Checkpoint(place, **json.loads(read_text(place / STATE))))
+                path = self.path / name
+                found.append(Checkpoint(path, **json.loads(read_text(path / STATE))))
         return sorted(found, key=lambda checkpoint: checkpoint.step)
 
     def latest(self) -> Checkpoint | None:
@@ -99,63 +100,63 @@ class Run:
         return next(reversed(self.checkpoints()), None)
 
     def _checkpoint_names(self) -> list[str]:
-        return [name for name in subfolders(self.place) if name.startswith(PREFIX)]
+        return [name for name in subfolders(self.path) if name.startswith(PREFIX)]
 
-    def checkpoint_place(self, step: int) -> UPath:
-        """Where the checkpoint after ``step`` belongs."""
-        return self.place / f"{PREFIX}{step:08d}"
+    def checkpoint_path(self, step: int) -> UPath:
+        """Folder of the checkpoint after ``step``."""
+        return self.path / f"{PREFIX}{step:08d}"
 
     def commit(self, step: int, total_steps: int, workers: int) -> None:
-        """Make the checkpoint after ``step`` count; everything else of it is durable.
+        """Commit the checkpoint after ``step``, whose files are already durable.
 
-        Raises ``UserError`` where another process has taken over the run's folder.
+        Raises ``UserError`` if another process has taken over the run's folder.
         """
-        owner = owner_of(self.place) if self.token else None
+        owner = owner_of(self.path) if self.token else None
         if self.token and (owner is None or owner.token != self.token):
-            raise UserError(f"{self.place}: taken over by {owner or 'another process'}; nothing is committed")
+            raise UserError(f"{self.path}: taken over by {owner or 'another process'}; nothing is committed")
         counts = {"step": step, "total_steps": total_steps, "workers": workers}
         state = counts | {"text_version": TEXT_VERSION}
-        write_durably(self.checkpoint_place(step) / STATE, json.dumps(state))
+        write_durably(self.checkpoint_path(step) / STATE, json.dumps(state))
 
     def prune(self, keep: int) -> None:
         """Remove all but the newest ``keep`` committed checkpoints."""
         for checkpoint in self.checkpoints()[:-keep]:
-            remove_file(checkpoint.place / STATE)
-            remove_folder(checkpoint.place)
+            remove_file(checkpoint.path / STATE)
+            remove_folder(checkpoint.path)
 
-    def sweep(self) -> None:
-        """Remove what interrupted saves left behind."""
-        counted = {checkpoint.place.name for checkpoint in self.checkpoints()}
+    def remove_uncommitted(self) -> None:
+        """Remove the files of interrupted saves."""
+        committed = {checkpoint.path.name for checkpoint in self.checkpoints()}
         for name in self._checkpoint_names():
-            if name not in counted:
-                remove_folder(self.place / name)
+            if name not in committed:
+                remove_folder(self.path / name)
 
-    def refuse_other(self, config: Config) -> None:
-        """Raise ``UserError`` if the folder belongs to settings of another meaning, or cannot be read."""
-        with as_user_error(f"{self.place}: cannot be read", "set train.storage"):
-            if exists(self.place / CONFIG):
+    def check_settings(self, config: Config) -> None:
+        """Raise ``UserError`` if the run was started with settings of another meaning, or cannot be read."""
+        with as_user_error(f"{self.path}: cannot be read", "set train.storage"):
+            if exists(self.path / CONFIG):
                 check_unchanged(self.name, self.config(), config)
 
     def bind(self, config: Config) -> None:
-        """Tie the folder to the settings; raises ``UserError`` if it belongs to other ones."""
-        self.refuse_other(config)
-        with as_user_error(f"{self.place}: cannot be written", "set train.storage"):
-            make_folder(self.place)
-            write_durably(self.place / CONFIG, settings.to_yaml(config))
+        """Write the settings into the folder; raises ``UserError`` if it belongs to other settings."""
+        self.check_settings(config)
+        with as_user_error(f"{self.path}: cannot be written", "set train.storage"):
+            make_folder(self.path)
+            write_durably(self.path / CONFIG, settings.to_yaml(config))
 
     def config(self) -> Config:
         """The settings that the run was started with."""
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / CONFIG
-            copy.write_text(read_text(self.place / CONFIG))
+            copy.write_text(read_text(self.path / CONFIG))
             return settings.load_saved(copy)
 
 
-def refuse_other_text(run: str, latest: Checkpoint) -> None:
-    """Raise ``UserError`` if another text processing made the token ids that the run has trained on."""
+def check_text_version(run: str, latest: Checkpoint) -> None:
+    """Raise ``UserError`` if the run has trained with another version of the text processing."""
     if latest.text_version != TEXT_VERSION:
         raise UserError(
             f"run {run} was trained with text processing {latest.text_version}, this version has "
-            f"{TEXT_VERSION}, with which records give other token ids; resume with the earlier version, "
-            f"or start from its weights with train.run=<new name> train.init={latest.place / WEIGHTS}"
+            f"{TEXT_VERSION}, which gives other token ids; resume with the earlier version of lladav, "
+            f"or start from its weights with train.run=<new name> train.init={latest.path / WEIGHTS}"
         )

@@ -1,12 +1,13 @@
-"""One driver at a time in a run's folder, wherever that is.
+"""The lock on a run's folder: one driver at a time, on any kind of storage.
 
-The owner renews its claim every few seconds. A process that finds a claim watches it. If it is renewed, its
-owner is alive, and the process is refused. If it is not renewed for ``LEASE_SECONDS`` of the watcher's own
-clock, its owner is dead, and the process takes it over. On one machine a dead owner is recognised at once.
+The owner renews its claim every few seconds. A process that finds a claim watches it. If the claim is
+renewed, its owner is alive, and the process is refused. If it is not renewed for ``LEASE_SECONDS`` on the
+watcher's own clock, its owner is dead, and the process takes it over. An owner on the same machine that has
+ended is recognized at once.
 
-A claim on a local or network file system is a lease of ``filelock``. In an object store it is an object that
-is created only where none exists (a conditional put). An owner that lost its claim, as after a network
-failure, is stopped when it commits a checkpoint: see ``Run.commit``.
+A claim on a local or network file system is a lease of ``filelock``. In an object store it is an object,
+created by a conditional put that fails if the object exists. An owner that has lost its claim, for example
+after a network failure, gets an error when it commits a checkpoint: see ``Run.commit``.
 """
 
 from __future__ import annotations
@@ -43,21 +44,21 @@ LEASE_SECONDS = 60.0
 """A claim that is not renewed for this long is dead."""
 RENEWALS = 6
 """Renewals within a lease."""
-SETTLE_SECONDS = 1.0
-"""Between taking over a dead claim in an object store and looking whether another process did the same."""
+TAKEOVER_SECONDS = 1.0
+"""Wait between taking over a dead claim in an object store and checking that no other process did too."""
 
 LOCK, OWNER = "run.lock", "owner.json"
 
 
 def _pid_namespace() -> int:
-    """What tells containers with the same host name apart, on Linux."""
+    """Distinguishes containers with the same host name, on Linux."""
     file = Path("/proc/self/ns/pid")
     return file.stat().st_ino if file.exists() else 0
 
 
 @dataclass(frozen=True)
 class Owner:
-    """The process that works in a run's folder."""
+    """The process that has claimed a run's folder."""
 
     host: str = field(default_factory=socket.gethostname)
     pid: int = field(default_factory=os.getpid)
@@ -68,7 +69,7 @@ class Owner:
 
     @property
     def is_dead(self) -> bool:
-        """Whether the process is known to have ended; one on another machine is not."""
+        """Whether the process has certainly ended. Unknown, so False, for a process on another machine."""
         here = self.host == socket.gethostname() and self.namespace == _pid_namespace()
         return here and not psutil.pid_exists(self.pid)
 
@@ -81,23 +82,23 @@ class Claim(Protocol):
     """A claim on a folder that its owner renews."""
 
     def take(self) -> bool:
-        """Claim the folder if nobody has, or if the claim is dead."""
+        """Claim the folder if it has no claim or a dead one; return whether that succeeded."""
         ...
 
     def state(self) -> str:
-        """Text that changes with each renewal."""
+        """A text that changes with each renewal."""
         ...
 
     def release(self) -> None:
-        """Give the claim up."""
+        """Remove the claim."""
         ...
 
 
 @contextmanager
 def owned(folder: UPath, lease_seconds: float = LEASE_SECONDS) -> Iterator[Owner]:
-    """Own a run's folder, which is created if it is missing.
+    """Hold the claim on a run's folder during the block; create the folder if it is missing.
 
-    Raises ``UserError`` in one line that names the owner where a live process has the folder.
+    Raises ``UserError`` that names the owner if a live process has claimed the folder.
     """
     owner = Owner()
     with as_user_error(f"{folder}: cannot be written", "set train.storage"):
@@ -116,7 +117,7 @@ def owned(folder: UPath, lease_seconds: float = LEASE_SECONDS) -> Iterator[Owner
 
 
 def owner_of(folder: UPath) -> Owner | None:
-    """The last process that owned the folder and did not give it up."""
+    """The process that claimed the folder last and has not released it; None if there is none."""
     try:
         return Owner(**json.loads(read_text(folder / OWNER)))
     except (FileNotFoundError, ValueError, TypeError):
@@ -124,21 +125,21 @@ def owner_of(folder: UPath) -> Owner | None:
 
 
 def claim_on(folder: UPath, lease_seconds: float) -> Claim:
-    """The kind of claim that the folder's file system supports."""
+    """The kind of claim that the folder's storage supports."""
     if local := local_path(folder):
         return FileClaim(local / LOCK, lease_seconds)
     return ObjectClaim(folder / LOCK, lease_seconds)
 
 
 def _take(claim: Claim, folder: UPath, lease_seconds: float) -> None:
-    """Claim the folder, watching a claim that exists until it is renewed or dead."""
+    """Claim the folder; if it has a claim, watch it until it is renewed or dead."""
     deadline, seen = time.monotonic() + 2 * lease_seconds, None
     while not claim.take():
         state, owner = claim.state(), owner_of(folder) or "another process"
         if seen is None:
             seen = state
             print(
-                f"{folder}: locked by {owner}; waits up to {lease_seconds:.0f} s to see whether it is alive",
+                f"{folder}: locked by {owner}; waiting up to {lease_seconds:.0f} s to see whether it is alive",
                 flush=True,
             )
         if state != seen or time.monotonic() > deadline:
@@ -176,7 +177,7 @@ class FileClaim:
 
 
 class ObjectClaim:
-    """A claim in an object store: an object with a token and a number that grows with each renewal."""
+    """A claim in an object store: an object with a token and a counter of renewals."""
 
     def __init__(self, file: UPath, lease_seconds: float) -> None:
         self._file, self._lease_seconds = file, lease_seconds
@@ -204,7 +205,7 @@ class ObjectClaim:
             remove_file(self._file)
 
     def _take_over(self) -> bool:
-        """Replace the claim of a dead owner; of several that try, one succeeds."""
+        """Replace the claim of a dead owner; one of several concurrent processes succeeds."""
         owner = owner_of(self._file.parent)
         if not (owner and owner.is_dead) and self._unchanged_for() < self._lease_seconds:
             return False
@@ -212,11 +213,11 @@ class ObjectClaim:
             remove_file(self._file)
         if not create_if_absent(self._file, self._content()):
             return False
-        time.sleep(SETTLE_SECONDS)
+        time.sleep(TAKEOVER_SECONDS)  # another process may have removed our object and created its own
         return self._is_mine()
 
     def _unchanged_for(self) -> float:
-        """Seconds for which this process has seen the claim as it is."""
+        """Seconds since this process first saw the claim in its current state."""
         state, now = self.state(), time.monotonic()
         if self._watched is None or self._watched[0] != state:
             self._watched = state, now
@@ -224,7 +225,7 @@ class ObjectClaim:
 
     def _renew(self) -> None:
         while not self._released.wait(self._lease_seconds / RENEWALS):
-            with suppress(OSError):  # the next renewal may succeed; a claim that expires is seen at a commit
+            with suppress(OSError):  # the next renewal may succeed; ``Run.commit`` notices an expired claim
                 if not self._is_mine():
                     return
                 self._count += 1

@@ -1,4 +1,4 @@
-"""What a checkpoint and gradients take: one formula each for training and for the table of costs."""
+"""Sizes of checkpoints and gradients in bytes, for training and for ``k8s.costs``."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import math
 from lladav.config.schema import Precision
 
 REDUCE_BUCKET = 125_000_000
-"""Gradient elements that are reduced together; each GPU holds a float32 buffer of them."""
+"""Gradient elements that are reduced together; each GPU has a float32 buffer of this size."""
 GRADIENT_BYTES = 4
-"""Of one trained parameter: gradients are summed in float32."""
+"""Bytes per trained parameter: gradients are summed in float32."""
 
 WEIGHT_BYTES = {Precision.float32: 4, Precision.bf16: 2}
-"""Of one exported weight."""
+"""Bytes per exported weight."""
 STATE_BYTES = 3 * 4
-"""Of one trained parameter: float32 master weight and AdamW's two moments."""
+"""Bytes per trained parameter: float32 master weight and AdamW's two moments."""
 
 
 def staged_bytes(parameters: int, trained: int, precision: Precision, workers: int, ranks: int) -> int:
-    """Most bytes of a checkpoint that a machine with ``ranks`` of ``workers`` ranks writes.
+    """Most bytes of a checkpoint that a machine with ``ranks`` of all ``workers`` ranks writes.
 
-    Rank 0 writes all weights, every rank its share of the state.
+    Rank 0 writes all weights, every rank its shard of the optimizer's state.
     """
     return parameters * WEIGHT_BYTES[precision] + math.ceil(trained / workers) * ranks * STATE_BYTES
 
 
 def checkpoint_bytes(parameters: int, trained: int, precision: Precision) -> int:
-    """Bytes of a checkpoint over all ranks: all weights once, and the state of the trained ones."""
+    """Bytes of a checkpoint over all ranks: all weights, and the optimizer's state of the trained ones."""
     return parameters * WEIGHT_BYTES[precision] + trained * STATE_BYTES

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from train.toy_towers.muon import Muon
 from train.trainer.lr_schedule import lr_factor
-from train.trainer.progress import clock, say
+from train.trainer.progress import format_seconds, report
 
 WARMUP_RATIO = 0.03
 CLIP = 1.0
@@ -103,5 +103,5 @@ class _Progress:
             return
         mean = sum(self._losses) / len(self._losses)
         left = self.seconds / step * (self._steps - step)
-        say(f"{self._title} step {step:>4}/{self._steps}  loss {mean:6.3f}  ETA {clock(left)}")
+        report(f"{self._title} step {step:>4}/{self._steps}  loss {mean:6.3f}  ETA {format_seconds(left)}")
         self._shown, self._losses = now, []

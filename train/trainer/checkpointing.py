@@ -1,8 +1,8 @@
-"""Saving a run's state and resuming from it, at the same or another number of ranks. Both are collectives.
+"""Saving a run's state and resuming from it, with the same number of ranks or another.
 
-A save writes each rank's shard of the optimizer's state, then the whole model in the released layout, and
-counts once every rank is done: then rank 0 commits it and removes older ones. A failed save leaves committed
-checkpoints untouched.
+All functions without an underscore are collectives. A save writes each rank's shard of the optimizer's state
+and then the whole model in the LLaDA-V layout. After the last rank is done, rank 0 commits the checkpoint and
+removes older ones. A save that fails leaves committed checkpoints untouched.
 """
 
 from __future__ import annotations
@@ -21,60 +21,64 @@ from lladav.config import loader as settings
 from lladav.config.schema import Config
 from lladav.storage import fsync_files, fsync_folder, local_path, make_folder, upload
 from train.checkpoints.run_folder import CONFIG, ENGINE, WEIGHTS, Run
-from train.trainer.collectives import first_failure
+from train.trainer.collectives import any_rank_os_error
 from train.trainer.zero_engine import ZeroEngine
 
 
 def resume(run: Run, config: Config, total_steps: int, start_from: str | None) -> tuple[ZeroEngine, int]:
-    """The engine and the first step to do: after the newest committed checkpoint, or at the beginning.
+    """Collective: build the engine; return it with the number of steps that are done.
 
-    ``start_from`` is the location of the weights that a new run begins with; a resumed one reads its own.
+    A run with a committed checkpoint resumes from it; a new run starts from the weights at ``start_from``.
     """
     if dist.get_rank() == 0:
-        run.sweep()
-    dist.barrier()
+        run.remove_uncommitted()
+    dist.barrier()  # no rank may look for the latest checkpoint while rank 0 still removes folders
     latest = run.latest()
     if latest is None:
         return ZeroEngine(config, total_steps, start_from), 0
-    engine = ZeroEngine(config, total_steps, str(latest.place / WEIGHTS))
-    engine.load(latest.place / ENGINE, latest.workers, latest.step)
+    engine = ZeroEngine(config, total_steps, str(latest.path / WEIGHTS))
+    engine.load(latest.path / ENGINE, latest.workers, latest.step)
     return engine, latest.step
 
 
-def no_room(engine: ZeroEngine, run: Run, step: int) -> str | None:
-    """The line that says so, on every rank, where there is no room for the checkpoint after ``step``."""
-    local = local_path(run.checkpoint_place(step))
+def checkpoint_space_error(engine: ZeroEngine, run: Run, step: int) -> str | None:
+    """Collective: return an error line if any rank lacks space for the checkpoint after ``step``."""
+    local = local_path(run.checkpoint_path(step))
     folder = local.parent if local else _scratch(engine.config)
     needed = engine.checkpoint_bytes() if local else engine.staged_bytes()
-    failure = first_failure(lambda: _check_room(folder, needed))
+    failure = any_rank_os_error(lambda: _check_space(folder, needed))
     if failure is None:
         return None
     return (
-        f"checkpoint after step {step} cannot be saved: {failure}; the ones before it are kept; "
+        f"checkpoint after step {step} cannot be saved: {failure}; earlier checkpoints are kept; "
         f"free some space or set train.{'storage' if local else 'scratch'}, then run the same command again"
     )
 
 
 def save(engine: ZeroEngine, run: Run, config: Config, step: int, total_steps: int) -> str | None:
-    """Write and commit a checkpoint; where there is no room for it, a line that says so, on every rank."""
-    if failure := no_room(engine, run, step):
+    """Collective: write and commit a checkpoint; return an error line if there is no space for it."""
+    if failure := checkpoint_space_error(engine, run, step):
         return failure
-    _write(engine, run.checkpoint_place(step), config)
-    dist.barrier()
+    with _staging(run.checkpoint_path(step), _scratch(config)) as folder:
+        engine.save(folder / ENGINE)
+        engine.export(folder / WEIGHTS)
+        if dist.get_rank() == 0:
+            (folder / CONFIG).write_text(settings.to_yaml(config))
+    dist.barrier()  # commit only after the files of all ranks are durable
     if dist.get_rank() == 0:
         run.commit(step, total_steps, dist.get_world_size())
         run.prune(config.train.keep_checkpoints)
-    dist.barrier()
+    dist.barrier()  # no rank continues or ends the run before the commit
     return None
 
 
 def _scratch(config: Config) -> Path:
-    """Where files on their way to an object store are kept."""
+    """Local folder for files that are uploaded to an object store afterwards."""
     return Path(config.train.scratch or tempfile.gettempdir())
 
 
-def _check_room(folder: Path, bytes_needed: int) -> None:
-    """Raise ``OSError`` where there is no room, before anything is written."""
+def _check_space(folder: Path, bytes_needed: int) -> None:
+    """Raise ``OSError`` if the folder has too little free space or cannot be written."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         free = shutil.disk_usage(folder).free
@@ -84,28 +88,19 @@ def _check_room(folder: Path, bytes_needed: int) -> None:
         )
 
 
-def _write(engine: ZeroEngine, place: UPath, config: Config) -> None:
-    with _staging(place, _scratch(config)) as folder:
-        engine.save(folder / ENGINE)
-        engine.export(folder / WEIGHTS)
-        if dist.get_rank() == 0:
-            (folder / CONFIG).write_text(settings.to_yaml(config))
-
-
 @contextmanager
-def _staging(place: UPath, scratch: Path) -> Iterator[Path]:
-    """A local folder to write to, whose files are durable in the checkpoint's folder when this ends.
+def _staging(path: UPath, scratch: Path) -> Iterator[Path]:
+    """A local folder to write a checkpoint to. When the block ends, its files are durable at ``path``.
 
-    It is the checkpoint's folder itself, or a temporary one in ``scratch`` that is uploaded. Writers of
-    tensors sync their files; rank 0 wrote the others.
+    The folder is ``path`` itself if that is local, else a temporary folder in ``scratch`` that is uploaded.
     """
-    if local := local_path(place):
-        make_folder(place)
+    if local := local_path(path):
+        make_folder(path)
         yield local
         fsync_folder(local / ENGINE)
-        if dist.get_rank() == 0:
+        if dist.get_rank() == 0:  # it wrote all other files; the safetensors writers sync their own
             fsync_files(local, lambda name: not name.endswith(".safetensors"))
         return
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         yield Path(folder)
-        upload(Path(folder), place)
+        upload(Path(folder), path)

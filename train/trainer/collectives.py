@@ -1,4 +1,4 @@
-"""Decisions that all ranks take together; every call is a collective."""
+"""Collectives beyond those of torch: every rank calls them, in the same order, or all ranks hang."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ import torch.distributed as dist
 Value = TypeVar("Value")
 
 
-def gathered_objects(value: Value) -> list[Value]:
-    """The value of each rank, on all of them."""
+def all_gather_values(value: Value) -> list[Value]:
+    """Collective: return the values of all ranks, in the order of the ranks."""
     values: list[Value | None] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values  # pyright: ignore[reportReturnType]
 
 
-def first_failure(action: Callable[[], None]) -> str | None:
-    """Do it on every rank; where it raises ``OSError`` on any, what the first of them says, on all."""
-    mine = None
+def any_rank_os_error(action: Callable[[], None]) -> str | None:
+    """Collective: run ``action`` on every rank; return the ``OSError`` of the lowest rank that raises one.
+
+    All ranks get the same text, so that they can end together. Other exceptions are raised.
+    """
+    message = None
     try:
         action()
     except OSError as error:
-        mine = f"{error.filename or ''} {error.strerror or error}".strip()
-    return next((line for line in gathered_objects(mine) if line), None)
+        message = f"{error.filename or ''} {error.strerror or error}".strip()
+    return next((found for found in all_gather_values(message) if found), None)

@@ -1,8 +1,8 @@
 """Why a run failed: what a rank raises, and what the driver reports and retries.
 
-Ray Train ends all workers within seconds once one of them raises, and hands the driver the exceptions of
-those that failed. So a rank never returns early on its own: it raises. An exception travels as text, because
-those of libraries often cannot be unpickled.
+Ray Train ends all workers within seconds once one of them raises, and passes the exceptions of the failed
+ranks to the driver. So a rank that fails always raises and never returns early. ``RankError`` carries text
+only, because many exceptions of libraries cannot be unpickled.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ PERMANENT = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
 }
-"""Errors of files that every attempt meets. Others may pass: EIO, ESTALE, ETIMEDOUT."""
+"""File errors that a retry cannot fix. Others may pass: EIO, ESTALE, ETIMEDOUT."""
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 COLLATERAL_SECONDS = 10.0
-"""How long a rank waits before it fails when another rank has closed the connection. Ray Train polls its
-workers every two seconds and ends them at the first failure that it sees: the other rank's."""
+"""How long a rank waits before it raises when another rank has closed the connection. Ray Train polls its
+workers every two seconds and ends them at the first failure that it sees; this makes it the other rank's."""
 
 MEMORY_SETTINGS = (
     "lower train.micro_batch or train.loss_chunk, set train.activation_checkpointing=true, "
@@ -38,10 +38,10 @@ MEMORY_SETTINGS = (
 
 
 class RankError(Exception):
-    """The failure of one rank as one line."""
+    """The failure of one rank, as one line."""
 
     def __init__(self, rank: int, line: str, retry: bool, collateral: bool = False) -> None:
-        """``retry``: another attempt may succeed; ``collateral``: another rank failed first."""
+        """``retry``: another attempt may succeed. ``collateral``: another rank failed first."""
         super().__init__(rank, line, retry, collateral)
         self.rank, self.line, self.retry, self.collateral = rank, line, retry, collateral
 
@@ -58,8 +58,8 @@ class Failure:
 
 
 @contextmanager
-def raised_by(rank: int) -> Iterator[None]:
-    """Whatever the block raises leaves it as this rank's ``RankError``."""
+def raise_as_rank_error(rank: int) -> Iterator[None]:
+    """Turn any exception of the block into a ``RankError`` of this rank."""
     try:
         yield
     except Exception as error:
@@ -71,12 +71,12 @@ def raised_by(rank: int) -> Iterator[None]:
 
 
 def describe(error: BaseException) -> Failure:
-    """An exception as one line, and whether another attempt may succeed."""
-    if isinstance(error, RayTaskError):  # a task of the data pipeline; its text is that task's traceback
+    """Describe an exception in one line and decide whether a retry may help."""
+    if isinstance(error, RayTaskError):  # from a task of the data pipeline; str(error) is its traceback
         return describe(error.cause) if isinstance(error.cause, Exception) else Failure(_last_line(error))
     if isinstance(error, UserError):
-        passes = isinstance(error.__cause__, OSError) and error.__cause__.errno not in PERMANENT
-        return Failure(str(error), retry=passes)
+        may_pass = isinstance(error.__cause__, OSError) and error.__cause__.errno not in PERMANENT
+        return Failure(str(error), retry=may_pass)
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         fix = "; free some space or set train.storage" if error.errno in FULL else ""
@@ -86,39 +86,43 @@ def describe(error: BaseException) -> Failure:
 
 
 def failure_of(error: TrainingFailedError) -> Failure:
-    """The cause of a failed attempt, which is not always what the most ranks report."""
+    """The cause of a failed attempt: the failure of the rank that failed first."""
     ranks = getattr(error, "worker_failures", None)
     if not ranks:
         cause = getattr(error, "controller_failure", error)
         return Failure(_last_line(cause), retry=not isinstance(cause, UserError))
-    return min((_of_rank(rank, each) for rank, each in sorted(ranks.items())), key=lambda found: found[0])[1]
+    failures = [_rank_failure(rank, each) for rank, each in sorted(ranks.items())]
+    return min(failures, key=lambda each: each[0])[1]
 
 
-def _of_rank(rank: int, error: Exception) -> tuple[int, Failure]:
-    """A rank's failure, and its place among those of other ranks: a dead process comes before its victims."""
+def _rank_failure(rank: int, error: Exception) -> tuple[int, Failure]:
+    """A rank's failure and its priority: a dead process, 0, explains the collateral failures of others."""
     if isinstance(error, RankError):
         return (2 if error.collateral else 1), Failure(str(error), error.retry)
     dead = getattr(error, "health_check_failure", None)
     if isinstance(dead, OutOfMemoryError):
         return 0, Failure(f"rank {rank}: {out_of_memory(str(dead), str(error))}")
     if dead is not None:
-        return 0, Failure(f"rank {rank}: {_killed(str(error))}")
+        return 0, Failure(f"rank {rank}: {worker_lost(str(error))}")
     return 1, Failure(f"rank {rank}: {describe(error).line}")
 
 
 def out_of_memory(report: str, worker: str) -> str:
-    """The line for a worker that Ray killed; ``report`` and ``worker`` are Ray's texts on why, and which."""
-    pid, address = _worker(worker)
-    mine = re.search(rf"pid={pid}, actual memory used=([\d.]+)GB", report)
+    """The line for a worker that Ray killed.
+
+    ``report`` is the report of Ray's memory monitor, ``worker`` Ray Train's description of the worker.
+    """
+    pid, address = _pid_and_address(worker)
+    memory = re.search(rf"pid={pid}, actual memory used=([\d.]+)GB", report)
     node = re.search(r"was ([\d.]+)GB used / ([\d.]+)GB limit", report)
-    used = f"it used {mine[1]} GiB; " if mine else ""
-    whole = f"all processes of its node {node[1]} of {node[2]} GiB; " if node else ""
-    return f"out of memory: Ray killed the worker (pid {pid} on {address}); {used}{whole}{MEMORY_SETTINGS}"
+    used = f"it used {memory[1]} GiB; " if memory else ""
+    total = f"all processes of its node {node[1]} of {node[2]} GiB; " if node else ""
+    return f"out of memory: Ray killed the worker (pid {pid} on {address}); {used}{total}{MEMORY_SETTINGS}"
 
 
-def _killed(text: str) -> str:
-    """A process that ended without an exception: the kernel does not say why."""
-    pid, address = _worker(text)
+def worker_lost(text: str) -> str:
+    """The line for a worker process that ended without an exception; ``text`` is Ray Train's description."""
+    pid, address = _pid_and_address(text)
     if "Worker unexpectedly exits with a connection error" in text:
         return (
             f"the worker (pid {pid} on {address}) was killed or crashed; if by the kernel's out-of-memory "
@@ -127,14 +131,14 @@ def _killed(text: str) -> str:
     return f"the worker (pid {pid} on {address}) is lost: {text.strip().splitlines()[-1].strip()}"
 
 
-def _worker(text: str) -> tuple[str, str]:
-    """Process id and address in Ray Train's description of a worker."""
+def _pid_and_address(text: str) -> tuple[str, str]:
+    """Process id and node address in Ray Train's description of a worker."""
     pid, address = re.search(r"\bpid=(\d+)", text), re.search(r"node_ip='([^']+)'", text)
     return pid[1] if pid else "?", address[1] if address else "an unknown node"
 
 
 def _is_collateral(error: BaseException) -> bool:
-    """Whether a collective failed, which it does on all ranks that another one has left."""
+    """Whether a collective failed: another rank has ended, so this rank fails too."""
     text = str(error)
     return "DistError" in _names(error) or (
         isinstance(error, RuntimeError)
@@ -143,11 +147,12 @@ def _is_collateral(error: BaseException) -> bool:
 
 
 def _names(error: BaseException) -> set[str]:
+    """Names of the exception's class and its bases; comparing names needs no import of torch."""
     return {base.__name__ for base in type(error).__mro__}
 
 
 def _origin(error: BaseException) -> str:
-    """Where in the code it was raised."""
+    """File and line that raised the exception."""
     frames = traceback.extract_tb(error.__traceback__)
     return f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno})" if frames else ""
 

@@ -1,15 +1,15 @@
-"""Model FLOPs of a micro-batch, for utilisation.
+"""Model FLOPs of a micro-batch, for model FLOP utilization (MFU).
 
-Counted are matrix products and attention scores, two FLOPs for a multiply-add. A part costs its forward pass
-once, once more where gradients by its inputs are needed and once more where its weights are trained.
-Recomputation by activation checkpointing is not counted: utilisation is of useful work.
+The count has matrix products and attention scores, two FLOPs for a multiply-add. A part counts its forward
+pass once, once more if gradients with respect to its inputs are needed, and once more if its weights are
+trained. Recomputation by activation checkpointing does not count as useful work.
 
     language   T * (4 W^2 (1 + kv/heads) / 2 + 3 W F) * 2 per layer, plus 4 W sum(len^2) of attention
     head       2 W V per masked row
     vision     N P * (4 E^2 + 2 E F) * 2 per layer, plus 4 E N P^2, plus the patch embedding
     projector  N P * (E W + W^2) * 2
 
-Blank views count as run.
+Blank views count, because the vision tower runs them.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from lladav.diffusion.masking import NoisyBatch
 from lladav.model.vision import built_layers
 
 PEAK_TFLOPS = {"A100": 312, "H100": 989, "H200": 989, "B200": 2250, "L40S": 362, "A10": 125}
-"""Dense bf16 peak of accelerators, by a part of their name."""
+"""Published dense bf16 peak by a part of the accelerator's name."""
 
 
 def micro_batch_flops(batch: NoisyBatch, model: ModelConfig, trained: Collection[ModelPart]) -> float:
-    """FLOPs of one micro-batch, forward and backward."""
+    """FLOPs of the forward and backward pass of one micro-batch."""
     packed = batch.packed
     return training_flops(packed.lengths, len(batch.masked_M), len(packed.views_NCHW), model, trained)
 
@@ -36,10 +36,10 @@ def micro_batch_flops(batch: NoisyBatch, model: ModelConfig, trained: Collection
 def training_flops(
     lengths: Collection[int], masked: float, views: int, model: ModelConfig, trained: Collection[ModelPart]
 ) -> float:
-    """FLOPs of packed samples with so many masked rows and views, forward and backward."""
+    """FLOPs of the forward and backward pass of packed samples with ``masked`` masked positions."""
     language = language_flops(lengths, model.language)
     head = 2 * masked * model.language.width * model.language.vocab_size
-    # Gradients reach the language tower's inputs only if something before it learns.
+    # The language tower needs gradients of its inputs only if a part before it is trained.
     before = ModelPart.projector in trained or ModelPart.vision in trained
     return (
         (language + head) * (1 + (before or ModelPart.language in trained) + (ModelPart.language in trained))
@@ -59,7 +59,7 @@ def language_flops(lengths: Collection[int], config: LanguageConfig) -> float:
 
 
 def vision_flops(views: int, config: VisionConfig) -> float:
-    """Forward FLOPs of the vision tower's built layers and patch embedding."""
+    """Forward FLOPs of the vision tower's patch embedding and layers (up to ``feature_layer``)."""
     patches = (config.image_size // config.patch_size) ** 2
     width = config.width
     per_patch = 2 * (4 * width * width + 2 * width * config.mlp_width) + 4 * width * patches
@@ -75,10 +75,7 @@ def projector_flops(views: int, model: ModelConfig) -> float:
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """FLOPs per second: the device's published bf16 peak, or what a matrix product reaches on this CPU.
-
-    None for a GPU that is not in the table.
-    """
+    """Peak FLOP/s of a device: published for a GPU, None if unknown; measured for a CPU."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         known = [tflops for part, tflops in PEAK_TFLOPS.items() if part in name]
@@ -87,6 +84,7 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 def _measured_flops(size: int = 1024, repeats: int = 3) -> float:
+    """The FLOP/s that a matrix product reaches on this CPU."""
     left, right = torch.rand(size, size), torch.rand(size, size)
     seconds = []
     for _ in range(repeats):

@@ -1,7 +1,7 @@
-"""What a Ray Train worker is asked to do.
+"""The message from the driver to a training worker, and the worker's reply.
 
-Imports neither torch nor DeepSpeed, which take ten seconds: the driver and Ray Train's controller need the
-job, only the workers need the loop.
+This module imports neither torch nor DeepSpeed, which take ten seconds. The driver and Ray Train's controller
+import it; only the workers import the loop.
 """
 
 from __future__ import annotations
@@ -11,25 +11,28 @@ from dataclasses import dataclass
 from lladav.config.schema import Config
 
 DATASET = "train"
+"""Key of the training data among Ray Train's data sets."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """The settings, the folder of the manifest, and what follows from them."""
+    """What to train."""
 
     config: Config
     manifest: str
+    """Folder of the manifest."""
     total_steps: int
     start_from: str | None
+    """Weights in the LLaDA-V layout that a new run starts from; None: the configured towers."""
     token: str | None = None
-    """Of the driver's claim on the run's folder: a checkpoint counts only while the claim holds."""
+    """Token of the driver's claim on the run's folder. Checkpoints count only while the claim holds."""
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How an attempt ended, as all ranks agreed; a rank that fails alone raises instead."""
+class TrainOutcome:
+    """How a worker group ended, the same on all ranks. A rank that fails alone raises instead."""
 
     failure: str | None = None
-    """Why the run cannot go on, as one line."""
+    """Why the run cannot continue, in one line."""
     preempted: bool = False
-    """A node is about to be taken away: a checkpoint is saved, and the workers are to start elsewhere."""
+    """A node is about to be taken away; a checkpoint is saved, and the workers are to restart elsewhere."""

@@ -1,8 +1,8 @@
-"""The loop of one Ray Train worker.
+"""The training loop of one rank.
 
-A rank never returns alone. What ends a run early on purpose (no space for a checkpoint, too many bad samples,
-a node that is about to be taken away) is agreed on by all ranks at the same step and returned. Everything
-else is raised, so that Ray Train ends the ranks that wait for this one.
+A rank never returns alone. When the run has to end early (no space for a checkpoint, too many bad samples, a
+preempted node), all ranks agree on it at the same step and return. Any other problem is raised, so that Ray
+Train ends the ranks that wait for this one in a collective.
 """
 
 from __future__ import annotations
@@ -24,109 +24,112 @@ from data.pipeline.plan import BatchLayout
 from data.pipeline.train_data import micro_batches, quarantine_of
 from lladav.diffusion.masking import Noise, NoisyBatch, Stratum, corrupt, draw_noises
 from lladav.inputs.images import ViewGeometry
-from lladav.inputs.packing import PackedBatch, pack
+from lladav.inputs.packing import pack
 from train.checkpoints.run_folder import QUARANTINE, Run
-from train.trainer.checkpointing import no_room, resume, save
-from train.trainer.collectives import gathered_objects
-from train.trainer.failures import raised_by
+from train.trainer.checkpointing import checkpoint_space_error, resume, save
+from train.trainer.collectives import all_gather_values
+from train.trainer.failures import raise_as_rank_error
 from train.trainer.flops import micro_batch_flops, peak_flops
-from train.trainer.job import DATASET, Ended, Job
+from train.trainer.job import DATASET, Job, TrainOutcome
 from train.trainer.metrics import StepSums, step_row
 from train.trainer.preemption import preemption_deadline
 from train.trainer.step_log import StepLog
 
 
-def work(job: Job) -> Ended:
-    """Train the job until its last step or until the ranks agree to end; raises ``RankError``."""
+def train_rank(job: Job) -> TrainOutcome:
+    """Collective: train to the last step, or until the ranks agree to end. Raises ``RankError``."""
     if job.config.cluster.threads_per_worker:
         torch.set_num_threads(job.config.cluster.threads_per_worker)
-    with raised_by(dist.get_rank()):
+    with raise_as_rank_error(dist.get_rank()):
         return Worker(job).run()
 
 
 class Worker:
-    """One rank's share of a run."""
+    """One rank of a run."""
 
     def __init__(self, job: Job, deadline: Callable[[], float | None] = preemption_deadline) -> None:
-        """``deadline`` is asked after each step until when the rank may stay."""
+        """Collective: build the model and load its state. ``deadline`` is called after each step."""
         self._deadline = deadline
         self.job, self.config = job, job.config
         self.rank, self.workers = dist.get_rank(), dist.get_world_size()
-        self.slots = BatchLayout.of(self.config, self.workers).slots
+        self.accumulation = BatchLayout.of(self.config, self.workers).slots
         self.geometry = ViewGeometry.of(self.config.model)
         self.store = replace(Run.of(self.config), token=job.token)
         self.engine, self.first_step = resume(self.store, self.config, job.total_steps, job.start_from)
         self.peak = peak_flops(self.engine.device)
         self.save_seconds = 0.0
-        """What the last checkpoint took, 0 before the first."""
+        """Duration of the last save; 0 before the first."""
 
-    def run(self) -> Ended:
-        """Every step from the first that is not committed yet."""
-        if failure := no_room(self.engine, self.store, self._next_checkpoint()):
-            return Ended(failure)
+    def run(self) -> TrainOutcome:
+        """Collective: train every step that is not committed yet."""
+        every = self.config.train.checkpoint_every
+        next_checkpoint = min((self.first_step // every + 1) * every, self.job.total_steps)
+        if failure := checkpoint_space_error(self.engine, self.store, next_checkpoint):
+            return TrainOutcome(failure)
         with ExitStack() as stack:
-            writes = self.rank == 0
-            log = stack.enter_context(StepLog(self.store.place, self.first_step)) if writes else None
-            quarantine = stack.enter_context(self._quarantine())
+            is_writer = self.rank == 0
+            log = stack.enter_context(StepLog(self.store.path, self.first_step)) if is_writer else None
+            manifest = manifest_in(self.job.manifest)
+            quarantine = quarantine_of(manifest, self.store.path / QUARANTINE, self.rank)
+            stack.enter_context(quarantine)
             shard = ray.train.get_dataset_shard(DATASET)
             assert shard is not None
             source = micro_batches(shard, self.config, self.rank, self.workers, self.first_step, quarantine)
             for step in range(self.first_step, self.job.total_steps):
                 sums = self.step(step, source, log)
-                ended = self._over_budget(sums, quarantine)
-                ended = ended or self._checkpoint(step + 1, sums, log, quarantine)
-                if ended:
-                    return ended
-        return Ended()
+                outcome = self._bad_sample_outcome(sums, quarantine)
+                outcome = outcome or self._checkpoint(step + 1, sums, log, quarantine)
+                if outcome:
+                    return outcome
+        return TrainOutcome()
 
     def step(self, step: int, source: Iterator[MicroBatch], log: StepLog | None) -> StepSums:
-        """One optimizer step over this rank's next micro-batches; what was measured, over all ranks."""
+        """Collective: one optimizer step on this rank's next micro-batches. Returns sums over all ranks."""
         begin = time.perf_counter()
-        micro = list(islice(source, self.slots))
+        micro = list(islice(source, self.accumulation))
         waited = time.perf_counter() - begin
-        noisy = [self._noisy(batch) for batch in micro]
+        noisy = [self._add_noise(batch) for batch in micro]
         entropies = self.engine.step([batch for batch, _ in noisy], step)
         sums = StepSums(
             samples=sum(len(batch.samples) for batch in micro if not batch.is_blank),
             rejected=sum(len(batch.rejected) for batch in micro),
             wait_seconds=waited,
-            leaving=float(self._has_to_leave()),
+            preempted_ranks=float(self._is_preempted()),
         )
         for (batch, noises), entropy in zip(noisy, entropies, strict=True):
-            sums.add(batch, noises, entropy, self.slots * self.workers)
+            sums.add(batch, noises, entropy, self.accumulation * self.workers)
             sums.flops += micro_batch_flops(batch, self.config.model, self.config.stage.trained)
         sums = sums.over_ranks()
-        self._record(step + 1, sums, time.perf_counter() - begin, log)
+        # The rest runs on rank 0 alone: nothing in it may be a collective.
+        if log and (step + 1) % self.config.train.log_every == 0:
+            seconds = time.perf_counter() - begin
+            rates = {f"lr_{part}": rate for part, rate in self.engine.learning_rates().items()}
+            norm = self.engine.gradient_norm()
+            log.write(step_row(step + 1, sums, seconds, self.workers, self.peak, gradient_norm=norm, **rates))
         return sums
 
-    def _quarantine(self) -> Quarantine:
-        return quarantine_of(manifest_in(self.job.manifest), self.store.place / QUARANTINE, self.rank)
-
-    def _over_budget(self, sums: StepSums, quarantine: Quarantine) -> Ended | None:
-        """The end of the run, on every rank, once more samples are bad than the budget allows."""
-        if not sums.rejected:
+    def _bad_sample_outcome(self, sums: StepSums, quarantine: Quarantine) -> TrainOutcome | None:
+        """Collective: the end of the run if there are more bad samples than the budget allows."""
+        if not sums.rejected:  # a sum over ranks: all of them return here, or none
             return None
-        found = gathered_objects(quarantine.found)
+        found = all_gather_values(quarantine.found)
         line = quarantine.over_budget(self.config.data.bad_sample_budget, found)
-        return Ended(line) if line else None
+        return TrainOutcome(line) if line else None
 
-    def _has_to_leave(self) -> bool:
-        """Whether a node of the run is taken away soon, with time left to save a checkpoint before."""
+    def _is_preempted(self) -> bool:
+        """Whether a node of the run is taken away soon and there is time to save a checkpoint before."""
         deadline = self._deadline()
         return deadline is not None and time.time() + self.save_seconds < deadline
 
-    def _noisy(self, micro: MicroBatch) -> tuple[NoisyBatch, list[Noise]]:
-        """The micro-batch masked, weighted so that DeepSpeed's averages give the global batch's mean loss."""
-        packed = pack(micro.samples, self.geometry)
-        noises = self._noises(micro, packed)
-        scale = self.slots * self.workers / micro.global_samples
-        noisy = corrupt(packed, noises, self.config.model.tokens.mask, scale, self.config.train.loss_chunk)
-        return noisy.to(self.engine.device), noises
+    def _add_noise(self, micro: MicroBatch) -> tuple[NoisyBatch, list[Noise]]:
+        """Mask a micro-batch.
 
-    def _noises(self, micro: MicroBatch, packed: PackedBatch) -> list[Noise]:
-        objective = self.config.objective
+        Its weights are scaled so that DeepSpeed's averages over micro-batches and ranks give the mean loss of
+        the global batch.
+        """
+        packed, objective = pack(micro.samples, self.geometry), self.config.objective
         strata = [Stratum(int(index), micro.global_samples) for index in micro.indices]
-        return draw_noises(
+        noises = draw_noises(
             packed,
             [sample.id for sample in micro.samples],
             self.config.train.seed,
@@ -136,32 +139,24 @@ class Worker:
             strata if objective.stratified else None,
             objective.block_length,
         )
-
-    def _record(self, done: int, sums: StepSums, seconds: float, log: StepLog | None) -> None:
-        if log and done % self.config.train.log_every == 0:
-            rates = {f"lr_{part}": rate for part, rate in self.engine.rates().items()}
-            norm = self.engine.gradient_norm()
-            log.write(step_row(done, sums, seconds, self.workers, self.peak, gradient_norm=norm, **rates))
-
-    def _next_checkpoint(self) -> int:
-        """The step after which the next regular checkpoint is saved."""
-        every = self.config.train.checkpoint_every
-        return min((self.first_step // every + 1) * every, self.job.total_steps)
+        scale = self.accumulation * self.workers / micro.global_samples
+        noisy = corrupt(packed, noises, self.config.model.tokens.mask, scale, self.config.train.loss_chunk)
+        return noisy.to(self.engine.device), noises
 
     def _checkpoint(
         self, done: int, sums: StepSums, log: StepLog | None, quarantine: Quarantine
-    ) -> Ended | None:
-        """Save after every ``checkpoint_every`` steps, after the last, and before a node is taken away."""
-        last, leaving = done >= self.job.total_steps, sums.leaving > 0
-        if done % self.config.train.checkpoint_every and not last and not leaving:
+    ) -> TrainOutcome | None:
+        """Collective: save every ``checkpoint_every`` steps, after the last one, and before a preemption."""
+        last, preempted = done >= self.job.total_steps, sums.preempted_ranks > 0
+        if done % self.config.train.checkpoint_every and not last and not preempted:
             return None
         begin = time.monotonic()
         quarantine.save()
         failure = save(self.engine, self.store, self.config, done, self.job.total_steps)
         self.save_seconds = time.monotonic() - begin
         if failure:
-            return Ended(failure)
+            return TrainOutcome(failure)
         if log:
             log.upload()
         ray.train.report({"step": done})
-        return Ended(preempted=True) if leaving and not last else None
+        return TrainOutcome(preempted=True) if preempted and not last else None

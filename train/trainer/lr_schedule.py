@@ -1,6 +1,6 @@
-"""Learning rate as a pure function of the step: linear warm-up, then a cosine to zero.
+"""The learning rate schedule: linear warm-up, then a cosine to zero.
 
-No scheduler object, so nothing of it has to be saved or restored.
+It is a pure function of the step, so checkpoints hold no scheduler state.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import math
 
 
 def lr_factor(step: int, total_steps: int, warmup_ratio: float) -> float:
-    """Factor on the base learning rates at ``step`` (counted from 0) of ``total_steps``.
+    """Factor for the base learning rates at ``step``, counted from 0.
 
-    Warm-up takes ceil(total * ratio) steps and starts at 0, as in the released trainer.
+    Warm-up starts at 0 and takes ceil(total_steps * warmup_ratio) steps, as in the released trainer.
     """
     warmup = math.ceil(total_steps * warmup_ratio)
     if step < warmup:

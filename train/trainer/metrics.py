@@ -1,6 +1,6 @@
-"""What is measured at each step, summed over micro-batches and ranks.
+"""The metrics of a step, summed over micro-batches and ranks.
 
-Everything is a sum in one float64 vector, so a step costs a single small all-reduce and every rank sees the
+All metrics are sums in one float64 vector: a step needs a single small all-reduce, and every rank has the
 same totals.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from lladav.diffusion.masking import Noise, NoisyBatch
 
 BUCKETS = 5
-"""Equal parts of the noise level's range [0, 1) that the loss is shown for."""
+"""The loss is logged for this many equal parts of the noise level's range [0, 1)."""
 
 
 @dataclass
@@ -32,8 +32,8 @@ class StepSums:
     visual_tokens: float = 0.0
     flops: float = 0.0
     wait_seconds: float = 0.0
-    leaving: float = 0.0
-    """Ranks that know of a node which is taken away soon."""
+    preempted_ranks: float = 0.0
+    """Ranks that have been notified that a node of the run is taken away soon."""
     template_entropy: float = 0.0
     template_rows: float = 0.0
     answer_entropy: float = 0.0
@@ -42,7 +42,7 @@ class StepSums:
     bucket_rows: np.ndarray = field(default_factory=lambda: np.zeros(BUCKETS))
 
     def add(self, batch: NoisyBatch, noises: Sequence[Noise], entropy_M: Tensor, scale: float) -> None:
-        """Add a micro-batch; ``scale`` undoes the averaging over ranks and accumulation in its weights."""
+        """Add a micro-batch. ``scale`` is the factor in its weights that offsets DeepSpeed's averaging."""
         entropy = entropy_M.double().cpu()
         answer = batch.packed.answer_T[batch.masked_M].cpu()
         self.loss += float((entropy * batch.rows.weights_M.double().cpu()).sum()) / scale
@@ -62,7 +62,7 @@ class StepSums:
         self.bucket_rows = self.bucket_rows + np.bincount(bucket_M, minlength=BUCKETS)
 
     def over_ranks(self) -> StepSums:
-        """The sums of all ranks, the same on each. Collective."""
+        """Collective: the sums over all ranks."""
         values = [
             np.broadcast_to(getattr(self, f.name), BUCKETS if f.name.startswith("bucket") else 1)
             for f in fields(self)
@@ -80,7 +80,7 @@ class StepSums:
 def step_row(
     step: int, sums: StepSums, seconds: float, workers: int, peak: float | None, **more: Any
 ) -> dict[str, Any]:
-    """The step as one flat row of the log; ``peak`` in FLOPs per second and worker, none where unknown."""
+    """The step as a row of the log. ``peak`` is the FLOP/s of one worker's device, None if unknown."""
     buckets = zip(sums.bucket_entropy, sums.bucket_rows, strict=True)
     return {
         "step": step,

@@ -1,7 +1,7 @@
-"""Nodes that are about to be taken away.
+"""Notice of nodes that are about to be taken away.
 
-Ray is told of it by whoever takes the node (``ray drain-node``, an autoscaler), or tells itself when the
-node's ``ray start --block`` gets SIGTERM. Ray Train asks for it and passes it on to each worker.
+Ray learns of a preemption from ``ray drain-node``, from an autoscaler, or from a SIGTERM to the node's
+``ray start --block``. Ray Train polls Ray for it and sends it to each worker.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from ray.train.v2._internal.execution.context import get_train_context
 
 
 def preemption_deadline() -> float | None:
-    """Unix time at which a node of this worker's group is taken away; none where no node is.
+    """Unix time at which a node of this worker group is taken away: None if none is, infinite if unknown.
 
-    It is infinite where nobody says when. Ray Train tells ranks one after the other; the caller has to agree
-    with the other ranks. ``ray.train.get_preemption_info`` would do so in an actor call that all ranks wait
-    for.
+    Not a collective: Ray Train notifies the ranks one after the other, so the caller has to combine their
+    answers. ``ray.train.get_preemption_info`` would combine them in an actor call that blocks all ranks.
     """
     info = get_train_context().preemption_context.preemption_info
     if info is None:

@@ -1,7 +1,7 @@
-"""What a stage needs, checked before anything is started or written: settings, weights, tokenizer, data.
+"""Checks before anything is started or written: settings, weights, tokenizer, data.
 
-All stages of a command are checked before the first one is trained, so that a mistake in the last one shows
-at once.
+All stages of a command are checked before the first one is trained, so a mistake in the last stage is
+reported at once.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from lladav.config.schema import Config
 from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer, check_special_tokens
 from lladav.storage import absolute, as_user_error, exists, location
-from train.checkpoints.run_folder import WEIGHTS, Checkpoint, Run, refuse_other_text
+from train.checkpoints.run_folder import WEIGHTS, Checkpoint, Run, check_text_version
 
 
 def check_stages(configs: Sequence[Config]) -> None:
-    """Raise ``UserError`` for the first stage that could not be trained after those before it."""
+    """Raise ``UserError`` for the first stage that cannot be trained after the stages before it."""
     trained: set[str] = set()
     for config in configs:
         _check_stage(config, trained)
@@ -27,33 +27,35 @@ def check_stages(configs: Sequence[Config]) -> None:
 
 def _check_stage(config: Config, trained: set[str]) -> None:
     run = Run.of(config)
-    run.refuse_other(config)
+    run.check_settings(config)
     latest = run.latest()
     if latest and latest.final:
         return
     if latest:
-        refuse_other_text(run.name, latest)
-    elif not (_starts_from_run(config) and Run.of(config, config.stage.starts_from).name in trained):
+        check_text_version(run.name, latest)
+    elif not _starts_from_one_of(config, trained):
         _check_weights(config, starting_weights(config))
     check_special_tokens(config.model, ChatTokenizer.load(config.model.tokenizer))
     source_files(config)
 
 
-def _starts_from_run(config: Config) -> bool:
-    return config.train.init is None and config.stage.starts_from is not None
+def _starts_from_one_of(config: Config, runs: set[str]) -> bool:
+    """Whether the stage starts from one of these runs, which the same command trains before."""
+    before = config.stage.starts_from
+    return config.train.init is None and before is not None and Run.of(config, before).name in runs
 
 
 def starting_weights(config: Config) -> str | None:
-    """Location of the weights that the stage continues (LLaDA-V layout); None: the towers as published."""
+    """Path or URI of the weights that the stage starts from (LLaDA-V layout); None: the configured towers."""
     if config.train.init:
         return absolute(config.train.init)
     if config.stage.starts_from:
-        return str(_predecessor(config, config.stage.starts_from).place / WEIGHTS)
+        return str(_predecessor(config, config.stage.starts_from).path / WEIGHTS)
     return None
 
 
 def _check_weights(config: Config, start_from: str | None) -> None:
-    """Read the headers of the weights that the stage would start from."""
+    """Raise ``UserError`` if the headers of the weights to start from cannot be read."""
     if start_from:
         _check_readable("train.init" if config.train.init else "stage.starts_from", start_from, config)
         return
@@ -65,17 +67,19 @@ def _check_weights(config: Config, start_from: str | None) -> None:
 
 
 def _check_readable(key: str, folder: str, config: Config) -> None:
+    """``key`` is the setting that names the folder."""
     with as_user_error(f"{key}={folder}: cannot be read", "check the path or URI and the credentials"):
         if not exists(location(folder)):
-            raise UserError(f"{key}={folder}: no such weights; {_how_to_get(config)}")
+            raise UserError(f"{key}={folder}: no such weights; {_fix(config)}")
         stored_tensors(location(folder))
 
 
 def _predecessor(config: Config, stage: str) -> Checkpoint:
+    """The final checkpoint of the run of another stage; raises ``UserError`` if there is none."""
     latest = Run.of(config, stage).latest()
     if latest is None or not latest.final:
         command = f"python train/run.py stage={stage} model={config.model.name} data={config.data.name}"
-        state = f"has only got to step {latest.step} of {latest.total_steps}" if latest else "has no run"
+        state = f"is only at step {latest.step} of {latest.total_steps}" if latest else "has no run"
         raise UserError(
             f"stage {config.stage.name} starts from {stage}, which {state} in {config.train.storage}; "
             f"run: {command}"
@@ -83,7 +87,8 @@ def _predecessor(config: Config, stage: str) -> Checkpoint:
     return latest
 
 
-def _how_to_get(config: Config) -> str:
+def _fix(config: Config) -> str:
+    """How to get the weights of towers, for an error line."""
     if config.model.name == "tiny":
         return f"make them with: python train/towers.py model=tiny data={config.data.name}"
     return "point it at the folder of the published checkpoint"

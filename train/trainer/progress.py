@@ -1,11 +1,10 @@
-"""What a person sees while a run works: one line every few seconds, read from the run's own log.
+"""Progress of a run on the terminal: one line every few seconds.
 
-The driver follows the file, so the lines come without a worker's prefix and say the same as the log.
+The driver reads the run's log file, so the lines have no prefix of a Ray worker.
 """
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from pathlib import Path
@@ -18,15 +17,15 @@ INTERVAL_SECONDS = 2.0
 
 
 class Progress:
-    """Prints the newest step of a run every few seconds until it is left."""
+    """Prints the newest step of a run every few seconds while the block runs."""
 
     def __init__(self, folder: Path | None, stage: str, first_step: int, total_steps: int) -> None:
-        """``folder`` is the run's; nothing is shown where it is not local."""
+        """``folder`` is the run's local folder; None, for a remote run, prints nothing."""
         self._file = folder / LOG if folder else None
         self._stage, self._total = stage, total_steps
         self._shown = first_step
         self._recent: list[tuple[float, int]] = []
-        self._over = threading.Event()
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
     def __enter__(self) -> Progress:
@@ -36,12 +35,12 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._over.set()
+        self._stop.set()
         self._thread.join()
         self._show()
 
     def _follow(self) -> None:
-        while not self._over.wait(INTERVAL_SECONDS):
+        while not self._stop.wait(INTERVAL_SECONDS):
             self._show()
 
     def _show(self) -> None:
@@ -57,7 +56,7 @@ class Progress:
 
 
 def step_line(stage: str, row: dict[str, Any], total_steps: int, seconds_per_step: float) -> str:
-    """One step for a person: where it is, its loss, its speed, the time left."""
+    """A row of the log as a line for the terminal."""
     left = seconds_per_step * (total_steps - row["step"])
     answer = row["loss_answer"]
     return (
@@ -66,22 +65,17 @@ def step_line(stage: str, row: dict[str, Any], total_steps: int, seconds_per_ste
         f"  answer tokens {f'{answer:6.3f}' if answer is not None else '     -'}"
         f"  {row['samples_per_second']:6.1f} samples/s"
         f"  {row['text_tokens_per_second'] + row['visual_tokens_per_second']:7.0f} tokens/s"
-        f"  ETA {clock(left)}"
+        f"  ETA {format_seconds(left)}"
     )
 
 
-def clock(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     """Seconds as m:ss or h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def say(text: str) -> None:
-    """A line of the run's story."""
+def report(text: str) -> None:
+    """Print a line at once, also into a pipe."""
     print(text, flush=True)
-
-
-def fail(text: str) -> None:
-    """The one line that tells why a run ended."""
-    print(f"error: {text}", file=sys.stderr, flush=True)

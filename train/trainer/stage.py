@@ -1,4 +1,4 @@
-"""One stage from settings to its last checkpoint: its checks, its folder and its plan."""
+"""Training of one stage: checks, manifest, the run's folder, and the workers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from train.checkpoints.run_folder import Checkpoint, Run
 from train.checkpoints.run_lock import owned
 from train.trainer.job import Job
 from train.trainer.preflight import check_stages, starting_weights
-from train.trainer.progress import Progress, say
+from train.trainer.progress import Progress, report
 from train.trainer.workers import train
 
 
 def run_stages(configs: Sequence[Config]) -> None:
-    """Train the stages in order; those that are done are reported and left."""
+    """Train the stages in order; skip those that are finished."""
     check_stages(configs)
     with connect(configs[0].cluster):
         for config in configs:
@@ -28,21 +28,21 @@ def run_stages(configs: Sequence[Config]) -> None:
 
 
 def run_stage(config: Config) -> None:
-    """Train one stage, or resume it; raises ``UserError`` where it cannot start or had to end early.
+    """Train or resume one stage; raises ``UserError`` if it cannot start or has to end early.
 
-    Nothing is written to the run's folder before everything that the stage needs is checked.
+    Everything that the stage needs is checked before anything is written to the run's folder.
     """
     run = Run.of(config)
     check_stages([config])
     latest = run.latest()
     if latest and latest.final:
-        say(f"{config.stage.name:<8} done: {latest.step} steps, {latest.place}")
+        report(f"{config.stage.name:<8} done: {latest.step} steps, {latest.path}")
         return
     manifest = open_manifest(config, mapper=ray_map)
-    with owned(run.place) as owner:
+    with owned(run.path) as owner:
         run.bind(config)
         _train(config, manifest, replace(run, token=owner.token))
-    say(f"{config.stage.name:<8} done: {run.checkpoint_place(Plan.of(manifest, config).steps)}")
+    report(f"{config.stage.name:<8} done: {run.checkpoint_path(Plan.of(manifest, config).steps)}")
 
 
 def _train(config: Config, manifest: Manifest, run: Run) -> None:
@@ -50,15 +50,14 @@ def _train(config: Config, manifest: Manifest, run: Run) -> None:
     start_from = None if latest else starting_weights(config)
     steps = Plan.of(manifest, config).steps
     job = Job(with_absolute_paths(config), str(manifest.folder), steps, start_from, run.token)
-    say(headline(job, len(manifest), latest))
-    with Progress(local_path(run.place), config.stage.name, latest.step if latest else 0, job.total_steps):
+    report(headline(job, len(manifest), latest))
+    with Progress(local_path(run.path), config.stage.name, latest.step if latest else 0, job.total_steps):
         train(job, manifest, run)
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """The same settings for processes that run in other folders."""
-
-    weights = {key: place and absolute(place) for key, place in asdict(config.model.weights).items()}
+    """The same settings with absolute paths: workers run in other folders than the driver."""
+    weights = {key: path and absolute(path) for key, path in asdict(config.model.weights).items()}
     return replace(
         config,
         model=replace(
@@ -70,13 +69,14 @@ def with_absolute_paths(config: Config) -> Config:
 
 
 def headline(job: Job, samples: int, latest: Checkpoint | None) -> str:
-    """What is about to happen, with the arithmetic of the global batch."""
+    """The line at the start of a stage: samples, steps, global batch, trained parts, start."""
     config, cluster = job.config, job.config.cluster
     stage, micro = config.stage, config.train.micro_batch
-    slots = BatchLayout.of(config, cluster.workers).slots
+    accumulation = BatchLayout.of(config, cluster.workers).slots
     begin = f"resumes after step {latest.step}" if latest else f"starts from {job.start_from or 'the towers'}"
     return (
         f"{stage.name:<8} {samples} samples, {job.total_steps} steps; "
-        f"global batch {stage.global_batch} = {micro} x {slots} accumulated x {cluster.workers} workers; "
+        f"global batch {stage.global_batch} = "
+        f"{micro} x {accumulation} accumulated x {cluster.workers} workers; "
         f"trains {', '.join(part.value for part in stage.trained)}; {begin}"
     )

@@ -1,7 +1,7 @@
-"""The log of a run: one JSON line a step, and the same numbers for TensorBoard.
+"""The log of a run: one JSON line per step, and the same numbers for TensorBoard.
 
-After a restart the steps behind the last checkpoint are done again; their earlier lines are dropped first, so
-every step stands in the log once.
+After a restart the steps since the last checkpoint are repeated. Their old lines are removed first, so the
+log has every step once.
 """
 
 from __future__ import annotations
@@ -22,16 +22,21 @@ BOARD = "tensorboard"
 
 
 class StepLog:
-    """Writes on one rank; a remote run's log is kept locally and uploaded with each checkpoint."""
+    """Writes the log; used by rank 0 only.
 
-    def __init__(self, place: UPath, first_step: int) -> None:
-        self._place = place
-        local = local_path(place)
+    The log of a remote run is written locally and uploaded with each checkpoint.
+    """
+
+    def __init__(self, run_folder: UPath, first_step: int) -> None:
+        """``first_step``: steps that are committed; later ones are removed from the log."""
+        self._run_folder = run_folder
+        local = local_path(run_folder)
         self._scratch = None if local else tempfile.TemporaryDirectory()
         self._folder = local or Path(self._scratch.name if self._scratch else "")
-        if self._scratch and exists(place / LOG):
-            (self._folder / LOG).write_text(read_text(place / LOG), encoding="utf-8")
-        keep_steps_before(self._folder / LOG, first_step)
+        if self._scratch and exists(run_folder / LOG):
+            (self._folder / LOG).write_text(read_text(run_folder / LOG), encoding="utf-8")
+        rows = [row for row in read_steps(self._folder / LOG) if row["step"] <= first_step]
+        write_durably(location(self._folder / LOG), "".join(json.dumps(row) + "\n" for row in rows))
         self._lines = (self._folder / LOG).open("a", encoding="utf-8")
         self._board = SummaryWriter(str(self._folder / BOARD), purge_step=first_step + 1)
 
@@ -46,13 +51,13 @@ class StepLog:
         try:
             self.upload()
         except OSError:
-            if kind is None:  # else the error that ends the run is the one to report
+            if kind is None:  # otherwise the error that ends the run is the one to report
                 raise
         if self._scratch:
             self._scratch.cleanup()
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append a step's row; a number that is absent is null in JSON and left out of TensorBoard."""
+        """Append a step's row. A None is null in JSON and left out of TensorBoard."""
         self._lines.write(json.dumps(row) + "\n")
         self._lines.flush()
         for name, value in row.items():
@@ -60,13 +65,13 @@ class StepLog:
                 self._board.add_scalar(name, value, row["step"])
 
     def upload(self) -> None:
-        """Bring a remote run's log up to date."""
+        """Upload the log of a remote run."""
         if self._scratch:
-            upload(self._folder, self._place)
+            upload(self._folder, self._run_folder)
 
 
 def read_steps(file: Path) -> list[dict[str, Any]]:
-    """The rows of a log; a last line cut off by a crash is left out."""
+    """The rows of a log, without a last line that a crash has cut off."""
     if not file.exists():
         return []
     rows = []
@@ -76,9 +81,3 @@ def read_steps(file: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return rows
-
-
-def keep_steps_before(file: Path, first_step: int) -> None:
-    """Drop the rows that will be written again."""
-    rows = [row for row in read_steps(file) if row["step"] <= first_step]
-    write_durably(location(file), "".join(json.dumps(row) + "\n" for row in rows))

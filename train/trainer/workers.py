@@ -1,8 +1,8 @@
-"""The workers of a run: Ray Train around the loop, and which failures are retried.
+"""Starts the worker group of a run with Ray Train and decides which failures are retried.
 
-Ray Train counts every failure of a run's whole life and retries a mistake of the user like any other, so the
-count is kept here: only failures that a retry can fix, and only those since the last checkpoint.
-Nodes that are taken away count for nothing.
+Ray Train's own ``max_failures`` counts failures over the whole life of a run and retries user errors too. So
+the driver counts here: only failures that a retry can fix, and only those since the last checkpoint.
+Preempted nodes do not count.
 """
 
 from __future__ import annotations
@@ -21,59 +21,36 @@ from lladav.errors import UserError
 from lladav.storage import local_path, location, write_durably
 from train.checkpoints.run_folder import Run
 from train.trainer.failures import Failure, failure_of
-from train.trainer.job import DATASET, Ended, Job
-from train.trainer.progress import say
+from train.trainer.job import DATASET, Job, TrainOutcome
+from train.trainer.progress import report
 
 TRACEBACK = "failure.txt"
-"""File in the run's folder with all that Ray Train said of the last failure."""
+"""File in the run's folder with Ray Train's full report of the last failure."""
 
-NOTICE_SECONDS = "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S"
-"""How often Ray Train asks whether a node of the run is about to be taken away."""
+PREEMPTION_POLL = "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S"
+"""Ray Train's setting for the seconds between its checks for preempted nodes."""
 
 
 def train(job: Job, manifest: Manifest, run: Run) -> None:
-    """Train until the last step; raises ``UserError`` where the run has to end before it."""
-    os.environ.setdefault(NOTICE_SECONDS, "1")
+    """Train to the last step, with restarts; raises ``UserError`` if the run has to end before."""
+    os.environ.setdefault(PREEMPTION_POLL, "1")
     failures, saved = 0, run.committed_step()
     while True:
-        ended = _attempt(job, manifest, run)
-        if ended is None:
+        failure = _attempt(job, manifest, run)
+        if failure is None:
             return
         committed = run.committed_step()
         failures = 0 if committed > saved else failures + 1
-        if not ended.retry or failures > job.config.cluster.max_failures:
-            raise UserError(f"stage {job.config.stage.name}: {ended.line}")
+        if not failure.retry or failures > job.config.cluster.max_failures:
+            raise UserError(f"stage {job.config.stage.name}: {failure.line}")
         saved = committed
-        say(f"{job.config.stage.name:<8} resumes after step {committed}: {ended.line}")
+        report(f"{job.config.stage.name:<8} resumes after step {committed}: {failure.line}")
 
 
 def _attempt(job: Job, manifest: Manifest, run: Run) -> Failure | None:
-    """Run the workers once; why they ended early, if they did."""
-    try:
-        ended = cast("Ended", _trainer(job, manifest, run).fit().return_value)
-    except TrainingFailedError as error:
-        write_durably(run.place / TRACEBACK, f"{error}\n")
-        failure = failure_of(error)
-        return Failure(f"{failure.line}{_afterwards(run)}", failure.retry)
-    if ended.failure:
-        return Failure(ended.failure, retry=False)
-    return Failure("a node is about to be taken away") if ended.preempted else None
-
-
-def train_worker(settings: dict[str, Job]) -> Ended:
-    """What a Ray Train worker runs: the loop of the ``job``."""
-    from train.trainer.loop import work  # takes ten seconds to import; only workers need it
-
-    return work(settings["job"])
-
-
-def _afterwards(run: Run) -> str:
-    return f" (traceback in {run.place / TRACEBACK}); the same command resumes from the last checkpoint"
-
-
-def _trainer(job: Job, manifest: Manifest, run: Run) -> TorchTrainer:
+    """Run the worker group once; return why it ended early, None if the run is finished."""
     cluster = job.config.cluster
-    return TorchTrainer(
+    trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
         torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
@@ -82,10 +59,27 @@ def _trainer(job: Job, manifest: Manifest, run: Run) -> TorchTrainer:
         datasets={DATASET: RankedData.placeholder},
         dataset_config=RankedData(job.config, manifest, run.committed_step),
     )
+    try:
+        outcome = cast("TrainOutcome", trainer.fit().return_value)
+    except TrainingFailedError as error:
+        write_durably(run.path / TRACEBACK, f"{error}\n")
+        failure = failure_of(error)
+        more = f"(traceback in {run.path / TRACEBACK}); the same command resumes from the last checkpoint"
+        return Failure(f"{failure.line} {more}", failure.retry)
+    if outcome.failure:
+        return Failure(outcome.failure, retry=False)
+    return Failure("a node is about to be taken away") if outcome.preempted else None
+
+
+def train_worker(settings: dict[str, Job]) -> TrainOutcome:
+    """Entry point of a Ray Train worker: train ``settings["job"]``."""
+    from train.trainer.loop import train_rank  # takes ten seconds to import; only workers need it
+
+    return train_rank(settings["job"])
 
 
 def ray_storage(run: Run) -> dict[str, Any]:
-    """Ray Train's options for its own bookkeeping, which it keeps in the run's folder."""
+    """Ray Train's storage options: it keeps its own files in the run's folder."""
     storage = location(run.storage)
     if local := local_path(storage):
         return {"storage_path": str(local)}
@@ -93,7 +87,7 @@ def ray_storage(run: Run) -> dict[str, Any]:
 
 
 def scaling(cluster: ClusterConfig) -> ScalingConfig:
-    """How many workers there are, or may be, and what each of them takes."""
+    """The number of workers, a range for elastic runs, and the resources of each."""
     fewest, most, gpus = cluster.min_workers, cluster.workers, cluster.gpus_per_worker
     return ScalingConfig(
         num_workers=most if fewest is None else (fewest, most),

@@ -1,8 +1,7 @@
 """The model under DeepSpeed ZeRO-3: building, stepping, saving and loading.
 
-Building an engine, ``step`` and ``export`` are collectives: all ranks call them, in the same order. The other
-methods concern this rank alone. The learning rate is set from the step before each update, so the engine
-holds no scheduler.
+A docstring that begins with "Collective:" marks a method that all ranks call, in the same order; a rank that
+skips one makes the others hang. One rank alone may call every other method.
 """
 
 from __future__ import annotations
@@ -39,15 +38,18 @@ import deepspeed  # noqa: E402 - reads DS_ACCELERATOR when it is imported
 
 from train.checkpoints import optimizer_state  # noqa: E402 - imports deepspeed
 
-# On a CPU, DeepSpeed would spend a minute of its first start on compiling an all-reduce; gloo has one.
+# On a CPU, DeepSpeed would compile its own all-reduce for a minute at its first start; gloo has one.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 class ZeroEngine:
-    """LLaDA-V sharded over the ranks, with one optimizer group for each trained part."""
+    """LLaDA-V sharded over the ranks, with one optimizer group for each trained part.
+
+    There is no scheduler object: each step sets the learning rates from its number.
+    """
 
     def __init__(self, config: Config, total_steps: int, start_from: str | None) -> None:
-        """Weights come from ``start_from`` (LLaDA-V layout) or else from the configured towers."""
+        """Collective: weights come from ``start_from`` (LLaDA-V layout) or from the configured towers."""
         self.config = config
         self.total_steps = total_steps
         self.rank, self.workers = dist.get_rank(), dist.get_world_size()
@@ -62,50 +64,54 @@ class ZeroEngine:
 
     @property
     def device(self) -> torch.device:
-        """Where this rank computes."""
+        """The device of this rank."""
         return torch.device(self._engine.device or "cpu")
 
     @property
     def _groups(self) -> list[dict[str, Any]]:
-        """The optimizer's groups."""
         return self._optimizer.param_groups  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
 
     def step(self, micro_batches: Sequence[NoisyBatch], step: int) -> list[Tensor]:
-        """One optimizer step over the micro-batches; each one's cross-entropies of masked rows."""
-        self._set_rates(step)
+        """Collective: one optimizer step over the micro-batches, as many on every rank.
+
+        Returns the cross-entropy of each masked position, by micro-batch.
+        """
+        factor = lr_factor(step, self.total_steps, self.config.train.warmup_ratio)
+        for group, rate in zip(self._groups, self._base_rates, strict=True):
+            group["lr"] = rate * factor
         entropies = []
         for batch in micro_batches:
-            loss, entropy_M = self._engine(batch)
-            self._engine.backward(loss)
-            self._engine.step()
+            loss, entropy_M = self._engine(batch)  # gathers each layer's weights in turn
+            self._engine.backward(loss)  # gathers them again and reduces the gradients
+            self._engine.step()  # updates the weights after the last micro-batch of a step only
             entropies.append(entropy_M)
         return entropies
 
     def gradient_norm(self) -> float:
-        """Global norm of the last step's gradient before clipping."""
+        """Global norm of the last step's gradient before clipping, which DeepSpeed has kept."""
         return float(self._engine.get_global_grad_norm() or 0.0)
 
-    def rates(self) -> dict[str, float]:
-        """Learning rate of each trained part at the last step."""
+    def learning_rates(self) -> dict[str, float]:
+        """Learning rate of each trained part in the last step."""
         names = (part.value for part in ModelPart if part in self.config.stage.trained)
         return {name: float(group["lr"]) for name, group in zip(names, self._groups, strict=True)}
 
     def save(self, folder: Path) -> None:
-        """Write this rank's master weights and moments into ``folder``; raises ``OSError``.
+        """Write this rank's float32 master weights and AdamW moments; raises ``OSError``.
 
-        Weights are not among them: ``export`` writes those, frozen ones included.
+        ``export`` writes the model's weights, frozen ones included.
         """
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / optimizer_state.shard_name(self.rank, self.workers)
         optimizer_state.write(self._trained(), file, self.rank, self.workers)
 
     def load(self, folder: AnyPath, workers: int, step: int) -> None:
-        """Continue after ``step`` with what ``workers`` ranks saved and the weights exported beside it."""
+        """Load this rank's part of the state that ``workers`` ranks saved after ``step`` steps."""
         saved = optimizer_state.SavedState(folder, workers)
         optimizer_state.read(self._optimizer, self._trained(), saved, step, self.rank, self.workers)
 
     def export(self, folder: Path) -> None:
-        """The whole model with its tokenizer in the LLaDA-V layout, tensor by tensor; rank 0 writes."""
+        """Collective: gather the model tensor by tensor; rank 0 writes it in the LLaDA-V layout."""
         model = self.config.model
         checkpoint.export(
             self.model,
@@ -117,41 +123,36 @@ class ZeroEngine:
         )
 
     def checkpoint_bytes(self) -> int:
-        """Bytes of a checkpoint, over all ranks."""
+        """Bytes of a checkpoint over all ranks."""
         return checkpoint_bytes(*self._sizes(), self.config.train.precision)
 
     def staged_bytes(self) -> int:
-        """Most bytes of a checkpoint that one machine of this run writes."""
+        """Upper bound of the bytes that one machine writes for a checkpoint."""
         ranks = int(os.environ.get("LOCAL_WORLD_SIZE", self.workers))
         return staged_bytes(*self._sizes(), self.config.train.precision, self.workers, ranks)
 
     def _sizes(self) -> tuple[int, int]:
-        """Elements of all parameters and of the trained ones, over all ranks."""
+        """Number of elements of all parameters and of the trained ones, over all ranks."""
         return _elements(self.model.parameters()), _elements(self._trained().values())
 
     def _trained(self) -> dict[str, nn.Parameter]:
-        """The optimizer's parameters by name."""
+        """The trained parameters by name."""
         trained = {id(p) for part in self.config.stage.trained for p in self.model.part(part)}
         return {name: p for name, p in self.model.named_parameters() if id(p) in trained}
 
-    def _set_rates(self, step: int) -> None:
-        factor = lr_factor(step, self.total_steps, self.config.train.warmup_ratio)
-        for group, rate in zip(self._groups, self._base_rates, strict=True):
-            group["lr"] = rate * factor
-
 
 def _elements(parameters: Iterable[nn.Parameter]) -> int:
-    """Elements of whole parameters, however they are sharded."""
+    """Total elements of parameters before sharding."""
     return sum(math.prod(full_shape(parameter)) for parameter in parameters)
 
 
 def gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
-    """The whole values of sharded parameters; what rank 0 writes into them goes to all ranks."""
+    """Collective: inside the block, parameters hold their full values; all ranks get what rank 0 writes."""
     return deepspeed.zero.GatheredParameters(parameters, modifier_rank=0)
 
 
 def build_model(config: Config, settings: dict[str, Any]) -> LLaDAV:
-    """The sharded model, parts that the stage does not train frozen."""
+    """Collective: build the sharded model and freeze the parts that the stage does not train."""
     with deepspeed.zero.Init(config_dict_or_path=settings):
         model = LLaDAV(config.model)
     for part in ModelPart:
@@ -162,7 +163,7 @@ def build_model(config: Config, settings: dict[str, Any]) -> LLaDAV:
 
 
 def load_weights(model: LLaDAV, config: Config, start_from: str | None) -> None:
-    """A LLaDA-V checkpoint where there is one, else the towers; what they lack is drawn from the seed."""
+    """Collective: load a LLaDA-V checkpoint or the towers; draw missing tensors from the seed."""
     reads = dist.get_rank() == 0
     weights = config.model.weights
     towers = [weights.llada_v] if weights.llada_v else [weights.language, weights.vision]
@@ -173,7 +174,7 @@ def load_weights(model: LLaDAV, config: Config, start_from: str | None) -> None:
 
 
 def parameter_groups(model: LLaDAV, config: Config) -> list[dict[str, Any]]:
-    """AdamW groups of the trained parts, each with its learning rate."""
+    """One AdamW group for each trained part, with its learning rate."""
     train, lr = config.train, config.stage.lr
     shared = {"weight_decay": train.weight_decay, "betas": tuple(train.betas), "eps": train.eps}
     return [
@@ -184,15 +185,15 @@ def parameter_groups(model: LLaDAV, config: Config) -> list[dict[str, Any]]:
 
 
 def deepspeed_settings(config: Config, workers: int) -> dict[str, Any]:
-    """DeepSpeed's own configuration; everything in it follows from ours."""
+    """DeepSpeed's configuration."""
     train = config.train
     return {
         "train_micro_batch_size_per_gpu": train.micro_batch,
         "gradient_accumulation_steps": BatchLayout.of(config, workers).slots,
         "gradient_clipping": train.clip,
         "bf16": {"enabled": train.precision is Precision.bf16},
-        # By default gradients are summed over ranks and micro-batches in the weights' format: in bf16 that
-        # loses 0.6 % of a gradient over 32 micro-batches.
+        # By default DeepSpeed sums gradients over ranks and micro-batches in the format of the weights; in
+        # bf16 that loses 0.6 % of a gradient over 32 micro-batches.
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",
         "zero_optimization": {

@@ -10,7 +10,7 @@ import torch
 from lladav.checkpoint.safetensors_io import TensorSpec, TensorWriter
 from lladav.storage import location, upload
 from tests.buckets import S3Server
-from train.checkpoints.optimizer_state import SavedState, shard_name, share
+from train.checkpoints.optimizer_state import SavedState, shard_name, shard_range
 
 ELEMENTS = 10
 VALUES = torch.arange(ELEMENTS, dtype=torch.float32)
@@ -20,7 +20,7 @@ def save(folder: Path, workers: int) -> None:
     """What a group of workers writes of one tensor."""
     folder.mkdir()
     for rank in range(workers):
-        part = VALUES[slice(*share(ELEMENTS, rank, workers))]
+        part = VALUES[slice(*shard_range(ELEMENTS, rank, workers))]
         with TensorWriter(
             folder / shard_name(rank, workers), [TensorSpec("w", part.dtype, (len(part),))]
         ) as file:
@@ -34,7 +34,7 @@ def test_a_rank_asks_a_bucket_for_the_files_of_its_own_shares(
     save(tmp_path / "engine", saved)
     upload(tmp_path / "engine", location(bucket) / "engine")
     before = len(s3_server.requests)
-    first, last = share(ELEMENTS, 0, workers)
+    first, last = shard_range(ELEMENTS, 0, workers)
     parts = list(SavedState(location(bucket) / "engine", saved).parts("w", ELEMENTS, first, last))
     assert torch.equal(torch.cat([part for _, part in parts]), VALUES[first:last])
     asked = {request.path for request in s3_server.requests[before:] if request.method == "GET"}

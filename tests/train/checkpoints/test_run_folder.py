@@ -1,4 +1,4 @@
-"""A run's folder: what counts as a checkpoint, what a crash leaves behind, and whose folder it is."""
+"""A run's folder: committed checkpoints, files of interrupted saves, and the settings it belongs to."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def settings(storage: Path, *more: str) -> Config:
 
 
 def write(run: Run, step: int, commit: bool = True) -> None:
-    """A checkpoint's folder, committed or as a crash leaves it."""
-    place = run.checkpoint_place(step)
-    make_folder(place)
-    (place / "shard").write_text("x")
+    """Write a checkpoint's folder; not committed, it looks like one of an interrupted save."""
+    folder = run.checkpoint_path(step)
+    make_folder(folder)
+    (folder / "shard").write_text("x")
     if commit:
         run.commit(step, 100, 1)
 
@@ -34,7 +34,7 @@ def run(tmp_path: Path) -> Run:
     return Run.of(settings(tmp_path))
 
 
-def test_a_checkpoint_counts_once_it_is_committed(run: Run) -> None:
+def test_only_a_committed_checkpoint_counts(run: Run) -> None:
     assert run.latest() is None
     assert run.committed_step() == 0
     write(run, 10)
@@ -45,11 +45,11 @@ def test_a_checkpoint_counts_once_it_is_committed(run: Run) -> None:
     assert run.committed_step() == 10
 
 
-def test_what_a_crash_left_behind_is_swept_away(run: Run) -> None:
+def test_files_of_an_interrupted_save_are_removed(run: Run) -> None:
     write(run, 10)
     write(run, 20, commit=False)
-    run.sweep()
-    assert subfolders(run.place) == [run.checkpoint_place(10).name]
+    run.remove_uncommitted()
+    assert subfolders(run.path) == [run.checkpoint_path(10).name]
 
 
 def test_pruning_keeps_the_newest(run: Run) -> None:
@@ -59,9 +59,9 @@ def test_pruning_keeps_the_newest(run: Run) -> None:
     assert [checkpoint.step for checkpoint in run.checkpoints()] == [20, 30]
 
 
-def test_a_checkpoint_half_removed_does_not_count(run: Run) -> None:
+def test_a_partly_removed_checkpoint_does_not_count(run: Run) -> None:
     write(run, 10)
-    (run.checkpoint_place(10) / STATE).unlink()
+    (run.checkpoint_path(10) / STATE).unlink()
     assert run.latest() is None
 
 
@@ -74,19 +74,19 @@ def test_the_last_step_makes_a_run_final(run: Run) -> None:
 
 def test_settings_of_another_meaning_are_refused_and_change_nothing(tmp_path: Path, run: Run) -> None:
     run.bind(settings(tmp_path))
-    before = (run.place / "config.yaml").read_text()
+    before = (run.path / "config.yaml").read_text()
     with pytest.raises(UserError, match=r"started with train\.seed=42, now 7.*train\.run="):
         run.bind(settings(tmp_path, "train.seed=7"))
-    assert (run.place / "config.yaml").read_text() == before
+    assert (run.path / "config.yaml").read_text() == before
 
 
-def test_settings_that_do_not_change_meaning_are_taken(tmp_path: Path, run: Run) -> None:
+def test_settings_that_do_not_change_meaning_are_accepted(tmp_path: Path, run: Run) -> None:
     run.bind(settings(tmp_path))
     run.bind(settings(tmp_path, "train.micro_batch=2", "train.checkpoint_every=7"))
     assert run.config().train.checkpoint_every == 7
 
 
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     config = settings(tmp_path / "file")
     with pytest.raises(UserError, match=r"cannot be written .*set train\.storage"):
@@ -94,8 +94,8 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 
 def forget_text_version(run: Run, step: int) -> None:
-    """A committed checkpoint as versions wrote it that did not name their text processing."""
-    state = run.checkpoint_place(step) / STATE
+    """Make a committed checkpoint look like one of a version that wrote no ``text_version``."""
+    state = run.checkpoint_path(step) / STATE
     values = json.loads(state.read_text())
     assert values.pop("text_version") == TEXT_VERSION
     state.write_text(json.dumps(values))
@@ -106,12 +106,12 @@ def test_a_run_of_another_text_processing_is_not_resumed(tmp_path: Path, run: Ru
     forget_text_version(run, 10)
     with pytest.raises(UserError) as error:
         run_stage(settings(tmp_path))
-    told = str(error.value)
-    assert told.startswith(
+    line = str(error.value)
+    assert line.startswith(
         f"run {run.name} was trained with text processing 1, this version has {TEXT_VERSION}"
     )
-    assert "train.run=<new name> train.init=" in told
-    assert "\n" not in told
+    assert "train.run=<new name> train.init=" in line
+    assert "\n" not in line
 
 
 def test_a_finished_run_of_another_text_processing_stays_done(

@@ -1,4 +1,4 @@
-"""Two drivers never work in one run's folder; a dead one's claim expires."""
+"""Two drivers never write to one run's folder; the claim of a dead driver expires."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def holder(root: Path, folder: str) -> Iterator[subprocess.Popen[str]]:
     process.wait()
 
 
-def test_an_owned_folder_is_free_afterwards(folder: str) -> None:
+def test_the_claim_is_released_at_the_end(folder: str) -> None:
     for _ in range(2):
         with owned(location(folder), LEASE) as owner:
             assert owner_of(location(folder)) == owner
@@ -73,13 +73,13 @@ def test_a_second_driver_is_refused_in_one_line_that_names_the_first(
 def test_the_claim_of_an_owner_that_stopped_renewing_expires(
     folder: str, holder: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    holder.send_signal(signal.SIGSTOP)  # as good as dead, and on another machine for all that can be seen
+    holder.send_signal(signal.SIGSTOP)  # it renews nothing, like a dead process on another machine
     begin = time.monotonic()
     with owned(location(folder), LEASE) as owner:
         assert time.monotonic() - begin >= LEASE
         assert owner_of(location(folder)) == owner
-    assert f"locked by process {holder.pid} on " in (told := capsys.readouterr().out)
-    assert "waits up to 2 s to see whether it is alive" in told
+    assert f"locked by process {holder.pid} on " in (output := capsys.readouterr().out)
+    assert "waiting up to 2 s to see whether it is alive" in output
 
 
 def test_the_claim_of_a_killed_owner_on_this_machine_is_free_at_once(root: Path, folder: str) -> None:
@@ -97,14 +97,14 @@ def test_an_owner_that_lost_its_claim_commits_nothing(folder: str) -> None:
     storage, name = folder.rsplit("/", 1)
     with owned(location(folder), LEASE) as owner:
         run = Run(storage, name, owner.token)
-        make_folder(run.checkpoint_place(1))
+        make_folder(run.checkpoint_path(1))
         run.commit(1, 2, 1)
         with pytest.raises(UserError, match=r"taken over by process \d+ on .*; nothing is committed"):
-            Run(storage, name, "the token of a claim before").commit(2, 2, 1)
+            Run(storage, name, "the token of an earlier claim").commit(2, 2, 1)
     assert run.committed_step() == 1
 
 
-def test_of_many_that_take_over_a_dead_claim_one_succeeds(bucket: str) -> None:
+def test_one_of_several_processes_takes_over_a_dead_claim(bucket: str) -> None:
     dead = claim_on(location(bucket), 600)
     assert dead.take()
     claims = [claim_on(location(bucket), LEASE) for _ in range(4)]

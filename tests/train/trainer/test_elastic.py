@@ -1,9 +1,10 @@
-"""Nodes are taken away and come back: the run continues with those that are left, and no loss changes."""
+"""On two nodes: a rank that fails alone ends its run; a lost, a new and a drained node only resize it."""
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from itertools import groupby
 from pathlib import Path
@@ -11,64 +12,123 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lladav.cluster import local_head
-from tests.ray_nodes import node
-from tests.train.nodes import IMPATIENT, nodes
-from tests.train.trainings import Trainings, train_workers, wait_for
+from lladav.cluster import Head, local_head
+from tests.ray_nodes import kill_all, node
+from tests.train.nodes import SHORT_START_TIMEOUT, nodes
+from tests.train.trainings import Trainings, reference_losses, train_workers, wait_for
+from train.trainer.workers import TRACEBACK
 
-BATCH = 4
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
+
+BATCH, EVERY = 4, 5
 ENDLESS = 1000
-"""Steps: more than are trained, however fast. Each run is killed once it has trained what is compared."""
-SETTINGS = (f"stage.global_batch={BATCH}", f"train.max_steps={ENDLESS}", "train.warmup_ratio=0")
-ELASTIC = (
-    *("cluster.workers=2", "cluster.min_workers=1", "cluster.resize_seconds=1"),
-    *("train.micro_batch=1", "train.checkpoint_every=1"),
+"""Steps: more than a run gets to. The tests kill each run when they have seen enough."""
+SETTINGS = (
+    *(f"stage.global_batch={BATCH}", f"train.max_steps={ENDLESS}", "train.warmup_ratio=0"),
+    *("cluster.workers=2", "train.micro_batch=1", f"train.checkpoint_every={EVERY}"),
 )
-ALONE = (f"train.micro_batch={BATCH}", f"train.checkpoint_every={ENDLESS}")
+ELASTIC = ("cluster.min_workers=1", "cluster.resize_seconds=1")
+ALONE = ("cluster.workers=1", f"train.micro_batch={BATCH}")
+FILE_LIMIT = 2**20
+"""Bytes: a shard of the optimizer's state is larger."""
 
 QUICK = {"RAY_health_check_initial_delay_ms": "1000", "RAY_health_check_period_ms": "1000"}
-"""For Ray to notice in 5 s, not 15, that a node is gone."""
+"""Ray notices after 5 s instead of 15 s that a node is gone."""
 
 
-@pytest.mark.slow
-@pytest.mark.ray
-@pytest.mark.timeout(600)
-def test_a_node_is_taken_away_and_comes_back_and_no_loss_changes(root: Path, tmp_path: Path) -> None:
-    trainings = Trainings(root, tmp_path, *SETTINGS)
-    train_elastically(trainings)
-    elastic = trainings.losses("elastic")
-    with trainings.begun("alone", *ALONE) as process:
-        enough = len(elastic)
-        trainings.wait_for(lambda: len(trainings.losses("alone")) >= enough, "its steps", "alone", process)
-    alone = trainings.losses("alone")
-    assert elastic == pytest.approx({step: alone[step] for step in elastic}, rel=1e-4)
+class SecondNode:
+    """The node beside the head; tests take it away and ask for a new one."""
+
+    def __init__(self, head: Head, stack: ExitStack) -> None:
+        self._head, self._stack = head, stack
+        self._process: psutil.Popen | None = None
+
+    def running(self) -> psutil.Popen:
+        """The node's process; a new node if the last one has ended."""
+        if self._process is None or self._process.poll() is not None:
+            self._process = self._stack.enter_context(node(self._head))
+            wait_for(lambda: nodes(self._head) >= 2, "the start of the node")
+        return self._process
 
 
-def train_elastically(trainings: Trainings) -> None:
-    """Train ``elastic`` with two workers, with one when its node is killed, and with two on another node."""
+@pytest.fixture(scope="module")
+def ray_head() -> Iterator[Head]:
+    with local_head(cpus=1, variables=QUICK) as head:
+        yield head
+
+
+@pytest.fixture(scope="module")
+def second(ray_head: Head) -> Iterator[SecondNode]:
+    with ExitStack() as stack:
+        yield SecondNode(ray_head, stack)
+
+
+@pytest.fixture(scope="module")
+def trainings(root: Path, ray_head: Head, tmp_path_factory: pytest.TempPathFactory) -> Trainings:
+    environment = {**ray_head.environment, "RAY_ADDRESS": ray_head.address, **SHORT_START_TIMEOUT}
+    return Trainings(root, tmp_path_factory.mktemp("elastic"), *SETTINGS, environment=environment)
+
+
+def test_one_failing_rank_ends_the_run(trainings: Trainings, second: SecondNode) -> None:
+    """One of two workers may no longer write its shard: the last line names it, and nothing is retried."""
+    second.running()
+    with trainings.begun("limited") as process:
+        wait_for(lambda: bool(trainings.losses("limited")), "the first step")
+        worker = train_workers(psutil.Process())[0]
+        worker.rlimit(psutil.RLIMIT_FSIZE, (FILE_LIMIT, FILE_LIMIT))
+        wait_for(lambda: process.poll() is not None, "the end of the run")
+        assert process.wait() == 2
+    output = trainings.output("limited").read_text()
+    last = output.splitlines()[-1]
+    assert last.startswith("error: stage si: rank ")
+    assert "safetensors: File too large; free some space or set train.storage" in last
+    assert "resumes after" not in output
+    assert "OSError" in (trainings.run("limited").path / TRACEBACK).read_text()
+
+
+def test_a_lost_a_new_and_a_drained_node_change_no_loss(trainings: Trainings, second: SecondNode) -> None:
+    second.running()
+    with trainings.begun("elastic", *ELASTIC) as process:
+        is_resized(trainings, second, process)
+        is_drained(trainings, second, process)
+    losses = trainings.losses("elastic")
+    reference = reference_losses(trainings.overrides("reference", *ALONE), len(losses))
+    assert losses == pytest.approx(reference, rel=1e-4)
+
+
+def is_resized(trainings: Trainings, second: SecondNode, process: psutil.Popen) -> None:
+    """Two workers train, then one when its node is killed, then two again on a new node."""
     run = trainings.run("elastic")
 
     def have_saved(*workers: int) -> Callable[[], bool]:
-        """Whether so many workers saved checkpoints, one group after the other."""
+        """Whether groups of these sizes saved checkpoints, one group after the other."""
         return lambda: [n for n, _ in groupby(run.checkpoints(), lambda each: each.workers)] == [*workers]
 
-    with local_head(cpus=1, variables=QUICK) as head, ExitStack() as later:
-        environment = {**head.environment, "RAY_ADDRESS": head.address, **IMPATIENT}
-        with node(head):
-            wait_for(lambda: nodes(head) == 2, "the arrival of the first node")
-            begun = trainings.begun("elastic", *ELASTIC, environment=environment)
-            process = later.enter_context(begun)
-            trainings.wait_for(have_saved(2), "a checkpoint of two workers", "elastic", process)
-        trainings.wait_for(have_saved(2, 1), "a checkpoint of one worker", "elastic", process)
-        later.enter_context(node(head))
-        resized = have_saved(2, 1, 2)
-        trainings.wait_for(lambda: slowed_until(resized), "the second resize", "elastic", process)
+    trainings.wait_for(have_saved(2), "a checkpoint of two workers", "elastic", process)
+    kill_all(second.running())
+    trainings.wait_for(have_saved(2, 1), "a checkpoint of one worker", "elastic", process)
+    second.running()
+    resized = have_saved(2, 1, 2)
+    trainings.wait_for(lambda: slowed_until(resized), "the second resize", "elastic", process)
+
+
+def is_drained(trainings: Trainings, second: SecondNode, process: psutil.Popen) -> None:
+    """The second node gets SIGTERM: the workers save the current step, and one continues from it."""
+    second.running().terminate()
+    output, said = trainings.output("elastic"), r"resumes after step (\d+): a node is about to be taken away"
+    trainings.wait_for(lambda: bool(re.search(said, output.read_text())), "the restart", "elastic", process)
+    done = max(trainings.losses("elastic"))
+    assert re.findall(said, output.read_text()) == [str(done)]
+    assert (done, 2) in [(each.step, each.workers) for each in trainings.run("elastic").checkpoints()]
+    continued = "a step after the restart"
+    trainings.wait_for(lambda: max(trainings.losses("elastic")) > done, continued, "elastic", process)
+    assert len(train_workers(psutil.Process())) == 1
 
 
 def slowed_until(condition: Callable[[], bool]) -> bool:
     """Whether the condition holds; if not, let a single worker work a tenth of the next second.
 
-    Ray Train looks for new nodes every 20 s only: the steps until then are compared, too.
+    Ray Train looks for new nodes only every 20 s, and the reference has to repeat all steps until then.
     """
     with suppress(psutil.NoSuchProcess, ValueError):
         (worker,) = train_workers(psutil.Process())

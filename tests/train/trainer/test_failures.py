@@ -18,7 +18,7 @@ from lladav.errors import UserError
 from tests.train.ranks import on_ranks
 from tests.train.settings import settings
 from train.trainer import failures
-from train.trainer.failures import RankError, describe, failure_of, raised_by
+from train.trainer.failures import RankError, describe, failure_of, raise_as_rank_error
 
 MESSAGES = Path(__file__).parents[1] / "ray_messages"
 """What Ray 2.60 said of workers that were killed: by its memory monitor, and by SIGKILL."""
@@ -103,7 +103,7 @@ def test_a_closed_connection_is_another_ranks_failure(
     error: Exception, collateral: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(failures, "COLLATERAL_SECONDS", 0.0)
-    with pytest.raises(RankError) as raised, raised_by(3):
+    with pytest.raises(RankError) as raised, raise_as_rank_error(3):
         raise error
     copy = pickle.loads(pickle.dumps(raised.value))
     assert (copy.rank, copy.collateral, str(copy)) == (3, collateral, str(raised.value))
@@ -112,7 +112,7 @@ def test_a_closed_connection_is_another_ranks_failure(
 def failing(kind: str, folder: str) -> None:
     """The loop on one of two ranks, of which rank 1 (rank 0 for an export) fails; the other waits for it."""
     rank = dist.get_rank()
-    with raised_by(rank):
+    with raise_as_rank_error(rank):
         _fail(kind, rank, Path(folder))
 
 

@@ -79,7 +79,7 @@ def test_a_run_is_resumed_without_its_predecessor_and_without_weights(data: Path
     config = settings(data, tmp_path / "runs", "si", "model.weights.llada_v=/removed")
     run = Run.of(config)
     run.bind(config)
-    make_folder(run.checkpoint_place(50))
+    make_folder(run.checkpoint_path(50))
     run.commit(50, 157, 1)
     check_stages([config])
 
@@ -88,7 +88,7 @@ def test_the_predecessor_in_a_bucket_keeps_its_scheme(data: Path, tmp_path: Path
     first, second = (settings(data, bucket, stage) for stage in ("pretrain", "si"))
     run = Run.of(first)
     export(tiny_model(seed=0), tiny_config(), tmp_path / "out" / WEIGHTS)
-    upload(tmp_path / "out", run.checkpoint_place(100))
+    upload(tmp_path / "out", run.checkpoint_path(100))
     run.commit(100, 100, 1)
     check_stages([second])
     assert starting_weights(second) == f"{bucket}/pretrain-tiny-digits/checkpoint-00000100/weights"
