@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from data.digits.preparation import prepare
 from data.manifest.quarantine import read_rejects
 from lladav.checkpoint import export
 from lladav.config.loader import load
@@ -19,6 +18,7 @@ from lladav.model.initialization import initialize
 from lladav.model.llada_v import LLaDAV
 from lladav.storage import files_in, location, upload
 from tests.buckets import BUCKET, S3Server
+from tests.digits import copy_digits
 from tests.train.trainings import begun, finish, reference_losses, wait_for
 from train.checkpoints.run_folder import QUARANTINE, WEIGHTS, Run
 from train.trainer.step_log import LOG
@@ -55,8 +55,7 @@ class Stored:
 @pytest.fixture
 def stored(tmp_path: Path, s3_server: S3Server) -> Iterator[Stored]:
     """The data set, with every third image damaged, and the finished run of the stage before."""
-    prepare(tmp_path / "digits", scale=0.02)
-    damage(tmp_path / "digits" / "mammoth_si")
+    damage(copy_digits(tmp_path) / "mammoth_si")
     with pytest.MonkeyPatch.context() as patched, s3_server.reached():
         patched.setenv("LLADAV_CACHE", str(tmp_path / "cache"))
         found = Stored(tmp_path, dict(os.environ))

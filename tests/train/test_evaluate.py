@@ -1,4 +1,4 @@
-"""Earlier answers count as long as nothing that determines them has changed."""
+"""Saved answers are reused until something that determines them changes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from data.digits.preparation import prepare
 from lladav.checkpoint import export
 from lladav.config.loader import load
 from lladav.config.schema import Config
 from lladav.model.initialization import initialize
 from lladav.model.llada_v import LLaDAV
 from lladav.storage import local_path
+from tests.digits import copy_digits
 from train.checkpoints.run_folder import WEIGHTS, Run
 from train.evaluate import EVALUATION, evaluate
 
@@ -27,8 +27,7 @@ def checkpoint(config: Config) -> Path:
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     """A run of an untrained tiny model with one checkpoint, and a few held-out questions."""
-    prepare(tmp_path / "digits", scale=0.01)
-    questions = tmp_path / "digits" / "held_out" / "questions.jsonl"
+    questions = copy_digits(tmp_path) / "held_out" / "questions.jsonl"
     questions.write_text("".join(f"{line}\n" for line in questions.read_text().splitlines()[:2]))
     folders = [f"data.root={tmp_path}/digits", f"model.tokenizer={tmp_path}/digits/tokenizer"]
     config = load(["stage=si", "model=tiny", "data=digits", f"train.storage={tmp_path}/runs", *folders])
@@ -40,13 +39,13 @@ def config(tmp_path: Path) -> Config:
     return config
 
 
-def test_answers_are_used_again_until_a_question_or_a_setting_changes(config: Config) -> None:
+def test_answers_are_reused_until_a_question_or_a_setting_changes(config: Config) -> None:
     file = checkpoint(config) / EVALUATION
     assert evaluate(config)["all"].asked == 2
     first = json.loads(file.read_text())
     first["answers"][0]["correct"] = first["answers"][1]["correct"] = True
     file.write_text(json.dumps(first))
-    assert evaluate(config)["all"].right == 2  # nothing was asked again
+    assert evaluate(config)["all"].right == 2  # the saved answers, not the model's
     config.objective.block_length = 4
     evaluate(config)
     second = json.loads(file.read_text())
@@ -56,7 +55,7 @@ def test_answers_are_used_again_until_a_question_or_a_setting_changes(config: Co
     assert evaluate(config)["all"].asked == 1
 
 
-def test_a_file_of_an_earlier_version_is_not_used(config: Config) -> None:
+def test_a_file_of_an_earlier_version_is_not_reused(config: Config) -> None:
     file = checkpoint(config) / EVALUATION
     file.write_text(json.dumps({"seconds": 0.1, "answers": []}))
     assert evaluate(config)["all"].asked == 2

@@ -1,4 +1,4 @@
-"""The tiny towers: made where they are missing, in the released layouts, the same each time."""
+"""The tiny towers: trained if missing, in the released layouts, with the same weights each time."""
 
 from pathlib import Path
 
@@ -15,21 +15,18 @@ from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer
 from lladav.inputs.images import ViewGeometry
 from lladav.model.llada_v import LLaDAV
+from tests.digits import shared_digits
 from train.towers import build
 from train.toy_towers.fit import Fit, fit, shuffled
 from train.toy_towers.muon import Muon, orthogonalized
 
 SHORT = 0.01
-"""How long the lessons are, next to the real ones."""
+"""Length of the pretraining relative to the real one."""
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from data.digits.preparation import prepare
-
-    folder = tmp_path_factory.mktemp("towers") / "digits"
-    prepare(folder, scale=0.01)
-    return folder
+def data() -> Path:
+    return shared_digits()
 
 
 def settings(data: Path, towers: Path) -> Config:
@@ -53,7 +50,7 @@ def weights(config: Config) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-def test_towers_are_made_once_and_alike(data: Path, tmp_path: Path):
+def test_towers_are_trained_once_and_reproducibly(data: Path, tmp_path: Path):
     first, second = settings(data, tmp_path / "a"), settings(data, tmp_path / "b")
     build(first, SHORT)
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "a").rglob("*")}
@@ -66,7 +63,7 @@ def test_towers_are_made_once_and_alike(data: Path, tmp_path: Path):
     assert ChatTokenizer.load(tmp_path / "a/language").ids == first.model.tokens
 
 
-def test_a_large_model_is_not_made(data: Path, tmp_path: Path):
+def test_a_large_model_is_refused(data: Path, tmp_path: Path):
     config = settings(data, tmp_path)
     config.model.language.width = 4096
     with pytest.raises(UserError, match="download its towers"):
@@ -84,11 +81,11 @@ def test_a_tower_of_another_tokenizer_is_refused(data: Path, tmp_path: Path):
     for part in ("vision", "language"):
         (tmp_path / part).mkdir()
     (tmp_path / "language/tokenizer.json").write_text("{}")
-    with pytest.raises(UserError, match="remove it to have it made anew"):
+    with pytest.raises(UserError, match="remove it to train a new one"):
         build(settings(data, tmp_path))
 
 
-def test_lessons_show_training_glyphs_only():
+def test_pretraining_views_show_training_glyphs_only():
     views = labelled_views(glyphs.training_pool(), 20, geometry(), seed=1)
     shown = set(np.unique(views.glyphs)) - {-1}
     assert shown

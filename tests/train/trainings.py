@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-import atexit
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 
 import psutil
 
-from data.digits.preparation import prepare
 from data.manifest.manifest import open_manifest
 from data.pipeline.microbatches import to_batch
 from data.pipeline.plan import Plan
 from data.pipeline.streams import SampleStream
 from lladav.config.loader import load
 from lladav.config.schema import Config
+from tests.digits import shared_digits
 from tests.ray_nodes import kill_all
 from tests.train.ranks import on_ranks
 from train.checkpoints.run_folder import Run
 from train.trainer.step_log import LOG, read_steps
 
 TIMEOUT_SECONDS = 240
-
-
-@cache
-def digits() -> Path:
-    """The built-in data set, shortened; each test process writes it once."""
-    folder = Path(tempfile.mkdtemp(prefix="lladav-digits-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    prepare(folder / "digits", scale=0.02)
-    return folder / "digits"
 
 
 def reference_losses(overrides: Sequence[str], steps: int, start_from: str | None = None) -> dict[int, float]:
@@ -68,7 +55,7 @@ class Trainings:
         self, root: Path, folder: Path, *settings: str, environment: dict[str, str] | None = None
     ) -> None:
         """``settings`` and ``environment`` apply to all runs; without ``environment`` each starts a Ray."""
-        self.root, self.storage, self.data, self.settings = root, folder / "runs", digits(), settings
+        self.root, self.storage, self.data, self.settings = root, folder / "runs", shared_digits(), settings
         self.environment = environment
 
     def overrides(self, run: str, *more: str) -> list[str]:

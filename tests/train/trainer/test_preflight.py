@@ -1,4 +1,4 @@
-"""Mistakes are found before anything is written, for all stages of a command."""
+"""Mistakes in any stage of a command are reported before anything is written."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from data.digits.preparation import prepare
 from lladav.checkpoint import export
 from lladav.config.loader import load
 from lladav.config.schema import Config
 from lladav.errors import UserError
 from lladav.storage import location, make_folder, upload
+from tests.digits import shared_digits
 from tests.lladav.build import tiny_config, tiny_model
 from train.checkpoints.run_folder import WEIGHTS, Run
 from train.trainer.preflight import check_stages, starting_weights
@@ -20,9 +20,9 @@ from train.trainer.stage import run_stage
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded data set, and weights beside it."""
+    """Folder of the built-in data set and of weights."""
     folder = tmp_path_factory.mktemp("data")
-    prepare(folder / "digits", scale=0.02)
+    (folder / "digits").symlink_to(shared_digits())
     export(tiny_model(seed=0), tiny_config(), folder / "weights")
     return folder
 
