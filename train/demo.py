@@ -2,8 +2,8 @@
 
     make demo
 
-Prepares the embedded data, makes the towers, starts a private Ray, submits the curriculum to it as a job,
-asks the held-out questions, draws pictures, and ends what it started. What is done is not done again.
+Prepares the built-in data, pretrains the towers, starts a private Ray, submits the curriculum to it as a job,
+evaluates on the held-out questions, draws plots and stops the private Ray. Finished parts are skipped.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ EVALUATED = ("ov", "vw", "ov_vw")
 OUT = Path("runs/demo")
 SHOWN = 16
 NOISE = re.compile(r"(INFO|SUCC) (cli|sdk|job_manager)\.py|^Running entrypoint for job")
-"""Lines that ``ray job submit`` says for itself; they point at a Ray that is gone soon."""
+"""Lines of ``ray job submit`` that refer to the private Ray, which soon ends."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -51,15 +51,15 @@ def main(arguments: Sequence[str]) -> None:
     begin = time.monotonic()
     configs = [load(each) for each in expand_stages(["stage=all", *SETTINGS])]
     with one_line_errors():
-        with chapter("embedded data"):
+        with section("built-in data"):
             prepare(Path(configs[0].data.root))
-        with chapter("towers"):
+        with section("towers"):
             _run([sys.executable, _script("towers.py"), *SETTINGS])
-        with chapter("curriculum: ray job submit -- python train/run.py stage=all"):
+        with section("curriculum: ray job submit -- python train/run.py stage=all"):
             train_all(configs)
-        with chapter("held-out questions"):
+        with section("held-out questions"):
             by_stage = {c.stage.name: evaluate(c) for c in configs if c.stage.name in EVALUATED}
-        with chapter("pictures"):
+        with section("plots"):
             draw(configs)
     report(summary(by_stage))
     report(f"\nloss curves  {OUT / 'losses.png'}\nanswers      {OUT / 'answers.png'}")
@@ -68,8 +68,8 @@ def main(arguments: Sequence[str]) -> None:
 
 
 @contextmanager
-def chapter(title: str) -> Iterator[None]:
-    """A heading, and the time that its part took."""
+def section(title: str) -> Iterator[None]:
+    """Print a heading before the block and the time that the block took after it."""
     begin = time.monotonic()
     report(f"\n== {title}")
     yield
@@ -77,9 +77,9 @@ def chapter(title: str) -> Iterator[None]:
 
 
 def train_all(configs: list[Config]) -> None:
-    """Submit the curriculum to a Ray of our own, unless all of it is done."""
+    """Submit the curriculum to a private Ray, unless all stages are finished."""
     if all((latest := Run.of(config).latest()) and latest.final for config in configs):
-        report("all stages are done")
+        report("all stages are finished")
         return
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with local_head() as head:
@@ -94,7 +94,7 @@ def _script(name: str) -> str:
 
 
 def _run(command: list[str], environment: dict[str, str] | None = None) -> None:
-    """Run a command and show what it says; leaves with its exit code where it fails."""
+    """Run a command and print its output; exit with its exit code if it fails."""
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
@@ -107,7 +107,7 @@ def _run(command: list[str], environment: dict[str, str] | None = None) -> None:
 
 
 def draw(configs: list[Config]) -> None:
-    """The loss curves of all stages and a sheet of answers of the last."""
+    """Plot the loss curves of all stages and answers of the last stage."""
     from train.evaluation.plots import draw_answers, draw_losses
     from train.trainer.step_log import LOG, read_steps
 
@@ -119,16 +119,16 @@ def draw(configs: list[Config]) -> None:
 
 
 def spread(answered: Sequence[Answered], count: int) -> list[Answered]:
-    """Some answers, taking turns among the types of question."""
+    """At most ``count`` answers, alternating between the types of question."""
     by_type = defaultdict(list)
     for one in answered:
         by_type[one.question.type].append(one)
-    turns = chain.from_iterable(zip_longest(*by_type.values()))
-    return [one for one in turns if one is not None][:count]
+    alternating = chain.from_iterable(zip_longest(*by_type.values()))
+    return [one for one in alternating if one is not None][:count]
 
 
 def summary(by_stage: dict[str, dict[str, Score]]) -> str:
-    """Exact match by type of question after each evaluated stage."""
+    """Table of exact match by type of question, with a column for each evaluated stage."""
     kinds = list(next(iter(by_stage.values())))
     lines = ["", f"{'exact match':<14}{'questions':>10}" + "".join(f"{'after ' + s:>14}" for s in by_stage)]
     for kind in kinds:

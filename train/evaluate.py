@@ -1,8 +1,8 @@
-"""Ask a stage's model the held-out questions and count what is right.
+"""Evaluate a stage's newest checkpoint on the held-out questions.
 
     python train/evaluate.py stage=vw model=tiny data=digits
 
-Prints a table by type of question and writes evaluation.json into the run's folder.
+Prints exact match by type of question and writes evaluation.json into the checkpoint's folder.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 EVALUATION = "evaluation.json"
 MAX_TOKENS = 32
 BLOCK = 8
-"""Tokens of a decoding block where training does not say; an answer ends with its eot's block."""
+"""Tokens of a decoding block if ``objective.block_length`` is not set."""
 BATCH = 32
 CODE = ("train/evaluate.py", "train/evaluation/held_out.py", "data/digits/questions.py")
-"""Files outside of the library that determine answers and scores."""
+"""Files outside of ``platform/`` that determine answers and scores."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """How many questions were asked and how many answered right."""
+    """Number of questions, and of questions that are answered correctly."""
 
     asked: int
     right: int
@@ -58,10 +58,10 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def evaluate(config: Config) -> dict[str, Score]:
-    """Scores by type of question of the stage's newest checkpoint.
+    """Scores of the stage's newest checkpoint, by type of question.
 
-    Earlier answers are used again unless something that determines them has changed. Raises ``UserError``
-    where the stage has no checkpoint or the data set no questions.
+    Saved answers are reused unless something that determines them has changed. Raises ``UserError`` if the
+    stage has no checkpoint or the data set no questions.
     """
     from lladav.storage.local_cache import local_copy
     from train.checkpoints.run_folder import WEIGHTS, Run
@@ -80,24 +80,24 @@ def evaluate(config: Config) -> dict[str, Score]:
 
 
 def cache_key(config: Config, step: int) -> str:
-    """Digest of what determines the answers: the checkpoint's step, questions, settings and code."""
+    """Hash of everything that determines the answers: checkpoint, questions, settings and code."""
     questions = held_out(config)
     asked = [(question.id, question.type, question.text, question.answer) for question in questions]
     digest = hashlib.sha256(json.dumps([step, asked, MAX_TOKENS, _block(config)]).encode())
     library = sorted(Path(lladav.__file__).parent.rglob("*.py"))
-    images = sorted({path for question in questions for path in question.pictures})
+    images = sorted({path for question in questions for path in question.media})
     for file in [*library, *(ROOT / name for name in CODE), *images]:
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 
 
 def _block(config: Config) -> int:
-    """Tokens of a decoding block: as many as training noised together."""
+    """Tokens of a decoding block: the block length of training."""
     return config.objective.block_length or BLOCK
 
 
 def answers(config: Config) -> list[Answered]:
-    """The answers that ``evaluate`` counted."""
+    """The answers that ``evaluate`` has saved for the newest checkpoint."""
     from train.checkpoints.run_folder import Run
     from train.evaluation.held_out import Answered, read_questions
 
@@ -115,7 +115,7 @@ def _questions_folder(config: Config) -> Path:
 
 
 def held_out(config: Config) -> list[Question]:
-    """The questions as the stage puts them, by type."""
+    """The questions with the stage's suffixes, sorted by type."""
     from train.evaluation.held_out import read_questions, with_suffixes
 
     asked = with_suffixes(read_questions(_questions_folder(config)), config.stage.suffixes)
@@ -123,13 +123,13 @@ def held_out(config: Config) -> list[Question]:
 
 
 def _ask_all(weights: Path, config: Config) -> dict:
-    """Every answer as it goes into the file."""
+    """Answer all questions; returns the content of the file without its key."""
     import torch
 
     from lladav.checkpoint import open_model
     from lladav.decoding.params import DecodingOptions
     from lladav.inputs.chat import ChatTokenizer
-    from train.evaluation.held_out import ask
+    from train.evaluation.held_out import answer_questions
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = open_model(weights, torch.float32, device)
@@ -137,7 +137,7 @@ def _ask_all(weights: Path, config: Config) -> dict:
     tokenizer = ChatTokenizer.load(weights)
     options = DecodingOptions.for_chat(tokenizer.ids, max_tokens=MAX_TOKENS, block_length=_block(config))
     begin = time.monotonic()
-    answered = list(ask(model, tokenizer, questions, options, BATCH))
+    answered = list(answer_questions(model, tokenizer, questions, options, BATCH))
     rows = [
         {"id": a.question.id, "type": a.question.type, "answer": a.answer, "correct": a.correct}
         for a in answered
@@ -146,7 +146,7 @@ def _ask_all(weights: Path, config: Config) -> dict:
 
 
 def scores(answers: Sequence[dict]) -> dict[str, Score]:
-    """Scores by type, ``all`` last."""
+    """Scores by type of question; the last one, ``all``, is over all types."""
     found: dict[str, list[bool]] = defaultdict(list)
     for answer in answers:
         found[answer["type"]].append(answer["correct"])
@@ -155,7 +155,7 @@ def scores(answers: Sequence[dict]) -> dict[str, Score]:
 
 
 def table(stage: str, by_type: dict[str, Score]) -> str:
-    """The scores for a terminal."""
+    """The scores as a table for the terminal."""
     lines = [f"{stage}: held-out questions answered exactly"]
     lines += [f"  {kind:<12} {s.right:>4} of {s.asked:<4} {s.share:6.1%}" for kind, s in by_type.items()]
     return "\n".join(lines)

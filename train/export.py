@@ -1,11 +1,11 @@
-"""Write the newest checkpoint of a run in a released layout.
+"""Export the newest checkpoint of a run in a released layout.
 
 python train/export.py run=vw-tiny-digits out=exported
 
-run      name of a run in storage, or the folder of a run or of released weights
-out      folder to make; it must not exist yet
+run      name of a run in storage, or the folder of a run or of exported weights
+out      folder to create; it must not exist
 layout   llada_v, llada, llada_hf or siglip2
-storage  folder or URI of the runs
+storage  folder or URI that contains the runs
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from train.checkpoints.run_folder import WEIGHTS, Run  # noqa: E402
 
 @dataclass
 class Settings:
-    """What the command line says."""
+    """The settings of the command line."""
 
     run: str = ""
     out: str = ""
@@ -41,54 +41,55 @@ class Settings:
 
 @dataclass(frozen=True)
 class Source:
-    """Released weights as a local folder, and what they are."""
+    """A local folder of weights in a released layout, and its description."""
 
     weights: Path
-    what: str
+    description: str
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Export as the arguments say; a mistake is one line on stderr and exit code 2."""
+    """Export a checkpoint; a user error is one line on stderr and exit code 2."""
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
         return
     with one_line_errors():
-        given = parse(arguments)
-        source = source_of(given)
-        convert(source.weights, given.out, given.layout)
-        print(f"{given.out}: {LAYOUTS[given.layout].what} from {source.what}, {_size(Path(given.out))}")
+        settings = parse(arguments)
+        source = find_source(settings)
+        convert(source.weights, settings.out, settings.layout)
+        what = LAYOUTS[settings.layout].what
+        print(f"{settings.out}: {what} from {source.description}, {_size(Path(settings.out))}")
 
 
 def parse(arguments: Sequence[str]) -> Settings:
-    """The settings of ``key=value`` arguments; raises ``UserError`` for an unknown or a missing one."""
-    given, known = Settings(), [field.name for field in fields(Settings)]
+    """Parse ``key=value`` arguments; raises ``UserError`` for an unknown or missing key."""
+    settings, known = Settings(), [field.name for field in fields(Settings)]
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if key not in known or not equals:
             raise UserError(f"{argument}: not a setting, write key=value{choices_hint(key, known)}")
-        setattr(given, key, value)
+        setattr(settings, key, value)
     for key in ("run", "out"):
-        if not getattr(given, key):
+        if not getattr(settings, key):
             raise UserError(f"{key}: needs a value, as in run=vw-tiny-digits out=exported")
-    return given
+    return settings
 
 
-def source_of(given: Settings) -> Source:
-    """The weights that ``run`` means; raises ``UserError`` where there are none."""
-    folder = Path(given.run)
+def find_source(settings: Settings) -> Source:
+    """The weights that ``settings.run`` names; raises ``UserError`` if there are none."""
+    folder = Path(settings.run)
     if (folder / "config.json").is_file():
-        return Source(folder, given.run)
-    run = run_at(folder.absolute()) if folder.is_dir() else Run(absolute(given.storage), given.run)
+        return Source(folder, settings.run)
+    run = run_at(folder.absolute()) if folder.is_dir() else Run(absolute(settings.storage), settings.run)
     newest = run.latest()
     if newest is None:
         raise UserError(
-            f"run={given.run}: {run.path} has no finished checkpoint; train it first or set storage="
+            f"run={settings.run}: {run.path} has no finished checkpoint; train it first or set storage="
         )
     return Source(local_copy(newest.path / WEIGHTS), f"step {newest.step} of {run.name}")
 
 
 def run_at(folder: Path) -> Run:
-    """The run kept in a local folder."""
+    """The run in a local folder."""
     return Run(str(folder.parent), folder.name)
 
 

@@ -3,7 +3,7 @@
     python train/run.py stage=vw model=tiny data=digits train.max_steps=50
     ray job submit -- python train/run.py stage=all
 
-Killed at any moment, the same command goes on where it was. A stage that is done is not done again.
+Re-run the same command to resume from the last checkpoint. Finished stages are skipped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lladav.config.cli import main_arguments, one_line_errors  # noqa: E402 - th
 def main(arguments: Sequence[str]) -> None:
     """Run the stages that the arguments ask for; a user error is one line on stderr and exit code 2."""
     configs = main_arguments(arguments, __doc__ or "")
-    from train.trainer.stage import run_stages  # ray and torch are imported only once the settings are right
+    from train.trainer.stage import run_stages  # imports ray and torch: after the settings are checked
 
     with one_line_errors():
         run_stages(configs)

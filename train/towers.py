@@ -1,10 +1,11 @@
-"""Build the tiny towers that the embedded curriculum starts from.
+"""Pretrain the towers of the tiny model.
 
     python train/towers.py model=tiny data=digits
 
-The published curriculum starts from pretrained towers, and so does this one: a vision tower that knows digits
-goes to ``model.weights.vision`` in the layout of SigLIP2, a language tower that knows the text side goes to
-``model.weights.language`` in that of LLaDA-8B-Instruct, tokenizer included. A tower that is there is kept.
+The published curriculum starts from pretrained towers, and so does the curriculum of the tiny model. A vision
+tower that recognizes digits is written to ``model.weights.vision`` in the layout of SigLIP2. A language tower
+that can answer in text is written to ``model.weights.language`` in the layout of LLaDA-8B-Instruct, with its
+tokenizer. A tower that exists is kept.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from lladav.model.llada_v import LLaDAV
 
 LAYOUTS = {ModelPart.vision: "siglip2", ModelPart.language: "llada"}
-SMALL = 10_000_000
-"""Parameters of the largest model whose towers are made here; the real ones are downloaded."""
+MAX_PARAMETERS = 10_000_000
+"""Largest language tower that is pretrained here; towers of larger models are downloaded."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -44,58 +45,58 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def build(config: Config, scale: float = 1.0) -> None:
-    """Make the towers that are missing; ``scale`` shortens their lessons (for tests).
+    """Pretrain the towers that are missing; ``scale`` shortens the pretraining (for tests).
 
-    Raises ``UserError`` where the settings name no folder for them or a model that is not tiny, and for a
-    language tower of another tokenizer.
+    Raises ``UserError`` if the settings name no local folder for a tower or a model that is not tiny, or if
+    the language tower exists with another tokenizer.
     """
     folders = {part: folder_of(config.model, part) for part in LAYOUTS}
     missing = [part for part, folder in folders.items() if not folder.is_dir()]
-    if ModelPart.language not in missing and _speaks_otherwise(folders[ModelPart.language], config.model):
+    language = folders[ModelPart.language]
+    if ModelPart.language not in missing and _has_other_tokenizer(language, config.model):
         raise UserError(
-            f"{folders[ModelPart.language]}: has another tokenizer than {config.model.tokenizer}; "
-            "remove it to have it made anew"
+            f"{language}: has another tokenizer than {config.model.tokenizer}; remove it to train a new one"
         )
     for part, folder in folders.items():
         report(f"{part.value} tower  {folder}{'' if part in missing else '  (kept)'}")
     if missing:
-        _make(config, {part: folders[part] for part in missing}, scale)
+        _pretrain_all(config, {part: folders[part] for part in missing}, scale)
 
 
-def _speaks_otherwise(tower: Path, model: ModelConfig) -> bool:
-    own, wanted = (Path(folder) / "tokenizer.json" for folder in (tower, model.tokenizer))
-    return wanted.is_file() and own.is_file() and own.read_bytes() != wanted.read_bytes()
+def _has_other_tokenizer(tower: Path, model: ModelConfig) -> bool:
+    own, configured = (Path(folder) / "tokenizer.json" for folder in (tower, model.tokenizer))
+    return configured.is_file() and own.is_file() and own.read_bytes() != configured.read_bytes()
 
 
 def folder_of(model: ModelConfig, part: ModelPart) -> Path:
-    """Where a tower belongs."""
+    """The folder of a tower; raises ``UserError`` if it is not set or not local."""
     folder = model.weights.vision if part is ModelPart.vision else model.weights.language
     if folder is None:
-        raise UserError(f"model.weights.{part.value}: is not set; name the folder that the tower goes to")
+        raise UserError(f"model.weights.{part.value}: is not set; name the folder to write the tower to")
     if is_uri(folder):
         raise UserError(
-            f"model.weights.{part.value}={folder}: towers are made in a local folder; copy them there"
+            f"model.weights.{part.value}={folder}: towers are written to a local folder; name one"
         )
     return Path(folder)
 
 
-def _make(config: Config, folders: dict[ModelPart, Path], scale: float) -> None:
-    """Teach the towers side by side, each in a process of its own."""
+def _pretrain_all(config: Config, folders: dict[ModelPart, Path], scale: float) -> None:
+    """Pretrain towers in parallel, each in its own process."""
     _refuse_large(config.model)
     if not Path(config.model.tokenizer).is_dir():
         prepare(Path(config.data.root))
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(len(folders), mp_context=spawn) as pool:
         threads = max(1, (os.cpu_count() or 1) // len(folders))
-        made = [
-            pool.submit(_make_one, config, part, folder, threads, scale) for part, folder in folders.items()
+        futures = [
+            pool.submit(_pretrain, config, part, folder, threads, scale) for part, folder in folders.items()
         ]
-        for tower in as_completed(made):
-            report(tower.result())
+        for future in as_completed(futures):
+            report(future.result())
 
 
-def _make_one(config: Config, part: ModelPart, folder: Path, threads: int, scale: float) -> str:
-    """Teach a tower and write its folder; what is to be said about it."""
+def _pretrain(config: Config, part: ModelPart, folder: Path, threads: int, scale: float) -> str:
+    """Pretrain a tower and write its folder; return a line about the result."""
     import torch
 
     from lladav.checkpoint.exporting import export
@@ -106,27 +107,29 @@ def _make_one(config: Config, part: ModelPart, folder: Path, threads: int, scale
     torch.manual_seed(config.train.seed)
     model = LLaDAV(config.model)
     initialize(model, config.train.seed)
-    told = (_teach_vision if part is ModelPart.vision else _teach_language)(model, config, scale)
+    pretrain = _pretrain_vision if part is ModelPart.vision else _pretrain_language
+    result = pretrain(model, config, scale)
     tokenizer = config.model.tokenizer if part is ModelPart.language else None
     export(model, config.model, folder, LAYOUTS[part], tokenizer=tokenizer)
-    return told
+    return result
 
 
-def _teach_vision(model: LLaDAV, config: Config, scale: float) -> str:
-    from train.toy_towers import vision_pretraining as vision_lessons
+def _pretrain_vision(model: LLaDAV, config: Config, scale: float) -> str:
+    from train.toy_towers import vision_pretraining
 
-    heads, seconds = vision_lessons.teach(model.vision, model.geometry, config.train.seed, scale)
-    shares = vision_lessons.accuracy(model.vision, heads, model.geometry, config.train.seed)
-    told = ", ".join(f"{share:.1%} in {where}" for where, share in shares.items())
-    return f"vision tower: held-out digits told right: {told}; {format_seconds(seconds)}"
+    geometry, seed = model.geometry, config.train.seed
+    heads, seconds = vision_pretraining.pretrain(model.vision, geometry, seed, scale)
+    accuracies = vision_pretraining.accuracy(model.vision, heads, geometry, seed, scale)
+    shown = ", ".join(f"{accuracy:.1%} {name}" for name, accuracy in accuracies.items())
+    return f"vision tower: held-out accuracy: {shown}; {format_seconds(seconds)}"
 
 
-def _teach_language(model: LLaDAV, config: Config, scale: float) -> str:
+def _pretrain_language(model: LLaDAV, config: Config, scale: float) -> str:
     from lladav.inputs.chat import ChatTokenizer
-    from train.toy_towers import language_pretraining as language_lessons
+    from train.toy_towers import language_pretraining
 
     tokenizer = ChatTokenizer.load(config.model.tokenizer)
-    seconds = language_lessons.teach(
+    seconds = language_pretraining.pretrain(
         model.language, tokenizer, model.geometry, config.objective, config.train.seed, scale
     )
     return f"language tower: {format_seconds(seconds)}"
@@ -135,7 +138,7 @@ def _teach_language(model: LLaDAV, config: Config, scale: float) -> str:
 def _refuse_large(model: ModelConfig) -> None:
     language = model.language
     size = language.layers * language.width * (4 * language.width + 3 * language.mlp_width)
-    if size > SMALL:
+    if size > MAX_PARAMETERS:
         raise UserError(
             f"model={model.name}: has {size / 1e6:,.0f}M parameters in its language tower; "
             "download its towers and name their folders in model.weights"

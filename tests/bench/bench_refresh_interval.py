@@ -36,7 +36,7 @@ from tests.bench.reporting import report, table  # noqa: E402
 from train.checkpoints.run_folder import WEIGHTS, Run  # noqa: E402
 from train.demo import SETTINGS  # noqa: E402
 from train.evaluate import BATCH, held_out, scores  # noqa: E402
-from train.evaluation.held_out import ask, prompt  # noqa: E402
+from train.evaluation.held_out import answer_questions, prompt  # noqa: E402
 
 mpl.use("Agg")
 from matplotlib import pyplot  # noqa: E402
@@ -98,7 +98,7 @@ def main() -> None:
             seconds[interval].append(run(engine, timed, options, arguments.together))
     points = []
     for interval, options in knobs.items():
-        answers = ask(model, tokenizer, questions, options, BATCH)
+        answers = answer_questions(model, tokenizer, questions, options, BATCH)
         right = scores([{"type": each.question.type, "correct": each.correct} for each in answers])
         points.append(
             Point(interval, right["all"].share, right[STEPWISE].share, statistics.median(seconds[interval]))

@@ -1,1 +1,1 @@
-"""Questions about held-out data, and plots."""
+"""Evaluation on held-out questions, and plots."""

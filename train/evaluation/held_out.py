@@ -1,6 +1,6 @@
-"""Held-out questions: reading them, asking a model, and counting what is right.
+"""Held-out questions: reading them and generating a model's answers.
 
-A folder with ``questions.jsonl`` (id, type, image or video, question, answer) beside ``images/``.
+They lie in a folder with ``questions.jsonl`` (id, type, image or video, question, answer) and ``images/``.
 """
 
 from __future__ import annotations
@@ -25,17 +25,19 @@ from lladav.inputs.images import prepare_images
 from lladav.inputs.types import Sample, Visual
 from lladav.model.llada_v import LLaDAV
 
-TAUGHT_BY = {"arithmetic": "visualwebinstruct"}
-"""The source that teaches a type of question, where it is not ``mammoth_ov``."""
+SOURCE_OF_TYPE = {"arithmetic": "visualwebinstruct"}
+DEFAULT_SOURCE = "mammoth_ov"
+"""The source that has training questions of a type; it decides which suffix a question gets."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question about pictures, with the answer that is wanted."""
+    """A question about images or a video, with the correct answer."""
 
     id: str
     type: str
-    pictures: list[Path]
+    media: list[Path]
+    """Image files, or one video."""
     is_video: bool
     text: str
     answer: str
@@ -54,7 +56,7 @@ class Answered:
 
 
 def read_questions(folder: Path) -> list[Question]:
-    """The questions of a folder; raises ``UserError`` where there are none."""
+    """The questions of a folder; raises ``UserError`` if it has none."""
     file = folder / "questions.jsonl"
     if not file.is_file():
         raise UserError(
@@ -72,19 +74,21 @@ def _question(fields: dict, images: Path) -> Question:
 
 
 def with_suffixes(questions: Sequence[Question], suffixes: Mapping[str, Suffix]) -> list[Question]:
-    """The questions as a stage puts them that tells with a suffix whether steps are wanted."""
+    """The questions with the suffix (``/think`` or ``/no_think``) that the stage appends for their source."""
     texts = {source: suffix.text for source, suffix in suffixes.items()}
-    return [replace(q, text=q.text + texts.get(TAUGHT_BY.get(q.type, "mammoth_ov"), "")) for q in questions]
+    return [
+        replace(q, text=q.text + texts.get(SOURCE_OF_TYPE.get(q.type, DEFAULT_SOURCE), "")) for q in questions
+    ]
 
 
-def ask(
+def answer_questions(
     model: LLaDAV,
     tokenizer: ChatTokenizer,
     questions: Sequence[Question],
     options: DecodingOptions,
     batch: int,
 ) -> Iterator[Answered]:
-    """The model's answers, in batches."""
+    """The model's answers, decoded in batches of ``batch`` questions."""
     for start in range(0, len(questions), batch):
         part = questions[start : start + batch]
         decoded = decode(model, [prompt(question, model, tokenizer) for question in part], options)
@@ -93,15 +97,15 @@ def ask(
 
 
 def prompt(question: Question, model: LLaDAV, tokenizer: ChatTokenizer) -> Sample:
-    """The question with its pictures as the model takes them."""
+    """The question and its images as the model's input."""
     return question_prompt(question.id, question.text, _visuals(question, model), tokenizer)
 
 
 def _visuals(question: Question, model: LLaDAV) -> list[Visual]:
     if question.is_video:
         count = model.config.images.inference_frames
-        return [read_clip(path, count, model.geometry) for path in question.pictures]
-    return prepare_images([_image(path, model.geometry.pixels) for path in question.pictures], model.geometry)
+        return [read_clip(path, count, model.geometry) for path in question.media]
+    return prepare_images([_image(path, model.geometry.pixels) for path in question.media], model.geometry)
 
 
 def _image(path: Path, pixels: Pixels) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Pictures of a curriculum: its loss curves, and held-out questions with the model's answers."""
+"""Plots of a curriculum: loss curves, and held-out questions with the model's answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMOOTHING = 0.9
 
 
 def draw_losses(steps_by_stage: Mapping[str, Sequence[dict[str, Any]]], file: Path) -> None:
-    """Loss of every stage side by side, on a logarithmic scale; answer tokens apart from the objective."""
+    """Plot the loss of every stage side by side on a log scale: the objective and answer tokens alone."""
     figure, axes = pyplot.subplots(
         1, len(steps_by_stage), figsize=(3.2 * len(steps_by_stage), 3.4), sharey=True, squeeze=False
     )
@@ -49,7 +49,7 @@ def _draw_stage(axis: Axes, stage: str, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """Exponential moving average, corrected for its start."""
+    """Exponential moving average with bias correction, as in Adam."""
     mean, weight, result = 0.0, 0.0, []
     for value in values:
         mean = SMOOTHING * mean + (1 - SMOOTHING) * value
@@ -59,7 +59,7 @@ def smoothed(values: Sequence[float]) -> list[float]:
 
 
 def draw_answers(answered: Sequence[Answered], file: Path, columns: int = 4) -> None:
-    """A sheet of questions: pictures, question, the model's answer, and the right one where they differ."""
+    """Plot questions with their images, the model's answer, and the correct answer if it differs."""
     rows = -(-len(answered) // columns)
     figure, axes = pyplot.subplots(rows, columns, figsize=(3.4 * columns, 3.1 * rows), squeeze=False)
     for axis in axes.flat:
@@ -72,12 +72,12 @@ def draw_answers(answered: Sequence[Answered], file: Path, columns: int = 4) -> 
 
 
 def _draw_answer(axis: Axes, one: Answered) -> None:
-    frames = [frame for path in one.question.pictures for frame in _frames(path)]
+    frames = [frame for path in one.question.media for frame in _frames(path)]
     if frames:
         axis.imshow(_side_by_side(frames))
     wrapped = textwrap.fill(one.question.text, 38)
     axis.set_title(f"{one.question.type}\n{wrapped}", fontsize=9, loc="left", color=MUTED)
-    verdict = one.answer if one.correct else f"{one.answer}   (right: {one.question.answer})"
+    verdict = one.answer if one.correct else f"{one.answer}   (correct: {one.question.answer})"
     style = {"va": "top", "fontsize": 10, "fontweight": "bold", "color": RIGHT if one.correct else WRONG}
     axis.text(0, -0.06, textwrap.fill(verdict, 42), transform=axis.transAxes, **style)
 
@@ -88,7 +88,7 @@ def _frames(path: Path) -> list[Image.Image]:
 
 
 def _side_by_side(frames: Sequence[Image.Image], gap: int = 4) -> np.ndarray:
-    """The frames in a row on white."""
+    """The frames in a row, on a white canvas."""
     height = max(frame.height for frame in frames)
     width = sum(frame.width + gap for frame in frames) - gap
     canvas = Image.new("RGB", (width, height), "white")

@@ -1,6 +1,6 @@
-"""The plain loop that trains both towers: one process, no Ray; Muon for matrices, AdamW for the rest.
+"""The training loop of both towers: one process, no Ray; Muon for matrices, AdamW for other parameters.
 
-The batch of a step follows from the step alone, so two runs with the same settings make the same tower.
+The batch of a step depends on its number alone, so two runs with the same settings give the same tower.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ INTERVAL_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Fit:
-    """Steps, samples a step, and the peak rates of the two optimizers."""
+    """Steps, samples per step, and the peak learning rates of the two optimizers."""
 
     steps: int
     batch: int
     adam_lr: float
     muon_lr: float
     weight_decay: float = 0.0
-    alone_from: int | None = None
-    """Step from which on all cores are used: what ran beside has ended by then."""
+    all_cores_from: int | None = None
+    """Step from which the fit uses all cores: the other tower is finished by then."""
 
     def scaled(self, scale: float) -> Fit:
-        """The same with fewer steps."""
-        alone_from = None if self.alone_from is None else round(self.alone_from * scale)
-        return replace(self, steps=max(1, round(self.steps * scale)), alone_from=alone_from)
+        """The same settings with fewer steps."""
+        all_cores_from = None if self.all_cores_from is None else round(self.all_cores_from * scale)
+        return replace(self, steps=max(1, round(self.steps * scale)), all_cores_from=all_cores_from)
 
 
 def fit(
     title: str, named: Iterable[tuple[str, nn.Parameter]], settings: Fit, loss_at: Callable[[int], Tensor]
 ) -> float:
-    """Minimise ``loss_at(step)``; shows step, loss and time left. Returns the seconds it took."""
+    """Minimize ``loss_at(step)`` and print the progress; return the seconds it took."""
     trained = {name: parameter for name, parameter in named if parameter.requires_grad}
     optimizers = _optimizers(trained, settings)
     progress = _Progress(title, settings.steps)
     for step in range(settings.steps):
-        if step == settings.alone_from:
+        if step == settings.all_cores_from:
             torch.set_num_threads(os.cpu_count() or 1)
         factor = lr_factor(step + 1, settings.steps + 1, WARMUP_RATIO)
         for optimizer in optimizers:
@@ -66,11 +66,11 @@ def fit(
 
 
 def shuffled(total: int, batch: int, step: int, seed: int) -> Tensor:
-    """Indices of the samples of a step: every epoch is a permutation of its own, short rests are left out."""
+    """Indices of a step's samples. Each epoch has its own permutation, without an incomplete last batch."""
     per_epoch = max(1, total // batch)
-    epoch, place = divmod(step, per_epoch)
+    epoch, number = divmod(step, per_epoch)
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-    return order[place * batch : (place + 1) * batch]
+    return order[number * batch : (number + 1) * batch]
 
 
 def _optimizers(trained: dict[str, nn.Parameter], settings: Fit) -> list[torch.optim.Optimizer]:
@@ -85,7 +85,7 @@ def _optimizers(trained: dict[str, nn.Parameter], settings: Fit) -> list[torch.o
 
 
 class _Progress:
-    """A line every few seconds."""
+    """Prints a line every few seconds."""
 
     def __init__(self, title: str, steps: int) -> None:
         self._title, self._steps = title, steps

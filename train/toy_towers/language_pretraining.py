@@ -1,8 +1,8 @@
-"""How the tiny language tower learns before the curriculum starts: by masked diffusion on text alone.
+"""Pretraining of the tiny language tower: masked diffusion on text without images.
 
-Pictures are written as characters (``data.digits.corpus``). The squashed view alone comes first: looking a
-digit up is learned many times faster there than among tiles, which follow. Sums have steps of their own in
-between: among the pictures they would be learned last, and forgotten first.
+Images are spelled as characters (``data.digits.corpus``). Samples with the base view alone come first,
+because the tower learns to look up a digit there many times faster than among tiles, which follow. Batches of
+text-only questions are mixed in, because sums between image samples are learned last and forgotten first.
 """
 
 from __future__ import annotations
@@ -38,29 +38,31 @@ from lladav.model.attention import PackedAttention
 from lladav.model.language import LanguageTower, rotary_factors
 from train.toy_towers.fit import Fit, fit, shuffled
 
-SETTINGS = Fit(steps=640, batch=64, adam_lr=2e-3, muon_lr=0.015, alone_from=430)
-SQUASHED_STEPS = 400
+SETTINGS = Fit(steps=640, batch=64, adam_lr=2e-3, muon_lr=0.015, all_cores_from=430)
+BASE_VIEW_STEPS = 400
+"""Steps with images as base views alone; images are tiled after them."""
 SAMPLES = 10000
-"""Of each kind, squashed and tiled."""
+"""Number of image samples; each is written with base views and with tiles."""
 
-DRILL_EVERY = 4
-DRILL_BATCH = 128
-DRILL_SAMPLES = 20000
-"""Every so many steps, one of so many short samples without a picture."""
+TEXT_ONLY_EVERY = 4
+"""Every fourth step has a batch of text-only samples."""
+TEXT_ONLY_BATCH = 128
+TEXT_ONLY_SAMPLES = 20000
 
 ASKED = (*questions.SINGLE, "read", "compare")
-"""Questions about one image; the harder ones are asked twice as often."""
+"""Kinds of questions about one image; the harder kinds are listed twice."""
 
 SUMS, TEXTS = 2, 5
-"""Questions about sums in an image, and about text alone, in a lesson."""
+"""Questions per sample: about sums in an image, and without an image."""
 
 WEIGHTS = (0.42, 0.15, 0.06, 0.2, 0.12, 0.05)
-"""How often a lesson is about one image, several, a clip, step-by-step sums, text alone, a caption."""
+"""Shares of samples: one image, several images, a clip, step-by-step sums, text only, a caption."""
 
 SUFFIX_SHARE = 0.3
+"""Share of questions that end in /think or /no_think."""
 
 
-def teach(
+def pretrain(
     tower: LanguageTower,
     tokenizer: ChatTokenizer,
     geometry: ViewGeometry,
@@ -68,15 +70,15 @@ def teach(
     seed: int,
     scale: float = 1.0,
 ) -> float:
-    """Train the tower in place; returns the seconds it took. ``scale`` shortens the lessons (for tests)."""
-    start(tower, seed)
+    """Train the tower in place; return the seconds it took. ``scale`` shortens it (for tests)."""
+    initialize_weights(tower, seed)
     loss = LanguageLoss(tower, tokenizer, geometry, objective, seed, scale)
     named = [(f"language.{name}", parameter) for name, parameter in tower.named_parameters()]
     return fit("language tower", named, SETTINGS.scaled(scale), loss)
 
 
-def start(tower: LanguageTower, seed: int) -> None:
-    """Weights with a variance for a tower this narrow; what ends a residual branch starts small."""
+def initialize_weights(tower: LanguageTower, seed: int) -> None:
+    """Set weights of variance 1 / fan-in, and smaller ones at the ends of residual branches."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in tower.named_parameters():
@@ -100,14 +102,15 @@ class LanguageLoss:
     ) -> None:
         self._tower, self._geometry, self._objective = tower, geometry, objective
         self._seed, self._ids = seed, tokenizer.ids
-        writer = Writer(tokenizer, geometry, objective.eos_tail)
+        writer = SampleWriter(tokenizer, geometry, objective.eos_tail)
         pool = training_pool()
-        lessons = list(records(_lesson, "lesson", round(SAMPLES * scale), seed, pool))
-        drills = records(_drill, "drill", round(DRILL_SAMPLES * scale), seed, pool)
-        self._squashed_steps = SQUASHED_STEPS * scale
-        self._squashed = [writer.sample(record, squashed=True) for record in lessons]
-        self._tiled = [writer.sample(record) for record in lessons]
-        self._drills = [writer.sample(record) for record in drills]
+        # The names are part of the records' ids, which seed the random draws: they stay as they are.
+        mixed = list(records(_mixed_record, "lesson", round(SAMPLES * scale), seed, pool))
+        text_only = records(_text_only_record, "drill", round(TEXT_ONLY_SAMPLES * scale), seed, pool)
+        self._base_view_steps = BASE_VIEW_STEPS * scale
+        self._base_views = [writer.sample(record, base_view_only=True) for record in mixed]
+        self._tiled = [writer.sample(record) for record in mixed]
+        self._text_only = [writer.sample(record) for record in text_only]
 
     def __call__(self, step: int) -> Tensor:
         chosen = self._chosen(step)
@@ -127,12 +130,12 @@ class LanguageLoss:
         return self._tower.lm_head(hidden_TW[noisy.masked_M], noisy.rows)[0]
 
     def _chosen(self, step: int) -> list[Sample]:
-        """The samples of a step; every so many, a drill."""
-        samples = self._squashed if step < self._squashed_steps else self._tiled
-        batch, turn = SETTINGS.batch, step
-        if step % DRILL_EVERY == DRILL_EVERY - 1:
-            samples, batch, turn = self._drills, DRILL_BATCH, step // DRILL_EVERY
-        return [samples[i] for i in shuffled(len(samples), batch, turn, self._seed)]
+        """The samples of a step."""
+        samples = self._base_views if step < self._base_view_steps else self._tiled
+        batch, number = SETTINGS.batch, step
+        if step % TEXT_ONLY_EVERY == TEXT_ONLY_EVERY - 1:
+            samples, batch, number = self._text_only, TEXT_ONLY_BATCH, step // TEXT_ONLY_EVERY
+        return [samples[i] for i in shuffled(len(samples), batch, number, self._seed)]
 
     def _hidden(self, packed: PackedBatch) -> Tensor:
         positions = torch.cat([torch.arange(length) for length in packed.lengths])
@@ -141,18 +144,18 @@ class LanguageLoss:
         return self._tower(embeddings, rotary, PackedAttention(packed.lengths))
 
 
-class Writer:
-    """Writes records as samples of text alone."""
+class SampleWriter:
+    """Makes training samples of text from records, with images spelled as characters."""
 
     def __init__(self, tokenizer: ChatTokenizer, geometry: ViewGeometry, longest_tail: int) -> None:
         self._tokenizer, self._geometry, self._longest_tail = tokenizer, geometry, longest_tail
         signs = corpus.SIGNS + corpus.DOT + corpus.LINE_END
         self._ids = {sign: tokenizer.encode(sign)[0] for sign in signs}
 
-    def sample(self, record: DigitRecord, squashed: bool = False) -> Sample:
-        """The record as the curriculum has it; ``squashed`` leaves the tiles out."""
+    def sample(self, record: DigitRecord, base_view_only: bool = False) -> Sample:
+        """The record's text as in the curriculum; ``base_view_only`` leaves the tiles out."""
         kind = kind_of(record)
-        if squashed and kind is VisualKind.tiled:
+        if base_view_only and kind is VisualKind.tiled:
             kind = VisualKind.square
         messages = [_suffixed(message, record) for message in parse_conversation(record.conversations())]
         if record.kind == "caption":
@@ -161,13 +164,13 @@ class Writer:
         return self._spelled(record, encode_chat(messages, self._tokenizer, Supervise.answers, tail), kind)
 
     def _spelled(self, record: DigitRecord, text: Encoded, kind: VisualKind) -> Sample:
-        """Each placeholder replaced by the characters of its picture."""
+        """The text with each image placeholder replaced by the characters of its image."""
         pieces, start = [], 0
-        places = np.flatnonzero(text.input_ids == IMAGE_PLACEHOLDER)
-        for place, picture in zip(places.tolist(), record.pictures, strict=True):
+        positions = np.flatnonzero(text.input_ids == IMAGE_PLACEHOLDER)
+        for position, picture in zip(positions.tolist(), record.pictures, strict=True):
             signs = corpus.picture_characters(picture, kind, self._geometry)
-            pieces += [_part(text, start, place), _unsupervised([self._ids[sign] for sign in signs])]
-            start = place + 1
+            pieces += [_part(text, start, position), _unsupervised([self._ids[sign] for sign in signs])]
+            start = position + 1
         pieces.append(_part(text, start, len(text.input_ids)))
         return Sample(record.id, Encoded(*(np.concatenate([getattr(p, n) for p in pieces]) for n in _FIELDS)))
 
@@ -176,7 +179,7 @@ _FIELDS = ("input_ids", "labels", "turns", "answer")
 
 
 def kind_of(record: DigitRecord) -> VisualKind:
-    """How the record's pictures lie in the sequence."""
+    """How the record's images become views."""
     if record.kind == "caption":
         return VisualKind.square
     if record.pictures and record.pictures[0].is_video:
@@ -185,7 +188,7 @@ def kind_of(record: DigitRecord) -> VisualKind:
 
 
 def _suffixed(message: Message, record: DigitRecord) -> Message:
-    """Some of the users' questions end in /think or /no_think, as those of the last stage do."""
+    """Append /think or /no_think to some questions, as the last stage does."""
     if message.role != "user" or unit_hash(0, f"suffix/{record.id}") >= SUFFIX_SHARE:
         return message
     return Message(message.role, message.content + questions.SUFFIXES[record.kind == "arithmetic"])
@@ -200,8 +203,8 @@ def _unsupervised(ids: Sequence[int]) -> Encoded:
     return Encoded(values, np.full_like(values, IGNORED), np.zeros_like(values), np.zeros(len(ids), bool))
 
 
-def _lesson(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
-    """A question to a picture at a time: an answer further up would tell the next one."""
+def _mixed_record(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
+    """A record of a random kind, with one question per image: an earlier answer would reveal the next."""
     makes = (_one_image, several_images, clip, _sums, _texts, captioned)
     make = makes[pick(rng, WEIGHTS)]
     record = make(name, rng, pool)
@@ -215,14 +218,14 @@ def _one_image(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
 
 
 def _sums(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
-    """One image and as many sums in it."""
+    """One image with ``SUMS`` questions about sums."""
     record = step_by_step(name, rng, pool)
     digits = record.pictures[0].scenes[0].digits
     return replace(record, pairs=[questions.arithmetic(digits, rng) for _ in range(SUMS)])
 
 
-def _drill(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
-    """A sum with its steps, or any other question about text alone."""
+def _text_only_record(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
+    """A sum with its steps, or another question without an image."""
     del pool
     if rng.random() < 0.5:
         return DigitRecord(name, "arithmetic", [questions.sum_in_words(rng)])
@@ -230,6 +233,6 @@ def _drill(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
 
 
 def _texts(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
-    """Questions without an image are short: many fit where one picture does."""
+    """Several questions without an image, because they are short."""
     del pool
     return DigitRecord(name, "text", [questions.text_only(rng) for _ in range(TEXTS)])

@@ -1,6 +1,7 @@
-"""Muon (Jordan et al., 2024): momentum whose matrices are orthogonalised before they are applied.
+"""The Muon optimizer (Jordan et al., 2024): momentum updates, orthogonalized per matrix.
 
-In float32: ``torch.optim.Muon`` works in bfloat16, which is slow on a CPU without instructions for it.
+It works in float32, because ``torch.optim.Muon`` works in bfloat16, which is slow on a CPU without bfloat16
+instructions.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
-"""Coefficients of the odd polynomial that drives all singular values towards 1."""
+"""Coefficients of the odd polynomial whose iteration drives all singular values towards 1."""
 
 
 class Muon(torch.optim.Optimizer):
-    """Steps of ``lr`` along orthogonalised Nesterov momentum; for matrices inside layers only."""
+    """Updates matrices along orthogonalized Nesterov momentum; only for the matrices inside layers."""
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum})
@@ -42,7 +43,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:
-    """A batch of matrices (N, R, C) with singular values near 1 and the same singular vectors."""
+    """Matrices (N, R, C) with the same singular vectors and singular values near 1."""
     linear, cubic, quintic = QUINTIC
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices

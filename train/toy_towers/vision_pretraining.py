@@ -1,11 +1,11 @@
-"""How the tiny vision tower learns digits, patch by patch, before the curriculum starts.
+"""Pretraining of the tiny vision tower: it learns to recognize digits, patch by patch.
 
-Throwaway heads read the tower's features: which digit has its middle in the patch, which digit covers the
-patch, which place it has in the row, and what its glyph looks like upright and alone (its 64 pixels). The
-last says far more per patch than a class does and is what makes so small a transformer learn from few
-pictures.
+Temporary heads predict from the features of each patch: the digit whose center is in the patch, the digit
+that covers the patch, the position of that digit in its row, and the 64 pixels of its upright glyph. The
+pixels carry far more information per patch than a class; without them, so small a transformer does not learn
+from so few images.
 
-Shapes: N views, P patches of a view, T patches in all, W width.
+Shapes: N views, P patches per view, T patches in total, W width.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ SCENES = 9000
 HELD_OUT_SCENES = 600
 HELD_OUT_WARP = 0.3
 EMPTY_WEIGHT = 0.15
-COVER_WEIGHT, PLACE_WEIGHT, GLYPH_WEIGHT = 0.5, 0.3, 2.0
+COVER_WEIGHT, POSITION_WEIGHT, GLYPH_WEIGHT = 0.5, 0.3, 2.0
 CLASSES = maps.EMPTY + 1
-PLACES = 3
+POSITIONS = 3
+"""Classes of a digit's position in its row, counted from either end."""
 COMPONENTS = 40
-"""Principal components of the patches that the patch embedding starts from."""
+"""Principal components of patches in the initial patch embedding."""
 
 
-class Lessons:
-    """Labelled views as tensors; see ``LabelledViews`` for what they hold."""
+class ViewTensors:
+    """The fields of ``LabelledViews`` as tensors."""
 
     def __init__(self, drawn: LabelledViews) -> None:
         arrays = map(torch.from_numpy, drawn)
@@ -46,28 +47,30 @@ class Lessons:
 
 
 class Heads(nn.Module):
-    """What reads the features during the lessons, and is thrown away after them."""
+    """The heads of the pretraining tasks; they are discarded afterwards."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.middle = nn.Linear(width, CLASSES)
         self.cover = nn.Linear(width, CLASSES)
-        self.from_left = nn.Linear(width, PLACES)
-        self.from_right = nn.Linear(width, PLACES)
+        self.from_left = nn.Linear(width, POSITIONS)
+        self.from_right = nn.Linear(width, POSITIONS)
         self.glyph = nn.Linear(width, glyphs.STORED_SIDE**2)
 
 
-def teach(tower: VisionTower, geometry: ViewGeometry, seed: int, scale: float = 1.0) -> tuple[Heads, float]:
-    """Train the tower in place on glyphs of the training pool; returns the heads, and the seconds it took.
+def pretrain(
+    tower: VisionTower, geometry: ViewGeometry, seed: int, scale: float = 1.0
+) -> tuple[Heads, float]:
+    """Train the tower in place on glyphs of the training pool; return the heads and the seconds it took.
 
-    ``scale`` shortens the lessons (for tests).
+    ``scale`` shortens the pretraining (for tests).
     """
-    lessons = Lessons(labelled_views(glyphs.training_pool(), round(SCENES * scale), geometry, seed))
+    views = ViewTensors(labelled_views(glyphs.training_pool(), round(SCENES * scale), geometry, seed))
     torch.manual_seed(seed)
     heads = Heads(tower.vision_model.config.hidden_size)
-    start_from_patches(tower, lessons.views)
-    loss = VisionLoss(tower, heads, lessons, SETTINGS.batch, seed)
+    initialize_embeddings(tower, views.views)
+    loss = VisionLoss(tower, heads, views, SETTINGS.batch, seed)
     named = [*tower.named_parameters(), *heads.named_parameters()]
     return heads, fit("vision tower", named, SETTINGS.scaled(scale), loss)
 
@@ -75,8 +78,8 @@ def teach(tower: VisionTower, geometry: ViewGeometry, seed: int, scale: float = 
 class VisionLoss:
     """The loss of a step, as a function of the step."""
 
-    def __init__(self, tower: VisionTower, heads: Heads, lessons: Lessons, batch: int, seed: int) -> None:
-        self._tower, self._heads, self._lessons = tower, heads, lessons
+    def __init__(self, tower: VisionTower, heads: Heads, views: ViewTensors, batch: int, seed: int) -> None:
+        self._tower, self._heads, self._data = tower, heads, views
         self._batch, self._seed = batch, seed
         self._targets = _glyph_targets()
         self._digit_of = torch.from_numpy(glyphs.labels())
@@ -84,45 +87,45 @@ class VisionLoss:
         self._class_weights[maps.EMPTY] = EMPTY_WEIGHT
 
     def __call__(self, step: int) -> Tensor:
-        chosen = shuffled(len(self._lessons), self._batch, step, self._seed)
-        views = recoloured(self._lessons.views[chosen], self._seed * 1_000_003 + step)
+        chosen = shuffled(len(self._data), self._batch, step, self._seed)
+        views = recoloured(self._data.views[chosen], self._seed * 1_000_003 + step)
         features_TW = self._heads.norm(self._tower(views)).flatten(0, 1)
-        glyph_T = self._lessons.glyphs[chosen].flatten()
+        glyph_T = self._data.glyphs[chosen].flatten()
         covered_T = glyph_T >= 0
         digit_T = torch.where(covered_T, self._digit_of[glyph_T.clamp(min=0)], maps.EMPTY)
         middle = cross_entropy(
             self._heads.middle(features_TW),
-            self._lessons.middles[chosen].flatten(),
+            self._data.middles[chosen].flatten(),
             self._class_weights,
             ignore_index=maps.UNSURE,
         )
         cover = cross_entropy(self._heads.cover(features_TW), digit_T)
         glyph = mse_loss(self._heads.glyph(features_TW[covered_T]), self._targets[glyph_T[covered_T]])
-        place = self._place(features_TW, chosen)
-        return middle + COVER_WEIGHT * cover + PLACE_WEIGHT * place + GLYPH_WEIGHT * glyph
+        position = self._position_loss(features_TW, chosen)
+        return middle + COVER_WEIGHT * cover + POSITION_WEIGHT * position + GLYPH_WEIGHT * glyph
 
-    def _place(self, features_TW: Tensor, chosen: Tensor) -> Tensor:
+    def _position_loss(self, features_TW: Tensor, chosen: Tensor) -> Tensor:
         heads = (self._heads.from_left, self._heads.from_right)
-        labels = (self._lessons.from_left, self._lessons.from_right)
+        labels = (self._data.from_left, self._data.from_right)
         losses = [
-            cross_entropy(head(features_TW), places[chosen].flatten(), ignore_index=maps.UNCOVERED)
-            for head, places in zip(heads, labels, strict=True)
+            cross_entropy(head(features_TW), positions[chosen].flatten(), ignore_index=maps.UNCOVERED)
+            for head, positions in zip(heads, labels, strict=True)
         ]
         return torch.stack(losses).sum()
 
 
 def _glyph_targets() -> Tensor:
-    """Pixels (1797, 64) of every glyph, less the training glyphs' mean, over their deviation.
+    """Pixels (1797, 64) of every glyph, normalized with mean and deviation of the training glyphs.
 
-    Held-out glyphs have rows, too, but no lesson shows one.
+    Held-out glyphs have rows too, but no training view shows one.
     """
     pixels = torch.stack([torch.from_numpy(glyphs.stored(i).flatten()) for i in range(len(glyphs.labels()))])
-    known = pixels[glyphs.training_pool().indices]
-    return ((pixels - known.mean(0)) / known.std()).float()
+    training = pixels[glyphs.training_pool().indices]
+    return ((pixels - training.mean(0)) / training.std()).float()
 
 
 def recoloured(views: Tensor, seed: int) -> Tensor:
-    """Views as float pixels (0-255), each with its own contrast, brightness and polarity."""
+    """Views as float pixels (0-255) with a random contrast, brightness and polarity per view."""
     generator = torch.Generator().manual_seed(seed)
     flip, stretch, shift = torch.rand(3, len(views), 1, 1, 1, generator=generator)
     centred = views.float() - 127.5
@@ -130,8 +133,8 @@ def recoloured(views: Tensor, seed: int) -> Tensor:
     return (centred + 40 * shift + 107.5).clamp(0, 255)
 
 
-def start_from_patches(tower: VisionTower, views: Tensor) -> None:
-    """Give the patch embedding whitened principal components, and the positions two-dimensional sinusoids."""
+def initialize_embeddings(tower: VisionTower, views: Tensor) -> None:
+    """Set the patch embedding to whitened principal components and the positions to 2-D sinusoids."""
     embeddings = tower.vision_model.embeddings
     width, _, size, _ = embeddings.patch_embedding.weight.shape
     grey = (views[:4000].float().mean(1) - 127.5) / 127.5
@@ -151,7 +154,7 @@ def start_from_patches(tower: VisionTower, views: Tensor) -> None:
 
 
 def _sinusoids(side: int, width: int) -> Tensor:
-    """(side * side, width): sines and cosines of row and column."""
+    """Sines and cosines of row and column, (side * side, width)."""
     rows, columns = torch.meshgrid(*[torch.arange(side).float()] * 2, indexing="ij")
     frequencies = math.pi * torch.linspace(0.5, side, width // 4) / side
     angles = [axis.flatten()[:, None] * frequencies for axis in (rows, columns)]
@@ -159,14 +162,17 @@ def _sinusoids(side: int, width: int) -> Tensor:
 
 
 @torch.no_grad()
-def accuracy(tower: VisionTower, heads: Heads, geometry: ViewGeometry, seed: int) -> dict[str, float]:
-    """Share of held-out digits told right at their middle's patch, in base views and in tiles."""
-    drawn = labelled_views(glyphs.held_out_pool(), HELD_OUT_SCENES, geometry, seed + 1, HELD_OUT_WARP)
-    lessons = Lessons(drawn)
-    features = torch.cat([heads.norm(tower(part)) for part in lessons.views.split(256)])
-    right = heads.middle(features)[..., : maps.EMPTY].argmax(-1) == lessons.middles
-    is_digit = (lessons.middles >= 0) & (lessons.middles < maps.EMPTY)
-    placed = heads.from_left(features).argmax(-1) == lessons.from_left
-    parts = {"base views": lessons.is_base[:, None] & is_digit, "tiles": ~lessons.is_base[:, None] & is_digit}
-    shares = {name: right[chosen].float().mean().item() for name, chosen in parts.items()}
-    return shares | {"places": placed[parts["base views"]].float().mean().item()}
+def accuracy(
+    tower: VisionTower, heads: Heads, geometry: ViewGeometry, seed: int, scale: float = 1.0
+) -> dict[str, float]:
+    """Accuracy on held-out glyphs: digits in base views and in tiles, and digit positions in base views."""
+    scenes = round(HELD_OUT_SCENES * scale)
+    data = ViewTensors(labelled_views(glyphs.held_out_pool(), scenes, geometry, seed + 1, HELD_OUT_WARP))
+    features = torch.cat([heads.norm(tower(part)) for part in data.views.split(256)])
+    right = heads.middle(features)[..., : maps.EMPTY].argmax(-1) == data.middles
+    is_digit = (data.middles >= 0) & (data.middles < maps.EMPTY)
+    positioned = heads.from_left(features).argmax(-1) == data.from_left
+    is_base = data.is_base[:, None]
+    parts = {"in base views": is_base & is_digit, "in tiles": ~is_base & is_digit}
+    accuracies = {name: right[chosen].float().mean().item() for name, chosen in parts.items()}
+    return accuracies | {"of positions": positioned[is_base & is_digit].float().mean().item()}

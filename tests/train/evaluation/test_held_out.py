@@ -1,4 +1,4 @@
-"""Held-out questions, put as the stage at hand puts them."""
+"""Held-out questions: suffixes of the stage, and images as the model's input."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,18 +19,18 @@ ASKED = [
 ]
 
 
-def test_the_last_stage_is_told_whether_steps_are_wanted():
+def test_the_last_stage_appends_think_or_no_think():
     suffixes = load(["stage=ov_vw", "model=tiny", "data=digits"]).stage.suffixes
     texts = [question.text for question in with_suffixes(ASKED, suffixes)]
     assert texts == ["Add all digits. /think", "Which digits are there? /no_think"]
 
 
-def test_other_stages_are_asked_as_it_stands():
+def test_other_stages_append_nothing():
     suffixes = load(["stage=vw", "model=tiny", "data=digits"]).stage.suffixes
     assert with_suffixes(ASKED, suffixes) == ASKED
 
 
-def test_a_clip_is_shown_by_frames_spread_over_all_of_it(tmp_path: Path, golden: Golden):
+def test_frames_are_spread_over_the_whole_clip(tmp_path: Path, golden: Golden):
     first, *rest = [noise_image(30, 20, seed) for seed in range(9)]
     first.save(tmp_path / "a.gif", save_all=True, append_images=rest, duration=100)
     images = ImagesConfig(grid=3, frame_side=2, inference_frames=3)
