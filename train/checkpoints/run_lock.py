@@ -139,7 +139,7 @@ def _take(claim: Claim, folder: UPath, lease_seconds: float) -> None:
         if seen is None:
             seen = state
             print(
-                f"{folder}: locked by {owner}; waiting up to {lease_seconds:.0f} s to see whether it is alive",
+                f"{folder}: locked by {owner}; waiting up to {lease_seconds:.0f} s to see if it is alive",
                 flush=True,
             )
         if state != seen or time.monotonic() > deadline:

@@ -79,7 +79,7 @@ def test_the_claim_of_an_owner_that_stopped_renewing_expires(
         assert time.monotonic() - begin >= LEASE
         assert owner_of(location(folder)) == owner
     assert f"locked by process {holder.pid} on " in (output := capsys.readouterr().out)
-    assert "waiting up to 2 s to see whether it is alive" in output
+    assert "waiting up to 2 s to see if it is alive" in output
 
 
 def test_the_claim_of_a_killed_owner_on_this_machine_is_free_at_once(root: Path, folder: str) -> None:
