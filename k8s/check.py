@@ -45,7 +45,7 @@ def of_files() -> Iterator[str]:
         if file.read_text(encoding="utf-8") != jobs.text(profile):
             yield f"{file.relative_to(ROOT)}: is not what conf gives; run python -m k8s.jobs"
     if costs.table() not in (FOLDER / "README.md").read_text(encoding="utf-8"):
-        yield "k8s/README.md: its table of costs is not what conf gives; paste that of python -m k8s.costs"
+        yield "k8s/README.md: its table of costs is not what conf gives; run python -m k8s.jobs"
     yield from linted()
 
 

@@ -19,7 +19,7 @@ if __name__ == "__main__":
 
 import torch  # noqa: E402 - the path comes first
 
-from lladav.config.loader import curriculum, load  # noqa: E402
+from lladav.config.loader import curriculum, load, stages_of  # noqa: E402
 from lladav.config.schema import Config  # noqa: E402
 from lladav.model.llada_v import LLaDAV  # noqa: E402
 from train.checkpoints.sizes import (  # noqa: E402
@@ -130,8 +130,9 @@ def gpu_bytes(config: Config, parameters: Parameters) -> float:
 
 
 def stages(cluster: str = "kuberay") -> Iterator[StageCost]:
-    """Every stage of the 8B model, in the order of the curriculum."""
-    for stage in curriculum():
+    """Every stage of the curriculum that the published data has, for the 8B model."""
+    offered = stages_of("llava")
+    for stage in (stage for stage in curriculum() if stage in offered):
         yield cost(load([f"stage={stage}", "model=llada_v_8b", "data=llava", f"cluster={cluster}"]))
 
 
@@ -155,6 +156,14 @@ def table() -> str:
             )
         )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def with_table(readme: str) -> str:
+    """The text of ``k8s/README.md`` with its table of costs replaced."""
+    head = "| stage | samples | "
+    before, _, rest = readme.partition(head)
+    after = rest[rest.index("\n\n") :]
+    return f"{before}{table()}{after}"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""The jobs of each overlay, made from ``conf``: one for each stage, and what comes before and after them.
+"""The jobs of each overlay, generated from ``conf``: one per stage, one to prepare and one to export.
 
     python -m k8s.jobs
 
-writes ``k8s/overlays/*/jobs.yaml``. What all training jobs have in common is the component ``training``.
+writes ``k8s/overlays/*/jobs.yaml`` and the table of costs in ``k8s/README.md``. What all training jobs share is
+in the component ``training``.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ if __name__ == "__main__":
 
 import yaml  # noqa: E402 - the path comes first
 
-from k8s.costs import cost  # noqa: E402
-from lladav.config.loader import CONF, curriculum, group_choices, load, run_name  # noqa: E402
+from k8s.costs import cost, with_table  # noqa: E402
+from lladav.config.loader import CONF, curriculum, load, run_name, stages_of  # noqa: E402
 from lladav.config.schema import Config  # noqa: E402
 
 SHARED = "/mnt/shared"
@@ -72,17 +73,20 @@ PROFILES = {
 }
 
 
-def jobs(profile: Profile) -> Iterator[dict[str, Any]]:
-    """Everything of an overlay that runs to an end, in the order in which it is run."""
+def jobs(profile: Profile, conf: Path = CONF) -> Iterator[dict[str, Any]]:
+    """Everything of an overlay that runs to an end, in the order in which it is run.
+
+    There is a job for each stage whose sources the profile's data set has.
+    """
     settings = (*profile.groups, *profile.settings)
     if profile.prepare:
         yield plain_job("lladav-prepare", profile.prepare, profile.memory, suspend=False)
-    stages = curriculum(CONF)
-    ablations = [stage for stage in group_choices("stage", CONF) if stage not in stages]
-    for stage in (*stages, *ablations):
+    stages = stages_of(load(settings, conf).data.name, conf)
+    for stage in stages:
         overrides = (f"stage={stage}", *settings)
-        yield stage_job(load(overrides), ("python", "train/run.py", *overrides))
-    config = load((f"stage={stages[-1]}", *settings))
+        yield stage_job(load(overrides, conf), ("python", "train/run.py", *overrides))
+    last = [stage for stage in stages if stage in curriculum(conf)][-1]
+    config = load((f"stage={last}", *settings), conf)
     run = (f"run={run_name(config)}", f"storage={config.train.storage}")
     export = ("python", "train/export.py", *run, f"out={SHARED}/models/{profile.model}")
     yield plain_job("lladav-export", export, profile.memory, suspend=True)
@@ -153,3 +157,5 @@ class _Plain(yaml.SafeDumper):
 if __name__ == "__main__":
     for overlay, its_profile in PROFILES.items():
         (ROOT / "k8s" / "overlays" / overlay / "jobs.yaml").write_text(text(its_profile), encoding="utf-8")
+    readme = ROOT / "k8s" / "README.md"
+    readme.write_text(with_table(readme.read_text(encoding="utf-8")), encoding="utf-8")

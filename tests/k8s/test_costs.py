@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from k8s.costs import GIB, cost, gpu_bytes, parameters_of, sample_tokens, stages
-from k8s.manifests import Resource, of_kind
-from lladav.config.loader import load
+from k8s.costs import GIB, cost, gpu_bytes, parameters_of, sample_tokens, stages, with_table
+from k8s.manifests import FOLDER, Resource, of_kind
+from lladav.config.loader import curriculum, load, stages_of
 from lladav.config.schema import Config, Precision
 from train.checkpoints.sizes import staged_bytes
 
@@ -53,8 +53,13 @@ def test_a_checkpoint_holds_fp32_states_and_bf16_weights() -> None:
 
 def test_stages_are_those_of_the_curriculum_and_fit_the_gpus() -> None:
     found = [*stages()]
-    assert [each.stage for each in found] == ["pretrain", "si", "ov", "vw", "ov_vw"]
+    assert [each.stage for each in found] == [each for each in curriculum() if each in stages_of("llava")]
     assert all(each.gpu_gib < 80 for each in found)
+
+
+def test_the_table_in_the_readme_is_up_to_date() -> None:
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert readme == with_table(readme), "conf has changed: run python -m k8s.jobs"
 
 
 @pytest.mark.parametrize(("overlay", "cluster"), [("gpu", "kuberay"), ("spot", "spot")])

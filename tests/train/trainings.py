@@ -32,8 +32,13 @@ def reference_losses(overrides: Sequence[str], steps: int, start_from: str | Non
     Every run with these settings has to give these losses, whatever interrupts it. A reference takes two
     seconds; a run under Ray takes about twenty.
     """
-    (losses,) = on_ranks(1, _train_without_ray, load(overrides), steps, start_from)
-    return dict(enumerate(losses, start=1))
+    return dict(enumerate(losses_without_ray(load(overrides), steps, start_from), start=1))
+
+
+def losses_without_ray(config: Config, steps: int, start_from: str | None = None) -> list[float]:
+    """Train the first ``steps`` steps in one process; return their losses."""
+    (losses,) = on_ranks(1, _train_without_ray, config, steps, start_from)
+    return losses
 
 
 def _train_without_ray(config: Config, steps: int, start_from: str | None) -> list[float]:

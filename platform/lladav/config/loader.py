@@ -78,6 +78,14 @@ def curriculum(conf: Path = CONF) -> list[str]:
     return order
 
 
+def stages_of(data: str, conf: Path = CONF) -> list[str]:
+    """Stages that can be trained on a data set: it has all of their sources. Curriculum first, in order."""
+    known = read_yaml(conf / "data" / f"{data}.yaml")["data"]["sources"]
+    names = [*curriculum(conf), *group_choices("stage", conf)]
+    sources = {name: read_yaml(conf / "stage" / f"{name}.yaml")["stage"]["sources"] for name in names}
+    return [name for name in sources if set(sources[name]) <= set(known)]
+
+
 def expand_stages(overrides: Sequence[str], conf: Path = CONF) -> list[list[str]]:
     """Return a list of overrides for each stage of ``stage=all``; without it, the overrides alone."""
     rest = [o for o in overrides if o != f"stage={ALL_STAGES}"]
