@@ -2,8 +2,8 @@
 
     python -m k8s.jobs
 
-writes ``k8s/overlays/*/jobs.yaml`` and the table of costs in ``k8s/README.md``. What all training jobs share is
-in the component ``training``.
+writes ``k8s/overlays/*/jobs.yaml`` and the table of costs in ``k8s/README.md``. The component ``training``
+has what all training jobs share.
 """
 
 from __future__ import annotations
