@@ -1,13 +1,22 @@
-"""What processes of ranks begin with: a server imports it once, and forks them.
+# ruff: noqa: E402, F401
+"""Modules that the processes of ranks need: a fork server imports them once and forks the processes.
 
-Imported by that server alone, see ``ranks``.
+Only that server imports this module, see ``ranks``.
 """
 
 import os
+import sys
+from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[2]
+# Before Python 3.13 the fork server does not get the path of its parent, and it hides the ImportError.
+sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
 os.environ["DS_ACCELERATOR"] = "cpu"
 
 import deepspeed
-import deepspeed.runtime.zero.muon.original_muon  # noqa: F401 - with torch's compiler, which takes seconds
+import deepspeed.runtime.zero.muon.original_muon  # imports torch's compiler, which takes seconds
+import pytest
 
-import train.trainer.loop  # noqa: F401
+import tests.lladav.build
+import tests.train.settings
+import train.trainer.loop
