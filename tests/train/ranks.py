@@ -1,4 +1,4 @@
-"""Several ranks on this machine, for tests of collective calls."""
+"""Several ranks on this machine, for tests of collectives."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ get_context(FORKSERVER).set_forkserver_preload(["tests.train.preloaded"])
 
 
 def on_ranks(workers: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What ``function(*arguments)`` returns on each of ``workers`` gloo ranks, each a process of its own."""
+    """Call ``function(*arguments)`` on ``workers`` gloo ranks in own processes; return their results."""
     with tempfile.TemporaryDirectory() as folder:
         start_processes(
             _rank, (workers, folder, function, arguments), nprocs=workers, start_method=FORKSERVER

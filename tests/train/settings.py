@@ -1,4 +1,4 @@
-"""Settings of a tiny model whose ranks train in a second."""
+"""Settings of a tiny model that trains in a second."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LEARNING = LearningRates(language=1e-3, projector=1e-3, vision=1e-3)
 
 
 def settings(storage: Path, **stage: Any) -> Config:
-    """A tiny model in micro-batches of one sample."""
+    """Settings of the tiny model, with micro-batches of one sample."""
     config = Config(
         stage=StageConfig(name="si", lr=LEARNING, **stage),
         model=tiny_config(),

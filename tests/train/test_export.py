@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def storage(golden: Any, tmp_path: Path) -> Path:
-    """Two committed checkpoints of a run, and a third that was never finished."""
+    """A run with two committed checkpoints and a third that is not committed."""
     tokenizer, storage = golden.folder / "tokenizer", tmp_path / "runs"
     arguments = ["stage=vw", "train.run=trial", f"train.storage={storage}", f"model.tokenizer={tokenizer}"]
     config = settings.load(arguments)
@@ -56,12 +56,12 @@ def test_the_newest_committed_checkpoint_is_written(
     main(["run=trial", f"out={out}", f"storage={storage}", f"layout={layout}"])
     assert_holds_step_20(out, layout)
     assert (out / "tokenizer.json").is_file()
-    told = capsys.readouterr().out
-    assert told.startswith(f"{out}: {LAYOUTS[layout].what} from step 20 of trial, ")
-    assert told.count("\n") == 1
+    output = capsys.readouterr().out
+    assert output.startswith(f"{out}: {LAYOUTS[layout].what} from step 20 of trial, ")
+    assert output.count("\n") == 1
 
 
-def test_a_run_may_be_given_as_its_folder_and_weights_as_theirs(storage: Path, tmp_path: Path) -> None:
+def test_run_may_name_the_folder_of_a_run_or_of_weights(storage: Path, tmp_path: Path) -> None:
     main([f"run={storage / 'trial'}", f"out={tmp_path / 'first'}"])
     assert_holds_step_20(tmp_path / "first")
     main([f"run={tmp_path / 'first'}", f"out={tmp_path / 'second'}"])
@@ -69,7 +69,7 @@ def test_a_run_may_be_given_as_its_folder_and_weights_as_theirs(storage: Path, t
     assert (tmp_path / "second" / "tokenizer.json").is_file()
 
 
-def test_what_is_written_opens_as_the_model_that_was_trained(storage: Path, tmp_path: Path) -> None:
+def test_an_export_opens_as_the_trained_model(storage: Path, tmp_path: Path) -> None:
     main(["run=trial", f"out={tmp_path / 'out'}", f"storage={storage}"])
     config = model_config_of(tmp_path / "out")
     assert config.images == tiny_config().images
@@ -105,13 +105,13 @@ def test_mistakes_are_one_line(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    places = {"storage": storage, "out": tmp_path / "out"}
+    paths = {"storage": storage, "out": tmp_path / "out"}
     with pytest.raises(SystemExit) as stopped:
-        main([argument.format(**places) for argument in arguments] + [f"storage={storage}"])
-    told = capsys.readouterr().err
+        main([argument.format(**paths) for argument in arguments] + [f"storage={storage}"])
+    line_of_error = capsys.readouterr().err
     assert stopped.value.code == 2
-    assert told.startswith(line.format(**places))
-    assert told.count("\n") == 1
+    assert line_of_error.startswith(line.format(**paths))
+    assert line_of_error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 

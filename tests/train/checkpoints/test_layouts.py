@@ -1,5 +1,6 @@
-"""However a global batch is cut, its step is the same: with workers that do not divide it some micro-batches
-are blank, and count for nothing.
+"""A step does not depend on how its global batch is split.
+
+If the workers do not divide it, some micro-batches are blank: they change nothing.
 """
 
 from __future__ import annotations
@@ -24,22 +25,22 @@ from tests.train.settings import settings
 STEPS, GLOBAL_BATCH, SEED = 3, 3, 1
 SIZES = [[], [(28, 28)], [(60, 28), (28, 60)], [], [(28, 28)], []]
 ROUNDING = 1e-5
-"""Relative: what another order of summation makes of a loss or a gradient."""
+"""Relative difference of a loss or gradient when terms are summed in another order."""
 
 COUNTED = ("samples", "visual_tokens", "answer_rows", "template_rows", "bucket_rows")
 SUMMED = ("loss", "answer_entropy", "template_entropy", "bucket_entropy")
 
 
 def samples_of(geometry: ViewGeometry) -> list[Sample]:
-    """Text alone, one image and several; enough for two global batches an epoch."""
+    """Samples with no image, one and several; two global batches per epoch."""
     return [
         image_sample(f"s{i}", geometry, sizes, seed=i) if sizes else text_sample(f"s{i}", 20 + i, i, 8)
         for i, sizes in enumerate(SIZES)
     ]
 
 
-def due(config: Config, step: int) -> list[MicroBatch]:
-    """This rank's micro-batches of a step by the plan, as they come out of the data stream."""
+def batches_of(config: Config, step: int) -> list[MicroBatch]:
+    """This rank's micro-batches of a step, as the data stream gives them."""
     geometry = ViewGeometry.of(config.model)
     samples, layout = samples_of(geometry), BatchLayout.of(config, dist.get_world_size())
     plan = Plan(np.array([len(s.text.input_ids) for s in samples]), SEED, GLOBAL_BATCH, STEPS)
@@ -49,13 +50,13 @@ def due(config: Config, step: int) -> list[MicroBatch]:
 
 
 def steps(config: Config) -> list[dict[str, Any]]:
-    """What each step measures over all ranks, the gradient's norm, and this rank's blank micro-batches."""
+    """Metrics of each step, the gradient norm, and the number of blank micro-batches of this rank."""
     from train.trainer.job import Job
     from train.trainer.loop import Worker
 
     worker, measured = Worker(Job(config, "", STEPS, None), deadline=lambda: None), []
     for step in range(STEPS):
-        batches = due(config, step)
+        batches = batches_of(config, step)
         sums = worker.step(step, iter(batches), None)
         blanks = [batch.is_blank for batch in batches]
         measured.append(asdict(sums) | {"norm": worker.engine.gradient_norm(), "blanks": sum(blanks)})
@@ -65,7 +66,7 @@ def steps(config: Config) -> list[dict[str, Any]]:
 @pytest.mark.slow
 def test_blank_micro_batches_change_no_loss_and_no_gradient(tmp_path: Path) -> None:
     config = settings(tmp_path, global_batch=GLOBAL_BATCH)
-    config.objective.stratified = True  # so that noise hangs on the sample's place in the batch too
+    config.objective.stratified = True  # the noise then depends on the sample's position in the batch too
     (even,) = on_ranks(1, steps, config)
     first, second = on_ranks(2, steps, config)
     assert [step["blanks"] for step in even] == [0] * STEPS

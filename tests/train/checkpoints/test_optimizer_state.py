@@ -1,4 +1,4 @@
-"""A rank that resumes reads its own ranges of what the former ranks saved, wherever that is."""
+"""A rank that resumes reads only its own ranges of the files that the former ranks saved."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VALUES = torch.arange(ELEMENTS, dtype=torch.float32)
 
 
 def save(folder: Path, workers: int) -> None:
-    """What a group of workers writes of one tensor."""
+    """Write the shards of one tensor as a group of workers does."""
     folder.mkdir()
     for rank in range(workers):
         part = VALUES[slice(*shard_range(ELEMENTS, rank, workers))]
@@ -28,7 +28,7 @@ def save(folder: Path, workers: int) -> None:
 
 
 @pytest.mark.parametrize(("saved", "workers", "files"), [(2, 2, {0}), (2, 1, {0, 1}), (4, 2, {0, 1})])
-def test_a_rank_asks_a_bucket_for_the_files_of_its_own_shares(
+def test_a_rank_requests_only_the_files_of_its_own_shard(
     saved: int, workers: int, files: set[int], tmp_path: Path, bucket: str, s3_server: S3Server
 ) -> None:
     save(tmp_path / "engine", saved)
@@ -37,6 +37,8 @@ def test_a_rank_asks_a_bucket_for_the_files_of_its_own_shares(
     first, last = shard_range(ELEMENTS, 0, workers)
     parts = list(SavedState(location(bucket) / "engine", saved).parts("w", ELEMENTS, first, last))
     assert torch.equal(torch.cat([part for _, part in parts]), VALUES[first:last])
-    asked = {request.path for request in s3_server.requests[before:] if request.method == "GET"}
-    ranks = {rank for rank in range(saved) if any(path.endswith(shard_name(rank, saved)) for path in asked)}
+    requested = {request.path for request in s3_server.requests[before:] if request.method == "GET"}
+    ranks = {
+        rank for rank in range(saved) if any(path.endswith(shard_name(rank, saved)) for path in requested)
+    }
     assert ranks == files

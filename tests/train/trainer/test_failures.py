@@ -1,4 +1,4 @@
-"""A failure is one line that names the rank and the cause, and only what may pass is retried."""
+"""A failure is reported in one line that names the rank and the cause; only what may pass is retried."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from train.trainer import failures
 from train.trainer.failures import RankError, describe, failure_of, raise_as_rank_error
 
 MESSAGES = Path(__file__).parents[1] / "ray_messages"
-"""What Ray 2.60 said of workers that were killed: by its memory monitor, and by SIGKILL."""
+"""Messages of Ray 2.60 about workers killed by its memory monitor and by SIGKILL."""
 
 
 def health_check_failure(file: str, kind: type[Exception]) -> WorkerHealthCheckFailedError:
-    """As Ray Train reports it: its description of the worker, then what Ray says of its end."""
+    """As Ray Train reports it: its description of the worker, then Ray's message about its end."""
     worker, end, cause = (MESSAGES / file).read_text().partition(",\n)\n")
     failure = (
         kind(cause) if kind is ray.exceptions.OutOfMemoryError else ray.exceptions.RayActorError("", cause)
@@ -33,7 +33,7 @@ def health_check_failure(file: str, kind: type[Exception]) -> WorkerHealthCheckF
     return WorkerHealthCheckFailedError(worker + end, failure=failure)
 
 
-def test_a_worker_killed_for_memory_is_named_with_what_it_used_and_what_helps() -> None:
+def test_a_worker_killed_for_memory_is_reported_with_its_use_and_a_fix() -> None:
     killed = health_check_failure("out_of_memory.txt", ray.exceptions.OutOfMemoryError)
     victim = RankError(0, "RuntimeError: gloo: Connection closed by peer", retry=True, collateral=True)
     found = failure_of(WorkerGroupError("", {0: victim, 1: killed}))
@@ -45,7 +45,7 @@ def test_a_worker_killed_for_memory_is_named_with_what_it_used_and_what_helps() 
     assert found.retry
 
 
-def test_a_worker_that_was_killed_says_what_to_look_at() -> None:
+def test_a_killed_worker_is_reported_with_where_to_look() -> None:
     killed = health_check_failure("killed.txt", ray.exceptions.RayActorError)
     found = failure_of(WorkerGroupError("", {0: killed}))
     assert found.line.startswith("rank 0: the worker (pid 18581 on 192.0.2.2) was killed or crashed; ")
@@ -93,7 +93,7 @@ def test_only_what_may_pass_is_retried(error: Exception, line: str, retry: bool)
 CLOSED = (
     "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:58799"
 )
-"""What a collective raises on gloo where another rank's process has ended."""
+"""Message of a gloo collective if the process of another rank has ended."""
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_closed_connection_is_another_ranks_failure(
 
 
 def failing(kind: str, folder: str) -> None:
-    """The loop on one of two ranks, of which rank 1 (rank 0 for an export) fails; the other waits for it."""
+    """Train on one of two ranks: rank 1 (rank 0 for an export) fails, and the other waits for it."""
     rank = dist.get_rank()
     with raise_as_rank_error(rank):
         _fail(kind, rank, Path(folder))
@@ -143,7 +143,7 @@ def _fail(kind: str, rank: int, folder: Path) -> None:
 
 
 def limit_files(size: int) -> None:
-    """Let the system refuse to write more to a file of this process, as a full quota does."""
+    """Limit the size of files that this process writes; writing fails as with a full quota."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
@@ -173,7 +173,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_a_failure_on_one_rank_is_raised_at_once(saved: Path, tmp_path: Path, kind: str, says: str) -> None:
-    """The other rank waits in a collective, for half an hour if nobody ended it."""
+    """The other rank waits in a collective, which times out only after half an hour."""
     folder = saved if kind == "load" else tmp_path
     with pytest.raises(ProcessRaisedException) as raised:
         on_ranks(2, failing, kind, str(folder))

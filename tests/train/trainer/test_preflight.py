@@ -42,9 +42,7 @@ def settings(data: Path, storage: Path | str, stage: str, *more: str) -> Config:
         ("data.root=/none", r"^data\.sources\..*: nothing there under /none; "),
     ],
 )
-def test_a_mistyped_location_leaves_the_run_to_the_corrected_command(
-    mistake: str, line: str, data: Path, tmp_path: Path
-) -> None:
+def test_a_mistyped_path_does_not_bind_the_run(mistake: str, line: str, data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=line):
         run_stage(settings(data, tmp_path / "runs", "pretrain", mistake))
     assert not (tmp_path / "runs").exists()
@@ -53,21 +51,21 @@ def test_a_mistyped_location_leaves_the_run_to_the_corrected_command(
     Run.of(corrected).bind(corrected)
 
 
-def test_weights_that_cannot_be_read_are_found_by_their_header(data: Path, tmp_path: Path) -> None:
+def test_unreadable_weights_are_found_by_their_header(data: Path, tmp_path: Path) -> None:
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(UserError, match="without a safetensors header"):
         check_stages([settings(data, tmp_path, "pretrain", f"model.weights.llada_v={tmp_path / 'weights'}")])
 
 
-def test_a_stage_needs_its_predecessor_or_has_it_in_the_same_command(data: Path, tmp_path: Path) -> None:
+def test_a_stage_needs_its_predecessor_in_storage_or_in_the_same_command(data: Path, tmp_path: Path) -> None:
     first, second = (settings(data, tmp_path / "runs", stage) for stage in ("pretrain", "si"))
     check_stages([first, second])
     with pytest.raises(UserError, match="stage si starts from pretrain, which has no run"):
         check_stages([second])
 
 
-def test_a_mistake_in_the_last_stage_shows_before_the_first_is_trained(data: Path, tmp_path: Path) -> None:
+def test_a_mistake_in_the_last_stage_is_reported_at_once(data: Path, tmp_path: Path) -> None:
     stages = [settings(data, tmp_path / "runs", stage) for stage in ("pretrain", "si")]
     other = settings(data, tmp_path / "runs", "si", "train.seed=7")
     Run.of(other).bind(other)
@@ -75,7 +73,7 @@ def test_a_mistake_in_the_last_stage_shows_before_the_first_is_trained(data: Pat
         check_stages(stages)
 
 
-def test_a_run_is_resumed_without_its_predecessor_and_without_weights(data: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_without_its_predecessor_and_without_weights(data: Path, tmp_path: Path) -> None:
     config = settings(data, tmp_path / "runs", "si", "model.weights.llada_v=/removed")
     run = Run.of(config)
     run.bind(config)

@@ -51,9 +51,8 @@ def test_a_line_cut_off_by_a_crash_is_dropped(tmp_path: Path) -> None:
 def test_tensorboard_keeps_the_steps_before_a_restart(tmp_path: Path) -> None:
     write(tmp_path, 0, 5)
     begin = int(time.time())
-    while (
-        int(time.time()) == begin
-    ):  # TensorBoard reads files in the order of their names, which hold seconds
+    # TensorBoard reads files in the order of their names, which contain seconds.
+    while int(time.time()) == begin:
         time.sleep(0.01)
     write(tmp_path, 3, 6)
     assert [step for step, _ in board(tmp_path)] == list(range(1, 7))
