@@ -132,8 +132,8 @@ def summary(by_stage: dict[str, dict[str, Score]]) -> str:
     kinds = list(next(iter(by_stage.values())))
     lines = ["", f"{'exact match':<14}{'questions':>10}" + "".join(f"{'after ' + s:>14}" for s in by_stage)]
     for kind in kinds:
-        shares = "".join(f"{scores[kind].share:>14.1%}" for scores in by_stage.values())
-        lines.append(f"{kind:<14}{next(iter(by_stage.values()))[kind].asked:>10}{shares}")
+        accuracies = "".join(f"{scores[kind].accuracy:>14.1%}" for scores in by_stage.values())
+        lines.append(f"{kind:<14}{next(iter(by_stage.values()))[kind].questions:>10}{accuracies}")
     return "\n".join(lines)
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 EVALUATION = "evaluation.json"
 MAX_TOKENS = 32
-BLOCK = 8
+DEFAULT_BLOCK_LENGTH = 8
 """Tokens of a decoding block if ``objective.block_length`` is not set."""
 BATCH = 32
 CODE = ("train/evaluate.py", "train/evaluation/held_out.py", "data/digits/questions.py")
@@ -42,12 +42,12 @@ CODE = ("train/evaluate.py", "train/evaluation/held_out.py", "data/digits/questi
 class Score:
     """Number of questions, and of questions that are answered correctly."""
 
-    asked: int
-    right: int
+    questions: int
+    correct: int
 
     @property
-    def share(self) -> float:
-        return self.right / self.asked if self.asked else 0.0
+    def accuracy(self) -> float:
+        return self.correct / self.questions if self.questions else 0.0
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -74,16 +74,16 @@ def evaluate(config: Config) -> dict[str, Score]:
         )
     file, key = latest.path / EVALUATION, cache_key(config, latest.step)
     if not file.exists() or json.loads(file.read_text()).get("key") != key:
-        answers = _ask_all(local_copy(latest.path / WEIGHTS), config)
+        answers = _answer_all(local_copy(latest.path / WEIGHTS), config)
         file.write_text(json.dumps({"key": key, **answers}, indent=1))
     return scores(json.loads(file.read_text())["answers"])
 
 
 def cache_key(config: Config, step: int) -> str:
     """Hash of everything that determines the answers: checkpoint, questions, settings and code."""
-    questions = held_out(config)
+    questions = stage_questions(config)
     asked = [(question.id, question.type, question.text, question.answer) for question in questions]
-    digest = hashlib.sha256(json.dumps([step, asked, MAX_TOKENS, _block(config)]).encode())
+    digest = hashlib.sha256(json.dumps([step, asked, MAX_TOKENS, _block_length(config)]).encode())
     library = sorted(Path(lladav.__file__).parent.rglob("*.py"))
     images = sorted({path for question in questions for path in question.media})
     for file in [*library, *(ROOT / name for name in CODE), *images]:
@@ -91,9 +91,9 @@ def cache_key(config: Config, step: int) -> str:
     return digest.hexdigest()
 
 
-def _block(config: Config) -> int:
+def _block_length(config: Config) -> int:
     """Tokens of a decoding block: the block length of training."""
-    return config.objective.block_length or BLOCK
+    return config.objective.block_length or DEFAULT_BLOCK_LENGTH
 
 
 def answers(config: Config) -> list[Answered]:
@@ -114,7 +114,7 @@ def _questions_folder(config: Config) -> Path:
     return local_copy(location(config.data.root) / "held_out")
 
 
-def held_out(config: Config) -> list[Question]:
+def stage_questions(config: Config) -> list[Question]:
     """The questions with the stage's suffixes, sorted by type."""
     from train.evaluation.held_out import read_questions, with_suffixes
 
@@ -122,7 +122,7 @@ def held_out(config: Config) -> list[Question]:
     return sorted(asked, key=lambda question: question.type)
 
 
-def _ask_all(weights: Path, config: Config) -> dict:
+def _answer_all(weights: Path, config: Config) -> dict:
     """Answer all questions; returns the content of the file without its key."""
     import torch
 
@@ -133,9 +133,11 @@ def _ask_all(weights: Path, config: Config) -> dict:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = open_model(weights, torch.float32, device)
-    questions = held_out(config)
+    questions = stage_questions(config)
     tokenizer = ChatTokenizer.load(weights)
-    options = DecodingOptions.for_chat(tokenizer.ids, max_tokens=MAX_TOKENS, block_length=_block(config))
+    options = DecodingOptions.for_chat(
+        tokenizer.ids, max_tokens=MAX_TOKENS, block_length=_block_length(config)
+    )
     begin = time.monotonic()
     answered = list(answer_questions(model, tokenizer, questions, options, BATCH))
     rows = [
@@ -157,7 +159,9 @@ def scores(answers: Sequence[dict]) -> dict[str, Score]:
 def table(stage: str, by_type: dict[str, Score]) -> str:
     """The scores as a table for the terminal."""
     lines = [f"{stage}: held-out questions answered exactly"]
-    lines += [f"  {kind:<12} {s.right:>4} of {s.asked:<4} {s.share:6.1%}" for kind, s in by_type.items()]
+    lines += [
+        f"  {kind:<12} {s.correct:>4} of {s.questions:<4} {s.accuracy:6.1%}" for kind, s in by_type.items()
+    ]
     return "\n".join(lines)
 
 

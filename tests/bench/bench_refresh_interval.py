@@ -35,7 +35,7 @@ from lladav.storage.local_cache import local_copy  # noqa: E402
 from tests.bench.reporting import report, table  # noqa: E402
 from train.checkpoints.run_folder import WEIGHTS, Run  # noqa: E402
 from train.demo import SETTINGS  # noqa: E402
-from train.evaluate import BATCH, held_out, scores  # noqa: E402
+from train.evaluate import BATCH, scores, stage_questions  # noqa: E402
 from train.evaluation.held_out import answer_questions, prompt  # noqa: E402
 
 mpl.use("Agg")
@@ -84,7 +84,7 @@ def main() -> None:
         return
     weights = local_copy(latest.path / WEIGHTS)
     model, tokenizer = open_model(weights, torch.float32), ChatTokenizer.load(weights)
-    questions = held_out(config)
+    questions = stage_questions(config)
     knobs = {
         interval: DecodingOptions.for_chat(tokenizer.ids, max_tokens=MAX_TOKENS, refresh_interval=interval)
         for interval in arguments.intervals
@@ -101,7 +101,12 @@ def main() -> None:
         answers = answer_questions(model, tokenizer, questions, options, BATCH)
         right = scores([{"type": each.question.type, "correct": each.correct} for each in answers])
         points.append(
-            Point(interval, right["all"].share, right[STEPWISE].share, statistics.median(seconds[interval]))
+            Point(
+                interval,
+                right["all"].accuracy,
+                right[STEPWISE].accuracy,
+                statistics.median(seconds[interval]),
+            )
         )
     present(points, len(timed), arguments)
 

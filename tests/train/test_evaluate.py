@@ -41,21 +41,21 @@ def config(tmp_path: Path) -> Config:
 
 def test_answers_are_reused_until_a_question_or_a_setting_changes(config: Config) -> None:
     file = checkpoint(config) / EVALUATION
-    assert evaluate(config)["all"].asked == 2
+    assert evaluate(config)["all"].questions == 2
     first = json.loads(file.read_text())
     first["answers"][0]["correct"] = first["answers"][1]["correct"] = True
     file.write_text(json.dumps(first))
-    assert evaluate(config)["all"].right == 2  # the saved answers, not the model's
+    assert evaluate(config)["all"].correct == 2  # the saved answers, not the model's
     config.objective.block_length = 4
     evaluate(config)
     second = json.loads(file.read_text())
     assert second["key"] != first["key"]
     questions = Path(config.data.root) / "held_out" / "questions.jsonl"
     questions.write_text(questions.read_text().splitlines()[0] + "\n")
-    assert evaluate(config)["all"].asked == 1
+    assert evaluate(config)["all"].questions == 1
 
 
 def test_a_file_of_an_earlier_version_is_not_reused(config: Config) -> None:
     file = checkpoint(config) / EVALUATION
     file.write_text(json.dumps({"seconds": 0.1, "answers": []}))
-    assert evaluate(config)["all"].asked == 2
+    assert evaluate(config)["all"].questions == 2

@@ -49,13 +49,13 @@ TEXT_ONLY_EVERY = 4
 TEXT_ONLY_BATCH = 128
 TEXT_ONLY_SAMPLES = 20000
 
-ASKED = (*questions.SINGLE, "read", "compare")
+IMAGE_QUESTIONS = (*questions.SINGLE, "read", "compare")
 """Kinds of questions about one image; the harder kinds are listed twice."""
 
 SUMS, TEXTS = 2, 5
 """Questions per sample: about sums in an image, and without an image."""
 
-WEIGHTS = (0.42, 0.15, 0.06, 0.2, 0.12, 0.05)
+RECORD_SHARES = (0.42, 0.15, 0.06, 0.2, 0.12, 0.05)
 """Shares of samples: one image, several images, a clip, step-by-step sums, text only, a caption."""
 
 SUFFIX_SHARE = 0.3
@@ -206,14 +206,14 @@ def _unsupervised(ids: Sequence[int]) -> Encoded:
 def _mixed_record(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
     """A record of a random kind, with one question per image: an earlier answer would reveal the next."""
     makes = (_one_image, several_images, clip, _sums, _texts, captioned)
-    make = makes[pick(rng, WEIGHTS)]
+    make = makes[pick(rng, RECORD_SHARES)]
     record = make(name, rng, pool)
     return first_only(record) if make is several_images else record
 
 
 def _one_image(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
     scene = compose(rng, pool)
-    kind = questions.choose(ASKED, rng)
+    kind = questions.choose(IMAGE_QUESTIONS, rng)
     return DigitRecord(name, kind, [questions.SINGLE[kind](scene.digits, rng)], [Picture((scene,))])
 
 

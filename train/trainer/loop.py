@@ -52,7 +52,7 @@ class Worker:
         self._deadline = deadline
         self.job, self.config = job, job.config
         self.rank, self.workers = dist.get_rank(), dist.get_world_size()
-        self.accumulation = BatchLayout.of(self.config, self.workers).slots
+        self.accumulation_steps = BatchLayout.of(self.config, self.workers).slots
         self.geometry = ViewGeometry.of(self.config.model)
         self.store = replace(Run.of(self.config), token=job.token)
         self.engine, self.first_step = resume(self.store, self.config, job.total_steps, job.start_from)
@@ -86,7 +86,7 @@ class Worker:
     def step(self, step: int, source: Iterator[MicroBatch], log: StepLog | None) -> StepSums:
         """Collective: one optimizer step on this rank's next micro-batches. Returns sums over all ranks."""
         begin = time.perf_counter()
-        micro = list(islice(source, self.accumulation))
+        micro = list(islice(source, self.accumulation_steps))
         waited = time.perf_counter() - begin
         noisy = [self._add_noise(batch) for batch in micro]
         entropies = self.engine.step([batch for batch, _ in noisy], step)
@@ -97,7 +97,7 @@ class Worker:
             preempted_ranks=float(self._is_preempted()),
         )
         for (batch, noises), entropy in zip(noisy, entropies, strict=True):
-            sums.add(batch, noises, entropy, self.accumulation * self.workers)
+            sums.add(batch, noises, entropy, self.accumulation_steps * self.workers)
             sums.flops += micro_batch_flops(batch, self.config.model, self.config.stage.trained)
         sums = sums.over_ranks()
         # The rest runs on rank 0 alone: nothing in it may be a collective.
@@ -139,7 +139,7 @@ class Worker:
             strata if objective.stratified else None,
             objective.block_length,
         )
-        scale = self.accumulation * self.workers / micro.global_samples
+        scale = self.accumulation_steps * self.workers / micro.global_samples
         noisy = corrupt(packed, noises, self.config.model.tokens.mask, scale, self.config.train.loss_chunk)
         return noisy.to(self.engine.device), noises
 
