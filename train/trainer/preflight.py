@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from data.sources.locations import source_files
-from lladav.checkpoint.index import stored_tensors
 from lladav.config.schema import Config
 from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer, check_special_tokens
@@ -68,6 +67,8 @@ def _check_weights(config: Config, start_from: str | None) -> None:
 
 def _check_readable(key: str, folder: str, config: Config) -> None:
     """``key`` is the setting that names the folder."""
+    from lladav.checkpoint.index import stored_tensors  # imports transformers, which takes seconds
+
     with as_user_error(f"{key}={folder}: cannot be read", "check the path or URI and the credentials"):
         if not exists(location(folder)):
             raise UserError(f"{key}={folder}: no such weights; {_fix(config)}")

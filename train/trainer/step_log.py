@@ -12,7 +12,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
 from upath import UPath
 
 from lladav.storage import exists, local_path, location, read_text, upload, write_durably
@@ -29,6 +28,8 @@ class StepLog:
 
     def __init__(self, run_folder: UPath, first_step: int) -> None:
         """``first_step``: steps that are committed; later ones are removed from the log."""
+        from torch.utils.tensorboard import SummaryWriter  # slow to import; readers of the log do not need it
+
         self._run_folder = run_folder
         local = local_path(run_folder)
         self._scratch = None if local else tempfile.TemporaryDirectory()
