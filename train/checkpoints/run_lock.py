@@ -81,7 +81,7 @@ class Owner:
 class Claim(Protocol):
     """A claim on a folder that its owner renews."""
 
-    def take(self) -> bool:
+    def acquire(self) -> bool:
         """Claim the folder if it has no claim or a dead one; return whether that succeeded."""
         ...
 
@@ -95,7 +95,7 @@ class Claim(Protocol):
 
 
 @contextmanager
-def owned(folder: UPath, lease_seconds: float = LEASE_SECONDS) -> Iterator[Owner]:
+def claimed(folder: UPath, lease_seconds: float = LEASE_SECONDS) -> Iterator[Owner]:
     """Hold the claim on a run's folder during the block; create the folder if it is missing.
 
     Raises ``UserError`` that names the owner if a live process has claimed the folder.
@@ -103,8 +103,8 @@ def owned(folder: UPath, lease_seconds: float = LEASE_SECONDS) -> Iterator[Owner
     owner = Owner()
     with as_user_error(f"{folder}: cannot be written", "set train.storage"):
         make_folder(folder)
-        claim = claim_on(folder, lease_seconds)
-        _take(claim, folder, lease_seconds)
+        claim = claim_for(folder, lease_seconds)
+        _acquire(claim, folder, lease_seconds)
     try:
         with as_user_error(f"{folder}: cannot be written", "set train.storage"):
             write_durably(folder / OWNER, json.dumps(asdict(owner)))
@@ -124,17 +124,17 @@ def owner_of(folder: UPath) -> Owner | None:
         return None
 
 
-def claim_on(folder: UPath, lease_seconds: float) -> Claim:
+def claim_for(folder: UPath, lease_seconds: float) -> Claim:
     """The kind of claim that the folder's storage supports."""
     if local := local_path(folder):
         return FileClaim(local / LOCK, lease_seconds)
     return ObjectClaim(folder / LOCK, lease_seconds)
 
 
-def _take(claim: Claim, folder: UPath, lease_seconds: float) -> None:
+def _acquire(claim: Claim, folder: UPath, lease_seconds: float) -> None:
     """Claim the folder; if it has a claim, watch it until it is renewed or dead."""
     deadline, seen = time.monotonic() + 2 * lease_seconds, None
-    while not claim.take():
+    while not claim.acquire():
         state, owner = claim.state(), owner_of(folder) or "another process"
         if seen is None:
             seen = state
@@ -159,7 +159,7 @@ class FileClaim:
             thread_local=False,
         )
 
-    def take(self) -> bool:
+    def acquire(self) -> bool:
         try:
             self._lease.acquire(blocking=False)
         except Timeout:
@@ -186,7 +186,7 @@ class ObjectClaim:
         self._released = threading.Event()
         self._renewing = threading.Thread(target=self._renew, daemon=True)
 
-    def take(self) -> bool:
+    def acquire(self) -> bool:
         if not (create_if_absent(self._file, self._content()) or self._take_over()):
             return False
         self._renewing.start()

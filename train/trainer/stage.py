@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-from data.manifest.manifest import Manifest, open_manifest
+from data.manifest.manifest import open_manifest
 from data.manifest.ray_map import ray_map
 from data.pipeline.plan import BatchLayout, Plan
 from lladav.cluster import connect
 from lladav.config.schema import Config, WeightsConfig
 from lladav.storage import absolute, local_path
 from train.checkpoints.run_folder import Checkpoint, Run
-from train.checkpoints.run_lock import owned
+from train.checkpoints.run_lock import claimed
 from train.trainer.job import Job
 from train.trainer.preflight import check_stages, starting_weights
 from train.trainer.progress import Progress, report
@@ -39,20 +39,16 @@ def run_stage(config: Config) -> None:
         report(f"{config.stage.name:<8} done: {latest.step} steps, {latest.path}")
         return
     manifest = open_manifest(config, mapper=ray_map)
-    with owned(run.path) as owner:
-        run.bind(config)
-        _train(config, manifest, replace(run, token=owner.token))
-    report(f"{config.stage.name:<8} done: {run.checkpoint_path(Plan.of(manifest, config).steps)}")
-
-
-def _train(config: Config, manifest: Manifest, run: Run) -> None:
-    latest = run.latest()
-    start_from = None if latest else starting_weights(config)
     steps = Plan.of(manifest, config).steps
-    job = Job(with_absolute_paths(config), str(manifest.folder), steps, start_from, run.token)
-    report(headline(job, len(manifest), latest))
-    with Progress(local_path(run.path), config.stage.name, latest.step if latest else 0, job.total_steps):
-        train(job, manifest, run)
+    with claimed(run.path) as owner:
+        run.bind(config)
+        latest = run.latest()  # again: until the claim, another driver may have saved a checkpoint
+        start_from = None if latest else starting_weights(config)
+        job = Job(with_absolute_paths(config), str(manifest.folder), steps, start_from, owner.token)
+        report(headline(job, len(manifest), latest))
+        with Progress(local_path(run.path), config.stage.name, latest.step if latest else 0, steps):
+            train(job, manifest, replace(run, token=owner.token))
+    report(f"{config.stage.name:<8} done: {run.checkpoint_path(steps)}")
 
 
 def with_absolute_paths(config: Config) -> Config:

@@ -16,15 +16,15 @@ import pytest
 from lladav.errors import UserError
 from lladav.storage import location, make_folder
 from train.checkpoints.run_folder import Run
-from train.checkpoints.run_lock import claim_on, owned, owner_of
+from train.checkpoints.run_lock import claim_for, claimed, owner_of
 
 LEASE = 1.5
 HOLDER = """
 import sys, time
 sys.path[:0] = [".", "platform"]
 from lladav.storage import location
-from train.checkpoints.run_lock import owned
-with owned(location(sys.argv[1]), float(sys.argv[2])):
+from train.checkpoints.run_lock import claimed
+with claimed(location(sys.argv[1]), float(sys.argv[2])):
     print("owned", flush=True)
     time.sleep(600)
 """
@@ -50,7 +50,7 @@ def holder(root: Path, folder: str) -> Iterator[subprocess.Popen[str]]:
 
 def test_the_claim_is_released_at_the_end(folder: str) -> None:
     for _ in range(2):
-        with owned(location(folder), LEASE) as owner:
+        with claimed(location(folder), LEASE) as owner:
             assert owner_of(location(folder)) == owner
             assert owner.pid == os.getpid()
         assert owner_of(location(folder)) is None
@@ -59,7 +59,7 @@ def test_the_claim_is_released_at_the_end(folder: str) -> None:
 def test_a_second_driver_is_refused_in_one_line_that_names_the_first(
     folder: str, holder: subprocess.Popen[str]
 ) -> None:
-    with pytest.raises(UserError) as refused, owned(location(folder), LEASE):
+    with pytest.raises(UserError) as refused, claimed(location(folder), LEASE):
         pass
     line = str(refused.value)
     assert line.startswith(f"{folder}: in use by process {holder.pid} on ")
@@ -75,7 +75,7 @@ def test_the_claim_of_an_owner_that_stopped_renewing_expires(
 ) -> None:
     holder.send_signal(signal.SIGSTOP)  # it renews nothing, like a dead process on another machine
     begin = time.monotonic()
-    with owned(location(folder), LEASE) as owner:
+    with claimed(location(folder), LEASE) as owner:
         assert time.monotonic() - begin >= LEASE
         assert owner_of(location(folder)) == owner
     assert f"locked by process {holder.pid} on " in (output := capsys.readouterr().out)
@@ -89,13 +89,13 @@ def test_the_claim_of_a_killed_owner_on_this_machine_is_free_at_once(root: Path,
     process.stdout.readline()
     process.kill()
     process.wait()
-    with owned(location(folder), 600) as owner:
+    with claimed(location(folder), 600) as owner:
         assert owner.pid == os.getpid()
 
 
 def test_an_owner_that_lost_its_claim_commits_nothing(folder: str) -> None:
     storage, name = folder.rsplit("/", 1)
-    with owned(location(folder), LEASE) as owner:
+    with claimed(location(folder), LEASE) as owner:
         run = Run(storage, name, owner.token)
         make_folder(run.checkpoint_path(1))
         run.commit(1, 2, 1)
@@ -105,15 +105,15 @@ def test_an_owner_that_lost_its_claim_commits_nothing(folder: str) -> None:
 
 
 def test_one_of_several_processes_takes_over_a_dead_claim(bucket: str) -> None:
-    dead = claim_on(location(bucket), 600)
-    assert dead.take()
-    claims = [claim_on(location(bucket), LEASE) for _ in range(4)]
+    dead = claim_for(location(bucket), 600)
+    assert dead.acquire()
+    claims = [claim_for(location(bucket), LEASE) for _ in range(4)]
     taken: list[int] = []
 
     def contend(number: int) -> None:
         deadline = time.monotonic() + 3 * LEASE
         while time.monotonic() < deadline:
-            if claims[number].take():
+            if claims[number].acquire():
                 taken.append(number)
                 return
             time.sleep(0.05)
