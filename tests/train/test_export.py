@@ -108,10 +108,10 @@ def test_mistakes_are_one_line(
     paths = {"storage": storage, "out": tmp_path / "out"}
     with pytest.raises(SystemExit) as stopped:
         main([argument.format(**paths) for argument in arguments] + [f"storage={storage}"])
-    line_of_error = capsys.readouterr().err
+    error = capsys.readouterr().err
     assert stopped.value.code == 2
-    assert line_of_error.startswith(line.format(**paths))
-    assert line_of_error.count("\n") == 1
+    assert error.startswith(line.format(**paths))
+    assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
