@@ -49,7 +49,9 @@ def test_the_export_takes_the_last_stage_of_the_curriculum(overlays: dict[str, l
         jobs_ = of_kind(overlays[overlay], "Job")
         [export] = [job for job in jobs_ if job["metadata"]["name"] == "lladav-export"]
         command = export["spec"]["template"]["spec"]["containers"][0]["command"]
-        assert any(part.startswith(f"run={curriculum()[-1]}-") for part in command)
+        data = config_of(of_kind(overlays[overlay], "RayJob")[0]).data.name
+        last = [stage for stage in stages_of(data) if stage in curriculum()][-1]
+        assert any(part.startswith(f"run={last}-") for part in command)
         assert export["spec"]["suspend"]
 
 
