@@ -146,7 +146,7 @@ def test_a_model_is_exported_and_answers(lladav: Command, golden: Any, tmp_path:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_ray_workers_train_with_the_installed_packages(root: Path, lladav: Command, tmp_path: Path) -> None:
-    settings = Trainings(root, tmp_path).command("installed", "train.max_steps=1")
-    done = lladav("train", *settings[2:])
+    settings = Trainings(root, tmp_path).overrides("installed", "train.max_steps=1")
+    done = lladav("train", *settings)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(read_steps(tmp_path / "runs" / "installed" / LOG)) == 1
