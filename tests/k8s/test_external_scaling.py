@@ -1,4 +1,4 @@
-"""Where Kubernetes says how many engines there are: parts agree with each other and with the Serve config."""
+"""Scaling by Kubernetes: the manifests agree with each other and with the Serve config."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lladav.errors import UserError
 from serve.ops.config_check import check
 from serve.ops.follow_scale import options_of
 
-pytestmark = pytest.mark.usefixtures("overlays")  # with which tests are skipped where kubectl is missing
+pytestmark = pytest.mark.usefixtures("overlays")  # skips the tests if kubectl is missing
 COMPONENT = FOLDER / "components" / "external-scaling"
 
 
 @pytest.fixture(scope="module")
 def resources() -> dict[str, Resource]:
-    """The smallest overlay with the component, by kind and name, and the HPA that may take KEDA's place."""
+    """The smallest overlay with the component, and the HPA that can replace KEDA, by kind and name."""
     built = with_component(FOLDER / "overlays" / "dev-cpu", COMPONENT.name)
     hpa = yaml.safe_load((COMPONENT / "hpa.yaml").read_text(encoding="utf-8"))
     return {title(each): each for each in [*built, hpa]}
@@ -36,24 +36,22 @@ def scalers(resources: dict[str, Resource]) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def follower(resources: dict[str, Resource]) -> Any:
-    """The options of the follower, as its command line gives them."""
+    """The options in the follower's command line."""
     [container] = resources["Deployment lladav-follow-scale"]["spec"]["template"]["spec"]["containers"]
     python, flag, module, *arguments = container["command"]
-    assert [python, flag, module] == ["python", "-m", "serve.ops.follow_scale"]
+    assert [python, flag, module] == ["python", "-m", "serve.follow_scale"]
     return options_of(arguments)
 
 
-def test_what_is_scaled_is_the_wish_that_is_followed(
+def test_the_autoscalers_scale_the_placeholder_that_is_followed(
     resources: dict[str, Resource], scalers: list[dict[str, Any]], follower: Any
 ) -> None:
-    assert f"Deployment {follower.wish}" in resources
-    assert [each["scaleTargetRef"]["name"] for each in scalers] == [follower.wish] * 2
+    assert f"Deployment {follower.placeholder}" in resources
+    assert [each["scaleTargetRef"]["name"] for each in scalers] == [follower.placeholder] * 2
 
 
-def test_nobody_but_the_autoscaler_says_how_many_there_are(
-    resources: dict[str, Resource], follower: Any
-) -> None:
-    assert "replicas" not in resources[f"Deployment {follower.wish}"]["spec"]
+def test_the_manifest_does_not_set_the_replica_count(resources: dict[str, Resource], follower: Any) -> None:
+    assert "replicas" not in resources[f"Deployment {follower.placeholder}"]["spec"]
 
 
 def test_bounds_are_those_of_the_engines(
@@ -67,21 +65,23 @@ def test_bounds_are_those_of_the_engines(
     assert (hpa["minReplicas"], hpa["maxReplicas"]) == bounds
 
 
-def test_the_follower_asks_the_head_of_the_service(resources: dict[str, Resource], follower: Any) -> None:
-    """KubeRay names that Service after the RayService; it stays when clusters are replaced."""
+def test_the_follower_uses_the_dashboard_of_the_rayservice(
+    resources: dict[str, Resource], follower: Any
+) -> None:
+    """KubeRay names this Service after the RayService; it stays when the Ray cluster is replaced."""
     [service] = of_kind([*resources.values()], "RayService")
     assert str(follower.dashboard) == f"http://{service['metadata']['name']}-head-svc:8265"
     assert (follower.app, follower.deployment) == ("lladav", "engine")
 
 
-def test_the_follower_may_read_the_wish_and_nothing_else(
+def test_the_follower_may_only_read_the_scale_of_the_placeholder(
     resources: dict[str, Resource], follower: Any
 ) -> None:
     [rule] = resources["Role lladav-follow-scale"]["rules"]
     assert rule == {
         "apiGroups": ["apps"],
         "resources": ["deployments/scale"],
-        "resourceNames": [follower.wish],
+        "resourceNames": [follower.placeholder],
         "verbs": ["get"],
     }
     [subject] = resources["RoleBinding lladav-follow-scale"]["subjects"]
@@ -89,7 +89,7 @@ def test_the_follower_may_read_the_wish_and_nothing_else(
     assert (subject["name"], subject["namespace"]) == (pod["serviceAccountName"], "lladav")
 
 
-def test_the_follower_has_the_token_that_ray_asks_for(resources: dict[str, Resource]) -> None:
+def test_the_follower_has_rays_token(resources: dict[str, Resource]) -> None:
     cluster = resources["RayService lladav"]["spec"]["rayClusterConfig"]
     [container] = resources["Deployment lladav-follow-scale"]["spec"]["template"]["spec"]["containers"]
     [token] = container["env"]
@@ -98,18 +98,23 @@ def test_the_follower_has_the_token_that_ray_asks_for(resources: dict[str, Resou
     assert cluster["authOptions"] == {"mode": "token", "secretName": secret["name"]}
 
 
-def test_the_serve_config_that_is_explained_is_the_one_that_passes(resources: dict[str, Resource]) -> None:
+def test_the_serve_config_in_the_comment_passes(resources: dict[str, Resource]) -> None:
     config = yaml.safe_load(resources["RayService lladav"]["spec"]["serveConfigV2"])
-    [told] = yaml.safe_load(commented("kustomization.yaml"))["applications"]
+    [documented] = yaml.safe_load(commented("kustomization.yaml"))["applications"]
     [application] = config["applications"]
-    half = {**application, "args": {**application["args"], **told["args"]}}
-    assert told["name"] == application["name"]
+    half = {**application, "args": {**application["args"], **documented["args"]}}
+    assert documented["name"] == application["name"]
     with pytest.raises(UserError, match="external_scaler_enabled: true"):
         check({**config, "applications": [half]})
-    check({**config, "applications": [{**half, "external_scaler_enabled": told["external_scaler_enabled"]}]})
+    check(
+        {
+            **config,
+            "applications": [{**half, "external_scaler_enabled": documented["external_scaler_enabled"]}],
+        }
+    )
 
 
-def test_both_ask_prometheus_the_same_and_for_what_there_is(scalers: list[dict[str, Any]]) -> None:
+def test_both_autoscalers_use_the_same_query_of_existing_metrics(scalers: list[dict[str, Any]]) -> None:
     keda, hpa = scalers
     [rule] = yaml.safe_load(commented("hpa.yaml"))["externalRules"]
     [trigger], [metric] = keda["triggers"], hpa["metrics"]
@@ -122,7 +127,7 @@ def test_both_ask_prometheus_the_same_and_for_what_there_is(scalers: list[dict[s
     assert metric["external"]["metric"]["name"] == rule["name"]["as"]
 
 
-def test_both_fill_as_many_rows_as_our_own_policy(
+def test_both_autoscalers_have_the_same_threshold_as_the_built_in_policy(
     resources: dict[str, Resource], scalers: list[dict[str, Any]]
 ) -> None:
     keda, hpa = scalers
@@ -134,12 +139,12 @@ def test_both_fill_as_many_rows_as_our_own_policy(
     assert keda["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] == hpa["behavior"]
 
 
-def test_the_hpa_is_one(resources: dict[str, Resource]) -> None:
-    """Overlays do not have it, so that their checks leave it out."""
+def test_the_hpa_fits_the_schema(resources: dict[str, Resource]) -> None:
+    """No overlay contains it, so the checks of overlays do not cover it."""
     assert [*schema.check(resources["HorizontalPodAutoscaler lladav-engines-wanted"])] == []
 
 
 def commented(file: str) -> str:
-    """The YAML that a comment shows, indented by more than one space."""
+    """The YAML in a comment: the lines indented by more than one space."""
     lines = (COMPONENT / file).read_text(encoding="utf-8").splitlines()
     return "\n".join(line[4:] for line in lines if line.startswith("#   "))

@@ -274,6 +274,6 @@ def test_the_command_says_ok_or_one_line(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_the_command_starts_in_a_checkout(root: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    command = [sys.executable, "-m", "serve.ops.config_check"]
+    command = [sys.executable, "-m", "serve.config_check"]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.startswith("error: no file given")) == (2, True), done.stderr

@@ -1,4 +1,4 @@
-"""Ray Serve has as many engine replicas as Kubernetes wants, also after a new version."""
+"""Ray Serve gets the replica count of a Kubernetes Deployment, also after a new version is deployed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import yaml
 from lladav.cluster import local_head
 from serve.ops.config_check import check
 from tests.serve.clusters import APP, ENGINE, put
-from tests.serve.ops.wishes import NAME, Cluster, listening
+from tests.serve.ops.fake_servers import NAME, KubernetesApi, listening
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 @pytest.fixture(scope="module")
 def config(root: Path, model_folder: Path) -> dict[str, Any]:
-    """The documented file, in which the engines are counted by something else."""
+    """The documented file, with external scaling of the engines."""
     config = yaml.safe_load((root / "docs/serve_config.yaml").read_text())
     with socket.create_server(("127.0.0.1", 0)) as probe:
         config["http_options"]["port"] = probe.getsockname()[1]
@@ -41,7 +41,7 @@ def config(root: Path, model_folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def applications(root: Path) -> Iterator[str]:
-    """Where a Ray of its own is told of applications."""
+    """URL of the applications of a private Ray."""
     with local_head(cpus=4, variables={"PYTHONPATH": f"{root / 'platform'}:{root}"}) as head:
         yield f"{head.dashboard}/api/serve/applications/"
 
@@ -50,45 +50,45 @@ def test_the_config_is_understood(config: dict[str, Any]) -> None:
     check(config)
 
 
-def test_the_wish_is_followed_up_and_down_and_told_to_a_new_version(
+def test_the_replica_count_is_followed_up_and_down_and_across_a_new_version(
     applications: str, config: dict[str, Any], tmp_path: Path
 ) -> None:
-    cluster = Cluster(tmp_path)
+    api = KubernetesApi(tmp_path)
     engine = put(applications, config)["deployments"][ENGINE]
     assert (running(engine), engine["deployment_config"]["num_replicas"]) == (1, 1)
-    with follower(cluster, applications.split("/api/")[0]) as log:
+    with follower(api, applications.split("/api/")[0]) as log:
         wait_until(lambda: lines(log))
-        cluster.wish = 2
+        api.replicas = 2
         wait_for(applications, 2)
         begun = time.time()
         config["applications"][0]["args"]["limits.max_tokens"] = 128
         httpx.put(applications, json=config, timeout=60).raise_for_status()
         wait_until(lambda: lines(log)[5:])
-        cluster.wish = 1
+        api.replicas = 1
         (replica,) = wait_for(applications, 1)["replicas"]
         assert replica["start_time_s"] > begun
         wait_until(lambda: lines(log)[7:])
     assert lines(log) == [
-        "has 1 for its target; the wish is 1",
-        "was told 2 instead of 1; the wish is 2",
-        "has 2 for its target; the wish is 2",
-        "the wish cannot be followed now: the application lladav has no deployment engine yet",
-        "was told 2 instead of 1; the wish is 2",
-        "has 2 for its target; the wish is 2",
-        "was told 1 instead of 2; the wish is 1",
-        "has 1 for its target; the wish is 1",
-        "ends; Serve keeps its target",
+        "target is 1 (1 desired)",
+        "target changed from 1 to 2 (2 desired)",
+        "target is 2 (2 desired)",
+        "cannot set the replica count now: the application lladav has no deployment engine yet",
+        "target changed from 1 to 2 (2 desired)",
+        "target is 2 (2 desired)",
+        "target changed from 2 to 1 (1 desired)",
+        "target is 1 (1 desired)",
+        "stopped; Serve keeps its target",
     ]
 
 
 @contextlib.contextmanager
-def follower(cluster: Cluster, dashboard: str) -> Iterator[Path]:
-    """The command beside an API server that has a wish; gives its log."""
-    log = cluster.account / "log"
+def follower(api: KubernetesApi, dashboard: str) -> Iterator[Path]:
+    """The command next to an API server; yields the path of its log."""
+    log = api.account / "log"
     command = [
         sys.executable,
         "-m",
-        "serve.ops.follow_scale",
+        "serve.follow_scale",
         "--wish",
         NAME,
         "--max",
@@ -96,10 +96,10 @@ def follower(cluster: Cluster, dashboard: str) -> Iterator[Path]:
         "--seconds",
         "0.2",
     ]
-    with listening(cluster.app(), tls=cluster.tls) as port, log.open("w") as output:
+    with listening(api.app(), tls=api.tls) as port, log.open("w") as output:
         with subprocess.Popen(
-            [*command, "--account", str(cluster.account), "--dashboard", dashboard],
-            env={**os.environ, **cluster.environment(port)},
+            [*command, "--account", str(api.account), "--dashboard", dashboard],
+            env={**os.environ, **api.environment(port)},
             stderr=output,
         ) as process:
             try:
@@ -110,13 +110,13 @@ def follower(cluster: Cluster, dashboard: str) -> Iterator[Path]:
 
 
 def lines(log: Path) -> list[str]:
-    """What the follower has said, without times and the name of the deployment."""
-    prefix = re.compile(rf"^.{{23}} (INFO|WARNING) ({APP}/{ENGINE} )?")
+    """The log lines, without time, level and name of the deployment."""
+    prefix = re.compile(rf"^.{{23}} (INFO|WARNING) ({APP}/{ENGINE}: )?")
     return [prefix.sub("", line) for line in log.read_text().splitlines()]
 
 
 def wait_for(applications: str, replicas: int) -> dict[str, Any]:
-    """Until the engines are so many, all of them running; what Ray says of them."""
+    """Wait until exactly ``replicas`` engines exist and run; returns Ray's status of the deployment."""
 
     def engines() -> dict[str, Any] | None:
         engine = httpx.get(applications, timeout=30).json()["applications"][APP]["deployments"][ENGINE]
@@ -126,7 +126,7 @@ def wait_for(applications: str, replicas: int) -> dict[str, Any]:
 
 
 def wait_until(found: Callable[[], T | None]) -> T:
-    """What is found, once it is."""
+    """Call ``found`` until its result is true; returns the result."""
     deadline = time.monotonic() + 60
     while not (result := found()):
         assert time.monotonic() < deadline

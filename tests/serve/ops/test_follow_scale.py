@@ -1,4 +1,4 @@
-"""Following the number that Kubernetes wants: told when it differs, within bounds, through every trouble."""
+"""Copying Kubernetes' replica count to Serve: only changes, within bounds, and through errors."""
 
 from __future__ import annotations
 
@@ -17,11 +17,19 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from serve.ops.follow_scale import Bounds, Target, Trouble, follow, main, target_in, wish_of
-from tests.serve.ops.wishes import APP, ENGINE, NAME, TOKEN, Cluster, Dashboard, listening
+from serve.ops.follow_scale import (
+    Bounds,
+    ScaleError,
+    ServeTarget,
+    desired_replicas,
+    follow,
+    main,
+    target_in,
+)
+from tests.serve.ops.fake_servers import APP, ENGINE, NAME, TOKEN, Dashboard, KubernetesApi, listening
 
 BOUNDS = Bounds(1, 4)
-LOOK_SECONDS = 0.02
+PERIOD = 0.02
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +38,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def cluster(files: Path) -> Cluster:
-    return Cluster(files)
+def api(files: Path) -> KubernetesApi:
+    return KubernetesApi(files)
 
 
 @pytest.fixture
-def kubernetes(cluster: Cluster) -> Iterator[int]:
+def kubernetes(api: KubernetesApi) -> Iterator[int]:
     """The API server's port."""
-    with listening(cluster.app(), tls=cluster.tls) as port:
+    with listening(api.app(), tls=api.tls) as port:
         yield port
 
 
@@ -55,29 +63,29 @@ def ray(dashboard: Dashboard) -> Iterator[int]:
 
 @pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """What was logged so far."""
+    """The log lines so far."""
     caplog.set_level(logging.INFO, "lladav.follow_scale")
     return lambda: [record.getMessage() for record in caplog.records if record.name.startswith("lladav")]
 
 
-def target_at(port: int, **environment: str) -> Target:
-    return Target(URL(f"http://127.0.0.1:{port}"), APP, ENGINE, environment)
+def target_at(port: int, **environment: str) -> ServeTarget:
+    return ServeTarget(URL(f"http://127.0.0.1:{port}"), APP, ENGINE, environment)
 
 
 def following(
-    cluster: Cluster,
+    api: KubernetesApi,
     kubernetes: int,
     ray: int,
-    what: Callable[[], Any],
+    scenario: Callable[[], Any],
     name: str = NAME,
     **environment: str,
 ) -> None:
-    """Follow while ``what`` runs in a thread of its own."""
-    wish, target = cluster.wish_at(kubernetes, name), target_at(ray, **environment)
+    """Follow while ``scenario`` runs in another thread."""
+    desired, target = api.desired_at(kubernetes, name), target_at(ray, **environment)
 
     async def both() -> None:
-        task = asyncio.create_task(follow(wish, target, BOUNDS, LOOK_SECONDS))
-        await asyncio.to_thread(what)
+        task = asyncio.create_task(follow(desired, target, BOUNDS, PERIOD))
+        await asyncio.to_thread(scenario)
         assert not task.done(), task
         task.cancel()
 
@@ -91,69 +99,71 @@ def until(happened: Callable[[], Any], seconds: float = 20.0) -> None:
         time.sleep(0.01)
 
 
-def test_each_wish_is_told_once_and_within_bounds(
-    cluster: Cluster, dashboard: Dashboard, kubernetes: int, ray: int, lines: Callable[[], list[str]]
+def test_each_number_is_set_once_and_within_bounds(
+    api: KubernetesApi, dashboard: Dashboard, kubernetes: int, ray: int, lines: Callable[[], list[str]]
 ) -> None:
-    def wishes() -> None:
-        for wish, told in ((3, 3), (9, 4), (2, 2), (0, 1)):
-            cluster.wish = wish
-            until(lambda told=told: lines()[-1:] and f"has {told} for" in lines()[-1])
+    def scenario() -> None:
+        for replicas, target in ((3, 3), (9, 4), (2, 2), (0, 1)):
+            api.replicas = replicas
+            until(lambda target=target: lines()[-1:] and f"target is {target}" in lines()[-1])
 
-    following(cluster, kubernetes, ray, wishes)
-    assert dashboard.told == [3, 4, 2, 1]
+    following(api, kubernetes, ray, scenario)
+    assert dashboard.targets == [3, 4, 2, 1]
     assert lines() == [
-        "lladav/engine was told 3 instead of 1; the wish is 3",
-        "lladav/engine has 3 for its target; the wish is 3",
-        "lladav/engine was told 4 instead of 3; the wish is 9, bounds are 1 to 4",
-        "lladav/engine has 4 for its target; the wish is 9, bounds are 1 to 4",
-        "lladav/engine was told 2 instead of 4; the wish is 2",
-        "lladav/engine has 2 for its target; the wish is 2",
-        "lladav/engine was told 1 instead of 2; the wish is 0, bounds are 1 to 4",
-        "lladav/engine has 1 for its target; the wish is 0, bounds are 1 to 4",
+        "lladav/engine: target changed from 1 to 3 (3 desired)",
+        "lladav/engine: target is 3 (3 desired)",
+        "lladav/engine: target changed from 3 to 4 (9 desired, bounds 1 to 4)",
+        "lladav/engine: target is 4 (9 desired, bounds 1 to 4)",
+        "lladav/engine: target changed from 4 to 2 (2 desired)",
+        "lladav/engine: target is 2 (2 desired)",
+        "lladav/engine: target changed from 2 to 1 (0 desired, bounds 1 to 4)",
+        "lladav/engine: target is 1 (0 desired, bounds 1 to 4)",
     ]
 
 
-def test_a_serve_that_begins_anew_is_told_again(
-    cluster: Cluster, dashboard: Dashboard, kubernetes: int, ray: int, lines: Callable[[], list[str]]
+def test_a_restarted_serve_gets_the_number_again(
+    api: KubernetesApi, dashboard: Dashboard, kubernetes: int, ray: int, lines: Callable[[], list[str]]
 ) -> None:
-    cluster.wish = 2
+    api.replicas = 2
 
     def restarts() -> None:
-        until(lambda: dashboard.told == [2])
+        until(lambda: dashboard.targets == [2])
         dashboard.target, dashboard.applications = 1, {}
         until(lambda: "no application" in lines()[-1])
         dashboard.applications = None
-        until(lambda: dashboard.told == [2, 2])
+        until(lambda: dashboard.targets == [2, 2])
 
-    following(cluster, kubernetes, ray, restarts)
+    following(api, kubernetes, ray, restarts)
 
 
-def test_every_look_connects_anew(cluster: Cluster, dashboard: Dashboard, kubernetes: int, ray: int) -> None:
-    """The head's Service leads to another head after an upgrade; an open connection would not."""
-    following(cluster, kubernetes, ray, lambda: until(lambda: len(dashboard.peers) > 3))
+def test_every_iteration_opens_new_connections(
+    api: KubernetesApi, dashboard: Dashboard, kubernetes: int, ray: int
+) -> None:
+    """After an upgrade the head's Service points to another head; an open connection would not."""
+    following(api, kubernetes, ray, lambda: until(lambda: len(dashboard.peers) > 3))
     assert len(set(dashboard.peers)) == len(dashboard.peers)
 
 
-def test_servers_that_go_and_come_back(
-    cluster: Cluster, dashboard: Dashboard, lines: Callable[[], list[str]]
+def test_servers_that_stop_and_restart(
+    api: KubernetesApi, dashboard: Dashboard, lines: Callable[[], list[str]]
 ) -> None:
     ports = free_port(), free_port()
-    cluster.wish = 3
+    api.replicas = 3
 
     def outages() -> None:
         until(lambda: len(lines()) == 1)
-        with listening(cluster.app(), ports[0], cluster.tls):
+        with listening(api.app(), ports[0], api.tls):
             until(lambda: len(lines()) == 2)
             with listening(dashboard.app(), ports[1]):
                 until(lambda: len(lines()) == 4)
             until(lambda: lines()[-1] == lines()[1])
-        assert dashboard.told == [3]
+        assert dashboard.targets == [3]
 
-    following(cluster, *ports, outages)
-    no_kubernetes, no_ray, told = lines()[:3]
+    following(api, *ports, outages)
+    no_kubernetes, no_ray, changed = lines()[:3]
     assert f"127.0.0.1:{ports[0]}" in no_kubernetes
     assert f"127.0.0.1:{ports[1]}" in no_ray
-    assert told == "lladav/engine was told 3 instead of 1; the wish is 3"
+    assert changed == "lladav/engine: target changed from 1 to 3 (3 desired)"
 
 
 def free_port() -> int:
@@ -161,22 +171,22 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def test_pauses_grow_while_nothing_answers(cluster: Cluster) -> None:
+def test_pauses_grow_while_requests_fail(api: KubernetesApi) -> None:
     pauses: list[float] = []
 
-    async def noted(seconds: float) -> None:
+    async def record_pause(seconds: float) -> None:
         pauses.append(seconds)
         if len(pauses) == 5:
             raise asyncio.CancelledError
 
-    wish, target = cluster.wish_at(free_port()), target_at(free_port())
+    desired, target = api.desired_at(free_port()), target_at(free_port())
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(follow(wish, target, BOUNDS, 5.0, noted))
+        asyncio.run(follow(desired, target, BOUNDS, 5.0, record_pause))
     assert pauses == [10.0, 20.0, 40.0, 40.0, 40.0]
 
 
 NOT_SCALE = {"kind": "Deployment", "spec": {"replicas": 4}}
-NOT_TAKEN = "external_scaler_enabled is false"
+REJECTED = "external_scaler_enabled is false"
 
 
 @pytest.mark.parametrize(
@@ -184,8 +194,8 @@ NOT_TAKEN = "external_scaler_enabled is false"
     [
         ({"token": "another"}, NAME, "/scale: 401: Unauthorized"),
         ({}, "engine", '/scale: 404: deployments.apps "engine" not found'),
-        ({"answer": NOT_SCALE}, NAME, "answers with no Scale"),
-        ({"refusal": NOT_TAKEN}, NAME, f"/scale: 412: {NOT_TAKEN}"),
+        ({"answer": NOT_SCALE}, NAME, "the response is not a Scale"),
+        ({"refusal": REJECTED}, NAME, f"/scale: 412: {REJECTED}"),
         ({"applications": {}}, NAME, "Serve has no application lladav yet"),
         (
             {"applications": {APP: {"deployments": {}}}},
@@ -194,45 +204,45 @@ NOT_TAKEN = "external_scaler_enabled is false"
         ),
     ],
 )
-def test_what_is_wrong_is_said_once_and_nothing_told(
+def test_an_error_is_logged_once_and_nothing_is_set(
     wrong: dict[str, Any],
     name: str,
     expected: str,
-    cluster: Cluster,
+    api: KubernetesApi,
     dashboard: Dashboard,
     kubernetes: int,
     ray: int,
     lines: Callable[[], list[str]],
 ) -> None:
-    cluster.wish = 3
+    api.replicas = 3
     for field, value in wrong.items():
-        setattr(cluster if hasattr(cluster, field) else dashboard, field, value)
-    following(cluster, kubernetes, ray, lambda: until(lambda: cluster.asked > 4), name)
+        setattr(api if hasattr(api, field) else dashboard, field, value)
+    following(api, kubernetes, ray, lambda: until(lambda: api.requests > 4), name)
     (line,) = lines()
-    assert line.startswith("the wish cannot be followed now: ")
+    assert line.startswith("cannot set the replica count now: ")
     assert line.endswith(expected)
-    assert dashboard.told == []
+    assert dashboard.targets == []
 
 
-def test_a_token_that_is_replaced_is_read_again(
-    cluster: Cluster, dashboard: Dashboard, kubernetes: int, ray: int, lines: Callable[[], list[str]]
+def test_a_replaced_token_is_read_again(
+    api: KubernetesApi, dashboard: Dashboard, kubernetes: int, ray: int, lines: Callable[[], list[str]]
 ) -> None:
-    cluster.wish = 2
+    api.replicas = 2
 
     def replaces() -> None:
-        until(lambda: dashboard.told == [2])
-        cluster.token, cluster.wish = "new", 3
+        until(lambda: dashboard.targets == [2])
+        api.token, api.replicas = "new", 3
         until(lambda: "401" in lines()[-1])
-        (cluster.account / "token").write_text("new")
-        until(lambda: dashboard.told == [2, 3])
+        (api.account / "token").write_text("new")
+        until(lambda: dashboard.targets == [2, 3])
 
-    following(cluster, kubernetes, ray, replaces)
+    following(api, kubernetes, ray, replaces)
 
 
 @pytest.mark.parametrize("given", ["RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", None])
-def test_ray_gets_its_token_and_not_that_of_kubernetes(
+def test_ray_gets_its_own_token(
     given: str | None,
-    cluster: Cluster,
+    api: KubernetesApi,
     dashboard: Dashboard,
     kubernetes: int,
     ray: int,
@@ -241,32 +251,32 @@ def test_ray_gets_its_token_and_not_that_of_kubernetes(
     (tmp_path / "token").write_text("secret\n")
     values = {"RAY_AUTH_TOKEN": "secret", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
     environment = {given: values[given]} if given else {}
-    cluster.wish = 2
-    following(cluster, kubernetes, ray, lambda: until(lambda: dashboard.told), **environment)
+    api.replicas = 2
+    following(api, kubernetes, ray, lambda: until(lambda: dashboard.targets), **environment)
     assert dashboard.tokens == {"Bearer secret" if given else None}
 
 
-def test_a_stranger_in_the_place_of_the_api_server_is_told_nothing(
-    cluster: Cluster, tmp_path: Path, dashboard: Dashboard, ray: int, lines: Callable[[], list[str]]
+def test_an_api_server_with_an_untrusted_certificate_is_not_used(
+    api: KubernetesApi, tmp_path: Path, dashboard: Dashboard, ray: int, lines: Callable[[], list[str]]
 ) -> None:
-    stranger = Cluster(tmp_path)
-    stranger.wish = 4
-    with listening(stranger.app(), tls=stranger.tls) as port:
-        following(cluster, port, ray, lambda: until(lines))
+    impostor = KubernetesApi(tmp_path)
+    impostor.replicas = 4
+    with listening(impostor.app(), tls=impostor.tls) as port:
+        following(api, port, ray, lambda: until(lines))
     assert "CERTIFICATE_VERIFY_FAILED" in lines()[0]
-    assert dashboard.told == []
+    assert dashboard.targets == []
 
 
-def test_the_target_is_read_from_what_serve_tells() -> None:
-    tells = {"applications": {APP: {"deployments": {ENGINE: {"target_num_replicas": 3}}}}}
-    assert target_in(tells, APP, ENGINE) == 3
-    with pytest.raises(Trouble, match="is this its address"):
+def test_the_target_is_read_from_serves_response() -> None:
+    details = {"applications": {APP: {"deployments": {ENGINE: {"target_num_replicas": 3}}}}}
+    assert target_in(details, APP, ENGINE) == 3
+    with pytest.raises(ScaleError, match="is this its address"):
         target_in({}, APP, ENGINE)
 
 
-def test_a_wish_has_the_address_of_its_scale(cluster: Cluster) -> None:
+def test_the_url_of_the_scale(api: KubernetesApi) -> None:
     environment = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "443"}
-    assert str(wish_of("engines", cluster.account, environment).url) == (
+    assert str(desired_replicas("engines", api.account, environment).url) == (
         "https://[fd00::1]/apis/apps/v1/namespaces/somewhere/deployments/engines/scale"
     )
 
@@ -278,36 +288,36 @@ NEEDED = ["--wish", NAME, "--max", "2"]
     ("arguments", "expected"),
     [
         ([], "the following arguments are required: --wish, --max"),
-        ([*NEEDED, "--wish", "Engines"], "argument --wish: 'Engines' is no name of a Deployment"),
+        ([*NEEDED, "--wish", "Engines"], "argument --wish: 'Engines' is not a valid name of a Deployment"),
         ([*NEEDED, "--min", "3"], "--min 3 is above --max 2; swap them"),
-        ([*NEEDED, "--min", "0"], "argument --min: '0' is no number of replicas from 1 on"),
-        ([*NEEDED, "--seconds", "0"], "argument --seconds: '0' is no number of seconds, as in 5"),
-        ([*NEEDED, "--dashboard", "head:8265"], "argument --dashboard: 'head:8265' is no address"),
+        ([*NEEDED, "--min", "0"], "argument --min: '0' is not a number of replicas; use 1 or more"),
+        ([*NEEDED, "--seconds", "0"], "argument --seconds: '0' is not a number of seconds, such as 5"),
+        ([*NEEDED, "--dashboard", "head:8265"], "argument --dashboard: 'head:8265' is not an address"),
         (NEEDED, "KUBERNETES_SERVICE_HOST and _PORT are not set; run this in a pod"),
     ],
 )
-def test_arguments_that_cannot_work_are_told_in_a_line(
+def test_invalid_arguments_give_one_line(
     arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exited:
         main(arguments, {})
     error = capsys.readouterr().err
-    assert (left.value.code, error.count("\n")) == (2, 1)
+    assert (exited.value.code, error.count("\n")) == (2, 1)
     assert error.startswith(f"error: {expected}")
 
 
-def test_a_pod_without_an_account_is_told(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_pod_without_a_service_account_is_an_error(api: KubernetesApi, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no service account"):
-        wish_of(NAME, tmp_path, cluster.environment(443))
+        desired_replicas(NAME, tmp_path, api.environment(443))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_command_follows_until_it_is_to_end(
-    number: signal.Signals, cluster: Cluster, dashboard: Dashboard, kubernetes: int, ray: int, root: Path
+def test_the_command_runs_until_a_signal(
+    number: signal.Signals, api: KubernetesApi, dashboard: Dashboard, kubernetes: int, ray: int, root: Path
 ) -> None:
-    cluster.wish = 2
-    command = [sys.executable, "-m", "serve.ops.follow_scale", *NEEDED, "--account", str(cluster.account)]
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | cluster.environment(kubernetes)
+    api.replicas = 2
+    command = [sys.executable, "-m", "serve.follow_scale", *NEEDED, "--account", str(api.account)]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | api.environment(kubernetes)
     with subprocess.Popen(
         [*command, "--dashboard", f"http://127.0.0.1:{ray}"],
         cwd=root,
@@ -315,10 +325,10 @@ def test_the_command_follows_until_it_is_to_end(
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        until(lambda: dashboard.told == [2])
+        until(lambda: dashboard.targets == [2])
         process.send_signal(number)
-        _, said = process.communicate(timeout=20)
-    assert process.returncode == 0, said
-    assert "was told 2 instead of 1" in said
-    assert said.splitlines()[-1].endswith("INFO ends; Serve keeps its target")
-    assert TOKEN not in said
+        _, log = process.communicate(timeout=20)
+    assert process.returncode == 0, log
+    assert "target changed from 1 to 2" in log
+    assert log.splitlines()[-1].endswith("INFO stopped; Serve keeps its target")
+    assert TOKEN not in log

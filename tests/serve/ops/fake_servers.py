@@ -1,6 +1,6 @@
-"""What a follower of a wish talks to: Kubernetes' API server and Ray's dashboard, as far as it asks them.
+"""The servers that ``follow_scale`` talks to: Kubernetes' API server and Ray's dashboard, in part.
 
-Both are real HTTP servers in threads of their own; the API server speaks TLS and wants its token.
+Both are real HTTP servers, each in its own thread. The API server uses TLS and requires its token.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Any
 
 from aiohttp import web
 
-from serve.ops.follow_scale import Wish, wish_of
+from serve.ops.follow_scale import DesiredReplicas, desired_replicas
 from tests.serve.https import Authority
 
 NAMESPACE, NAME, TOKEN = "somewhere", "engines", "kubernetes-token"
 APP, ENGINE = "lladav", "engine"
 
 
-class Cluster:
-    """A cluster of Kubernetes with one Deployment, which can be asked for its scale."""
+class KubernetesApi:
+    """An API server with the scale of one Deployment."""
 
     def __init__(self, folder: Path) -> None:
         authority = Authority(folder)
-        self.account, self.wish, self.token, self.asked = folder, 1, TOKEN, 0
+        self.account, self.replicas, self.token, self.requests = folder, 1, TOKEN, 0
         self.answer: dict[str, Any] | None = None
         self.tls = authority.server
         (folder / "token").write_text(f"{TOKEN}\n")
@@ -35,11 +35,11 @@ class Cluster:
         (folder / "ca.crt").write_bytes(authority.file.read_bytes())
 
     def environment(self, port: int) -> dict[str, str]:
-        """What Kubernetes puts into each pod."""
+        """The variables that Kubernetes sets in each pod."""
         return {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(port)}
 
-    def wish_at(self, port: int, name: str = NAME) -> Wish:
-        return wish_of(name, self.account, self.environment(port))
+    def desired_at(self, port: int, name: str = NAME) -> DesiredReplicas:
+        return desired_replicas(name, self.account, self.environment(port))
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -48,12 +48,12 @@ class Cluster:
         return app
 
     async def _scale(self, request: web.Request) -> web.Response:
-        self.asked += 1
+        self.requests += 1
         if request.headers.get("Authorization") != f"Bearer {self.token}":
             return _status(401, "Unauthorized")
         if request.match_info["name"] != NAME:
             return _status(404, f'deployments.apps "{request.match_info["name"]}" not found')
-        spec = {"replicas": self.wish} if self.wish else {}  # as Kubernetes writes it
+        spec = {"replicas": self.replicas} if self.replicas else {}  # Kubernetes omits zeros
         metadata = {"name": NAME, "namespace": NAMESPACE}
         scale = {"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec}
         return web.json_response(self.answer or scale)
@@ -64,10 +64,10 @@ def _status(code: int, message: str) -> web.Response:
 
 
 class Dashboard:
-    """Ray's dashboard with one application of Serve."""
+    """Ray's dashboard with one Serve application."""
 
     def __init__(self, target: int = 1) -> None:
-        self.target, self.told, self.refusal = target, list[int](), ""
+        self.target, self.targets, self.refusal = target, list[int](), ""
         self.applications: dict[str, Any] | None = None
         self.tokens, self.peers = set[str | None](), list[Any]()
 
@@ -81,21 +81,21 @@ class Dashboard:
         self.tokens.add(request.headers.get("Authorization"))
         self.peers.append(request.transport and request.transport.get_extra_info("peername"))
         running = {APP: {"deployments": {ENGINE: {"target_num_replicas": self.target}}}}
-        given = running if self.applications is None else self.applications
-        return web.json_response({"applications": given})
+        applications = running if self.applications is None else self.applications
+        return web.json_response({"applications": applications})
 
     async def _scale(self, request: web.Request) -> web.Response:
         self.tokens.add(request.headers.get("Authorization"))
         if self.refusal:
             return web.json_response({"error": self.refusal}, status=412)
         self.target = (await request.json())["target_num_replicas"]
-        self.told.append(self.target)
+        self.targets.append(self.target)
         return web.json_response({"message": "Scaling request received."})
 
 
 @contextlib.contextmanager
 def listening(app: web.Application, port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[int]:
-    """The port at which an application answers, for as long as the block lasts."""
+    """Run a server for the block; yields its port."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
