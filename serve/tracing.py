@@ -1,7 +1,8 @@
-"""Where Ray Serve's traces go: ``RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH=serve.tracing:otlp``.
+"""Exports Ray Serve's traces: ``RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH=serve.tracing:otlp``.
 
-The variable has to be set where Ray's nodes start, as proxies know neither the ``tracing_config`` of a Serve
-config file nor the ``runtime_env`` of an application; this project and the exporter must be found there, too.
+Set the variable in the environment in which Ray's nodes start: proxies use neither the ``tracing_config`` of
+a Serve config file nor the ``runtime_env`` of an application. This project and the exporter have to be
+importable there, too.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ PACKAGE = "opentelemetry-exporter-otlp-proto-http"
 
 
 def otlp() -> list[SpanProcessor]:
-    """Spans go over HTTP to the collector that OpenTelemetry's ``OTEL_EXPORTER_OTLP_*`` variables name.
+    """Processors that send spans over HTTP to the collector named by ``OTEL_EXPORTER_OTLP_*``.
 
-    Called by Ray Serve in each proxy and replica. Raises ``ImportError`` where the exporter is missing.
+    Ray Serve calls this in each proxy and replica. Raises ``ImportError`` if the exporter is not installed.
     """
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # pyright: ignore[reportMissingImports]
             OTLPSpanExporter,
         )
     except ImportError:
-        raise ImportError(f"traces cannot be exported: install {PACKAGE} on every node of Ray") from None
+        raise ImportError(f"traces cannot be exported: install {PACKAGE} on every Ray node") from None
     return [BatchSpanProcessor(OTLPSpanExporter())]

@@ -1,10 +1,10 @@
-"""How many engine replicas there should be: a pure rule, and its form as a policy of Ray Serve.
+"""The autoscaling of engine replicas: a pure decision function and the Ray Serve policy that calls it.
 
-The policy travels to Serve's controller by value, and the controller may not find this project: nothing but
-the standard library is imported here; ``ScalingRules`` holds what ``serve.settings.ScalingSettings`` says.
+The policy is pickled by value and sent to Serve's controller, where this project may not be importable. So
+this module imports only the standard library, and ``ScalingRules`` copies ``serve.settings.ScalingSettings``.
 
-Demand is counted in rows: answers that are decoded or wait for it. Replicas that are starting count as if
-they were there, so a slow start asks for no more of them; one that has not reported yet is never spare.
+Demand is counted in rows: answers that are being decoded or wait for a row. Starting replicas count as
+capacity, so a slow start does not request more of them. A replica that has not reported is never removed.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from ray.serve.config import AutoscalingContext
 
 REPORT_SECONDS, WINDOW_SECONDS = 1.0, 5.0
-"""Between the reports of a replica, and how far back they go; Ray's 10 s would be most of the delay."""
+"""Interval and window of the replicas' reports; Ray's default of 10 s would dominate the delay."""
 
 STALE_SECONDS = 15.0
-"""A report older than this tells nothing; Ray gives a replica 10 s to come up with one."""
+"""Older reports are ignored. Ray gives a replica 10 s to report."""
 
 SLACK = 1e-6
-"""Against the last bits of differences between times, and of shares."""
+"""Tolerance for rounding errors in times and fractions."""
 
 
 @dataclass(frozen=True)
 class ScalingRules:
-    """``ScalingSettings`` as plain numbers; see there for what each is."""
+    """``ScalingSettings`` as plain numbers; documented there."""
 
     upper: float = 0.8
     lower: float = 0.3
@@ -40,119 +40,121 @@ class ScalingRules:
 
 @dataclass(frozen=True)
 class EngineLoad:
-    """What is known at a moment; rows and waiting answers are those of the replicas that reported."""
+    """The load at one moment. Rows and waiting answers are sums over the replicas that reported."""
 
     target: int
-    """Replicas that are wanted so far, started or not."""
+    """The current target, started or not."""
     running: int
     """Replicas that are up."""
     reported: int
-    """Replicas that are up and whose report is fresh."""
+    """Replicas that are up and have a fresh report."""
     rows_used: float = 0.0
     rows: float = 0.0
     waiting: float = 0.0
-    """Answers that wait at a replica."""
+    """Answers that wait for a row at a replica."""
     oldest_waiting_seconds: float = 0.0
     queued: float = 0.0
-    """Requests that no replica has taken yet."""
+    """Requests that are not assigned to a replica yet."""
     min_replicas: int = 0
     max_replicas: int = 1
 
     @property
     def demand(self) -> float:
-        """Rows that would be in use if there were enough."""
+        """Rows that would be in use if every answer had one."""
         return self.rows_used + self.waiting + self.queued
 
     @property
-    def settled(self) -> bool:
-        """Whether every wanted replica is up and has reported."""
+    def is_stable(self) -> bool:
+        """Whether all replicas of the target are up and have reported."""
         return self.reported >= max(self.target, self.running)
 
 
 @dataclass(frozen=True)
-class State:
-    """What is remembered between decisions; times as the caller counts them."""
+class PolicyState:
+    """State between two decisions; times are on the caller's clock."""
 
     up_since: float | None = None
-    """Since when more replicas are needed without a break."""
+    """Since when more replicas have been needed without interruption."""
     down_since: float | None = None
-    """Since when one is spare without a break."""
-    settled_since: float | None = None
-    """Since when all wanted replicas are there."""
-    rows_each: float = 0.0
-    """Rows of a replica, as last reported; 0 before the first report."""
+    """Since when one replica has been superfluous without interruption."""
+    stable_since: float | None = None
+    """Since when all replicas of the target have been up."""
+    rows_per_replica: float = 0.0
+    """Rows per replica, as last reported; 0 before the first report."""
 
 
-def decide(load: EngineLoad, state: State, rules: ScalingRules, now: float) -> tuple[int, State]:
-    """The number of replicas to have, and what to remember for the next decision."""
-    state = _noted(load, state, now)
-    wanted = _needed(load, state, rules, now)
-    if wanted > load.target:
-        return _after(_bounded(wanted, load), load, state, "up_since", rules.up_seconds, now)
-    if _spare(load, state, rules):
-        return _after(load.target - 1, load, state, "down_since", rules.down_seconds, now)
-    return _bounded(load.target, load), replace(state, up_since=None, down_since=None)
+def decide(load: EngineLoad, state: PolicyState, rules: ScalingRules, now: float) -> tuple[int, PolicyState]:
+    """The new target, and the state for the next decision; ``now`` in seconds."""
+    state = _update(load, state, now)
+    needed = _needed(load, state, rules, now)
+    if needed > load.target:
+        return _after_delay(_clamp(needed, load), load, state, "up_since", rules.up_seconds, now)
+    if _is_superfluous(load, state, rules):
+        return _after_delay(load.target - 1, load, state, "down_since", rules.down_seconds, now)
+    return _clamp(load.target, load), replace(state, up_since=None, down_since=None)
 
 
-def _noted(load: EngineLoad, state: State, now: float) -> State:
-    """The state with what this moment tells about replicas."""
-    since = (now if state.settled_since is None else state.settled_since) if load.settled else None
-    each = load.rows / load.reported if load.reported and load.rows > 0 else state.rows_each
-    return replace(state, settled_since=since, rows_each=each)
+def _update(load: EngineLoad, state: PolicyState, now: float) -> PolicyState:
+    """The state with the current stability and replica size."""
+    since = (now if state.stable_since is None else state.stable_since) if load.is_stable else None
+    rows = load.rows / load.reported if load.reported and load.rows > 0 else state.rows_per_replica
+    return replace(state, stable_since=since, rows_per_replica=rows)
 
 
-def _needed(load: EngineLoad, state: State, rules: ScalingRules, now: float) -> int:
-    """Replicas that bring the share of used rows below ``upper`` and the age of the queue down."""
+def _needed(load: EngineLoad, state: PolicyState, rules: ScalingRules, now: float) -> int:
+    """Replicas that are needed for a row usage below ``upper``, one more than now if the queue is old."""
     by_rows = 0
-    if state.rows_each > 0:
-        full = load.demand / rules.upper / state.rows_each
-        by_rows = math.ceil(min(full, load.max_replicas) - SLACK)
+    if state.rows_per_replica > 0:
+        replicas = load.demand / rules.upper / state.rows_per_replica
+        by_rows = math.ceil(min(replicas, load.max_replicas) - SLACK)
     by_age = load.target + 1 if _queue_is_old(load, state, rules, now) else 0
-    from_nothing = 1 if load.demand > 0 else 0
-    return min(max(by_rows, by_age, from_nothing), load.max_replicas)
+    from_zero = 1 if load.demand > 0 else 0
+    return min(max(by_rows, by_age, from_zero), load.max_replicas)
 
 
-def _queue_is_old(load: EngineLoad, state: State, rules: ScalingRules, now: float) -> bool:
-    """Whether a request waits too long that came when all wanted replicas were there.
+def _queue_is_old(load: EngineLoad, state: PolicyState, rules: ScalingRules, now: float) -> bool:
+    """Whether a request has waited too long that arrived when all replicas were up.
 
-    One that came earlier waits at a replica that it cannot leave: more replicas would not help it.
+    An earlier request is already assigned to a replica and cannot move: more replicas would not help it.
     """
-    if state.settled_since is None:
+    if state.stable_since is None:
         return False
-    return rules.queue_seconds < load.oldest_waiting_seconds <= now - state.settled_since + SLACK
+    return rules.queue_seconds < load.oldest_waiting_seconds <= now - state.stable_since + SLACK
 
 
-def _spare(load: EngineLoad, state: State, rules: ScalingRules) -> bool:
-    """Whether one replica less would do."""
-    if not load.settled or load.target <= load.min_replicas:
+def _is_superfluous(load: EngineLoad, state: PolicyState, rules: ScalingRules) -> bool:
+    """Whether one replica less would suffice."""
+    if not load.is_stable or load.target <= load.min_replicas:
         return False
     if load.demand <= 0 or load.target == 1:
         return load.demand <= 0
-    rows, rest = load.target * state.rows_each, (load.target - 1) * state.rows_each
-    return load.demand < rules.lower * rows and load.demand <= rules.upper * rest
+    rows, remaining = load.target * state.rows_per_replica, (load.target - 1) * state.rows_per_replica
+    return load.demand < rules.lower * rows and load.demand <= rules.upper * remaining
 
 
-def _after(
-    wanted: int, load: EngineLoad, state: State, since: str, seconds: float, now: float
-) -> tuple[int, State]:
-    """``wanted`` once the reason has lasted; from nothing to something at once."""
+def _after_delay(
+    replicas: int, load: EngineLoad, state: PolicyState, since: str, seconds: float, now: float
+) -> tuple[int, PolicyState]:
+    """The new target once the reason has lasted for ``seconds``; from zero without delay.
+
+    ``since`` names the field of the state with the beginning of the reason.
+    """
     began = getattr(state, since)
     began = now if began is None else began
     if now - began + SLACK >= seconds or load.target == 0:
-        return _bounded(wanted, load), replace(state, up_since=None, down_since=None)
-    waiting: dict[str, Any] = {"up_since": None, "down_since": None, since: began}
-    return _bounded(load.target, load), replace(state, **waiting)
+        return _clamp(replicas, load), replace(state, up_since=None, down_since=None)
+    pending: dict[str, Any] = {"up_since": None, "down_since": None, since: began}
+    return _clamp(load.target, load), replace(state, **pending)
 
 
-def _bounded(replicas: int, load: EngineLoad) -> int:
+def _clamp(replicas: int, load: EngineLoad) -> int:
     return max(load.min_replicas, min(replicas, load.max_replicas))
 
 
 class EnginePolicy:
-    """Ray Serve's policy of the engine deployment; ``policy_kwargs`` are the fields of ``ScalingRules``.
+    """Ray Serve's policy for the engine deployment; ``policy_kwargs`` are the fields of ``ScalingRules``.
 
-    Serve's own delays have to be 0 in the deployment's ``autoscaling_config``: it applies them on top. See
-    ``autoscaling_config``.
+    Serve adds its own delays, which have to be 0: use ``autoscaling_config``.
     """
 
     def __init__(self, **rules: float) -> None:
@@ -165,10 +167,10 @@ class EnginePolicy:
 
 
 def autoscaling_config(min_replicas: int, max_replicas: int, rules: Mapping[str, float]) -> dict[str, Any]:
-    """The deployment's ``autoscaling_config``: the policy, and no delays besides its own.
+    """The deployment's ``autoscaling_config``: the policy, without Serve's own delays.
 
-    ``metrics_interval_s`` is said to give way to variables of the environment, which Ray 2.60 does not read.
-    Without ``initial_replicas`` a new version of the deployment keeps the number of the old one.
+    Ray's documentation says that environment variables override ``metrics_interval_s``; Ray 2.60 ignores
+    them. Without ``initial_replicas`` a new version of the deployment keeps the replica count of the old one.
     """
     return {
         "min_replicas": min_replicas,
@@ -182,16 +184,16 @@ def autoscaling_config(min_replicas: int, max_replicas: int, rules: Mapping[str,
     }
 
 
-def state_of(remembered: Mapping[str, Any] | None) -> State:
-    """The state in what Serve gives back, which holds keys of its own, too."""
-    known = {field.name for field in fields(State)}
-    return State(**{key: value for key, value in (remembered or {}).items() if key in known})
+def state_of(remembered: Mapping[str, Any] | None) -> PolicyState:
+    """The state in the mapping that Serve returns, which also holds Serve's own keys."""
+    known = {field.name for field in fields(PolicyState)}
+    return PolicyState(**{key: value for key, value in (remembered or {}).items() if key in known})
 
 
 def load_of(context: AutoscalingContext, now: float) -> EngineLoad:
-    """The latest reports of the running replicas, and the requests at handles.
+    """The load from the latest reports of running replicas and the requests queued at handles.
 
-    Means over Serve's window would be late, and hide how old the oldest request is.
+    Serve's averages over a window would lag, and would hide the age of the oldest request.
     """
     reports = _fresh_reports(context.raw_metrics or {}, now)
     running = context.current_num_replicas
@@ -211,11 +213,11 @@ def load_of(context: AutoscalingContext, now: float) -> EngineLoad:
 
 
 STATS = ("rows_used", "rows", "waiting", "oldest_waiting_seconds")
-"""What ``record_autoscaling_stats`` of an engine replica gives."""
+"""Keys of an engine replica's ``record_autoscaling_stats``."""
 
 
 def _fresh_reports(metrics: Mapping[str, Mapping[Any, Any]], now: float) -> list[dict[str, float]]:
-    """The last numbers of each replica that has all of them, none too old."""
+    """The latest values of each replica that has all of them fresh."""
     replicas = set.intersection(*(set(metrics.get(name, {})) for name in STATS))
     latest = [{name: metrics[name][replica][-1:] for name in STATS} for replica in replicas]
     fresh = [each for each in latest if all(_is_fresh(point, now) for point in each.values())]

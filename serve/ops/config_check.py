@@ -1,9 +1,9 @@
 """A strict check of Ray Serve config files: ``python -m serve.config_check FILE...``.
 
-Ray's schema takes misspelt keys at most of its levels and leaves them unused, and it keeps a section with a
-wrong value as a plain mapping. Here every key has to be one of Ray's models, at every level, and the ``args``
-of our builder have to be settings of ours. A file is a Serve config or a KubeRay ``RayService`` that holds
-one as ``serveConfigV2``.
+Ray's schema silently ignores misspelt keys at most levels, and keeps a section with an invalid value as a
+plain mapping. This check requires that every key at every level is a field of Ray's models, and that the
+``args`` of our builder are valid settings. A file is a Serve config, or a KubeRay ``RayService`` with one in
+``serveConfigV2``.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ BUILDERS = ("serve.app:build", "serve.app.build")
 MODELS: dict[tuple[type[BaseModel], str], type[BaseModel]] = {
     (ServeApplicationSchema, "autoscaling_policy"): AutoscalingPolicy,
 }
-"""What Ray's annotations call a plain mapping although it is read as a model."""
+"""Fields that Ray annotates as plain mappings but reads as models."""
 
-Where = tuple[str | int, ...]
+ConfigPath = tuple[str | int, ...]
 
 
 def check(config: str | Mapping[str, Any]) -> None:
-    """Raise ``UserError`` for the first thing in a Serve config that Ray or our builder would not understand.
+    """Raise ``UserError`` for the first part of a Serve config that Ray or our builder does not accept.
 
-    The message names its path, what is wrong, and the nearest valid key. Values are checked as Ray does,
-    which imports the modules that policies and request routers name; checkpoints are not looked for.
+    The message names the path, the mistake and the nearest valid key. Values are validated by Ray's models,
+    which import the modules that policies and request routers name. Checkpoints need not exist.
     """
     _check(ServeDeploySchema, _tree(config), ())
 
 
 def main(files: Sequence[str]) -> None:
-    """Check each file; the first mistake is told in one line, with exit code 2."""
+    """Check each file; the first mistake gives one line and exit code 2."""
     if {"-h", "--help"} & set(files):
         print(USAGE)
         return
     with one_line_errors():
         if not files:
-            raise UserError("no file given; write python -m serve.config_check FILE...")
+            raise UserError("no file given; use python -m serve.config_check FILE...")
         for file in files:
             _check_file(Path(file))
             print(f"{file}: ok")
@@ -71,50 +71,50 @@ def _check_file(file: Path) -> None:
 
 
 def _tree(config: str | Mapping[str, Any]) -> Mapping[str, Any]:
-    """The Serve config as a mapping, taken out of the Kubernetes resource that may hold it."""
+    """The Serve config as a mapping, extracted from a RayService if it is one."""
     tree = _parsed(config) if isinstance(config, str) else config
     if not isinstance(tree, Mapping):
-        raise UserError("not a mapping of keys to values; a Serve config begins with applications:")
+        raise UserError("not a mapping of keys to values; a Serve config starts with applications:")
     if tree.get("kind") != "RayService":
         return tree
     spec = tree.get("spec")
     if not isinstance(spec, Mapping) or not isinstance(spec.get("serveConfigV2"), str):
-        raise UserError("spec.serveConfigV2: needs the Serve config as text; write serveConfigV2: |")
+        raise UserError("spec.serveConfigV2: must be the Serve config as text; use serveConfigV2: |")
     return _tree(spec["serveConfigV2"])
 
 
 def _parsed(text: str) -> Any:
     try:
-        return yaml.load(text, _OnceOnly)
+        return yaml.load(text, _UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise UserError(f"not YAML ({' '.join(str(error).split())})") from None
 
 
-class _OnceOnly(yaml.SafeLoader):
-    """YAML in which a key may not stand twice: the first value would be lost without a word."""
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Refuses duplicate keys; YAML would silently drop the first value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
-        if twice := next((key for key in keys if keys.count(key) > 1), None):
+        if duplicate := next((key for key in keys if keys.count(key) > 1), None):
             raise yaml.constructor.ConstructorError(
-                None, None, f"the key {twice} stands twice; remove one", node.start_mark
+                None, None, f"duplicate key {duplicate}; remove one", node.start_mark
             )
         return super().construct_mapping(node, deep)
 
 
-def _check(model: type[BaseModel], value: Any, path: Where) -> None:
-    """Check a section: its keys, what is below them, then its values."""
+def _check(model: type[BaseModel], value: Any, path: ConfigPath) -> None:
+    """Check a section: its keys, the sections below, then its values."""
     if isinstance(value, Mapping):
         _refuse_unknown(value, _keys(model), path)
-        for key, below in value.items():
-            _check_below(model, key, below, (*path, key))
+        for key, item in value.items():
+            _check_item(model, key, item, (*path, key))
     checked = _check_values(model, value, path)
     if isinstance(checked, ServeApplicationSchema) and checked.import_path in BUILDERS:
         settings = _check_args(value.get("args") or {}, (*path, "args"))
         _check_scaler(checked.external_scaler_enabled, settings, path)
 
 
-def _check_below(model: type[BaseModel], key: str, value: Any, path: Where) -> None:
+def _check_item(model: type[BaseModel], key: str, value: Any, path: ConfigPath) -> None:
     if key == "runtime_env" and isinstance(value, Mapping):
         _refuse_unknown(value, sorted(k for k in RuntimeEnv.known_fields if not k.startswith("_")), path)
     section = _section(model, key)
@@ -126,7 +126,7 @@ def _check_below(model: type[BaseModel], key: str, value: Any, path: Where) -> N
 
 
 def _section(model: type[BaseModel], key: str) -> type[BaseModel] | None:
-    """The model of what is under a key, or of its items."""
+    """The model of the value of a key, or of its list items."""
     if (model, key) in MODELS:
         return MODELS[model, key]
     named = {field.alias or name: field for name, field in model.model_fields.items()}
@@ -145,49 +145,51 @@ def _keys(model: type[BaseModel]) -> list[str]:
     return [*model.model_fields, *aliases]
 
 
-def _refuse_unknown(given: Mapping[Any, Any], known: Sequence[str], path: Where) -> None:
-    for key in given:
+def _refuse_unknown(section: Mapping[Any, Any], known: Sequence[str], path: ConfigPath) -> None:
+    for key in section:
         if key not in known:
             guess = nearest(str(key), known)
             hint = f"did you mean {guess}?" if guess else f"choose from {', '.join(known)}"
             raise UserError(f"{_dotted((*path, str(key)))}: unknown key; {hint}")
 
 
-def _check_values(model: type[BaseModel], value: Any, path: Where) -> BaseModel:
-    """What the model itself says; Ray's validators change what they are given, so they get a copy."""
+def _check_values(model: type[BaseModel], value: Any, path: ConfigPath) -> BaseModel:
+    """Validate with Ray's model. Its validators modify their input, so they get a copy."""
     try:
         return model.model_validate(copy.deepcopy(value))
     except ValidationError as error:
         first = error.errors()[0]
         where = _dotted((*path, *(part for part in first["loc"] if isinstance(part, int) or part.islower())))
         raise UserError(f"{where}: {_one_line(first['msg'].removeprefix('Value error, '))}") from None
-    except Exception as error:  # noqa: BLE001 - whatever a module that the config names raises on import
+    except Exception as error:  # noqa: BLE001 - importing a module that the config names can raise anything
         raise UserError(f"{_dotted(path)}: {_one_line(str(error))}") from None
 
 
-def _check_args(args: Mapping[str, Any], path: Where) -> ServeSettings:
-    """Through Ray's hands nothing says which file is meant if the args do not."""
+def _check_args(args: Mapping[str, Any], path: ConfigPath) -> ServeSettings:
+    """The settings in ``args``. ``config`` is required here: with Ray there is no default settings file."""
     if isinstance(args, Mapping) and "config" not in args:
-        raise UserError(f"{_dotted(path)}: config: names no file of conf/serve; write config: local or gpu")
+        raise UserError(f"{_dotted(path)}: config: names no file of conf/serve; use config: local or gpu")
     try:
         return load({str(key): value for key, value in args.items()})
     except UserError as error:
         raise UserError(f"{_dotted(path)}: {_one_line(str(error))}") from None
 
 
-def _check_scaler(enabled: bool, settings: ServeSettings, path: Where) -> None:
-    """Ray looks at deployments that the file lists; ours come from the builder and may have a policy."""
+def _check_scaler(enabled: bool, settings: ServeSettings, path: ConfigPath) -> None:
+    """Ray checks only deployments that the file lists; ours come from the builder and may have a policy."""
     engine, external = settings.engine, settings.scaling.external
     if enabled and not external and engine.min_replicas < engine.max_replicas:
         where = _dotted((*path, "external_scaler_enabled"))
-        raise UserError(f"{where}: the engines have a policy of their own; set args.scaling.external: true")
+        raise UserError(f"{where}: the engines have their own policy; set args.scaling.external: true")
     if external and not enabled:
         where = _dotted((*path, "args", "scaling", "external"))
-        raise UserError(f"{where}: Ray refuses to be told; set external_scaler_enabled: true beside args")
+        raise UserError(
+            f"{where}: Ray refuses external scaling; set external_scaler_enabled: true next to args"
+        )
 
 
-def _dotted(path: Where) -> str:
-    """``applications[0].deployments[1].name``; the config itself where there is no path."""
+def _dotted(path: ConfigPath) -> str:
+    """``applications[0].deployments[1].name``, or ``config`` for an empty path."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return text.removeprefix(".") or "config"
 

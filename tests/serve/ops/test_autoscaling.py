@@ -1,4 +1,4 @@
-"""Replicas follow the load: up quickly, down slowly, never back and forth, never outside their bounds."""
+"""Replicas follow the load: up quickly, down slowly, without oscillation, always within their bounds."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from serve.ops.autoscaling import (
     STALE_SECONDS,
     STATS,
     EngineLoad,
+    PolicyState,
     ScalingRules,
-    State,
     autoscaling_config,
     decide,
     load_of,
@@ -38,16 +38,16 @@ RULES = ScalingRules()
 
 
 def load(target: int, demand: float = 0.0, *, oldest: float = 0.0, **changes: Any) -> EngineLoad:
-    """Replicas that are all there; demand above their rows waits at them."""
+    """The load of ``target`` running replicas; demand beyond their rows waits."""
     rows = float(ROWS * target)
     used = min(demand, rows)
-    known = EngineLoad(target, target, target, used, rows, demand - used, oldest, max_replicas=8)
-    return replace(known, **changes)
+    full = EngineLoad(target, target, target, used, rows, demand - used, oldest, max_replicas=8)
+    return replace(full, **changes)
 
 
 def decisions(loads: list[EngineLoad], seconds: float = 1.0, rules: ScalingRules = RULES) -> list[int]:
-    """What is decided where the load is as given, ``seconds`` apart, whatever is decided."""
-    state, found = State(), []
+    """The decisions for these loads, ``seconds`` apart; decisions do not change later loads."""
+    state, found = PolicyState(), []
     for number, each in enumerate(loads):
         replicas, state = decide(each, state, rules, number * seconds)
         found.append(replicas)
@@ -58,11 +58,11 @@ def test_rules_have_the_fields_and_defaults_of_the_settings() -> None:
     assert asdict(ScalingRules()) == ScalingSettings().model_dump(exclude={"external"})
 
 
-def test_need_has_to_last_and_is_met_at_once() -> None:
+def test_scaling_up_waits_for_the_delay_and_then_goes_to_the_full_number() -> None:
     assert decisions([load(1, 60)] * 3) == [1, 1, 5]  # 60 / (0.8 * 16) = 4.7
 
 
-def test_need_that_pauses_does_not_last() -> None:
+def test_an_interrupted_need_restarts_the_delay() -> None:
     assert decisions([load(1, 60), load(1, 60), load(1, 8), load(1, 60), load(1, 60)]) == [1] * 5
 
 
@@ -70,31 +70,31 @@ def test_nothing_changes_between_the_bounds() -> None:
     assert set(decisions([load(2, 0.5 * 32)] * 300)) == {2}
 
 
-def test_an_old_queue_asks_for_one_more_however_few_rows_are_used() -> None:
+def test_an_old_queue_adds_one_replica_even_if_few_rows_are_used() -> None:
     ages = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
     assert decisions([load(2, 12, oldest=age) for age in ages]) == [2, 2, 2, 2, 2, 3]
 
 
-def test_who_waited_before_a_replica_came_asks_for_no_further_one() -> None:
+def test_requests_older_than_the_last_replica_add_no_further_one() -> None:
     assert set(decisions([load(2, 12, oldest=50.0 + second) for second in range(60)])) == {2}
 
 
-def test_replicas_that_are_starting_are_not_asked_for_again() -> None:
+def test_starting_replicas_are_not_requested_again() -> None:
     starting = load(5, 60, running=1, reported=1, rows=16.0, rows_used=16.0, waiting=44.0)
     slow = [replace(starting, oldest_waiting_seconds=float(second)) for second in range(600)]
     assert set(decisions(slow)) == {5}
 
 
-def test_one_replica_at_a_time_is_taken_away_once_it_was_spare_for_long() -> None:
+def test_one_replica_at_a_time_is_removed_after_the_delay() -> None:
     assert decisions([load(4, 6)] * 7, seconds=10.0) == [4, 4, 4, 4, 4, 4, 3]
 
 
-def test_none_is_taken_away_if_the_rest_would_be_too_full() -> None:
+def test_no_replica_is_removed_if_the_others_would_be_too_full() -> None:
     eager = ScalingRules(upper=0.5, lower=0.45)
     assert set(decisions([load(2, 0.4 * 32)] * 300, rules=eager)) == {2}
 
 
-def test_who_has_not_reported_is_not_idle() -> None:
+def test_replicas_without_a_report_are_not_idle() -> None:
     silent = load(2, reported=1, rows=16.0)
     assert set(decisions([silent] * 300)) == {2}
     assert set(decisions([load(1, reported=0, rows=0.0)] * 300)) == {1}
@@ -109,16 +109,16 @@ def test_who_has_not_reported_is_not_idle() -> None:
         (load(1, min_replicas=1), 1),
     ],
 )
-def test_the_last_one_goes_only_if_nothing_is_left_to_do(last: EngineLoad, expected: int) -> None:
+def test_the_last_replica_is_removed_only_without_demand(last: EngineLoad, expected: int) -> None:
     assert decisions([last] * 100)[60] == expected
 
 
-def test_from_nothing_at_once() -> None:
+def test_scaling_from_zero_has_no_delay() -> None:
     assert decisions([load(0), load(0, queued=1.0)]) == [0, 1]
 
 
-def test_from_nothing_to_as_many_as_are_needed_once_their_size_is_known() -> None:
-    replicas, _ = decide(load(0, queued=60.0), State(rows_each=16.0), RULES, 0.0)
+def test_scaling_from_zero_goes_to_the_full_number_if_the_replica_size_is_known() -> None:
+    replicas, _ = decide(load(0, queued=60.0), PolicyState(rows_per_replica=16.0), RULES, 0.0)
     assert replicas == 5
 
 
@@ -142,7 +142,7 @@ def test_never_outside_the_bounds(loads: list[EngineLoad], seconds: float) -> No
 
 @dataclass
 class Replica:
-    """One of the simulation: it starts, serves rows, and drains once it is taken away."""
+    """A simulated replica: it starts, serves rows, and drains when it is removed."""
 
     starts: float
     ends: list[float] = field(default_factory=list)
@@ -152,7 +152,7 @@ class Replica:
 
 @dataclass
 class Simulation:
-    """Requests of about ``service`` seconds at replicas that take ``start`` seconds to come up."""
+    """Simulates requests of about ``service`` seconds; replicas take ``start`` seconds to start."""
 
     rate: Callable[[float], float]
     start: float = 30.0
@@ -165,9 +165,9 @@ class Simulation:
     queue: int = 0
 
     def run(self, seconds: float = HOUR, begin: int = 1) -> list[int]:
-        """Replicas wanted at each tick."""
+        """The target at each tick."""
         self.replicas = [Replica(0.0) for _ in range(begin)]
-        state = State()
+        state = PolicyState()
         for tick in range(int(seconds / TICK)):
             now = tick * TICK
             self._arrive(now)
@@ -195,11 +195,11 @@ class Simulation:
 
     def _load(self, now: float) -> EngineLoad:
         up = [r for r in self.replicas if r.starts <= now]
-        told = [r for r in up if r.starts + 2 * TICK <= now]
-        oldest = max((now - r.waiting[0] for r in told if r.waiting), default=0.0)
-        rows, used = float(ROWS * len(told)), float(sum(len(r.ends) for r in told))
-        waiting = float(sum(len(r.waiting) for r in told))
-        counts = len(self.replicas), len(up), len(told)
+        reporting = [r for r in up if r.starts + 2 * TICK <= now]
+        oldest = max((now - r.waiting[0] for r in reporting if r.waiting), default=0.0)
+        rows, used = float(ROWS * len(reporting)), float(sum(len(r.ends) for r in reporting))
+        waiting = float(sum(len(r.waiting) for r in reporting))
+        counts = len(self.replicas), len(up), len(reporting)
         return EngineLoad(*counts, used, rows, waiting, oldest, float(self.queue), self.least, self.most)
 
     def _scale(self, wanted: int, now: float) -> None:
@@ -212,7 +212,7 @@ class Simulation:
 
 
 def turns(counts: list[int]) -> int:
-    """How often the number of replicas changes its direction."""
+    """How often the number of replicas changes direction."""
     steps = [after - before for before, after in itertools.pairwise(counts) if after != before]
     return sum(one * other < 0 for one, other in itertools.pairwise(steps))
 
@@ -220,7 +220,7 @@ def turns(counts: list[int]) -> int:
 @pytest.mark.parametrize("rate", [0.5, 1.5, 2.5, 4.0, 6.0])
 @pytest.mark.parametrize("start", [1.0, 30.0, 120.0])
 def test_a_constant_noisy_load_settles(rate: float, start: float) -> None:
-    """An hour of random arrivals has a peak or two that are worth a replica, and no more."""
+    """An hour of random arrivals has one or two peaks that justify another replica."""
     counts = Simulation(lambda _: rate, start).run()
     assert turns(counts) <= 4
     assert len(set(counts[len(counts) // 2 :])) <= 2
@@ -234,14 +234,14 @@ def test_a_step_is_followed_within_seconds() -> None:
     assert 600 < reached < 630
 
 
-def test_a_burst_is_followed_and_forgotten() -> None:
+def test_a_burst_adds_replicas_for_a_while() -> None:
     counts = Simulation(lambda now: 8.0 if 600 <= now < 660 else 0.2).run()
     assert 3 <= max(counts) <= 8
     assert counts[-1] == 1
     assert turns(counts) == 1
 
 
-def test_a_drained_load_ends_at_nothing_and_comes_back() -> None:
+def test_without_load_replicas_go_to_zero_and_come_back() -> None:
     counts = Simulation(lambda now: 4.0 if now < 600 or now > 2400 else 0.0, least=0).run()
     assert counts[int(2300 / TICK)] == 0
     assert counts[-1] >= 3
@@ -249,7 +249,7 @@ def test_a_drained_load_ends_at_nothing_and_comes_back() -> None:
     assert back < 2405
 
 
-def test_slow_waves_take_one_turn_each() -> None:
+def test_slow_waves_change_direction_once_per_half_wave() -> None:
     counts = Simulation(lambda now: 3.0 + 2.8 * math.sin(now / 600)).run(4 * HOUR)
     assert turns(counts) <= 2 * (4 * HOUR / (2 * math.pi * 600)) + 2
 
@@ -260,7 +260,7 @@ REPLICAS = [ReplicaID(str(number), DeploymentID("Engine", "default")) for number
 def context(
     replicas: int, reports: dict[int, tuple[float, float, float, float]], age: float = 1.0, **changes: Any
 ) -> AutoscalingContext:
-    """What Serve's controller hands to a policy; ``reports`` are the numbers of ``STATS`` by replica."""
+    """The context that Serve's controller passes to a policy; ``reports`` are the ``STATS`` by replica."""
     now = 1000.0
     raw = {
         name: {
@@ -301,7 +301,7 @@ def test_the_latest_fresh_reports_are_the_load() -> None:
     assert found == EngineLoad(2, 2, 2, 7.0, 32.0, 3.0, 1.5, 5.0, 0, 4)
 
 
-def test_missing_partial_and_stale_reports_are_no_reports() -> None:
+def test_missing_partial_and_stale_reports_do_not_count() -> None:
     assert load_of(context(2, {}), 1000.0).reported == 0
     assert load_of(context(2, {0: (0.0, 16.0, 0.0, 0.0)}), 1000.0).reported == 1
     assert load_of(context(2, {0: (0.0, 16.0, 0.0, 0.0)}, age=STALE_SECONDS + 1), 1000.0).reported == 0
@@ -315,19 +315,19 @@ def test_without_replicas_every_request_counts() -> None:
 
 
 def test_state_survives_serve_and_ignores_its_keys() -> None:
-    state = State(up_since=3.0, rows_each=16.0)
+    state = PolicyState(up_since=3.0, rows_per_replica=16.0)
     assert state_of({**asdict(state), "__serve_counter": 4}) == state
-    assert state_of({}) == state_of(None) == State()
-    assert {field.name for field in fields(State)} == set(asdict(state))
+    assert state_of({}) == state_of(None) == PolicyState()
+    assert {field.name for field in fields(PolicyState)} == set(asdict(state))
 
 
 def serves_policy(rules: dict[str, float]) -> Callable[[AutoscalingContext], tuple[int, dict[str, Any]]]:
-    """The policy as Serve's controller has it: pickled, made with its keywords, wrapped in Serve's delays."""
+    """The policy as in Serve's controller: unpickled, built with its keywords, wrapped in Serve's delays."""
     config = AutoscalingConfig(**autoscaling_config(0, 4, rules))
     return _apply_autoscaling_config(_resolve_policy_callable(config.policy))  # type: ignore[return-value]
 
 
-def test_serve_takes_the_decision_as_it_is() -> None:
+def test_serve_does_not_change_the_decision() -> None:
     policy = serves_policy({"up_seconds": 0.0, "down_seconds": 10.0})
     full = {0: (16.0, 16.0, 20.0, 1.0)}
     assert policy(context(1, full))[0] == 3
@@ -338,7 +338,7 @@ def test_serve_takes_the_decision_as_it_is() -> None:
     assert policy(context(2, idle, current_time=1011.0, policy_state=state))[0] == 1
 
 
-def test_serve_goes_from_one_to_nothing_and_back() -> None:
+def test_serve_scales_to_zero_and_back() -> None:
     policy = serves_policy({"down_seconds": 0.0})
     assert policy(context(1, {0: (0.0, 16.0, 0.0, 0.0)}))[0] == 0
     assert policy(context(0, {}, total_num_requests=3.0))[0] == 1
@@ -353,7 +353,7 @@ print(*{name.partition(".")[0] for name in sys.modules} & {"data", "lladav", "se
 
 
 def test_the_policy_loads_where_the_project_is_not_installed(tmp_path: Path) -> None:
-    """Serve's controller runs with such a Python."""
+    """Serve's controller may run in such an environment."""
     definition = AutoscalingConfig(**autoscaling_config(0, 4, {})).policy.get_serialized_policy_def()
     isolated = [sys.executable, "-I", "-c", ELSEWHERE]
     done = subprocess.run(isolated, input=definition, cwd=tmp_path, capture_output=True, check=False)
@@ -361,6 +361,6 @@ def test_the_policy_loads_where_the_project_is_not_installed(tmp_path: Path) -> 
     assert done.stdout.split() == []
 
 
-def test_misspelt_rules_are_refused() -> None:
+def test_unknown_rules_are_an_error() -> None:
     with pytest.raises(TypeError, match="uper"):
         serves_policy({"uper": 0.5})

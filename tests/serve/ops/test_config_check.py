@@ -1,4 +1,4 @@
-"""Serve config files: every misspelt key at every level is refused in one line, good files pass."""
+"""Serve config files: a misspelt key at any level is an error of one line; valid files pass."""
 
 from __future__ import annotations
 
@@ -104,12 +104,12 @@ def parts(path: str) -> list[str | int]:
 
 
 def shown(path: str) -> str:
-    """As messages write it: ``applications[0].name``."""
+    """The path as in error messages: ``applications[0].name``."""
     return re.sub(r"\.(\d+)", r"[\1]", path)
 
 
 def changed(path: str, **values: Any) -> dict[str, Any]:
-    """The good config with keys of one section set."""
+    """The valid config with changed keys in one section."""
     config = copy.deepcopy(GOOD)
     section: Any = config
     for part in parts(path):
@@ -125,14 +125,14 @@ def mappings(tree: Any, path: str = "") -> list[str]:
     return [path, *found] if isinstance(tree, dict) else found
 
 
-def complaint(config: Any) -> str:
-    with pytest.raises(UserError) as refused:
+def error_of(config: Any) -> str:
+    with pytest.raises(UserError) as caught:
         check(config)
-    assert "\n" not in str(refused.value)
-    return str(refused.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
-def test_a_good_config_passes_in_every_form() -> None:
+def test_a_valid_config_passes_in_every_form() -> None:
     before = copy.deepcopy(GOOD)
     check(GOOD)
     assert before == GOOD
@@ -142,36 +142,40 @@ def test_a_good_config_passes_in_every_form() -> None:
 
 
 @pytest.mark.parametrize("replicas", [1, 4])
-def test_what_ray_would_write_about_the_application_passes(replicas: int) -> None:
-    """As ``serve build`` does, which takes no builder itself."""
+def test_rays_own_description_of_the_application_passes(replicas: int) -> None:
+    """As ``serve build`` writes it; that command does not accept builders."""
     args = {"config": "local", "model": "/models/tiny", "engine": {"max_replicas": replicas}}
-    parts_of_it = [deployment_to_schema(each) for each in build_app(build(load(args)), name="a").deployments]
+    deployments = [deployment_to_schema(each) for each in build_app(build(load(args)), name="a").deployments]
     written = ServeApplicationSchema(
-        name="a", import_path="serve.app:build", args=args, deployments=parts_of_it, runtime_env={}
+        name="a", import_path="serve.app:build", args=args, deployments=deployments, runtime_env={}
     )
     check({"applications": [written.model_dump(exclude_unset=True)]})
 
 
-def test_engines_that_something_else_counts_begin_with_the_least() -> None:
+def test_externally_scaled_engines_start_with_the_minimum() -> None:
     args = {"model": "m", "engine": {"min_replicas": 2, "max_replicas": 4}, "scaling.external": True}
     (engine,) = [each for each in build_app(build(load(args)), name="a").deployments if each.name == "engine"]
     assert (engine._deployment_config.autoscaling_config, engine.num_replicas) == (None, 2)
 
 
-def test_ray_learns_that_the_builder_takes_settings() -> None:
+def test_the_builders_annotation_is_the_settings_class() -> None:
     (args,) = inspect.signature(build).parameters.values()
     assert args.annotation is ServeSettings
 
 
-def test_every_section_of_rays_is_tried() -> None:
+def test_every_section_of_the_config_is_covered() -> None:
     free = ("env_vars", "user_config", "init_kwargs", "policy_kwargs", "placement_group_bundles")
-    tried = {path for path in mappings(GOOD) if not any(name in path for name in free)}
-    assert tried - set(SECTIONS) == {"applications.1", "applications.1.args", "applications.0.deployments.1"}
+    covered = {path for path in mappings(GOOD) if not any(name in path for name in free)}
+    assert covered - set(SECTIONS) == {
+        "applications.1",
+        "applications.1.args",
+        "applications.0.deployments.1",
+    }
 
 
 @pytest.mark.parametrize("path", SECTIONS)
 def test_a_misspelt_key_is_refused_at_every_level(path: str) -> None:
-    message = complaint(changed(path, **{SECTIONS[path]: 1}))
+    message = error_of(changed(path, **{SECTIONS[path]: 1}))
     assert "did you mean" in message
     where = shown(f"{path}.{SECTIONS[path]}".removeprefix("."))
     if f"{APP}.args" in path:
@@ -179,16 +183,16 @@ def test_a_misspelt_key_is_refused_at_every_level(path: str) -> None:
     assert message.startswith(f"{where}: unknown ")
 
 
-def test_ray_itself_takes_most_of_them() -> None:
-    """The reason for this check; where Ray refuses more, less of it is needed."""
-    taken = 0
+def test_ray_itself_accepts_most_of_them() -> None:
+    """The reason for this check. If Ray refuses more keys one day, the check can shrink."""
+    accepted = 0
     for path, key in SECTIONS.items():
         try:
             ServeDeploySchema.model_validate(changed(path, **{key: 1}))
         except ValueError:
             continue
-        taken += 1
-    assert taken > len(SECTIONS) // 2
+        accepted += 1
+    assert accepted > len(SECTIONS) // 2
 
 
 @pytest.mark.parametrize(
@@ -214,7 +218,7 @@ def test_ray_itself_takes_most_of_them() -> None:
     ],
 )
 def test_wrong_values_are_refused(path: str, values: dict[str, Any], expected: str) -> None:
-    assert expected in complaint(changed(path, **values))
+    assert expected in error_of(changed(path, **values))
 
 
 ELASTIC = {"config": "local", "model": "m", "engine.max_replicas": 3}
@@ -225,21 +229,21 @@ def scaled_by(enabled: bool, args: dict[str, Any]) -> dict[str, Any]:
     return changed(APP, external_scaler_enabled=enabled, args=args, deployments=[])
 
 
-def test_who_sets_the_number_of_engines_is_said_to_ray_and_to_us() -> None:
-    assert complaint(scaled_by(True, ELASTIC)) == (
-        "applications[0].external_scaler_enabled: the engines have a policy of their own; "
+def test_external_scaling_has_to_be_set_for_ray_and_for_the_builder() -> None:
+    assert error_of(scaled_by(True, ELASTIC)) == (
+        "applications[0].external_scaler_enabled: the engines have their own policy; "
         "set args.scaling.external: true"
     )
-    assert complaint(scaled_by(False, EXTERNAL)) == (
-        "applications[0].args.scaling.external: Ray refuses to be told; "
-        "set external_scaler_enabled: true beside args"
+    assert error_of(scaled_by(False, EXTERNAL)) == (
+        "applications[0].args.scaling.external: Ray refuses external scaling; "
+        "set external_scaler_enabled: true next to args"
     )
 
 
-def test_either_may_set_the_number_of_engines() -> None:
+def test_the_policy_or_an_external_scaler_may_set_the_replica_count() -> None:
     check(scaled_by(True, EXTERNAL))
     check(scaled_by(False, ELASTIC))
-    check(scaled_by(True, {**ELASTIC, "engine.max_replicas": 1}))  # a fixed number is no policy
+    check(scaled_by(True, {**ELASTIC, "engine.max_replicas": 1}))  # a fixed number has no policy
 
 
 @pytest.mark.parametrize(
@@ -247,26 +251,26 @@ def test_either_may_set_the_number_of_engines() -> None:
     [
         ("- a", "not a mapping"),
         ("a: [", "not YAML"),
-        ("applications: []\napplications: []", "applications stands twice"),
+        ("applications: []\napplications: []", "duplicate key applications"),
         ("{}", "applications: "),
         ("kind: RayService\nspec: {}", "spec.serveConfigV2: "),
         ("kind: RayService\nspec: {serveConfigV2: 'application: []'}", "did you mean applications?"),
     ],
 )
-def test_what_is_no_config_is_refused(text: str, expected: str) -> None:
-    assert expected in complaint(text)
+def test_other_content_is_an_error(text: str, expected: str) -> None:
+    assert expected in error_of(text)
 
 
-def test_the_command_says_ok_or_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_ok_or_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
     good.write_text(yaml.safe_dump(GOOD))
     bad.write_text(yaml.safe_dump(changed("http_options", prt=1)))
     main([str(good)])
     assert capsys.readouterr().out == f"{good}: ok\n"
     for arguments in ([str(good), str(bad)], [str(tmp_path / "none.yaml")], []):
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as exited:
             main(arguments)
-        assert left.value.code == 2
+        assert exited.value.code == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ")
         assert error.count("\n") == 1

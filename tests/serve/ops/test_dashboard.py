@@ -1,4 +1,4 @@
-"""The Grafana dashboard: panels ask for metrics that exist, and Grafana can lay them out."""
+"""The Grafana dashboard: its panels use existing metrics, and its layout is valid."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ def board(root: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def expressions(board: dict[str, Any]) -> list[str]:
-    """Every PromQL expression: of panels and of variables."""
+    """All PromQL expressions, of panels and variables."""
     panels = [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
     return panels + [each["definition"] for each in board["templating"]["list"] if "definition" in each]
 
 
 def metrics_of(expressions: list[str], prefix: str) -> set[str]:
-    """Names of metrics without Ray's prefix and without the parts of histograms."""
+    """Names of metrics without Ray's prefix and the suffixes of histograms."""
     names = {PARTS.sub("", name) for text in expressions for name in EXPORTED.findall(text)}
     return {name for name in names if name.startswith(prefix)}
 
 
-def test_each_metric_of_ours_is_one_that_the_server_has(expressions: list[str]) -> None:
+def test_our_metrics_exist_in_the_server(expressions: list[str]) -> None:
     from serve.ops.metrics import NAMES
 
     assert metrics_of(expressions, "lladav_") - NAMES == set()
 
 
-def test_each_metric_of_rays_is_one_that_ray_has(expressions: list[str]) -> None:
+def test_serve_metrics_exist_in_ray(expressions: list[str]) -> None:
     source = "".join(
         file.read_text(encoding="utf-8") for file in Path(ray.serve.__file__).parent.rglob("_private/*.py")
     )
@@ -51,13 +51,13 @@ def test_each_metric_of_rays_is_one_that_ray_has(expressions: list[str]) -> None
     assert not [name for name in wanted if f'"{name}"' not in source and f'"{name[:-6]}"' not in source]
 
 
-def test_expressions_are_whole(expressions: list[str]) -> None:
+def test_brackets_and_quotes_are_balanced(expressions: list[str]) -> None:
     for text in expressions:
         assert all(text.count(left) == text.count(right) for left, right in ("()", "[]", "{}"))
         assert text.count('"') % 2 == 0
 
 
-def test_counters_are_rated_and_quantiles_keep_their_buckets(expressions: list[str]) -> None:
+def test_counters_use_rates_and_quantiles_keep_the_le_label(expressions: list[str]) -> None:
     for text in expressions:
         if not text.startswith("label_values"):
             assert len(re.findall(r"_(?:total|bucket|sum|count)\b", text)) == len(RANGE.findall(text))
@@ -72,7 +72,7 @@ def test_every_variable_is_defined(board: dict[str, Any]) -> None:
     assert defined - used == set()
 
 
-def test_every_query_goes_to_the_chosen_prometheus(board: dict[str, Any]) -> None:
+def test_every_query_uses_the_selected_data_source(board: dict[str, Any]) -> None:
     source = {"type": "prometheus", "uid": "${datasource}"}
     (chooser,) = [each for each in board["templating"]["list"] if each["type"] == "datasource"]
     assert (chooser["name"], chooser["query"]) == ("datasource", "prometheus")
@@ -91,9 +91,9 @@ def test_panels_have_names_and_do_not_overlap(board: dict[str, Any]) -> None:
     assert max(x for x, _ in cells) < GRID
 
 
-def cells_of(place: dict[str, int]) -> list[tuple[int, int]]:
-    columns = range(place["x"], place["x"] + place["w"])
-    return [(x, y) for x in columns for y in range(place["y"], place["y"] + place["h"])]
+def cells_of(position: dict[str, int]) -> list[tuple[int, int]]:
+    columns = range(position["x"], position["x"] + position["w"])
+    return [(x, y) for x in columns for y in range(position["y"], position["y"] + position["h"])]
 
 
 def test_grafana_can_import_it(board: dict[str, Any]) -> None:
@@ -102,7 +102,7 @@ def test_grafana_can_import_it(board: dict[str, Any]) -> None:
     assert [panel["title"] for panel in board["panels"] if panel["type"] == "row"] == [
         "Traffic and errors",
         "Latency",
-        "The dial",
+        "Refresh intervals",
         "Rows and queue",
         "Replicas",
     ]

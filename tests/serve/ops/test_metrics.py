@@ -1,4 +1,4 @@
-"""What is counted arrives at Prometheus, once, from all nodes that answer."""
+"""Metrics reach Prometheus, each once, from all nodes that answer."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from serve.ops import metrics
 from serve.ops.metrics import EXPOSED, INTERVALS, NAMES, EngineMetrics, IngressMetrics, exposition, merge
 
 MODEL = 'model="tiny"'
-"""Label of what the actor counts; servers of other tests in this process count, too."""
-SECONDS_UNTIL_SHOWN = 60
-"""Ray shows what was counted after ten seconds or so."""
+"""Label of the actor's metrics; servers of other tests in this process have metrics, too."""
+EXPORT_SECONDS = 60
+"""Ray exports metrics after about ten seconds."""
 
 
 def families(text: str) -> dict[str, Metric]:
-    """Prometheus' own reading; every metric stands once."""
+    """Parse with Prometheus' own parser; each metric occurs once."""
     found = list(parsed(text))
     assert len({family.name for family in found}) == len(found)
     return {family.name: family for family in found}
 
 
 def node(name: str, values: dict[str, int], kind: str = "gauge") -> str:
-    """What a node shows: a value for each metric."""
+    """The metrics text of a node, with one value per metric."""
     lines = []
     for metric, value in values.items():
         lines += [f"# HELP {metric} It's a {{metric}} # HELP", f"# TYPE {metric} {kind}"]
@@ -47,13 +47,13 @@ def node(name: str, values: dict[str, int], kind: str = "gauge") -> str:
 
 
 class TestMerge:
-    def test_a_metric_of_two_nodes_stands_once(self) -> None:
+    def test_a_metric_of_two_nodes_occurs_once(self) -> None:
         merged = merge([node("a", {"ray_lladav_rows": 3}), node("b", {"ray_lladav_rows": 5})], EXPOSED)
         assert merged.count("# HELP ray") == merged.count("# TYPE ray") == 1
         [family] = families(merged).values()
         assert {sample.labels["node"]: sample.value for sample in family.samples} == {"a": 3, "b": 5}
 
-    def test_others_are_left_out(self) -> None:
+    def test_other_metrics_are_dropped(self) -> None:
         names = [
             "ray_lladav_rows",
             "ray_serve_x",
@@ -78,7 +78,7 @@ class TestMerge:
         ]  # fmt: skip
 
     @pytest.mark.parametrize("texts", [[], [""], ["\n\n# a comment\n#\n# HELP\n"]])
-    def test_nothing_of_nothing(self, texts: list[str]) -> None:
+    def test_empty_texts(self, texts: list[str]) -> None:
         assert merge(texts, EXPOSED) == ""
 
     @given(
@@ -106,7 +106,7 @@ class TestMerge:
 
 @contextlib.asynccontextmanager
 async def server(answer: Any) -> AsyncIterator[str]:
-    """The address of something like a node's metrics."""
+    """A server that answers like a node's metrics port; yields its URL."""
     app = web.Application()
     app.router.add_get("/metrics", answer)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -120,11 +120,11 @@ async def server(answer: Any) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-async def well(_: web.Request) -> web.Response:
+async def valid(_: web.Request) -> web.Response:
     return web.Response(text=node("a", {"ray_lladav_rows": 3}))
 
 
-async def badly(_: web.Request) -> web.Response:
+async def failing(_: web.Request) -> web.Response:
     return web.Response(status=500, text=node("b", {"ray_lladav_rows": 3}))
 
 
@@ -132,15 +132,15 @@ async def garbled(_: web.Request) -> web.Response:
     return web.Response(body=b"\xff\xfe", content_type="text/plain", charset="utf-8")
 
 
-async def never(_: web.Request) -> web.Response:
+async def hanging(_: web.Request) -> web.Response:
     await asyncio.Event().wait()
     return web.Response()
 
 
 class TestExposition:
-    def test_nodes_that_do_not_answer_are_left_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_nodes_that_do_not_answer_are_skipped(self, monkeypatch: pytest.MonkeyPatch) -> None:
         async def run() -> tuple[str, float]:
-            async with server(well) as a, server(badly) as b, server(garbled) as c, server(never) as d:
+            async with server(valid) as a, server(failing) as b, server(garbled) as c, server(hanging) as d:
                 urls = [a, b, c, d, "http://127.0.0.1:1/metrics"]
                 monkeypatch.setattr(metrics, "_metric_urls", lambda: urls)
                 begin = time.monotonic()
@@ -158,13 +158,13 @@ class TestExposition:
         assert not ray.is_initialized()
 
     @pytest.mark.parametrize(("address", "host"), [("10.0.0.1", "10.0.0.1"), ("fd00::1", "[fd00::1]")])
-    def test_nodes_that_are_alive_are_asked(self, address: str, host: str) -> None:
+    def test_only_nodes_that_are_alive_are_queried(self, address: str, host: str) -> None:
         alive = {"Alive": True, "NodeManagerAddress": address, "MetricsExportPort": 8080}
         assert metrics.urls_of([alive, {**alive, "Alive": False}]) == [f"http://{host}:8080/metrics"]
 
 
 def test_small_refresh_intervals_are_the_middle_of_a_bucket() -> None:
-    """Of a histogram Ray keeps the middle of buckets; so the mean interval is exact."""
+    """Ray exports a histogram's values as the middle of their buckets, so the mean interval is exact."""
     middles = [(low + high) / 2 for low, high in itertools.pairwise(INTERVALS)]
     assert middles[:16] == list(range(1, 17))
     assert all(math.isclose(low + 0.5, int(low) + 1) for low in INTERVALS)
@@ -177,7 +177,7 @@ def test_counting_needs_no_ray() -> None:
 
 
 def count(ingress: IngressMetrics, engine: EngineMetrics) -> None:
-    """Call everything; nothing is counted where there is nothing to count."""
+    """Call every method; zero increments count nothing."""
     ingress.observe_request("/v1/completions", 200, 0.3)
     ingress.observe_request("/v1/completions", 429, 0.01)
     ingress.observe_request("/health", 200, 0.01)
@@ -197,7 +197,7 @@ def count(ingress: IngressMetrics, engine: EngineMetrics) -> None:
 
 @ray.remote(num_cpus=0)
 class Counting:
-    """A process that counts, and one that shows, as replicas are."""
+    """Counts metrics and collects them, as replicas do."""
 
     def count(self) -> None:
         self.metrics = IngressMetrics("tiny"), EngineMetrics("tiny")
@@ -209,7 +209,7 @@ class Counting:
 
 @pytest.fixture(scope="module")
 def shown() -> dict[str, Metric]:
-    """What a private Ray shows of what one of its actors counted; other tests find no Ray."""
+    """The exported metrics of an actor in a private Ray, which has ended before other tests."""
     with local_head(cpus=1) as head:
         ray.init(
             address=head.address,
@@ -226,20 +226,20 @@ def shown() -> dict[str, Metric]:
 def text_with_everything() -> str:
     actor: Any = Counting.remote()
     ray.get(actor.count.remote())
-    deadline = time.monotonic() + SECONDS_UNTIL_SHOWN
+    deadline = time.monotonic() + EXPORT_SECONDS
     while True:
         text: Any = ray.get(actor.exposition.remote())
         missing = [name for name in NAMES if not re.search(rf"\nray_{name}[^\n]*{MODEL}", text)]
         if not missing:
             return text
-        assert time.monotonic() < deadline, f"not shown: {missing}"
+        assert time.monotonic() < deadline, f"not exported: {missing}"
         time.sleep(0.5)
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 class TestRay:
-    def test_every_metric_is_shown_and_no_other(self, shown: dict[str, Metric]) -> None:
+    def test_exactly_our_metrics_are_exported(self, shown: dict[str, Metric]) -> None:
         assert {name.removesuffix("_total") for name in NAMES} == {
             name.removeprefix("ray_") for name in shown if name.startswith("ray_lladav_")
         }
@@ -269,7 +269,7 @@ class TestRay:
             ("lladav_oldest_waiting_seconds", {}, 0.5),
         ],
     )
-    def test_what_was_counted_is_shown(
+    def test_values_are_exported(
         self, shown: dict[str, Metric], sample: str, labels: dict[str, str], value: float
     ) -> None:
         wanted = {"model": "tiny", **labels}

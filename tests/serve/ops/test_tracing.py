@@ -1,4 +1,4 @@
-"""Where traces go: a collector if its exporter is installed; if not, what is missing."""
+"""Tracing: spans reach the exporter; a missing exporter is named in the error."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from tests.apart import apart
 MODULE = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 
 
-def as_ray_loads_it() -> list[SpanProcessor]:
+def load_as_ray_does() -> list[SpanProcessor]:
     return _load_span_processors("serve.tracing:otlp", "")
 
 
 def exported_spans() -> list[str]:
-    """Names of the spans that reach an exporter which it installs: call it ``apart``."""
-    kept = InMemorySpanExporter()
+    """Names of the spans that reach an exporter. Installs a fake package: call it with ``apart``."""
+    exporter = InMemorySpanExporter()
     sys.modules[MODULE] = installed = ModuleType(MODULE)
-    installed.__dict__["OTLPSpanExporter"] = lambda: kept
+    installed.__dict__["OTLPSpanExporter"] = lambda: exporter
     provider = TracerProvider()
-    for processor in as_ray_loads_it():
+    for processor in load_as_ray_does():
         provider.add_span_processor(processor)
     provider.get_tracer("test").start_span("a span").end()
     provider.force_flush()
-    return [span.name for span in kept.get_finished_spans()]
+    return [span.name for span in exporter.get_finished_spans()]
 
 
-def complaint_without_exporter() -> str:
-    """Hides the package for good: call it ``apart``."""
-    sys.modules.update({MODULE: None})  # type: ignore[dict-item] - as the import system documents it
+def error_without_exporter() -> str:
+    """Hides the package permanently: call it with ``apart``."""
+    sys.modules.update({MODULE: None})  # type: ignore[dict-item] - None blocks the import
     with pytest.raises(ImportError) as caught:
-        as_ray_loads_it()
+        load_as_ray_does()
     return str(caught.value)
 
 
@@ -46,4 +46,4 @@ def test_spans_reach_the_exporter() -> None:
 
 
 def test_a_missing_exporter_is_named() -> None:
-    assert f"install {PACKAGE} on every node" in apart(complaint_without_exporter)
+    assert f"install {PACKAGE} on every Ray node" in apart(error_without_exporter)
