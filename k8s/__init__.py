@@ -1,1 +1,1 @@
-"""Kubernetes manifests, what makes parts of them, and what checks them without a cluster."""
+"""Kubernetes manifests, generators for parts of them, and checks that need no cluster."""

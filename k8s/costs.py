@@ -1,9 +1,9 @@
-"""What a stage of the curriculum takes: GPU hours, GPU memory, storage.
+"""Estimates the cost of each stage of the curriculum: GPU hours, GPU memory, storage.
 
     python -m k8s.costs
 
-prints the table of ``k8s/README.md``. Everything is reckoned from the configuration; what cannot be known
-before (how long samples are, how busy the GPUs keep) is assumed, and the assumptions are named below.
+prints the table in ``k8s/README.md``. Estimates are computed from the configuration and from the assumptions
+below: the length of samples, the GPU and its utilization.
 """
 
 from __future__ import annotations
@@ -32,19 +32,20 @@ from train.checkpoints.sizes import (  # noqa: E402
 from train.trainer.flops import PEAK_TFLOPS, training_flops  # noqa: E402
 
 GPU, MFU = "H100", 0.35
-"""Accelerator, and the share of its peak that useful work reaches: assumed, see ``mfu`` in a run's log."""
+"""Assumed GPU of the overlays ``gpu`` and ``spot``, a key of ``PEAK_TFLOPS``, and its utilization; compare
+``mfu`` in a run's log."""
 VIEWS = {"square": 1, "tiled": 4}
-"""Views of a sample: assumed."""
+"""Assumed views per sample."""
 TEXT_TOKENS = {"plain": 30, "chat": 300}
-"""Tokens of a sample's text: assumed."""
+"""Assumed text tokens per sample."""
 MASKED_SHARE = 0.25
-"""Masked rows among a sample's text: noise levels are even, and about half of the text is supervised."""
+"""Masked share of a sample's text: noise levels are uniform, and about half of the text is supervised."""
 GIB, TERA = 2**30, 1e12
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """Of the whole model, of what a stage trains, and of the largest layer."""
+    """Parameter counts of the model, of its trained parts, and of its largest layer."""
 
     all: int
     trained: int
@@ -53,20 +54,20 @@ class Parameters:
 
 @dataclass(frozen=True)
 class StageCost:
-    """What one stage takes."""
+    """The estimated cost of one stage."""
 
     stage: str
     samples: int
     tokens: int
-    """Of an average sample, visual ones included."""
+    """Tokens of an average sample, visual tokens included."""
     flops: float
-    """Of an average sample, forward and backward."""
+    """FLOP of an average sample, forward and backward."""
     gpus: int
     gpu_gib: float
-    """On each GPU with one sample of ``stage.max_length``."""
+    """Memory of each GPU with one sample of ``stage.max_length``."""
     checkpoint_gib: float
     storage_gib: float
-    """Of all checkpoints that are kept, and one that is being written."""
+    """Storage of all checkpoints that are kept, and of one that is being written."""
 
     @property
     def gpu_hours(self) -> float:
@@ -78,7 +79,7 @@ class StageCost:
 
 
 def cost(config: Config) -> StageCost:
-    """What the stage of a configuration takes."""
+    """The cost of the configuration's stage."""
     parameters, tokens = parameters_of(config), sample_tokens(config)
     checkpoint = checkpoint_bytes(parameters.all, parameters.trained, config.train.precision)
     kept = config.train.keep_checkpoints + 1
@@ -95,7 +96,7 @@ def cost(config: Config) -> StageCost:
 
 
 def parameters_of(config: Config) -> Parameters:
-    """Counted on a model without memory."""
+    """Parameter counts, from a model on the meta device."""
     with torch.device("meta"):
         model = LLaDAV(config.model)
     trained = sum(p.numel() for part in config.stage.trained for p in model.part(part))
@@ -104,40 +105,40 @@ def parameters_of(config: Config) -> Parameters:
 
 
 def sample_tokens(config: Config) -> int:
-    """Tokens of an average sample: its views' and its text's."""
+    """Tokens of an average sample: of its views and its text."""
     vision = config.model.vision
     per_view = (vision.image_size // vision.patch_size) ** 2
     return VIEWS[config.stage.images] * per_view + TEXT_TOKENS[config.stage.template]
 
 
 def sample_flops(config: Config, tokens: int) -> float:
-    """Of an average sample, as a run counts those of its micro-batches."""
+    """FLOP of an average sample, counted as in a run's log."""
     stage = config.stage
     masked = MASKED_SHARE * TEXT_TOKENS[stage.template]
     return training_flops([tokens], masked, VIEWS[stage.images], config.model, stage.trained)
 
 
 def gpu_bytes(config: Config, parameters: Parameters) -> float:
-    """Sharded states, two gathered layers, a bucket of gradients, inputs and work of layers, some logits."""
-    language, longest = config.model.language, config.stage.max_length
+    """Sharded states, two gathered layers, a gradient bucket, layer inputs, a layer's activations, logits."""
+    language, length = config.model.language, config.stage.max_length
     weight = WEIGHT_BYTES[config.train.precision]
     sharded = parameters.all * weight + parameters.trained * (GRADIENT_BYTES + STATE_BYTES)
     gathered = 2 * parameters.largest_layer * weight + REDUCE_BUCKET * GRADIENT_BYTES
-    inputs = language.layers * longest * language.width * weight
-    work = longest * (8 * language.width + 4 * language.mlp_width) * weight
+    inputs = language.layers * length * language.width * weight
+    activations = length * (8 * language.width + 4 * language.mlp_width) * weight
     logits = 2 * config.train.loss_chunk * language.vocab_size * 4
-    return sharded / config.cluster.workers + gathered + inputs + work + logits
+    return sharded / config.cluster.workers + gathered + inputs + activations + logits
 
 
 def stages(cluster: str = "kuberay") -> Iterator[StageCost]:
-    """Every stage of the curriculum that the published data has, for the 8B model."""
+    """The costs of the 8B model's stages whose sources the published data has, in the order of the curriculum."""
     offered = stages_of("llava")
     for stage in (stage for stage in curriculum() if stage in offered):
         yield cost(load([f"stage={stage}", "model=llada_v_8b", "data=llava", f"cluster={cluster}"]))
 
 
 def table() -> str:
-    """Markdown."""
+    """The costs as a Markdown table."""
     head = ("stage", "samples", "tokens/sample", "PFLOP/sample", "GPUs", "GPU hours", "days", "GiB/GPU")
     rows = [(*head, "GiB/checkpoint", "GiB kept"), ("---",) + ("---:",) * 9]
     for each in stages():

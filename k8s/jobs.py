@@ -1,4 +1,4 @@
-"""The jobs of each overlay, generated from ``conf``: one per stage, one to prepare and one to export.
+"""Generates the jobs of each overlay from ``conf``: one per stage, one to prepare and one to export.
 
     python -m k8s.jobs
 
@@ -27,23 +27,23 @@ from lladav.config.loader import CONF, curriculum, load, run_name, stages_of  # 
 from lladav.config.schema import Config  # noqa: E402
 
 SHARED = "/mnt/shared"
-HEADER = "# Made from conf by python -m k8s.jobs; change conf or k8s/jobs.py, not this file.\n"
-PATIENCE, LEAST_HOURS = 3.0, 6.0
-"""A stage may take this many times what ``k8s.costs`` reckons, and at least so long."""
+HEADER = "# Generated from conf by python -m k8s.jobs; change conf or k8s/jobs.py, not this file.\n"
+TIMEOUT_FACTOR, MIN_TIMEOUT_HOURS = 3.0, 6.0
+"""The deadline of a stage: a multiple of the estimate of ``k8s.costs``, and a minimum."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What an overlay trains, with which settings on top of those of its groups."""
+    """The training of an overlay: config groups, and settings on top of them."""
 
     groups: tuple[str, ...]
     settings: tuple[str, ...]
     model: str
     """Name of the exported model."""
     memory: str
-    """Of a pod that prepares or exports: the model, whole."""
+    """Memory of the pods that prepare and export: they load the whole model."""
     prepare: tuple[str, ...] = ()
-    """Command that makes what the curriculum starts from."""
+    """Command that creates the data and weights that the curriculum starts from."""
 
 
 WEIGHTS = f"{SHARED}/weights"
@@ -53,7 +53,7 @@ PUBLISHED = (
     f"model.weights.vision={WEIGHTS}/siglip2-so400m-patch14-384",
     f"model.tokenizer={WEIGHTS}/LLaDA-8B-Instruct",
 )
-EMBEDDED = (
+BUILT_IN = (
     f"data.root={SHARED}/digits",
     f"model.weights.language={SHARED}/towers/language",
     f"model.weights.vision={SHARED}/towers/vision",
@@ -63,10 +63,10 @@ TINY = ("model=tiny", "data=digits")
 PROFILES = {
     "dev-cpu": Profile(
         (*TINY, "cluster=local"),
-        (f"train.storage={SHARED}/runs", "train.micro_batch=32", *EMBEDDED),
+        (f"train.storage={SHARED}/runs", "train.micro_batch=32", *BUILT_IN),
         "llada-v-tiny",
         "4Gi",
-        prepare=("python", "train/towers.py", *TINY, *EMBEDDED),
+        prepare=("python", "train/towers.py", *TINY, *BUILT_IN),
     ),
     "gpu": Profile(("model=llada_v_8b", "data=llava", "cluster=kuberay"), PUBLISHED, "llada-v-8b", "32Gi"),
     "spot": Profile(("model=llada_v_8b", "data=llava", "cluster=spot"), PUBLISHED, "llada-v-8b", "32Gi"),
@@ -74,7 +74,7 @@ PROFILES = {
 
 
 def jobs(profile: Profile, conf: Path = CONF) -> Iterator[dict[str, Any]]:
-    """Everything of an overlay that runs to an end, in the order in which it is run.
+    """All jobs of an overlay, in the order in which they run.
 
     There is a job for each stage whose sources the profile's data set has.
     """
@@ -93,9 +93,9 @@ def jobs(profile: Profile, conf: Path = CONF) -> Iterator[dict[str, Any]]:
 
 
 def stage_job(config: Config, command: tuple[str, ...]) -> dict[str, Any]:
-    """A RayJob; ``components/training`` adds its cluster."""
+    """The RayJob of a stage; ``components/training`` adds its cluster."""
     stage = config.stage.name
-    hours = max(LEAST_HOURS, PATIENCE * cost(config).hours)
+    hours = max(MIN_TIMEOUT_HOURS, TIMEOUT_FACTOR * cost(config).hours)
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
@@ -108,7 +108,7 @@ def stage_job(config: Config, command: tuple[str, ...]) -> dict[str, Any]:
 
 
 def plain_job(name: str, command: tuple[str, ...], memory: str, suspend: bool) -> dict[str, Any]:
-    """A Job of one pod without Ray."""
+    """A Job with one pod and without Ray."""
     limits = {"cpu": "2", "memory": memory}
     container = {
         "name": "lladav",
@@ -143,12 +143,12 @@ def plain_job(name: str, command: tuple[str, ...], memory: str, suspend: bool) -
 
 
 def text(profile: Profile) -> str:
-    """The file of a profile."""
+    """The text of a profile's ``jobs.yaml``."""
     return HEADER + yaml.dump_all(jobs(profile), Dumper=_Plain, sort_keys=False, width=110)
 
 
 class _Plain(yaml.SafeDumper):
-    """YAML that says what is alike twice instead of pointing to it."""
+    """Writes repeated values in full, without anchors and aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - PyYAML's signature
         return True

@@ -1,4 +1,4 @@
-"""Manifests as they are applied: built by kustomize, and the parts of them that checks ask for."""
+"""Builds manifests with kustomize and extracts the parts that the checks need."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ FOLDER = Path(__file__).resolve().parent
 OVERLAYS = ("dev-cpu", "gpu", "spot")
 
 Resource = dict[str, Any]
-"""One object of Kubernetes."""
+"""A Kubernetes object."""
 
 
 def build(folder: Path) -> list[Resource]:
     """The objects of a kustomization, as ``kubectl apply -k`` sends them.
 
-    Raises ``UserError`` where kubectl is missing or refuses the folder.
+    Raises ``UserError`` if kubectl is missing or refuses the folder.
     """
     return list(yaml.load_all(_built(folder), yaml.CSafeLoader))
 
 
 def with_component(folder: Path, component: str) -> list[Resource]:
-    """The objects of an overlay with one more component, as whoever deploys would write it."""
-    with tempfile.TemporaryDirectory() as place:
-        copy = shutil.copytree(FOLDER, Path(place) / "k8s")
+    """The objects of an overlay with an additional component."""
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = shutil.copytree(FOLDER, Path(temporary) / "k8s")
         overlay = copy / folder.relative_to(FOLDER)
         file = overlay / "kustomization.yaml"
         kustomization = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -62,7 +62,7 @@ def of_kind(resources: list[Resource], *kinds: str) -> list[Resource]:
 
 
 def cluster_spec(resource: Resource) -> Resource | None:
-    """The Ray cluster that a resource describes, if it does."""
+    """The spec of the Ray cluster in a resource; None if it has none."""
     spec = resource.get("spec") or {}
     if resource["kind"] == "RayCluster":
         return spec
@@ -70,7 +70,7 @@ def cluster_spec(resource: Resource) -> Resource | None:
 
 
 def pod_templates(resource: Resource) -> Iterator[tuple[str, Resource]]:
-    """Every kind of pod that comes of a resource, with its path."""
+    """All pod templates of a resource, with their paths."""
     spec = resource.get("spec") or {}
     if resource["kind"] in ("Deployment", "StatefulSet", "Job"):
         yield "spec.template", spec["template"]
@@ -84,10 +84,16 @@ def pod_templates(resource: Resource) -> Iterator[tuple[str, Resource]]:
 
 
 def ray_head(resource: Resource) -> Resource:
-    """The pod of a Ray cluster's head."""
+    """The pod spec of a Ray cluster's head."""
     cluster = cluster_spec(resource)
     assert cluster is not None
     return cluster["headGroupSpec"]["template"]["spec"]
+
+
+def ray_env(pod: Resource) -> dict[str, str | None]:
+    """Variables of the Ray container, which is the first; None for a value from a reference."""
+    containers = pod.get("containers") or [{}]
+    return {each["name"]: each.get("value") for each in containers[0].get("env") or []}
 
 
 def serve_settings(service: Resource) -> ServeSettings:
@@ -97,7 +103,7 @@ def serve_settings(service: Resource) -> ServeSettings:
 
 
 def ray_cluster(resource: Resource, namespace: str = "lladav") -> Resource:
-    """The RayCluster that the operator makes of a RayJob or a RayService."""
+    """The RayCluster that the operator creates for a RayJob or a RayService."""
     metadata = {"name": resource["metadata"]["name"], "namespace": namespace}
     spec = cluster_spec(resource)
     assert spec is not None

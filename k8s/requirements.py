@@ -1,6 +1,6 @@
-"""Print what the image installs: the project's dependencies, and those of videos, clusters and object stores.
+"""Print the requirements of the image: the dependencies, and the extras for videos, clusters and buckets.
 
-Run in the folder of ``pyproject.toml``, by a Python that has nothing installed yet.
+Runs in the folder of ``pyproject.toml`` and needs only the standard library.
 """
 
 import tomllib

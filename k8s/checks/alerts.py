@@ -1,4 +1,4 @@
-"""Alert rules, and whatever else asks Prometheus: expressions parse, and ask for metrics that there are."""
+"""PromQL expressions of alerts and scalers: they have to parse and to use existing metrics."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import promql_parser
 from k8s.manifests import Resource
 from serve.ops.metrics import COUNTERS, GAUGES, HISTOGRAMS
 
-OURS = re.compile(r"\bray_(lladav_\w+)")
+OUR_METRICS = re.compile(r"\bray_(lladav_\w+)")
 SERIES = {
     *COUNTERS,
     *GAUGES,
     *(f"{name}_{part}" for name in HISTOGRAMS for part in ("bucket", "sum", "count")),
 }
-"""Names under which Prometheus keeps what ``serve.ops.metrics`` counts, without Ray's prefix."""
+"""Prometheus' series names of the metrics in ``serve.ops.metrics``, without Ray's prefix."""
 
 
 def check(resource: Resource) -> Iterator[str]:
@@ -26,12 +26,12 @@ def check(resource: Resource) -> Iterator[str]:
             promql_parser.parse(expression)
         except ValueError as error:
             yield f"{where}: {' '.join(str(error).split())}"
-        for name in sorted(set(OURS.findall(expression)) - SERIES):
-            yield f"{where}: ray_{name} is no metric of ours"
+        for name in sorted(set(OUR_METRICS.findall(expression)) - SERIES):
+            yield f"{where}: ray_{name} is not one of our metrics"
 
 
 def expressions(resource: Resource) -> Iterator[tuple[str, str]]:
-    """Where an expression stands, and the expression."""
+    """The expressions of a resource, each with the name of its alert or trigger."""
     spec = resource.get("spec") or {}
     if resource["kind"] == "PrometheusRule":
         for group in spec["groups"]:

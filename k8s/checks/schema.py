@@ -1,6 +1,6 @@
-"""Fields and values: Kubernetes' own schemas, those of custom resources, and pods inside custom resources.
+"""Validates fields and values against the schemas of Kubernetes and custom resources, and of their pods.
 
-As the API server would, but strictly: it drops fields that it does not know; here they are mistakes.
+Stricter than the API server, which drops unknown fields: here they are mistakes.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from k8s.crds import Schema, schemas
 from k8s.manifests import Resource, pod_templates, title
 
 VERSIONS = ("1.32", "1.37")
-"""Of Kubernetes: the oldest and the newest that manifests are for."""
+"""The oldest and the newest supported version of Kubernetes."""
 CORE = {"v1", "apps/v1", "batch/v1", "policy/v1", "networking.k8s.io/v1", "scheduling.k8s.io/v1"}
 CORE |= {"rbac.authorization.k8s.io/v1", "autoscaling/v2"}
 
 
 def check(resource: Resource) -> Iterator[str]:
-    """Unknown kinds, unknown fields, wrong types."""
+    """Unknown kinds, unknown fields and wrong types in a resource."""
     version, kind = str(resource.get("apiVersion")), str(resource.get("kind"))
     if version in CORE:
         yield from _core(resource, title(resource))
@@ -33,7 +33,7 @@ def check(resource: Resource) -> Iterator[str]:
             pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, **template}
             yield from _core(pod, f"{title(resource)}: {path}")
     else:
-        yield f"{title(resource)}: {version} is not known here; add its schema to k8s/crds"
+        yield f"{title(resource)}: unknown API version {version}; add its schema to k8s/crds"
 
 
 def _core(resource: Resource, where: str) -> Iterator[str]:
@@ -57,21 +57,21 @@ def _validator(version: str, kind: str) -> Draft202012Validator:
 
 
 def strict(schema: Any) -> Any:
-    """JSON Schema of a Kubernetes schema, in which every object is closed that lists its properties."""
+    """A Kubernetes schema as JSON Schema; objects that list their properties allow no others."""
     if isinstance(schema, list):
         return [strict(each) for each in schema]
     if not isinstance(schema, dict):
         return schema
     if schema.get("x-kubernetes-int-or-string"):
         return {"type": ["integer", "string"]}
-    made = {key: strict(value) for key, value in schema.items() if key not in ("properties", "default")}
+    converted = {key: strict(value) for key, value in schema.items() if key not in ("properties", "default")}
     if "properties" in schema:
-        made["properties"] = {name: strict(each) for name, each in schema["properties"].items()}
+        converted["properties"] = {name: strict(each) for name, each in schema["properties"].items()}
         if not _is_open(schema):
-            made.setdefault("additionalProperties", False)
+            converted.setdefault("additionalProperties", False)
     if schema.get("nullable") and isinstance(schema.get("type"), str):
-        made["type"] = [schema["type"], "null"]
-    return made
+        converted["type"] = [schema["type"], "null"]
+    return converted
 
 
 def _is_open(schema: Schema) -> bool:
@@ -80,14 +80,14 @@ def _is_open(schema: Schema) -> bool:
 
 
 def defaulted(schema: Schema, value: Any) -> Any:
-    """The value as the API server keeps it: nulls dropped, the schema's defaults filled in."""
+    """The value as the API server stores it: without nulls, with the schema's defaults."""
     if isinstance(value, list):
         return [defaulted(schema.get("items") or {}, each) for each in value]
     if not isinstance(value, dict):
         return value
     properties = schema.get("properties") or {}
-    given = {key: each for key, each in value.items() if each is not None}
+    present = {key: each for key, each in value.items() if each is not None}
     missing = {
-        k: copy.deepcopy(p["default"]) for k, p in properties.items() if "default" in p and k not in given
+        k: copy.deepcopy(p["default"]) for k, p in properties.items() if "default" in p and k not in present
     }
-    return {key: defaulted(properties.get(key) or {}, each) for key, each in {**given, **missing}.items()}
+    return {key: defaulted(properties.get(key) or {}, each) for key, each in {**present, **missing}.items()}

@@ -1,4 +1,4 @@
-"""The Serve config inside a RayService, as strictly as ``serve.config_check`` reads it, and its model."""
+"""Checks a RayService's Serve config with ``serve.config_check``, and that the head waits for its model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from serve.ops.config_check import check as check_config
 
 
 def check(resource: Resource) -> Iterator[str]:
-    """The first thing in ``serveConfigV2`` that Ray or our builder would not understand."""
+    """The first mistake in ``serveConfigV2``; nothing for other kinds."""
     if resource["kind"] != "RayService":
         return
     try:
@@ -18,7 +18,9 @@ def check(resource: Resource) -> Iterator[str]:
     except UserError as error:
         yield f"serveConfigV2: {error}"
         return
-    model, first = serve_settings(resource).model, ray_head(resource).get("initContainers", [])
-    awaited = [value["value"] for each in first for value in each["env"] if value["name"] == "MODEL"]
+    model, containers = serve_settings(resource).model, ray_head(resource).get("initContainers", [])
+    awaited = [
+        variable["value"] for each in containers for variable in each["env"] if variable["name"] == "MODEL"
+    ]
     if awaited != [model]:
-        yield f"the head waits for the model {awaited}, and {model} is served"
+        yield f"the head waits for the model {awaited}, but {model} is served"

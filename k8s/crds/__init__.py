@@ -1,8 +1,8 @@
-"""Schemas of the custom resources that are used here.
+"""Schemas of the custom resources in our manifests.
 
 ``kuberay-1.7.0.json.xz`` holds those of KubeRay's ``RayCluster``, ``RayJob`` and ``RayService`` (Apache-2.0),
-taken from its release by ``python -m k8s.crds FOLDER``; ``others.yaml`` describes what is used here of the
-Prometheus operator and KEDA, and nothing else of them.
+extracted from its release by ``python -m k8s.crds FOLDER``. ``others.yaml`` describes the parts of the
+Prometheus operator's and KEDA's resources that the manifests use.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def schemas() -> Mapping[tuple[str, str], Schema]:
 
 
 def extracted(folder: Path) -> dict[str, Schema]:
-    """The schemas of the served versions ``v1`` in a folder of CRDs."""
+    """The schemas of version ``v1`` in a folder of CRDs."""
     found = {}
     for file in sorted(folder.glob("*.yaml")):
         crd = yaml.load(file.read_text(encoding="utf-8"), yaml.CSafeLoader)["spec"]

@@ -1,4 +1,4 @@
-"""Take KubeRay's schemas anew from a folder with its CRDs: ``python -m k8s.crds FOLDER``."""
+"""Extract KubeRay's schemas from a folder with its CRDs: ``python -m k8s.crds FOLDER``."""
 
 from __future__ import annotations
 

@@ -8,11 +8,11 @@ from k8s.manifests import FOLDER, Resource, build, of_kind
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Manifests are built by kubectl."""
+    """Skip tests of manifests if kubectl, which builds them, is missing."""
     if shutil.which("kubectl") is None:
         for item in items:
             if "/k8s/" in str(item.path) and "overlays" in getattr(item, "fixturenames", ()):
-                item.add_marker(pytest.mark.skip(reason="no kubectl here"))
+                item.add_marker(pytest.mark.skip(reason="kubectl is missing"))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Manifests with one thing changed."""
+"""Changes one field of a manifest."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from k8s.manifests import Resource
 
 
 def changed(resource: Resource, path: tuple[str | int, ...], value: Any) -> Resource:
-    """The resource with something else, or with None nothing, at a path below ``spec``."""
-    made = copy.deepcopy(resource)
-    node: Any = made["spec"]
+    """A copy of the resource with a new value at a path below ``spec``; None removes the field."""
+    edited = copy.deepcopy(resource)
+    node: Any = edited["spec"]
     for part in path[:-1]:
         node = node[part]
     if value is None:
         del node[path[-1]]
     else:
         node[path[-1]] = value
-    return made
+    return edited

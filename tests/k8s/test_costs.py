@@ -1,4 +1,4 @@
-"""The formulas of costs against what is known of the 8B model."""
+"""The cost formulas against known figures of the 8B model."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def test_a_view_is_729_tokens() -> None:
     assert sample_tokens(config("si")) == 4 * 729 + 300
 
 
-def test_more_gpus_hold_less_each_and_take_less_time() -> None:
+def test_more_gpus_need_less_memory_each_and_less_time() -> None:
     eight, sixteen = cost(config("si")), cost(config("si", "cluster.workers=16"))
     assert sixteen.gpu_gib < eight.gpu_gib
     assert sixteen.hours == pytest.approx(eight.hours / 2)
     assert sixteen.gpu_hours == pytest.approx(eight.gpu_hours)
 
 
-def test_sharded_states_are_eighteen_bytes_of_a_trained_parameter() -> None:
+def test_sharded_states_take_18_bytes_per_trained_parameter() -> None:
     """A bf16 weight, an fp32 gradient, an fp32 weight and two moments."""
     settings = config("si")
     counted = parameters_of(settings)
@@ -63,13 +63,13 @@ def test_the_table_in_the_readme_is_up_to_date() -> None:
 
 
 @pytest.mark.parametrize(("overlay", "cluster"), [("gpu", "kuberay"), ("spot", "spot")])
-def test_pods_have_scratch_for_a_checkpoint_on_its_way_to_a_bucket(
+def test_pods_have_scratch_space_for_uploading_a_checkpoint(
     overlays: dict[str, list[Resource]], overlay: str, cluster: str
 ) -> None:
     settings = config("si", f"cluster={cluster}")
-    fewest = settings.cluster.min_workers or settings.cluster.workers
+    workers = settings.cluster.min_workers or settings.cluster.workers
     counted = parameters_of(settings)
-    needed = staged_bytes(counted.all, counted.trained, Precision.bf16, fewest, ranks=1)
+    needed = staged_bytes(counted.all, counted.trained, Precision.bf16, workers, ranks=1)
     for job in of_kind(overlays[overlay], "RayJob"):
         (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
         requests = group["template"]["spec"]["containers"][0]["resources"]["requests"]

@@ -1,7 +1,7 @@
-"""The Dockerfile's steps work in a clean folder, with what ``.dockerignore`` lets through and nothing else.
+"""The Dockerfile's steps work in a clean folder that contains only what ``.dockerignore`` allows.
 
-There is no container engine here: files are copied as the steps say, pip resolves without installing, and
-what the image is for is run by this Python in the copy.
+The tests need no container engine: they copy files as the steps do, let pip resolve without installing, and
+run the image's commands with this Python in the copy.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ INSTRUCTION = re.compile(r"^([A-Z]+)\s+(.*)$")
 
 
 def instructions(root: Path) -> list[tuple[str, str]]:
-    """Keyword and rest of each instruction, continued lines joined."""
+    """Keyword and arguments of each instruction, with continued lines joined."""
     text = (root / "k8s" / "Dockerfile").read_text(encoding="utf-8")
     code = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
     found = [
@@ -37,7 +37,7 @@ def of_kind(root: Path, keyword: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def context(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is sent to the builder: nothing but what ``.dockerignore`` takes out of its first line."""
+    """The build context: everything is ignored but the exceptions in ``.dockerignore``."""
     folder = tmp_path_factory.mktemp("context")
     lines = (root / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert next(line for line in lines if line and not line.startswith("#")) == "*"
@@ -68,7 +68,7 @@ def image(root: Path, context: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def environment(root: Path, image: Path) -> dict[str, str]:
-    """The variables that ENV sets, the image's folder in place of its path."""
+    """The variables of ENV, with the copy's folder instead of the image's."""
     pairs = re.findall(r"(\w+)=(\S+)", " ".join(of_kind(root, "ENV")))
     values = {name: value.replace("/app", str(image)) for name, value in pairs if name != "HOME"}
     return {**os.environ, **values, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -78,26 +78,26 @@ def test_hadolint_finds_nothing() -> None:
     assert [*linted()] == []
 
 
-def test_the_image_is_pinned_small_and_runs_as_nobody_special(root: Path) -> None:
+def test_the_base_image_is_pinned_and_slim_and_the_user_is_not_root(root: Path) -> None:
     [base] = of_kind(root, "FROM")
     assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+", base)
     assert of_kind(root, "USER") == ["1000"]
     assert of_kind(root, "WORKDIR") == ["/app"]
 
 
-def test_packages_of_the_system_exist(root: Path) -> None:
+def test_system_packages_exist(root: Path) -> None:
     [step] = [step for step in of_kind(root, "RUN") if "apt-get" in step]
     names = re.search(r"--no-install-recommends ([\w+ .-]+) &&", step)
     assert names
     if shutil.which("apt-cache") is None:
-        pytest.skip("no Debian here")
+        pytest.skip("apt-cache is missing")
     for name in names[1].split():
         known = subprocess.run(["apt-cache", "show", name], capture_output=True, check=False)
         assert known.returncode == 0, name
 
 
 def pip_steps(root: Path) -> Iterator[str]:
-    """Commands that install; their index is this machine's."""
+    """The pip commands, with this machine's package index."""
     for step in of_kind(root, "RUN"):
         if "pip install" in step:
             yield re.sub(r'--(extra-)?index-url "?\S+', "", step).replace(
@@ -106,8 +106,8 @@ def pip_steps(root: Path) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_all_pins_are_known_and_fit_together(root: Path, image: Path, environment: dict[str, str]) -> None:
-    """pip would install what ``constraints.txt`` says; torch is there already, as from its own layer."""
+def test_all_pins_exist_and_are_compatible(root: Path, image: Path, environment: dict[str, str]) -> None:
+    """pip can resolve ``constraints.txt``. torch is installed already, as in its own layer of the image."""
     [torch, others] = pip_steps(root)
     assert "grep '^torch=='" in torch
     dry = "python -m pip install --dry-run --quiet --report report.json"
@@ -125,17 +125,19 @@ def test_all_pins_are_known_and_fit_together(root: Path, image: Path, environmen
         ("python", "train/run.py", "--help"),
         ("python", "train/export.py", "--help"),
         ("python", "train/towers.py", "--help"),
-        ("python", "-m", "serve.drain", "--help"),
+        ("python", "-m", "serve.follow_scale", "--help"),
         ("python", "-c", "import serve.app"),
     ],
     ids=" ".join,
 )  # fmt: skip
-def test_what_pods_run_starts(image: Path, environment: dict[str, str], command: tuple[str, ...]) -> None:
+def test_the_commands_of_pods_start(
+    image: Path, environment: dict[str, str], command: tuple[str, ...]
+) -> None:
     done = subprocess.run(command, cwd=image, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-def test_byte_code_can_be_made(image: Path, environment: dict[str, str], root: Path) -> None:
+def test_byte_code_can_be_compiled(image: Path, environment: dict[str, str], root: Path) -> None:
     [step] = [step for step in of_kind(root, "RUN") if "compileall" in step]
     command = step.partition("&&")[2].strip()
     done = subprocess.run(["sh", "-c", command], cwd=image, env=environment, capture_output=True, check=False)

@@ -1,4 +1,4 @@
-"""Jobs that are made from conf: one for each stage, restartable by themselves, in files that do not drift."""
+"""Jobs generated from conf: one per stage, restartable, and in files that are up to date."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lladav.config.schema import Config
 
 
 def config_of(job: Resource) -> Config:
-    """The settings that a job's command gives."""
+    """The settings in a job's command."""
     python, entry, *overrides = shlex.split(job["spec"]["entrypoint"])
     assert (python, entry) == ("python", "train/run.py")
     return load(overrides)
@@ -26,14 +26,14 @@ def test_every_stage_that_the_data_has_gets_a_job(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", PROFILES)
-def test_files_are_as_conf_says(overlay: str) -> None:
+def test_files_are_up_to_date(overlay: str) -> None:
     file = FOLDER / "overlays" / overlay / "jobs.yaml"
     generated = text(PROFILES[overlay])
     assert file.read_text(encoding="utf-8") == generated, "conf has changed: run python -m k8s.jobs"
 
 
 @pytest.mark.parametrize("overlay", PROFILES)
-def test_jobs_wait_and_can_be_run_again(overlays: dict[str, list[Resource]], overlay: str) -> None:
+def test_jobs_start_suspended_and_can_be_retried(overlays: dict[str, list[Resource]], overlay: str) -> None:
     for job in of_kind(overlays[overlay], "RayJob"):
         spec, config = job["spec"], config_of(job)
         assert spec["suspend"]
@@ -41,10 +41,10 @@ def test_jobs_wait_and_can_be_run_again(overlays: dict[str, list[Resource]], ove
         assert spec["shutdownAfterJobFinishes"]
         assert spec["ttlSecondsAfterFinished"] > 0
         assert spec["activeDeadlineSeconds"] >= 6 * 3600
-        assert config.train.storage.startswith("/mnt/shared/"), "a retry has to find the checkpoints"
+        assert config.train.storage.startswith("/mnt/shared/"), "a retry needs the checkpoints"
 
 
-def test_the_export_takes_the_last_stage_of_the_curriculum(overlays: dict[str, list[Resource]]) -> None:
+def test_the_export_uses_the_last_stage_of_the_curriculum(overlays: dict[str, list[Resource]]) -> None:
     for overlay in PROFILES:
         jobs_ = of_kind(overlays[overlay], "Job")
         [export] = [job for job in jobs_ if job["metadata"]["name"] == "lladav-export"]
@@ -55,13 +55,13 @@ def test_the_export_takes_the_last_stage_of_the_curriculum(overlays: dict[str, l
         assert export["spec"]["suspend"]
 
 
-def test_the_jobs_of_the_tiny_model_fit_a_laptops_node(overlays: dict[str, list[Resource]]) -> None:
+def test_the_jobs_of_the_tiny_model_are_small(overlays: dict[str, list[Resource]]) -> None:
     for job in of_kind(overlays["dev-cpu"], "Job"):
         [container] = job["spec"]["template"]["spec"]["containers"]
         assert container["resources"]["requests"] == {"cpu": "2", "memory": "4Gi"}
 
 
-def test_longer_stages_may_take_longer(overlays: dict[str, list[Resource]]) -> None:
+def test_longer_stages_have_later_deadlines(overlays: dict[str, list[Resource]]) -> None:
     deadline = {
         j["metadata"]["name"]: j["spec"]["activeDeadlineSeconds"] for j in of_kind(overlays["gpu"], "RayJob")
     }

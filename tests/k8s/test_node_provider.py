@@ -15,12 +15,12 @@ JSON_PATCH = "application/json-patch+json"
 
 
 class ApiServer(IKubernetesHttpApiClient):
-    """A RayCluster and its pods; pods come and go as the operator would have it."""
+    """A RayCluster and its pods, reconciled as by the operator."""
 
     def __init__(self, cluster: Resource) -> None:
         self.cluster = copy.deepcopy(cluster)
         self.pods = [pod("head", "head", "headgroup")]
-        self.made = 0
+        self.created = 0
         self.reconcile()
 
     @property
@@ -48,12 +48,12 @@ class ApiServer(IKubernetesHttpApiClient):
         raise AssertionError(f"DELETE {path}: the operator deletes pods")
 
     def reconcile(self) -> None:
-        """What KubeRay's operator does: delete who is to go, then make up the number."""
-        leaving = set(self.group.get("scaleStrategy", {}).get("workersToDelete", []))
-        self.pods = [each for each in self.pods if each["metadata"]["name"] not in leaving]
+        """Do what KubeRay's operator does: delete the listed workers, then create missing ones."""
+        deleted = set(self.group.get("scaleStrategy", {}).get("workersToDelete", []))
+        self.pods = [each for each in self.pods if each["metadata"]["name"] not in deleted]
         while len(self.pods) - 1 < self.group["replicas"]:
-            self.made += 1
-            self.pods.append(pod(f"worker-{self.made}", "worker", self.group["groupName"]))
+            self.created += 1
+            self.pods.append(pod(f"worker-{self.created}", "worker", self.group["groupName"]))
 
 
 def pod(name: str, kind: str, group: str) -> Resource:
@@ -71,8 +71,8 @@ def api(service: Resource) -> ApiServer:
 
 @pytest.fixture
 def provider(api: ApiServer) -> KubeRayProvider:
-    nobody: Any = None
-    return KubeRayProvider("lladav", {"namespace": "lladav"}, gcs_client=nobody, k8s_api_client=api)
+    no_client: Any = None
+    return KubeRayProvider("lladav", {"namespace": "lladav"}, gcs_client=no_client, k8s_api_client=api)
 
 
 def workers(provider: KubeRayProvider) -> set[str]:

@@ -1,4 +1,4 @@
-"""Every overlay, alone and with each component that it may be given, keeps every rule."""
+"""Every overlay passes all checks, alone and with each of its optional components."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ CHANGED = [(overlay, component) for overlay, components in OPTIONS.items() for c
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_nothing_is_wrong(overlays: dict[str, list[Resource]], overlay: str) -> None:
+def test_overlays_pass(overlays: dict[str, list[Resource]], overlay: str) -> None:
     assert [*of_overlay(overlays[overlay])] == []
 
 
 @pytest.mark.parametrize(("overlay", "component"), CHANGED)
-def test_nothing_is_wrong_with_a_component(
+def test_overlays_with_a_component_pass(
     overlays: dict[str, list[Resource]], overlay: str, component: str
 ) -> None:
     changed = with_component(FOLDER / "overlays" / overlay, component)
@@ -26,7 +26,7 @@ def test_nothing_is_wrong_with_a_component(
     assert [*of_overlay(changed)] == []
 
 
-def test_files_are_in_order() -> None:
+def test_files_pass() -> None:
     assert [*of_files()] == []
 
 
@@ -46,7 +46,7 @@ def _components_in(file: Path) -> set[str]:
     }
 
 
-def test_production_keeps_the_heads_state_and_two_replicas(service: Resource) -> None:
+def test_production_has_fault_tolerance_and_two_replicas(service: Resource) -> None:
     spec = service["spec"]
     assert "gcsFaultToleranceOptions" in spec["rayClusterConfig"]
     assert spec["excludeHeadPodFromServeSvc"]
@@ -55,7 +55,7 @@ def test_production_keeps_the_heads_state_and_two_replicas(service: Resource) ->
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_ray_asks_for_a_token_everywhere(overlays: dict[str, list[Resource]], overlay: str) -> None:
+def test_every_ray_cluster_requires_a_token(overlays: dict[str, list[Resource]], overlay: str) -> None:
     for resource in of_kind(overlays[overlay], "RayJob", "RayService"):
         cluster = resource["spec"].get("rayClusterConfig") or resource["spec"]["rayClusterSpec"]
         assert cluster["authOptions"] == {"mode": "token"}, title(resource)

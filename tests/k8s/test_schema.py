@@ -1,4 +1,4 @@
-"""Fields that are misspelt, missing or of the wrong type are found wherever they stand."""
+"""Misspelt, missing and wrongly typed fields are found at any level."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from k8s.manifests import Resource, title
 
 Path_ = tuple[str | int, ...]
 FREE = {"labels", "annotations", "matchLabels", "limits", "requests", "data", "rayStartParams"}
-"""Mappings whose keys are the user's."""
+"""Mappings with arbitrary keys."""
 
 
 def keys(node: Any, path: Path_ = ()) -> Iterator[Path_]:
-    """Paths of all keys that have to be known ones."""
+    """Paths of all keys that the schema has to know."""
     if isinstance(node, dict):
         for key, below in node.items():
             if not (path and path[-1] in FREE) and path != ("metadata",) and "/" not in key:
@@ -43,17 +43,17 @@ def one_of_each_kind(overlays: dict[str, list[Resource]]) -> dict[str, Resource]
     return {resource["kind"]: resource for resource in overlays["gpu"]}
 
 
-def test_whatever_is_misspelt_is_found(overlays: dict[str, list[Resource]]) -> None:
-    """One key after another of one object of each kind."""
+def test_every_misspelt_key_is_found(overlays: dict[str, list[Resource]]) -> None:
+    """Misspells each key of one object of each kind."""
     for kind, resource in one_of_each_kind(overlays).items():
         paths = [path for path in keys(resource) if path[0] not in ("kind", "apiVersion")]
         missed = [path for path in paths if not any(check(misspelt(resource, path)))]
         assert not missed, (kind, missed)
 
 
-def test_a_kind_that_is_not_known_is_told() -> None:
+def test_an_unknown_kind_is_an_error() -> None:
     [line] = check({"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": "a"}})
-    assert line == "Thing a: example.com/v1 is not known here; add its schema to k8s/crds"
+    assert line == "Thing a: unknown API version example.com/v1; add its schema to k8s/crds"
 
 
 def test_wrong_types_are_found(service: Resource, job: Resource) -> None:
@@ -87,7 +87,7 @@ def test_objects_that_list_their_properties_are_closed() -> None:
 def test_the_schemas_are_those_of_kuberays_release(root: Path) -> None:
     folder = root.parent / "shared" / "kuberay-crds"
     if not folder.is_dir():
-        pytest.skip("KubeRay's CRDs are not beside the project")
+        pytest.skip("KubeRay's CRDs are not next to the project")
     for name, schema in extracted(folder).items():
         version, kind = name.split(" ")
         assert schemas()[version, kind] == schema

@@ -1,4 +1,4 @@
-"""The Serve config in a RayService is read as strictly as one in a file."""
+"""The Serve config in a RayService is checked as strictly as one in a file."""
 
 from __future__ import annotations
 

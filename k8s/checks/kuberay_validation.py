@@ -1,7 +1,7 @@
-"""What KubeRay 1.7 refuses only when it meets a resource, ported from the behaviour of its validation.
+"""The validation that KubeRay 1.7's operator does beyond its CRDs, reimplemented from its behaviour.
 
-The CRDs let these through; the operator then leaves the resource alone and says so in an event. Feature gates
-are taken to be off, as they are where nothing is set, but for the one that incremental upgrades need.
+The API server accepts such resources; the operator then ignores them and reports an event. Feature gates are
+assumed to have their default, off, except for the gate of incremental upgrades.
 """
 
 from __future__ import annotations
@@ -12,31 +12,34 @@ from typing import Any
 
 import yaml
 
-from k8s.manifests import Resource, cluster_spec
+from k8s.manifests import Resource, cluster_spec, ray_env
 
-LONGEST_CLUSTER, SUFFIX = 53, 6
-"""Characters of a cluster's name, part of its services' names, and of what the operator adds to ours."""
+MAX_CLUSTER_NAME, SUFFIX = 53, 6
+"""Characters of a cluster's name, and of the suffix that the operator adds to a job's or service's name."""
 LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 SIZES = ("num-cpus", "num-gpus", "memory", "resources")
 REDIS = ("redis-username", "redis-password", "REDIS_USERNAME", "REDIS_PASSWORD", "RAY_REDIS_ADDRESS")
-"""Start parameters and variables of the head that concern Redis."""
-GATED = {
+"""Start parameters and variables of the head for Redis."""
+FEATURE_GATES = {
     "networkPolicy": "RayClusterNetworkPolicy",
     "tlsOptions": "RayClusterMTLS",
     "historyServerOptions": "RayClusterHistoryServer",
 }
-UNFIT = {"SidecarMode": ("submitterPodTemplate", "submitterConfig"), "InteractiveMode": ("backoffLimit",)}
-"""Fields that do not go with a mode of submission."""
-LEAST = {"activeDeadlineSeconds": 1, "preRunningDeadlineSeconds": 1, "backoffLimit": 0}
+INVALID_FIELDS = {
+    "SidecarMode": ("submitterPodTemplate", "submitterConfig"),
+    "InteractiveMode": ("backoffLimit",),
+}
+"""Fields that a submission mode does not allow."""
+MINIMUM = {"activeDeadlineSeconds": 1, "preRunningDeadlineSeconds": 1, "backoffLimit": 0}
 UPGRADES = ("NewCluster", "NewClusterWithIncrementalUpgrade", "None")
 
 
 def check(resource: Resource) -> Iterator[str]:
-    """What the operator would not accept; nothing for resources that are not its own."""
+    """The errors that the operator would report; nothing for resources of other kinds."""
     kind = resource["kind"]
     if cluster_spec(resource) is None and kind not in ("RayJob", "RayService"):
         return
-    yield from _name(resource["metadata"]["name"], LONGEST_CLUSTER - (0 if kind == "RayCluster" else SUFFIX))
+    yield from _name(resource["metadata"]["name"], MAX_CLUSTER_NAME - (0 if kind == "RayCluster" else SUFFIX))
     spec = cluster_spec(resource)
     if spec is None:
         yield "has no Ray cluster; write rayClusterSpec or rayClusterConfig"
@@ -48,11 +51,11 @@ def check(resource: Resource) -> Iterator[str]:
         yield from _service(resource["spec"])
 
 
-def _name(name: str, longest: int) -> Iterator[str]:
-    if len(name) > longest:
-        yield f"metadata.name: {name} is longer than {longest} characters"
+def _name(name: str, max_length: int) -> Iterator[str]:
+    if len(name) > max_length:
+        yield f"metadata.name: {name} is longer than {max_length} characters"
     if not LABEL.fullmatch(name):
-        yield f"metadata.name: {name} is no DNS label that begins with a letter"
+        yield f"metadata.name: {name} is not a DNS label that starts with a letter"
 
 
 def _cluster(spec: Resource, owned: bool) -> Iterator[str]:
@@ -62,11 +65,11 @@ def _cluster(spec: Resource, owned: bool) -> Iterator[str]:
         yield from (f"group {name}: {line}" for line in _group(group))
     for group in groups:
         yield from (f"group {group['groupName']}: {line}" for line in _workers(group, scales))
-    for field, gate in GATED.items():
+    for field, gate in FEATURE_GATES.items():
         if field in spec:
             yield f"{field}: needs the operator's feature gate {gate}"
     if owned and "upgradeStrategy" in spec:
-        yield "upgradeStrategy: not in a cluster that belongs to a RayJob or a RayService"
+        yield "upgradeStrategy: not allowed in the cluster of a RayJob or a RayService"
     yield from _autoscaler(spec, scales)
     yield from _fault_tolerance(spec)
     yield from _authentication(spec)
@@ -77,7 +80,7 @@ def _group(group: Resource) -> Iterator[str]:
     if not group["template"]["spec"].get("containers"):
         yield "has no container"
     if group.get("resources") and any(start.get(size) for size in SIZES):
-        yield "resources stand both in rayStartParams and in resources; keep one"
+        yield "resources are set in both rayStartParams and resources; keep one"
     if "labels" in start:
         yield "rayStartParams.labels: use the group's labels"
 
@@ -85,9 +88,9 @@ def _group(group: Resource) -> Iterator[str]:
 def _workers(group: Resource, scales: bool) -> Iterator[str]:
     low, high = group.get("minReplicas"), group.get("maxReplicas")
     if not scales and (low is None or high is None):
-        yield "minReplicas and maxReplicas are both needed without autoscaling"
+        yield "without autoscaling minReplicas and maxReplicas are both required"
     if low is not None and high is not None and not 0 <= low <= high:
-        yield f"minReplicas {low} and maxReplicas {high} do not ascend from 0"
+        yield f"minReplicas {low} and maxReplicas {high} are not in ascending order from 0"
     if group.get("suspend"):
         yield "suspend: needs the feature gate RayJobDeletionPolicy, and no autoscaling"
     if not scales and (group.get("idleTimeoutSeconds") or group.get("priority")):
@@ -97,7 +100,7 @@ def _workers(group: Resource, scales: bool) -> Iterator[str]:
 def _autoscaler(spec: Resource, scales: bool) -> Iterator[str]:
     options = spec.get("autoscalerOptions") or {}
     head = spec["headGroupSpec"]["template"]["spec"]
-    by_env = _env(head).get("RAY_enable_autoscaler_v2")
+    by_env = ray_env(head).get("RAY_enable_autoscaler_v2")
     if by_env in ("1", "true") and not scales:
         yield "RAY_enable_autoscaler_v2 is set without enableInTreeAutoscaling"
     if by_env is not None and options.get("version"):
@@ -107,29 +110,29 @@ def _autoscaler(spec: Resource, scales: bool) -> Iterator[str]:
     if scales and options.get("version") == "v2":
         pods = [head, *(group["template"]["spec"] for group in spec.get("workerGroupSpecs") or [])]
         if any(pod.get("restartPolicy", "Never") != "Never" for pod in pods):
-            yield "restartPolicy must be Never, or left out, with autoscaler v2"
+            yield "restartPolicy must be Never or absent with autoscaler v2"
 
 
 def _fault_tolerance(spec: Resource) -> Iterator[str]:
     options, head = spec.get("gcsFaultToleranceOptions"), spec["headGroupSpec"]
-    env, start = _env(head["template"]["spec"]), head.get("rayStartParams") or {}
-    given = {name for name in REDIS if name in env or start.get(name)}
-    if given & {"redis-username", "REDIS_USERNAME"}:
-        yield "the Redis user belongs into gcsFaultToleranceOptions.redisUsername"
-    if options is None and "RAY_REDIS_ADDRESS" in given:
+    env, start = ray_env(head["template"]["spec"]), head.get("rayStartParams") or {}
+    present = {name for name in REDIS if name in env or start.get(name)}
+    if present & {"redis-username", "REDIS_USERNAME"}:
+        yield "set the Redis user in gcsFaultToleranceOptions.redisUsername"
+    if options is None and "RAY_REDIS_ADDRESS" in present:
         yield "RAY_REDIS_ADDRESS is set without gcsFaultToleranceOptions"
     if options is not None:
-        for name in sorted(given & {"RAY_REDIS_ADDRESS", "REDIS_PASSWORD", "redis-password"}):
-            yield f"{name} is set beside gcsFaultToleranceOptions"
+        for name in sorted(present & {"RAY_REDIS_ADDRESS", "REDIS_PASSWORD", "redis-password"}):
+            yield f"{name} is set in addition to gcsFaultToleranceOptions"
         yield from _backend(options)
 
 
 def _backend(options: dict[str, Any]) -> Iterator[str]:
     backend = options.get("backend", "redis")
     if backend == "redis" and "storage" in options:
-        yield "gcsFaultToleranceOptions.storage is for the backend rocksdb alone"
+        yield "gcsFaultToleranceOptions.storage is only for the backend rocksdb"
     if backend == "rocksdb":
-        yield "gcsFaultToleranceOptions.backend: rocksdb needs a feature gate that is off"
+        yield "gcsFaultToleranceOptions.backend: rocksdb needs a feature gate that is off by default"
 
 
 def _authentication(spec: Resource) -> Iterator[str]:
@@ -150,14 +153,14 @@ def _job(spec: Resource) -> Iterator[str]:
     for field in ("suspend", "ttlSecondsAfterFinished"):
         if spec.get(field) and not shuts_down:
             yield f"{field} needs shutdownAfterJobFinishes"
-    for field, least in LEAST.items():
-        if spec.get(field) is not None and spec[field] < least:
-            yield f"{field}: {spec[field]} is less than {least}"
+    for field, minimum in MINIMUM.items():
+        if spec.get(field) is not None and spec[field] < minimum:
+            yield f"{field}: {spec[field]} is less than {minimum}"
     if "deletionStrategy" in spec:
         yield "deletionStrategy: needs the feature gate RayJobDeletionPolicy"
-    for field in UNFIT.get(mode, ()):
+    for field in INVALID_FIELDS.get(mode, ()):
         if spec.get(field):
-            yield f"{field} is not for {mode}"
+            yield f"{field} is not allowed with {mode}"
     yield from _runtime_env(spec.get("runtimeEnvYAML", ""))
 
 
@@ -165,19 +168,19 @@ def _runtime_env(text: str) -> Iterator[str]:
     try:
         yaml.safe_load(text)
     except yaml.YAMLError:
-        yield "runtimeEnvYAML is no YAML"
+        yield "runtimeEnvYAML is not YAML"
 
 
 def _service(spec: Resource) -> Iterator[str]:
     strategy = spec.get("upgradeStrategy") or {}
     kind = strategy.get("type", UPGRADES[0])
     if kind not in UPGRADES:
-        yield f"upgradeStrategy.type: {kind} is none of {', '.join(UPGRADES)}"
+        yield f"upgradeStrategy.type: {kind} is not one of {', '.join(UPGRADES)}"
     if kind == "NewClusterWithIncrementalUpgrade":
         yield from _incremental(spec, strategy.get("clusterUpgradeOptions"))
     head_service = spec["rayClusterConfig"]["headGroupSpec"].get("headService") or {}
     if (head_service.get("metadata") or {}).get("name"):
-        yield "headGroupSpec.headService.metadata.name: the operator names this service"
+        yield "headGroupSpec.headService.metadata.name: must be absent, the operator names this service"
 
 
 def _incremental(spec: Resource, options: dict[str, Any] | None) -> Iterator[str]:
@@ -188,14 +191,8 @@ def _incremental(spec: Resource, options: dict[str, Any] | None) -> Iterator[str
         return
     surge, step = options.get("maxSurgePercent", 100), options.get("stepSizePercent", -1)
     if not 0 <= step <= surge <= 100:
-        yield f"clusterUpgradeOptions: stepSizePercent {step}, maxSurgePercent {surge}: do not ascend to 100"
+        yield f"clusterUpgradeOptions: stepSizePercent {step}, maxSurgePercent {surge} are not in ascending order"
     if options.get("intervalSeconds", 0) <= 0:
         yield "clusterUpgradeOptions.intervalSeconds is not positive"
     if not options.get("gatewayClassName"):
         yield "clusterUpgradeOptions.gatewayClassName is missing"
-
-
-def _env(pod: Resource) -> dict[str, str | None]:
-    """Variables of the Ray container, which is the first; None where a value comes from elsewhere."""
-    containers = pod.get("containers") or [{}]
-    return {each["name"]: each.get("value") for each in containers[0].get("env") or []}

@@ -1,4 +1,4 @@
-"""What every pod and every reference of ours has to keep, whatever Kubernetes would accept."""
+"""Our own policies for pods, references, networks and disruption budgets."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from typing import Any
 
 from k8s.manifests import Resource, of_kind, pod_templates, title
 
-BROUGHT = {
+EXTERNAL_REFERENCES = {
     "Secret lladav-keys": "API keys",
-    "Secret lladav-ray-token": "the token that Ray asks for, where others than the operator need it",
+    "Secret lladav-ray-token": "Ray's token, if others than the operator need it",
     "Secret lladav-redis": "the password of Redis",
 }
-"""What manifests refer to and whoever deploys brings; ``k8s/README.md`` says how."""
+"""Objects that the manifests refer to but do not contain; ``k8s/README.md`` says how to create them."""
 
 VOLUMES = {
     "Secret": ("secret", "secretName"),
     "ConfigMap": ("configMap", "name"),
     "PersistentVolumeClaim": ("persistentVolumeClaim", "claimName"),
 }
-"""Sources of volumes by the kind that they refer to, and their fields."""
+"""The kind that a volume source refers to: field of the volume, field of the name."""
 
 
 def check(resources: Sequence[Resource]) -> Iterator[str]:
-    """The rules over all objects of an overlay."""
-    known = {title(resource) for resource in resources} | set(BROUGHT)
+    """Violations of the policies in the objects of an overlay."""
+    known = {title(resource) for resource in resources} | set(EXTERNAL_REFERENCES)
     for resource in resources:
         for path, template in pod_templates(resource):
             where = f"{title(resource)}: {path}"
             yield from (f"{where}: {line}" for line in _pod(template["spec"]))
             yield from (
-                f"{where}: refers to {name}, which is not there"
+                f"{where}: refers to {name}, which does not exist"
                 for name in references(template["spec"])
                 if name not in known
             )
@@ -39,7 +39,7 @@ def check(resources: Sequence[Resource]) -> Iterator[str]:
 
 
 def _pod(spec: Resource) -> Iterator[str]:
-    """As the restricted Pod Security Standard wants it, with limits and pinned images."""
+    """The restricted Pod Security Standard, limits, and pinned images."""
     security = spec.get("securityContext") or {}
     if not security.get("runAsNonRoot"):
         yield "runs as root; set securityContext.runAsNonRoot"
@@ -65,7 +65,7 @@ def _container(container: Resource) -> Iterator[str]:
 
 
 def references(pod: Resource) -> Iterator[str]:
-    """Objects that a pod cannot start without, as ``Kind name``."""
+    """The objects that a pod needs to start, as ``Kind name``."""
     for volume in pod.get("volumes") or []:
         for kind, (source, name) in VOLUMES.items():
             if source in volume:
@@ -87,19 +87,19 @@ def _source(source: dict[str, Any]) -> Iterator[str]:
 
 
 def _network(resources: Sequence[Resource]) -> Iterator[str]:
-    """Everything is denied unless a rule opens it, and gateways get no further than Serve's port."""
+    """All traffic is denied by default, and gateways reach only Serve's port."""
     policies = of_kind(list(resources), "NetworkPolicy")
     denies = [p for p in policies if p["spec"]["podSelector"] == {} and not _rules(p)]
     if not any(set(policy["spec"]["policyTypes"]) == {"Ingress", "Egress"} for policy in denies):
-        yield "NetworkPolicy: none denies everything that no other one allows"
+        yield "NetworkPolicy: none denies all traffic by default"
     for policy in policies:
         for rule in policy["spec"].get("ingress") or []:
             if not rule.get("from"):
-                yield f"{title(policy)}: lets everybody in; say from where"
+                yield f"{title(policy)}: allows traffic from everywhere; add from:"
         if "gateway" in str(policy["spec"].get("ingress")):
             ports = [port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]]
             if ports != [8000]:
-                yield f"{title(policy)}: opens {ports} to gateways; 8000 is Serve's"
+                yield f"{title(policy)}: opens {ports} to gateways; Serve's port is 8000"
 
 
 def _rules(policy: Resource) -> list[Any]:
@@ -107,7 +107,7 @@ def _rules(policy: Resource) -> list[Any]:
 
 
 def _disruption(resources: Sequence[Resource]) -> Iterator[str]:
-    """Every kind of Ray worker is under a budget."""
+    """All Ray workers have a disruption budget."""
     budgets = [
         each["spec"]["selector"]["matchLabels"] for each in of_kind(list(resources), "PodDisruptionBudget")
     ]

@@ -1,4 +1,4 @@
-"""Pods, references, network rules and budgets: what our own rules find."""
+"""Our own policies find mistakes in pods, references, network rules and budgets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from k8s.checks.house_rules import BROUGHT, check
+from k8s.checks.policies import EXTERNAL_REFERENCES, check
 from k8s.manifests import FOLDER, Resource, title
 
 GATEWAYS = {"matchLabels": {"lladav/role": "gateway"}}
@@ -23,7 +23,7 @@ def without(resources: list[Resource], name: str) -> list[Resource]:
     return [resource for resource in resources if title(resource) != name]
 
 
-SPOILT: dict[str, Callable[[dict[str, Any]], Any]] = {
+MISTAKES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "runs as root": lambda pod: pod["securityContext"].pop("runAsNonRoot"),
     "has no seccompProfile": lambda pod: pod["securityContext"].pop("seccompProfile"),
     "may gain privileges": lambda pod: pod["containers"][0]["securityContext"].clear(),
@@ -38,29 +38,29 @@ SPOILT: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
-@pytest.mark.parametrize("says", SPOILT)
+@pytest.mark.parametrize("says", MISTAKES)
 def test_pods(overlays: dict[str, list[Resource]], says: str) -> None:
     resources = copy.deepcopy(overlays["gpu"])
-    SPOILT[says](pod_of(resources, "StatefulSet lladav-redis"))
+    MISTAKES[says](pod_of(resources, "StatefulSet lladav-redis"))
     assert any(says in line for line in check(resources))
 
 
 @pytest.mark.parametrize(
     ("gone", "says"),
     [
-        ("NetworkPolicy deny-all", "none denies everything"),
+        ("NetworkPolicy deny-all", "none denies all traffic"),
         ("PersistentVolumeClaim lladav-shared", "refers to PersistentVolumeClaim lladav-shared"),
         ("PodDisruptionBudget lladav-serving", "no PodDisruptionBudget selects its pods"),
     ],
 )
-def test_what_has_to_be_there(overlays: dict[str, list[Resource]], gone: str, says: str) -> None:
+def test_missing_objects(overlays: dict[str, list[Resource]], gone: str, says: str) -> None:
     assert any(says in line for line in check(without(overlays["gpu"], gone)))
 
 
 @pytest.mark.parametrize(
     ("name", "rule", "says"),
     [
-        ("NetworkPolicy allow-gateway", {"ports": [{"port": 8000}]}, "lets everybody in"),
+        ("NetworkPolicy allow-gateway", {"ports": [{"port": 8000}]}, "allows traffic from everywhere"),
         (
             "NetworkPolicy allow-gateway",
             {
@@ -78,6 +78,6 @@ def test_network_rules(overlays: dict[str, list[Resource]], name: str, rule: Any
     assert any(says in line for line in check(resources))
 
 
-def test_what_is_brought_is_explained() -> None:
+def test_external_references_are_explained() -> None:
     readme = (FOLDER / "README.md").read_text(encoding="utf-8")
-    assert all(name.split(" ")[1] in readme for name in BROUGHT)
+    assert all(name.split(" ")[1] in readme for name in EXTERNAL_REFERENCES)
