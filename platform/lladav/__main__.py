@@ -31,7 +31,6 @@ COMMANDS = {
     "serve": Command("serve.run", "serve a model and the playground on this machine"),
     "keys": Command("serve.keys", "create an API key"),
     "config-check": Command("serve.config_check", "check Serve config files and RayService manifests"),
-    "drain": Command("serve.drain", "drain this machine's Ray node before it stops"),
     "follow-scale": Command("serve.follow_scale", "apply an external autoscaler's number of replicas"),
 }
 

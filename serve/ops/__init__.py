@@ -1,1 +1,1 @@
-"""What operators need: autoscaling, metrics, a check of config files, draining."""
+"""For operators: autoscaling, metrics, and a check of config files."""

@@ -78,7 +78,7 @@ def test_jobs(job: Resource, path: tuple[str | int, ...], value: Any, says: str)
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"stepSizePercent": 60, "maxSurgePercent": 50}, "not in ascending order"),
+        ({"stepSizePercent": 60, "maxSurgePercent": 50}, "not ascending"),
         ({"intervalSeconds": 0}, "intervalSeconds is not positive"),
         ({"gatewayClassName": ""}, "gatewayClassName is missing"),
     ],

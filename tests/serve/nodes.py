@@ -1,4 +1,4 @@
-"""A Ray whose nodes come and go: by Ray's own autoscaler, or by hand; all are processes of this machine."""
+"""Ray clusters whose nodes start and stop, by Ray's autoscaler or by a test, all on this machine."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,18 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE
 from ray.util import get_node_ip_address
 
 from lladav.cluster import Head, plain_python
-from serve.drain import Node, nodes
-from tests.ray_nodes import STORE_BYTES, kill_all, node
+from tests.ray_nodes import STORE_BYTES, node
 
 HEAD_CPUS, WORKER_CPUS = 2, 1
 READY_SECONDS = 60.0
+SERVING = ("ray::ServeReplica:", "ray::ProxyActor")
 
 
 @contextlib.contextmanager
 def elastic_cluster(workers: int) -> Iterator[tuple[str, Path]]:
-    """Address and folder of a Ray that starts up to ``workers`` nodes of one CPU when they are needed; they
-    and the head end with the block.
+    """A Ray with an autoscaler that starts up to ``workers`` nodes of one CPU; yields its address and folder.
+
+    All its nodes end with the block.
     """
     folder = Path(tempfile.mkdtemp(prefix="lladav-", dir="/tmp"))
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -66,26 +68,42 @@ def elastic_cluster(workers: int) -> Iterator[tuple[str, Path]]:
 
 
 @contextlib.contextmanager
-def worker(head: Head, cpus: int) -> Iterator[Node]:
-    """A further node of a Ray, killed with the block."""
-    with node(head, cpus) as process:
-        yield _node_of(process)
+def worker(head: Head, cpus: int, drain_seconds: float) -> Iterator[WorkerNode]:
+    """A worker node that drains for ``drain_seconds`` on SIGTERM; killed with the block."""
+    variables = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(drain_seconds)}
+    with node(replace(head, environment={**head.environment, **variables}), cpus) as process:
+        yield WorkerNode(process, _raylet_of(process))
 
 
-def kill(drained: Node) -> None:
-    """End a node's processes at once, as where a machine loses its power."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        kill_all(psutil.Process(drained.raylet.ppid()))
+@dataclass(frozen=True)
+class WorkerNode:
+    """A worker node of a Ray."""
+
+    start: psutil.Popen
+    """``ray start --block``, the main process of a pod."""
+    raylet: psutil.Process
+
+    def serving(self) -> int:
+        """The number of Serve replicas and proxies on the node."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return sum(_title(each).startswith(SERVING) for each in self.raylet.children())
+        return 0
 
 
-def _node_of(process: psutil.Popen) -> Node:
+def _raylet_of(process: psutil.Popen) -> psutil.Process:
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
-        for found in nodes():
-            if found.raylet.ppid() == process.pid:
-                return found
+        for child in process.children():
+            if child.name() == "raylet":
+                return child
         time.sleep(0.2)
-    raise TimeoutError("the node does not come up")
+    raise TimeoutError("the node does not start")
+
+
+def _title(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
 
 
 def _config(address: str, workers: int) -> dict[str, Any]:
@@ -121,11 +139,11 @@ def _wait_for(port: int) -> None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         time.sleep(0.2)
-    raise TimeoutError("the head does not come up")
+    raise TimeoutError("the head does not start")
 
 
 def _end(process: subprocess.Popen[bytes], folder: Path) -> None:
-    """End the head and whatever it started, known by the folder in their environment."""
+    """Kill the head and all processes that it started, identified by the folder in their environment."""
     before = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
