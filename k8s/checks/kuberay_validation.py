@@ -191,7 +191,7 @@ def _incremental(spec: Resource, options: dict[str, Any] | None) -> Iterator[str
         return
     surge, step = options.get("maxSurgePercent", 100), options.get("stepSizePercent", -1)
     if not 0 <= step <= surge <= 100:
-        yield f"clusterUpgradeOptions: stepSizePercent {step} and maxSurgePercent {surge}: not ascending to 100"
+        yield f"clusterUpgradeOptions: stepSizePercent {step}, maxSurgePercent {surge}: not ascending to 100"
     if options.get("intervalSeconds", 0) <= 0:
         yield "clusterUpgradeOptions.intervalSeconds is not positive"
     if not options.get("gatewayClassName"):
