@@ -131,7 +131,7 @@ def gpu_bytes(config: Config, parameters: Parameters) -> float:
 
 
 def stages(cluster: str = "kuberay") -> Iterator[StageCost]:
-    """The costs of the 8B model's stages whose sources the published data has, in the order of the curriculum."""
+    """The costs of the 8B model's stages that the published data has, in the order of the curriculum."""
     offered = stages_of("llava")
     for stage in (stage for stage in curriculum() if stage in offered):
         yield cost(load([f"stage={stage}", "model=llada_v_8b", "data=llava", f"cluster={cluster}"]))
