@@ -1,7 +1,8 @@
-"""The playground: one static page that asks questions and shows answers fill in.
+"""The playground: a static page that sends questions and shows how answers are unmasked.
 
-The page needs no build and nothing from other hosts. It is written for the policy below: Vue comes without
-its template compiler, which would need ``unsafe-eval``, and neither scripts nor styles stand inside the HTML.
+The page needs no build step and loads nothing from other hosts. It complies with the policy below: Vue is the
+runtime build without template compiler, which would need ``unsafe-eval``, and the HTML has no inline scripts
+or styles.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "static"
-"""Served at ``/playground``; ``index.html`` in it is the page for ``/``. No Python file is among them."""
+"""Static files, served at ``/playground``; ``index.html`` is the page for ``/``. Contains no Python files."""
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (

@@ -1,4 +1,4 @@
-/** The right side: one card for each answer, with its canvas, its figures and what can be copied. */
+/** The right side: a card per answer, with its canvas, its figures and copy buttons. */
 
 import { BANDS, bandOf, confidenceOf, countRevealed, piecesOf } from "./canvas.js";
 import { curlOf } from "./request.js";
@@ -8,7 +8,7 @@ import { h, ref } from "./vue.js";
 
 const STATUS = { running: "writing", done: "done", stopped: "stopped", failed: "failed" };
 const SPECIAL = "▪";
-const MASKED = "·\u200b"; // lines may break between any two
+const MASKED = "·\u200b"; // allows line breaks between masks
 
 export function Answers() {
   const cards = state.runs.map((run, index) => h(Card, { key: index, run, marks: differing.value?.[index] }));
@@ -29,7 +29,7 @@ function Card({ run, marks }) {
       h("h2", [run.label && h("b", { class: "side" }, run.label), run.title]),
       h("span", { class: ["status", run.status] }, finished && run.canvas.finish === "length" ? "full" : STATUS[run.status]),
     ]),
-    h(Figures, { run, marks }), // above what grows
+    h(Figures, { run, marks }), // above the canvas, which grows
     run.error ? h(Failure, { error: run.error }) : null,
     (!run.error || run.canvas.places.length > 0) && h(Canvas, { run, marks }),
     h("p", { class: "visually-hidden", "aria-live": "polite" }, run.status === "done" ? spoken(run) : ""),
@@ -72,7 +72,7 @@ function pieceView(piece, place, marks) {
   return h(marks?.has(place) ? "mark" : "span", attributes, special ? hidden(piece) : piece.text);
 }
 
-/** Special tokens have no text; they are drawn until it is settled that the answer ends there. */
+/** Special tokens have no text; they are drawn until the answer is known to end there. */
 function hidden(piece) {
   return piece.state === "revealed" ? SPECIAL : "";
 }
@@ -120,7 +120,7 @@ const CopyButton = {
   },
 };
 
-/** Copies text; pages on plain http of another host have no clipboard, there a selection is copied. */
+/** Copies text. Pages over http from another host have no clipboard API; there a selection is copied. */
 async function copy(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text).then(() => true, () => false);
   const area = Object.assign(document.createElement("textarea"), { value: text, className: "visually-hidden" });

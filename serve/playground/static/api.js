@@ -1,12 +1,12 @@
 /**
- * The API over fetch: models, and answers as a stream of server-sent events.
+ * The API over fetch: models, and answers as streams of server-sent events.
  *
- * Paths are relative to the page, so that the page also works below a path prefix.
+ * Paths are relative to the page, so that the page works under a path prefix.
  */
 
 export const COMPLETIONS = "v1/chat/completions";
 
-/** A refusal, or a failure in the middle of an answer; `message` is the API's own sentence. */
+/** An error response, or an error within a stream; `message` is the API's own message. */
 export class ApiError extends Error {
   constructor(message, { status = 0, code = null, param = null, retryAfter = null } = {}) {
     super(message);
@@ -14,7 +14,7 @@ export class ApiError extends Error {
   }
 }
 
-/** What `GET /v1/models` lists. */
+/** The models in `GET /v1/models`. */
 export async function listModels(key) {
   const response = await ask("v1/models", { headers: authorization(key) });
   return (await readJson(response)).data;
@@ -24,7 +24,7 @@ export async function listModels(key) {
 export async function* complete(body, key, signal) {
   const headers = { "Content-Type": "application/json", ...authorization(key) };
   const response = await ask(COMPLETIONS, { method: "POST", headers, body: JSON.stringify(body), signal });
-  let done = false; // the stream is read to its end: a response that is left early counts as aborted
+  let done = false; // the stream is read to its end: the server treats an early close as a disconnect
   for await (const data of eventsOf(response.body)) {
     done = data === "[DONE]";
     if (!done) yield chunkOf(data);
@@ -38,7 +38,7 @@ function chunkOf(data) {
   return chunk;
 }
 
-/** The `data` of each event of a stream of bytes; comments and other fields are left out. */
+/** The `data` of each event in a byte stream; comments and other fields are skipped. */
 export async function* eventsOf(bytes) {
   let data = [];
   for await (const line of linesOf(bytes)) {
@@ -51,7 +51,7 @@ export async function* eventsOf(bytes) {
   }
 }
 
-/** Lines of a stream of bytes; whatever follows the last line break is incomplete and left out. */
+/** The complete lines of a byte stream; an incomplete last line is skipped. */
 async function* linesOf(bytes) {
   const reader = bytes.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -78,12 +78,12 @@ async function ask(path, options) {
   return response;
 }
 
-/** A refusal as the API words it; proxies in between may answer with something other than JSON. */
+/** The error of a response; proxies may answer with something other than JSON. */
 async function refusal(response) {
-  const said = await response.json().catch(() => null);
-  const message = said?.error?.message ?? `The server answered ${response.status} ${response.statusText}.`;
+  const body = await response.json().catch(() => null);
+  const message = body?.error?.message ?? `The server answered ${response.status} ${response.statusText}.`;
   const retryAfter = response.headers.get("Retry-After");
-  return new ApiError(message, { ...said?.error, status: response.status, retryAfter });
+  return new ApiError(message, { ...body?.error, status: response.status, retryAfter });
 }
 
 async function readJson(response) {

@@ -1,4 +1,4 @@
-/** The playground's page: puts the parts together and starts them. */
+/** The playground's page: composes and mounts the components. */
 
 import { Answers } from "./answer.js";
 import { QuestionForm } from "./form.js";
@@ -24,14 +24,14 @@ function paste(event) {
   addFiles(files);
 }
 
-/** A drop beside the field for images counts, too; without this the browser would leave the page. */
+/** Also accepts a drop outside of the image field; the browser would navigate to the file otherwise. */
 function drop(event) {
   if (event.defaultPrevented) return;
   event.preventDefault();
   addFiles(filesOf(event.dataTransfer));
 }
 
-/** On narrow screens the answer lies below the form. */
+/** Scrolls to the answer, which is below the form on narrow screens. */
 function showAnswers() {
   const smooth = matchMedia("(prefers-reduced-motion: no-preference)").matches;
   const options = { block: "nearest", behavior: smooth ? "smooth" : "instant" };

@@ -1,22 +1,22 @@
 /**
- * The canvas of one answer: which places are masked, revealed and committed. Pure state, no DOM.
+ * The canvas of one answer: which positions are masked, revealed and committed. Pure state, no DOM.
  *
- * Objects are plain and functions free: Vue wraps the state in proxies, which classes with private members refuse.
+ * Plain objects and functions: Vue wraps the state in proxies, which do not work with private members of classes.
  */
 
-/** Lower bounds of the confidence bands behind the first, which begins at 0. */
+/** Lower bounds of the confidence bands after the first, which starts at 0. */
 export const BANDS = [0.5, 0.7, 0.9, 0.99];
 
 export function newCanvas() {
   return { places: [], committed: 0, step: 0, answer: "", finish: null };
 }
 
-/** Band of a confidence: 0, the least sure, to `BANDS.length`. */
+/** Band of a confidence: from 0, the least confident, to `BANDS.length`. */
 export function bandOf(confidence) {
   return BANDS.filter((bound) => confidence >= bound).length;
 }
 
-/** Brings the canvas to the state after a chunk. */
+/** Applies a chunk to the canvas. */
 export function applyChunk(canvas, { denoise, choices = [] }) {
   if (denoise) applyDenoise(canvas, denoise);
   for (const { delta, finish_reason: finish } of choices) {
@@ -32,7 +32,7 @@ function applyDenoise(canvas, { step, canvas: size, reveal, committed }) {
   canvas.committed = Math.max(canvas.committed, committed);
 }
 
-/** What lies behind the end of a stopped answer is no part of it; the answer may end inside a token. */
+/** Removes positions behind the end of a stopped answer; the answer may end inside a token. */
 function finishCanvas(canvas, finish) {
   canvas.finish = finish;
   if (finish === "stop") canvas.places.length = Math.min(canvas.places.length, canvas.committed + 1);
@@ -42,7 +42,7 @@ export function countRevealed(canvas) {
   return canvas.places.filter(Boolean).length;
 }
 
-/** What to draw: `{state: "masked" | "revealed" | "committed", text, tokens}` in order. */
+/** The pieces to draw, in order: `{state: "masked" | "revealed" | "committed", text, tokens}`. */
 export function piecesOf(canvas) {
   if (canvas.finish) return finalPieces(canvas);
   return canvas.places.map((token, place) => {
@@ -53,10 +53,10 @@ export function piecesOf(canvas) {
 }
 
 /**
- * The finished answer, cut into its tokens.
+ * The finished answer, split into its tokens.
  *
- * The answer's text decides: a character spread over several tokens is broken in each of them, so that they are drawn
- * as one piece; and where tokens and text cannot be brought together, the text is drawn without tokens.
+ * The answer's text is authoritative. Tokens that share a character are drawn as one piece, because the character is
+ * broken in each of them. Text that no token matches is drawn without tokens.
  */
 function finalPieces(canvas) {
   const pieces = [];
@@ -82,12 +82,12 @@ function committed(text, tokens) {
   return { state: "committed", text, tokens };
 }
 
-/** Confidence of a piece: that of its least sure token; none for text without tokens. */
+/** Confidence of a piece: the lowest of its tokens; null for text without tokens. */
 export function confidenceOf(piece) {
   return piece.tokens.length ? Math.min(...piece.tokens.map((token) => token.confidence)) : null;
 }
 
-/** Which pieces of two finished answers differ: two sets of indices, outside a longest common subsequence. */
+/** The indices of pieces in which two finished answers differ: those outside of a longest common subsequence. */
 export function differences(left, right) {
   const same = commonPairs(left.map((piece) => piece.text), right.map((piece) => piece.text));
   const [inLeft, inRight] = [0, 1].map((side) => new Set(same.map((pair) => pair[side])));
@@ -110,7 +110,7 @@ function commonPairs(left, right) {
   return pairs;
 }
 
-/** `lengths[i][j]`: longest common subsequence of what begins at `i` and at `j`. */
+/** `lengths[i][j]`: length of the longest common subsequence of the suffixes from `i` and `j`. */
 function commonLengths(left, right) {
   const lengths = Array.from({ length: left.length + 1 }, () => new Uint16Array(right.length + 1));
   for (let i = left.length - 1; i >= 0; i--) {

@@ -1,4 +1,4 @@
-/** The left side: images, question, dials, knobs, key. */
+/** The left side: images, question, refresh intervals, settings, key. */
 
 import { intervalsOf } from "./dial.js";
 import { filesOf } from "./images.js";
@@ -50,7 +50,7 @@ const Images = {
 function FileInput() {
   const onChange = async ({ target }) => {
     await addFiles(target.files);
-    target.value = ""; // so that the same file may be chosen again
+    target.value = ""; // so that the same file can be selected again
   };
   return h("input", { type: "file", accept: "image/*", multiple: true, class: "visually-hidden", onChange });
 }
@@ -109,7 +109,7 @@ function Dial({ side, dial }) {
 }
 Dial.props = ["side", "dial"];
 
-/** Settings by name: one may be pressed in place of the slider, which lets go of it. */
+/** Presets by name; a selected preset replaces the slider's value. */
 function Efforts({ side, dial }) {
   const names = chosenModel.value?.efforts ?? [];
   const label = `Effort ${side}`.trim();
@@ -169,7 +169,7 @@ function numberField(name, { label, ...limits }) {
   ]);
 }
 
-/** The server's default where it is known. */
+/** The server's default, if it is known. */
 function usual(name) {
   const model = chosenModel.value;
   return { max_tokens: model?.default_max_tokens, block_length: model?.block_length, temperature: 0, seed: 0 }[name];
@@ -185,7 +185,7 @@ const KeyField = {
     const onChange = (event) => keepKey(event.target.value);
     const onKeydown = (event) => {
       if (event.key !== "Enter") return;
-      event.preventDefault(); // the key is no question
+      event.preventDefault(); // do not submit the question
       keepKey(event.target.value);
     };
     const attributes = { type: "password", id: "key", autocomplete: "off", spellcheck: false, "aria-describedby": "kept" };
@@ -200,10 +200,10 @@ const KeyField = {
 };
 
 function Actions() {
-  const type = running.value ? "button" : "submit"; // one element, so that it keeps the focus
+  const type = running.value ? "button" : "submit"; // the same element, so that it keeps the focus
   const onClick = (event) => {
     if (!running.value) return;
-    event.preventDefault(); // before the browser acts on the click this is a submit button again, which would ask anew
+    event.preventDefault(); // the button becomes a submit button before the browser handles the click, which would send the question again
     stop();
   };
   return h("div", { class: "actions" }, [

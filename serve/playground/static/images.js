@@ -1,24 +1,24 @@
-/** Images of a question, read as data URLs; nothing is kept beyond the page. */
+/** Reads the images of a question as data URLs. */
 
 let lastId = 0;
 
-/** Images among files, and the names of those that are none. */
+/** The images among files, and the names of the other files. */
 export async function readImages(files) {
-  const [pictures, others] = [true, false].map((wanted) =>
+  const [images, others] = [true, false].map((wanted) =>
     [...files].filter((file) => file.type.startsWith("image/") === wanted),
   );
-  const read = await Promise.all(pictures.map(readImage));
+  const read = await Promise.all(images.map(readImage));
   return { images: read, refused: others.map((file) => file.name) };
 }
 
-/** An example's image. */
+/** The image of an example. */
 export async function fetchImage(name) {
   const response = await fetch(`playground/examples/${name}`);
   const blob = await response.blob();
   return readImage(new File([blob], name, { type: blob.type }));
 }
 
-/** Image files of a paste or a drop. */
+/** The files of a paste or drop event. */
 export function filesOf(transfer) {
   return [...(transfer?.files ?? [])];
 }

@@ -1,8 +1,8 @@
-/** What is asked of the API: a request's body, and the same request as a shell command. */
+/** Builds the body of a request, and the same request as a shell command. */
 
 import { COMPLETIONS } from "./api.js";
 
-/** Fields that are sent as numbers where they are filled in; the server's defaults hold otherwise. */
+/** Number fields, sent if they are filled in; otherwise the server's defaults apply. */
 export const NUMBERS = {
   max_tokens: { label: "Max tokens", min: 1, step: 1 },
   block_length: { label: "Block length", min: 1, step: 1 },
@@ -10,7 +10,7 @@ export const NUMBERS = {
   seed: { label: "Seed", min: 0, step: 1 },
 };
 
-/** How many tokens a step reveals: by the server's default, or by one of these. */
+/** Rules for the number of tokens per step; without one the server's default applies. */
 export const RULES = {
   threshold: { label: "Threshold", value: "0.9", min: 0, max: 1, step: 0.05 },
   tokens_per_step: { label: "Tokens per step", value: "2", min: 1, step: 1 },
@@ -21,12 +21,12 @@ export function newKnobs() {
   return { rule: "", ...Object.fromEntries(Object.keys(NUMBERS).map((name) => [name, ""])), ...Object.fromEntries(rules) };
 }
 
-/** The body that a question, its images, a dial and the knobs stand for. */
+/** The body of a request from the question, its images, a refresh interval or preset, and the settings. */
 export function bodyOf({ model, question, images, knobs }, dial) {
-  const pictures = images.map(({ url }) => ({ type: "image_url", image_url: { url } }));
+  const imageParts = images.map(({ url }) => ({ type: "image_url", image_url: { url } }));
   return {
     model,
-    messages: [{ role: "user", content: [...pictures, { type: "text", text: question }] }],
+    messages: [{ role: "user", content: [...imageParts, { type: "text", text: question }] }],
     stream: true,
     stream_mode: "denoise",
     stream_options: { include_usage: true },
@@ -40,7 +40,7 @@ function filledIn(knobs) {
   return Object.fromEntries(names.map((name) => [name, Number(knobs[name])]));
 }
 
-/** The request for a POSIX shell. The key stays out of it, and images are too long for an argument: a here-document. */
+/** The request for a POSIX shell. It omits the key, and uses a here-document: images are too long for an argument. */
 export function curlOf(body, withKey) {
   const url = new URL(COMPLETIONS, document.baseURI).href;
   return [

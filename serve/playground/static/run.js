@@ -1,4 +1,4 @@
-/** One answer on its way: its canvas, its figures, and how it ended. */
+/** The state of one answer: its canvas, its figures, and its result. */
 
 import { ApiError, complete } from "./api.js";
 import { applyChunk, countRevealed, newCanvas } from "./canvas.js";
@@ -7,7 +7,7 @@ import { reactive } from "./vue.js";
 
 const TICK_MS = 100;
 
-/** An answer that nothing is known of yet; `status` goes to "done", "stopped" or "failed". */
+/** A new answer; `status` changes to "done", "stopped" or "failed". */
 export function newRun(label, dial, body) {
   return reactive({
     label,
@@ -21,36 +21,36 @@ export function newRun(label, dial, body) {
   });
 }
 
-/** Asks, and brings `run` up to date with each chunk until the end; never throws. */
+/** Sends the request and updates `run` with each chunk; never throws. */
 export async function perform(run, key, signal) {
   const started = performance.now();
-  const look = () => (run.seconds = (performance.now() - started) / 1000);
-  const clock = setInterval(look, TICK_MS);
+  const updateTime = () => (run.seconds = (performance.now() - started) / 1000);
+  const clock = setInterval(updateTime, TICK_MS);
   try {
-    for await (const chunk of complete(run.body, key, signal)) take(run, chunk);
+    for await (const chunk of complete(run.body, key, signal)) update(run, chunk);
     run.status = "done";
   } catch (error) {
     run.status = signal.aborted ? "stopped" : "failed";
-    if (!signal.aborted) run.error = explained(error);
+    if (!signal.aborted) run.error = asApiError(error);
   } finally {
     clearInterval(clock);
-    look();
+    updateTime();
   }
 }
 
-/** Tokens for each second since the question was sent; none before the first. */
+/** Tokens per second since the request was sent; null before the first token. */
 export function rateOf(run) {
   const tokens = run.usage?.completion_tokens ?? countRevealed(run.canvas);
   return tokens && run.seconds ? tokens / run.seconds : null;
 }
 
-function take(run, chunk) {
+function update(run, chunk) {
   applyChunk(run.canvas, chunk);
   run.usage = chunk.usage ?? run.usage;
 }
 
-function explained(error) {
+function asApiError(error) {
   if (error instanceof ApiError) return error;
   console.warn(error);
-  return new ApiError(`The connection broke off (${error.message}); ask again.`);
+  return new ApiError(`The connection was lost (${error.message}); ask again.`);
 }

@@ -1,4 +1,4 @@
-/** What the page holds, and everything that changes it. The server keeps nothing of it; the tab keeps the key. */
+/** The state of the page and all functions that change it. The server stores nothing; the tab stores the key. */
 
 import { listModels } from "./api.js";
 import { differences, piecesOf } from "./canvas.js";
@@ -41,7 +41,7 @@ const aborter = shallowRef(null);
 export const running = computed(() => state.runs.some((run) => run.status === "running"));
 export const chosenModel = computed(() => state.models.find(({ id }) => id === state.model));
 
-/** What differs between two finished answers, by run; none before. */
+/** The differences between two finished answers, per run; null before. */
 export const differing = computed(() => {
   if (state.runs.length !== 2 || state.runs.some((run) => run.status !== "done")) return null;
   return differences(...state.runs.map((run) => piecesOf(run.canvas)));
@@ -57,7 +57,7 @@ export async function loadModels() {
   }
 }
 
-/** Dials go to the model's default, within its bounds. */
+/** Selects a model and resets the refresh intervals to its default. */
 export function chooseModel(id) {
   if (id === state.model) return;
   state.model = id;
@@ -85,13 +85,13 @@ export async function useExample({ question, images }) {
   if (images) state.images = await Promise.all(images.map(fetchImage));
 }
 
-/** Sends the question once for each dial; returns when all answers have ended. */
+/** Sends the question once per refresh interval; returns when all answers have ended. */
 export async function ask() {
   if (!state.question.trim()) {
     state.notice = "Write a question first.";
     return;
   }
-  if (!chosenModel.value) await loadModels(); // there was no key, or no server, when the page was opened
+  if (!chosenModel.value) await loadModels(); // the key or the server may have been missing when the page was opened
   if (!chosenModel.value) return;
   state.notice = "";
   aborter.value = new AbortController();
@@ -100,7 +100,7 @@ export async function ask() {
   if (state.runs.some((run) => run.error?.status === 401)) state.keyWanted = true;
 }
 
-/** Cancels what runs; what has arrived stays. */
+/** Cancels running requests; received text stays. */
 export function stop() {
   aborter.value?.abort();
 }
