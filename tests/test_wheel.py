@@ -131,9 +131,9 @@ def test_keys_are_made(lladav: Command) -> None:
 
 @pytest.mark.slow
 def test_a_model_is_exported_and_answers(lladav: Command, golden: Any, tmp_path: Path) -> None:
-    tokenizer = golden.folder / "tokenizer"
-    config = replace(tiny_config(), tokens=ChatTokenizer.load(tokenizer).ids)
-    export(tiny_model(), config, str(tmp_path / "model"), tokenizer=tokenizer)
+    tokenizer = ChatTokenizer.load(golden.folder / "tokenizer")
+    config = replace(tiny_config(vocab_size=tokenizer.vocab_size), tokens=tokenizer.ids)
+    export(tiny_model(config), config, str(tmp_path / "model"), tokenizer=golden.folder / "tokenizer")
     exported = lladav("export", "run=model", "out=exported")
     assert exported.returncode == 0, exported.stderr
     answered = lladav(
