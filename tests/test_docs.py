@@ -110,6 +110,16 @@ def test_paths_exist(name: str) -> None:
     assert [path for path in paths if not any(ROOT.glob(path)) and path not in EXAMPLES] == []
 
 
+def test_the_map_of_the_code_has_every_package() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    folders = {
+        module.parent.relative_to(ROOT).as_posix()
+        for package in ("platform/lladav", "data", "serve", "train")
+        for module in ROOT.glob(f"{package}/*/*.py")
+    }
+    assert [folder for folder in folders if f"`{folder}/`" not in page] == []
+
+
 def test_names_in_the_instructions_for_contributors_exist() -> None:
     page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     code = "\n".join(
