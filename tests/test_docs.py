@@ -17,7 +17,7 @@ import yaml
 
 from data.records.parsing import parse as parse_record
 from lladav.__main__ import COMMANDS
-from lladav.config.loader import CONF, expand, load
+from lladav.config.loader import CONF, expand_stages, load
 from train.export import parse as parse_export
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -139,7 +139,7 @@ def test_the_readme_is_short() -> None:
 def test_settings_of_training_commands_are_valid(script: str, conf: Path) -> None:
     for page, words in chosen("python", f"train/{script}.py"):
         overrides = [word for word in words[2:] if word not in ("--help", "print=true")]
-        for each in expand(overrides, conf):
+        for each in expand_stages(overrides, conf):
             assert load(each, conf), page
 
 
