@@ -6,11 +6,23 @@ Ranges are those of ``DecodingOptions``, which also checks how knobs fit togethe
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    create_model,
+    model_validator,
+)
 
+from lladav.config.introspection import field_docs
 from lladav.decoding.params import MAX_SCALE, Cache
+from lladav.decoding.unmasking import RULES, ParameterRange, UnmaskingOptions, rule_parameters
 
 
 def _whole(value: Any) -> Any:
@@ -65,7 +77,25 @@ RefreshInterval = Annotated[
 ]
 
 
-class DecodingParams(BaseModel):
+FIELD_TYPES: dict[ParameterRange, Any] = {
+    ParameterRange.count: Count,
+    ParameterRange.probability: Share,
+    ParameterRange.positive: Positive,
+}
+_DOCS = field_docs(UnmaskingOptions)
+RuleFields = create_model(
+    "RuleFields",
+    **{  # pyright: ignore[reportArgumentType, reportCallIssue] - one field for each parameter in the table
+        name: (FIELD_TYPES[bounds] | None, Field(default=None, description=_DOCS[name]))
+        for name, bounds in rule_parameters().items()
+    },
+)
+"""The parameters of the unmasking rules."""
+Rule = StrEnum("Rule", [(name, name) for name in RULES])
+"""Names of the unmasking rules."""
+
+
+class DecodingParams(RuleFields):
     """Settings of decoding; whatever is left out falls to a preset, then to the server's defaults."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -77,16 +107,6 @@ class DecodingParams(BaseModel):
     range, {min, max}, leaves the choice to the server."""
     block_length: Count | None = None
     """Blocks of the answer are filled one after another."""
-    steps: Count | None = None
-    """Steps in all, split evenly over the blocks."""
-    tokens_per_step: Count | None = None
-    """Tokens that each step reveals."""
-    threshold: Share | None = None
-    """A step reveals every token of at least this probability."""
-    factor: Positive | None = None
-    """A step reveals the n most probable tokens while the n-th has probability 1 - factor / (n + 1)."""
-    entropy: Positive | None = None
-    """A step reveals the most probable tokens while their entropies stay within so many nats."""
     cache: Annotated[Cache | None, EnumText] = None
     """What steps between refreshes take from the last one: none, prefix (what lies before the block) or dual
     (both sides of it)."""

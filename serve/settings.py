@@ -25,7 +25,8 @@ from pydantic import (
 
 from lladav.config.introspection import choices_hint
 from lladav.config.loader import CONF, group_choices, read_yaml
-from lladav.decoding.params import RULES, Cache
+from lladav.decoding.params import Cache
+from lladav.decoding.unmasking import given_rule_parameters
 from lladav.errors import UserError
 from serve.decoding_params import DecodingParams
 from serve.validation_errors import settings_error
@@ -151,7 +152,7 @@ class RefreshSettings(Section):
                 raise ValueError(
                     f"presets.{name}: refresh_interval {outside[0]} is not within {bounds}; change either"
                 )
-            if len(rules := [rule for rule in RULES if rule in preset.given()]) > 1:
+            if len(rules := given_rule_parameters(preset.given())) > 1:
                 raise ValueError(
                     f"presets.{name}: {' and '.join(rules)} exclude each other; keep one of them"
                 )

@@ -26,7 +26,7 @@ from lladav.checkpoint import model_config_of, open_model
 from lladav.config.cli import OneLineParser, one_line_errors
 from lladav.config.introspection import field_docs
 from lladav.config.schema import ModelConfig, Pixels
-from lladav.decoding.cpu_weights import best_dtype
+from lladav.decoding.cpu_weights import fastest_dtype
 from lladav.decoding.engine import engine_for
 from lladav.decoding.params import Cache, DecodingOptions
 from lladav.decoding.prompt_encoder import question_prompt
@@ -155,7 +155,7 @@ def show(
     update = Update("")
     with Live(console=console, auto_refresh=False, transient=True) as live:
         for update in steps:
-            revealed |= zip(update.reveal.places, update.reveal.tokens, strict=True)
+            revealed |= zip(update.unmasked.positions, update.unmasked.tokens, strict=True)
             if console.is_terminal:
                 live.update(
                     Text.assemble(*_pieces(revealed, update.committed, tokenizer, options)), refresh=True
@@ -176,7 +176,7 @@ def _pieces(
     """Text and style of the canvas: committed text plain, other unmasked text bold, masks as dim dots."""
     last = max(revealed, default=-1)
     run: list[int] = []
-    for position in range(min(options.max_tokens, last + 1 + options.block)):
+    for position in range(min(options.max_tokens, last + 1 + options.positions_per_block)):
         if position in revealed:
             run.append(revealed[position])
             if position + 1 in revealed and position + 1 != committed:
@@ -239,7 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stop", action="append", default=[], help="text that ends the answer; repeatable")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=device, type=_device, help=f"cpu or cuda; default {device}")
-    dtype = best_dtype(device)
+    dtype = fastest_dtype(device)
     text = f"number format of the weights; default {dtype}, the fastest on this machine"
     parser.add_argument("--dtype", default=dtype, choices=DTYPES, help=text)
     docs, defaults = field_docs(DecodingOptions), DecodingOptions()

@@ -12,14 +12,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lladav.config.schema import ModelConfig
-from lladav.decoding.params import RULES, DecodingOptions
+from lladav.decoding.params import DecodingOptions
 from lladav.decoding.prompt_encoder import prompt_length
+from lladav.decoding.unmasking import RULES, given_rule_parameters, rule_parameters
 from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer
 from lladav.inputs.images import ViewGeometry
 from lladav.inputs.types import Sample, Visual
 from serve.api.prompts import characters, check_order
-from serve.api.schemas import ChatRequest, CompletionRequest, DecodingBody, Rule, SchemaFormat, StreamMode
+from serve.api.schemas import ChatRequest, CompletionRequest, DecodingBody, SchemaFormat, StreamMode
 from serve.decoding_params import IntervalRange
 from serve.engine.messages import DeltaMode, EngineRequest
 from serve.engine.refresh_policy import RefreshRange
@@ -27,12 +28,6 @@ from serve.errors import ApiError
 from serve.settings import RefreshSettings, ServeSettings
 from serve.structured import JsonTemplate
 
-USUAL: dict[Rule, dict[str, float]] = {
-    Rule.threshold: {"threshold": 0.9},
-    Rule.factor: {"factor": 1.0},
-    Rule.entropy: {"entropy": 0.1},
-}
-"""Numbers of rules that are named without one."""
 SEEDS = 2**62
 
 
@@ -126,16 +121,16 @@ class RequestPlanner:
         return replace(plan, job=job)
 
     def _knobs(self, request: DecodingBody) -> dict[str, Any]:
-        """Decoding settings by precedence, with one rule of revealing at most."""
+        """Decoding settings by precedence, with parameters of at most one unmasking rule."""
         own, defaults = request.given(), self._settings.decoding
         preset = self._preset(request)
-        rules = {name: own[name] for name in RULES if name in own} or _rule(request.reveal, preset)
+        rules = given_rule_parameters(own) or _rule(request.reveal, preset)
         knobs = {**preset, **own}
         if request.reveal is not None:
             _check_rule(request.reveal, rules)
         if not rules and defaults.tokens_per_step > 1:
             rules = {"tokens_per_step": defaults.tokens_per_step}
-        kept = {name: value for name, value in knobs.items() if name not in RULES}
+        kept = {name: value for name, value in knobs.items() if name not in rule_parameters()}
         return {"cache": defaults.cache, **kept, **rules}
 
     def _preset(self, request: DecodingBody) -> dict[str, Any]:
@@ -211,29 +206,26 @@ class RequestPlanner:
         return warnings
 
     def _check_length(self, job: EngineRequest, options: DecodingOptions) -> None:
-        if job.prompt_tokens + options.behind > self._longest:
+        if job.prompt_tokens + options.answer_positions > self._longest:
             message = (
-                f"the prompt's {job.prompt_tokens} tokens and {options.behind} of the answer are more than "
-                f"the model's {self._longest}; shorten the prompt or max_tokens"
+                f"the prompt's {job.prompt_tokens} tokens and {options.answer_positions} of the answer are "
+                f"more than the model's {self._longest}; shorten the prompt or max_tokens"
             )
             raise ApiError(400, message, code="context_length_exceeded", param="messages")
 
 
-def _rule(reveal: Rule | None, preset: Mapping[str, Any]) -> dict[str, Any]:
-    """The preset's rule, or the usual number of the rule that is named."""
-    rules = {name: preset[name] for name in RULES if name in preset}
-    if reveal is None or set(rules) & _names(reveal):
-        return rules
-    return dict(USUAL.get(reveal, {}))
+def _rule(reveal: str | None, preset: Mapping[str, Any]) -> dict[str, Any]:
+    """The preset's unmasking rule, or the rule named by ``reveal`` with its default."""
+    of_preset = given_rule_parameters(preset)
+    if reveal is None or of_preset.keys() & RULES[reveal].parameters.keys():
+        return of_preset
+    rule = RULES[reveal]
+    return {} if rule.default is None else {next(iter(rule.parameters)): rule.default}
 
 
-def _names(reveal: Rule) -> set[str]:
-    return {"steps", "tokens_per_step"} if reveal is Rule.quota else {reveal.value}
-
-
-def _check_rule(reveal: Rule, rules: Mapping[str, Any]) -> None:
-    if other := sorted(set(rules) - _names(reveal)):
-        message = f"reveal: {reveal.value} and {', '.join(other)} exclude each other; keep one of them"
+def _check_rule(reveal: str, rules: Mapping[str, Any]) -> None:
+    if other := sorted(rules.keys() - RULES[reveal].parameters.keys()):
+        message = f"reveal: {reveal} and {', '.join(other)} exclude each other; keep one of them"
         raise ApiError(400, message, param="reveal")
 
 

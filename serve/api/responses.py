@@ -222,9 +222,11 @@ def denoise(plan: PlannedRequest, progress: Delta, tokenizer: ChatTokenizer) -> 
 
     Text behind the end of the answer is left out: a stop is never shown as a whole.
     """
-    reveal, end = progress.reveal, progress.end
+    unmasked, end = progress.unmasked, progress.end
     filled = []
-    for place, token, confidence in zip(reveal.places, reveal.tokens, reveal.confidences, strict=True):
+    for place, token, confidence in zip(
+        unmasked.positions, unmasked.tokens, unmasked.confidences, strict=True
+    ):
         written = tokenizer.token_bytes(token)
         if place == end - 1:
             written = written[: len(written) - progress.excess]

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from serve.decoding_params import Count, DecodingParams, EnumText, WholeNumber, limit_fields
+from serve.decoding_params import Count, DecodingParams, EnumText, Rule, WholeNumber, limit_fields
 
 Text = Annotated[str, Field(max_length=1_000_000)]
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
@@ -47,15 +47,6 @@ class Effort(StrEnum):
     fast = "fast"
     balanced = "balanced"
     accurate = "accurate"
-
-
-class Rule(StrEnum):
-    """What decides how many tokens a step reveals."""
-
-    quota = "quota"
-    threshold = "threshold"
-    factor = "factor"
-    entropy = "entropy"
 
 
 class StreamMode(StrEnum):
@@ -145,9 +136,8 @@ class DecodingBody(DecodingParams):
     """Longest answer, in tokens."""
     effort: Annotated[Effort | None, EnumText] = None
     """Settings by name; those that are given beside it win."""
-    reveal: Annotated[Rule | None, EnumText] = None
-    """What decides how many tokens a step reveals; ``threshold``, ``factor``, ``entropy``, ``steps`` and
-    ``tokens_per_step`` name their rule by themselves."""
+    reveal: Annotated[Rule | None, EnumText] = None  # pyright: ignore[reportInvalidTypeForm] - made of the table
+    """The rule that decides how many tokens a step unmasks; a parameter of a rule selects it, too."""
     deadline_ms: Count | None = None
     """The request ends with 504 after this time. It gets the smallest refresh interval that is expected to
     finish in time; without ``refresh_interval`` that is the server's default unless the deadline requires

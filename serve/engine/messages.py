@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from lladav.decoding.model_runner import Reveal
+from lladav.decoding.model_runner import UnmaskedTokens
 from lladav.decoding.params import DecodingOptions
 from lladav.decoding.results import Decoded
 from lladav.decoding.stops import StopTexts
@@ -72,7 +72,7 @@ class Delta:
     tokens: list[int] = field(default_factory=list)
     """Those among them that are new."""
     confidences: list[float] = field(default_factory=list)
-    reveal: Reveal = field(default_factory=Reveal)
+    unmasked: UnmaskedTokens = field(default_factory=UnmaskedTokens)
     """What the step filled in; empty unless every step is watched."""
     end: int = 0
     """Tokens of the answer as far as stops are known."""

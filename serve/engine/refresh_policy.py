@@ -80,8 +80,10 @@ class RequestCost:
     def steps_K(self) -> np.ndarray:
         """Steps of each block; infilled places need none."""
         options = self.options
-        given = Counter(place // options.block for place in options.infill)
-        masks_K = options.block - np.array([given[block] for block in range(options.blocks)])
+        given = Counter(place // options.positions_per_block for place in options.infill)
+        masks_K = options.positions_per_block - np.array(
+            [given[block] for block in range(options.num_blocks)]
+        )
         if options.quotas is None:
             return masks_K
         return np.searchsorted(np.cumsum([0, *options.quotas]), masks_K)
@@ -97,9 +99,9 @@ class RequestCost:
         refreshes_K = -(-steps_K // (interval or np.maximum(1, steps_K)))
         if options.cache is Cache.none:
             refreshes_K = steps_K
-        behind_K = options.behind - options.block * np.arange(options.blocks)
-        cached_K = options.block if options.cache is Cache.dual else behind_K
-        refreshed_K = refreshes_K * (self.prompt + options.behind)
+        behind_K = options.answer_positions - options.positions_per_block * np.arange(options.num_blocks)
+        cached_K = options.positions_per_block if options.cache is Cache.dual else behind_K
+        refreshed_K = refreshes_K * (self.prompt + options.answer_positions)
         return int((refreshed_K + (steps_K - refreshes_K) * cached_K).sum())
 
 

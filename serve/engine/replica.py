@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from lladav.checkpoint import open_model
-from lladav.decoding.cpu_weights import best_dtype
-from lladav.decoding.cuda_graphs import Size, sizes_in_use
-from lladav.decoding.engine import SMALL_PAGE, Engine
-from lladav.decoding.kv_cache import PAGE
+from lladav.decoding.cpu_weights import fastest_dtype
+from lladav.decoding.cuda_graphs import GraphSize, capture_sizes
+from lladav.decoding.engine import SMALL_BLOCK_SIZE, Engine, EngineConfig
+from lladav.decoding.kv_cache import BLOCK_SIZE
 from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer
 from lladav.model.llada_v import LLaDAV
@@ -89,27 +89,27 @@ def open_replica_model(settings: ServeSettings) -> LLaDAV:
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(MAX_CPU_KERNELS))
         if replica.threads:
             torch.set_num_threads(replica.threads)
-    dtype = best_dtype(device) if replica.dtype == "auto" else replica.dtype
+    dtype = fastest_dtype(device) if replica.dtype == "auto" else replica.dtype
     return open_model(Path(settings.model), getattr(torch, dtype), device)
 
 
 def engine_of(model: LLaDAV, settings: ServeSettings) -> Engine:
     """The replica's engine around a model."""
     replica = settings.engine
-    return Engine(
-        model,
+    config = EngineConfig(
         replica.kv_bytes,
         replica.max_rows,
         replica.refresh_positions,
         graph_sizes=graph_sizes(settings),
         graph_bytes=min(replica.graph_bytes, replica.kv_bytes // 4),
-        page=PAGE if replica.gpus else SMALL_PAGE,
+        block_size=BLOCK_SIZE if replica.gpus else SMALL_BLOCK_SIZE,
     )
+    return Engine(model, config)
 
 
-def graph_sizes(settings: ServeSettings) -> list[Size]:
+def graph_sizes(settings: ServeSettings) -> list[GraphSize]:
     """Sizes of cached steps that are captured as CUDA graphs; none where there are to be no graphs."""
     replica, canvas = settings.engine, settings.limits.max_tokens
     wanted = replica.gpus > 0 if replica.cuda_graphs is None else replica.cuda_graphs
     block = settings.decoding.block_length or settings.limits.default_max_tokens
-    return sizes_in_use(replica.max_rows, canvas, block) if wanted else []
+    return capture_sizes(replica.max_rows, canvas, block) if wanted else []

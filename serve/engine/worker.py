@@ -21,7 +21,7 @@ from typing import Protocol
 
 from lladav.decoding.engine import Engine
 from lladav.decoding.errors import FailureKind
-from lladav.decoding.model_runner import Reveal
+from lladav.decoding.model_runner import UnmaskedTokens
 from lladav.decoding.params import DecodingOptions
 from lladav.decoding.results import Decoded, Update
 from lladav.errors import UserError
@@ -277,7 +277,7 @@ class EngineWorker:
         waiting = self._engine.waiting
         self._load = WorkerLoad(len(self._engine.running), self._rows, len(waiting), 0.0)
         self._oldest = self._answers[waiting[0]].work.since if waiting else None
-        load, prompts = self.load, self._engine.prompts
+        load, prompts = self.load, self._engine.prompt_encoder
         self._observer.gauges(load.rows_used, load.rows, load.waiting, load.oldest_waiting_seconds)
         hits, misses = self._images
         if (prompts.hits, prompts.misses) != self._images:
@@ -300,12 +300,14 @@ class EngineWorker:
         return [(work, event) for event in told]
 
     def _progress(self, answer: _Answer, update: Update) -> list[Event]:
-        watch, reveal = answer.work.job.watch, update.reveal
+        watch, unmasked = answer.work.job.watch, update.unmasked
         if watch is DeltaMode.nothing:
             return []
         answer.given |= {
             place: (token, confidence)
-            for place, token, confidence in zip(reveal.places, reveal.tokens, reveal.confidences, strict=True)
+            for place, token, confidence in zip(
+                unmasked.positions, unmasked.tokens, unmasked.confidences, strict=True
+            )
         }
         unfilled = self._tokenizer.ids.mask, 1.0  # a place that was left as a mask
         new = [answer.given.get(place, unfilled) for place in range(answer.told, update.committed)]
@@ -313,7 +315,7 @@ class EngineWorker:
         if not new and watch is DeltaMode.committed:
             return []
         tokens, confidences = [token for token, _ in new], [confidence for _, confidence in new]
-        shown = reveal if watch is DeltaMode.denoise else Reveal()
+        shown = unmasked if watch is DeltaMode.denoise else UnmaskedTokens()
         ends = update.end, update.excess
         return [Delta(answer.choice, update.step, answer.told, tokens, confidences, shown, *ends)]
 

@@ -26,8 +26,8 @@ sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
 import torch  # noqa: E402 - the path comes first
 
 from lladav.config.schema import LanguageConfig  # noqa: E402
-from lladav.decoding.engine import Decoded, Engine  # noqa: E402
-from lladav.decoding.kv_cache import bytes_of_page  # noqa: E402
+from lladav.decoding.engine import Decoded, Engine, EngineConfig  # noqa: E402
+from lladav.decoding.kv_cache import kv_block_bytes  # noqa: E402
 from lladav.decoding.params import DecodingOptions  # noqa: E402
 from lladav.decoding.prompt_encoder import PromptEncoder  # noqa: E402
 from lladav.inputs.types import Sample  # noqa: E402
@@ -138,7 +138,7 @@ def mixed(model: LLaDAV, rounds: int) -> None:
 
 def bench_engine(model: LLaDAV) -> Engine:
     """With K/V memory for all requests."""
-    return Engine(model, 80 * bytes_of_page(model.config.language, torch.float32, 256))
+    return Engine(model, EngineConfig(80 * kv_block_bytes(model.config.language, torch.float32, 256)))
 
 
 def run(engine: Engine, requests: Sequence[tuple[Sample, DecodingOptions]]) -> list[Decoded]:

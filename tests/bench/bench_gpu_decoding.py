@@ -34,9 +34,9 @@ sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
 import torch  # noqa: E402 - the path comes first
 
 from lladav.config.schema import LanguageConfig  # noqa: E402
-from lladav.decoding.cuda_graphs import sizes_in_use  # noqa: E402
-from lladav.decoding.engine import GRAPH_BYTES, Engine  # noqa: E402
-from lladav.decoding.kv_cache import PAGE, bytes_of_page  # noqa: E402
+from lladav.decoding.cuda_graphs import capture_sizes  # noqa: E402
+from lladav.decoding.engine import GRAPH_BYTES, Engine, EngineConfig  # noqa: E402
+from lladav.decoding.kv_cache import BLOCK_SIZE, kv_block_bytes  # noqa: E402
 from lladav.decoding.params import DecodingOptions  # noqa: E402
 from lladav.decoding.results import Decoded  # noqa: E402
 from lladav.model.llada_v import LLaDAV  # noqa: E402
@@ -226,15 +226,15 @@ def build_model(options: argparse.Namespace, device: torch.device) -> LLaDAV:
 
 
 def bench_engine(options: argparse.Namespace, model: LLaDAV) -> Engine:
-    """With memory for all requests, and for graphs with a page for padding."""
+    """With memory for all requests and, for graphs, a KV block for padding."""
     language, dtype = model.config.language, model.newline.dtype
-    pages = 1 + BATCH * -(-(options.prompt + options.answer) // PAGE)
+    blocks = 1 + BATCH * -(-(options.prompt + options.answer) // BLOCK_SIZE)
     prompt_bytes = BATCH * options.prompt * language.width * dtype.itemsize
-    memory = pages * bytes_of_page(language, dtype, PAGE) + prompt_bytes
+    memory = blocks * kv_block_bytes(language, dtype, BLOCK_SIZE) + prompt_bytes
     if not options.graphs:
-        return Engine(model, memory, prompt_bytes=prompt_bytes)
-    sizes = sizes_in_use(BATCH, options.answer, options.answer)
-    return Engine(model, memory + GRAPH_BYTES, graph_sizes=sizes, prompt_bytes=prompt_bytes)
+        return Engine(model, EngineConfig(memory, prompt_bytes=prompt_bytes))
+    sizes = capture_sizes(BATCH, options.answer, options.answer)
+    return Engine(model, EngineConfig(memory + GRAPH_BYTES, graph_sizes=sizes, prompt_bytes=prompt_bytes))
 
 
 def parse_options() -> argparse.Namespace:

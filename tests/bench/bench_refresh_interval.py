@@ -27,7 +27,7 @@ import torch  # noqa: E402
 
 from lladav.checkpoint import open_model  # noqa: E402
 from lladav.config.loader import load  # noqa: E402
-from lladav.decoding.engine import Engine  # noqa: E402
+from lladav.decoding.engine import Engine, EngineConfig  # noqa: E402
 from lladav.decoding.params import DecodingOptions  # noqa: E402
 from lladav.inputs.chat import ChatTokenizer  # noqa: E402
 from lladav.inputs.types import Sample  # noqa: E402
@@ -90,7 +90,7 @@ def main() -> None:
         for interval in arguments.intervals
     }
     timed = [prompt(each, model, tokenizer) for each in questions[:: -(-len(questions) // arguments.timed)]]
-    engine = Engine(model, MEMORY)
+    engine = Engine(model, EngineConfig(MEMORY))
     run(engine, timed, knobs[arguments.intervals[0]], arguments.together)
     seconds = {interval: [] for interval in arguments.intervals}
     for _ in range(arguments.rounds):
@@ -118,7 +118,7 @@ def run(engine: Engine, prompts: Sequence[Sample], options: DecodingOptions, tog
         for each in prompts[start : start + together]:
             engine.submit(each, options)
         while engine.busy:
-            tokens += sum(len(update.reveal.tokens) for update in engine.step())
+            tokens += sum(len(update.unmasked.tokens) for update in engine.step())
     return (time.perf_counter() - begin) / tokens
 
 

@@ -63,8 +63,8 @@ def test_dotted_and_nested_keys_go_on_top_of_the_file() -> None:
     fast = {"dial.presets.fast.steps": 4, "dial.presets.fast.threshold": None}
     settings = load({"model": "m", "engine.max_rows": "3", "engine": {"cpus": 2}, **fast})
     assert (settings.engine.max_rows, settings.engine.cpus, settings.engine.threads) == (3, 2, 1)
-    assert settings.dial.presets["fast"] == DecodingParams(
-        refresh_interval=IntervalRange(min=8, max=32), steps=4
+    assert settings.dial.presets["fast"] == DecodingParams.model_validate(
+        {"refresh_interval": IntervalRange(min=8, max=32), "steps": 4}
     )
 
 

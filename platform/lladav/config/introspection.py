@@ -63,8 +63,11 @@ def _hints(section: Any) -> dict[str, Any]:
 
 
 def field_docs(section: type) -> dict[str, str]:
-    """Return the text below each field of a dataclass."""
-    return _docs_of_module(section.__module__).get(section.__name__, {})
+    """Return the text below each field of a dataclass, inherited fields included."""
+    bases = [base for base in reversed(section.__mro__) if is_dataclass(base)]
+    return {
+        k: v for base in bases for k, v in _docs_of_module(base.__module__).get(base.__name__, {}).items()
+    }
 
 
 @cache

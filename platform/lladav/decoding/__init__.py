@@ -1,1 +1,1 @@
-"""Decoding by masked diffusion: a step-level engine, and what it is made of."""
+"""Decoding by masked diffusion: an engine that runs one denoising step at a time, and its parts."""

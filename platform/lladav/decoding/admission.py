@@ -1,7 +1,7 @@
-"""Memory of running requests within one budget: pages of keys and values, and embeddings of prompts.
+"""Memory of running requests within one budget: KV blocks, and embeddings of prompts.
 
-A request takes all that it needs when it starts, or waits. So the budget is never exceeded, and a running
-request never waits for memory.
+A request allocates all the memory it needs when it is admitted, or it waits. So the budget is never
+exceeded, and a running request never waits for memory.
 
 Shapes: P positions of a prompt, L of its sequence, W width.
 """
@@ -13,108 +13,107 @@ from dataclasses import dataclass
 import torch
 
 from lladav.config.schema import Attention, ModelConfig
-from lladav.decoding.kv_cache import KVMemory, Slots, bytes_of_page
+from lladav.decoding.kv_cache import BlockTable, KVCache, kv_block_bytes
 from lladav.decoding.params import Cache, DecodingOptions
 from lladav.errors import UserError
 
 PROMPT_SHARE = 1 / 8
-"""Of the budget, for embeddings: keys and values of a prompt are many times larger, but a request that
-refreshes at every step keeps none."""
+"""Share of the budget for embeddings of prompts. Keys and values of a prompt are many times larger, but a
+request that refreshes at every step has embeddings and no KV blocks."""
 
 
 @dataclass(frozen=True)
-class Need:
-    """What a request takes: streams whose K/V are kept, positions of each, and bytes of the prompt."""
+class MemoryNeed:
+    """Memory of a request: branches with cached keys and values, positions of each, bytes of embeddings."""
 
-    streams: int
+    cached_branches: int
     positions: int
     prompt_bytes: int
 
 
 @dataclass(frozen=True)
-class Room:
-    """What a running request has taken; a stream that keeps no keys and values has no slots."""
+class MemoryGrant:
+    """Memory that a running request holds: a block table per cached branch, and bytes of embeddings."""
 
-    slots: list[Slots]
+    block_tables: list[BlockTable]
     prompt_bytes: int
 
 
 class Admission:
-    """Gives room to requests and takes it back."""
+    """Allocates and frees the memory of requests."""
 
-    def __init__(self, memory: KVMemory, prompt_bytes: int) -> None:
-        self.memory = memory
+    def __init__(self, kv_cache: KVCache, prompt_bytes: int) -> None:
+        self.kv_cache = kv_cache
         self.prompt_bytes = self.free_prompt_bytes = prompt_bytes
-        self._pages = memory.table.free
+        # Blocks for requests; CUDA graphs may have allocated one before.
+        self._num_blocks = kv_cache.free_blocks
 
-    def check(self, request: str, need: Need) -> None:
-        """Raise ``UserError`` for a request that never gets room."""
-        pages = need.streams * self.memory.pages_for(need.positions)
-        if pages > self._pages:
+    def check(self, request: str, need: MemoryNeed) -> None:
+        """Raise ``UserError`` for a request that does not fit even when nothing else runs."""
+        blocks = need.cached_branches * self.kv_cache.blocks_for(need.positions)
+        if blocks > self._num_blocks:
             raise UserError(
-                f"request {request}: {need.positions} positions take {pages} pages of K/V memory, which "
-                f"has {self._pages}; raise it, or shorten the prompt or decoding.max_tokens"
+                f"request {request}: {need.positions} positions take {blocks} KV blocks, and the KV cache "
+                f"has {self._num_blocks}; raise its memory, or shorten the prompt or decoding.max_tokens"
             )
         if need.prompt_bytes > self.prompt_bytes:
             raise UserError(
-                f"request {request}: its prompt takes {need.prompt_bytes:,} bytes of embeddings, for which "
+                f"request {request}: the embeddings of its prompt take {need.prompt_bytes:,} bytes, and "
                 f"there are {self.prompt_bytes:,}; raise the memory, or shorten the prompt"
             )
 
-    def take(self, need: Need) -> Room | None:
-        """Room for a request, if there is enough now."""
+    def allocate(self, need: MemoryNeed) -> MemoryGrant | None:
+        """Allocate the memory of a request; None if too little is free."""
         if need.prompt_bytes > self.free_prompt_bytes:
             return None
-        room = Room([], need.prompt_bytes)
+        grant = MemoryGrant([], need.prompt_bytes)
         self.free_prompt_bytes -= need.prompt_bytes
-        for _ in range(need.streams):
-            slots = self.memory.take(need.positions)
-            if slots is None:
-                self.give_back(room)
+        for _ in range(need.cached_branches):
+            table = self.kv_cache.allocate(need.positions)
+            if table is None:
+                self.free(grant)
                 return None
-            room.slots.append(slots)
-        return room
+            grant.block_tables.append(table)
+        return grant
 
-    def clear(self, room: Room) -> None:
-        """Overwrite keys and values that are not finite, before other requests get their pages."""
-        for slots in room.slots:
-            self.memory.clear(slots)
+    def clear(self, grant: MemoryGrant) -> None:
+        """Overwrite keys and values that are not finite, before other requests get their KV blocks."""
+        for table in grant.block_tables:
+            self.kv_cache.clear(table)
 
-    def give_back(self, room: Room) -> None:
-        """The room of a request that has ended."""
-        self.free_prompt_bytes += room.prompt_bytes
-        for slots in room.slots:
-            self.memory.give_back(slots)
-
-
-def kept_streams(options: DecodingOptions) -> int:
-    """Streams whose keys and values a later step reads: none where every step refreshes."""
-    if options.cache is Cache.none or options.refresh_interval == 1:
-        return 0
-    return 2 if options.guidance > 0 else 1
+    def free(self, grant: MemoryGrant) -> None:
+        """Free the memory of a request that has ended."""
+        self.free_prompt_bytes += grant.prompt_bytes
+        for table in grant.block_tables:
+            self.kv_cache.free(table)
 
 
-def need_of(config: ModelConfig, dtype: torch.dtype, prompt: int, options: DecodingOptions) -> Need:
-    """The memory that a request takes for a prompt of this many positions."""
-    positions = prompt + options.behind
-    return Need(kept_streams(options), positions, _prompt_bytes(config, dtype, prompt, positions))
+def memory_need(config: ModelConfig, dtype: torch.dtype, prompt: int, options: DecodingOptions) -> MemoryNeed:
+    """The memory that a request with a prompt of ``prompt`` positions needs."""
+    positions = prompt + options.answer_positions
+    every_step_refreshes = options.cache is Cache.none or options.refresh_interval == 1
+    branches = 2 if options.guidance > 0 else 1
+    return MemoryNeed(
+        0 if every_step_refreshes else branches, positions, _prompt_bytes(config, dtype, prompt, positions)
+    )
 
 
 def _prompt_bytes(config: ModelConfig, dtype: torch.dtype, prompt: int, positions: int) -> int:
-    """Bytes of embeddings (P, W), and of who sees whom (L, L) where not all see all.
+    """Bytes of the embeddings (P, W), and of the attention mask (L, L) if attention is not bidirectional.
 
-    The prompt of guidance's second stream is one embedding.
+    The unconditional branch of guidance adds none: its prompt is one embedding, expanded.
     """
     mask = 0 if config.attention is Attention.bidirectional else positions**2
     return prompt * config.language.width * dtype.itemsize + mask
 
 
-def prompt_share(config: ModelConfig, dtype: torch.dtype, budget: int, rows: int) -> int:
-    """Bytes of a budget for the prompts of ``rows`` requests: what they can need at most, or their share.
+def prompt_budget(config: ModelConfig, dtype: torch.dtype, budget: int, rows: int) -> int:
+    """Bytes of ``budget`` that are for the prompts of ``rows`` requests.
 
-    Where keys and values are small, the share is that of prompts whose keys and values fill the rest.
+    This is the least of what the longest prompts need and of a share of the budget. The share grows where
+    keys and values are small: it is that of prompts whose keys and values fill the rest.
     """
     longest = config.language.max_positions
     each = _prompt_bytes(config, dtype, longest, longest)
-    with_cache = each / (each + bytes_of_page(config.language, dtype, longest))
-    return min(rows * each, int(budget * max(PROMPT_SHARE, with_cache)))
+    share_with_cache = each / (each + kv_block_bytes(config.language, dtype, longest))
+    return min(rows * each, int(budget * max(PROMPT_SHARE, share_with_cache)))

@@ -1,8 +1,8 @@
-"""Weights as the processor multiplies by them fastest.
+"""Weights prepacked for oneDNN, and the LM head in vocabulary chunks.
 
-On a CPU, oneDNN packs a large float32 weight once and then multiplies few rows by it up to several times as
-fast as by a plain one. Packed weights are copies: later changes of the originals do not reach them.
-Elsewhere, and for models above a budget, weights stay as they are.
+On a CPU, oneDNN packs a large float32 weight once and then multiplies a few rows by it up to several times as
+fast as by a plain weight. Packed weights are copies: later changes of the original weights do not reach them.
+On other devices, and for models above a limit, weights stay as they are.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from torch.nn.functional import linear
 from lladav.model.language import LanguageTower
 
 M = TypeVar("M", bound=nn.Module)
-Product = Callable[[Tensor], Tensor]
-"""Rows (M, W) times a weight."""
-PACKED_BYTES = 2**31
-"""Of a language tower whose weights are packed, at most."""
-WORTH_PACKING = 2**20
-"""Bytes of a weight from which on packing wins more than its call costs."""
+Projection = Callable[[Tensor], Tensor]
+"""Multiplies rows (M, W) by a weight."""
+PREPACK_LIMIT = 2**31
+"""Bytes of the largest language tower whose weights are packed: packing needs a copy of them."""
+MIN_PREPACKED_BYTES = 2**20
+"""Smaller weights stay plain: the call of the packed product costs more than it saves."""
 CHUNK = 8192
-"""Ids of a piece of the vocabulary on a CPU; the logits of a step's rows for it stay in the cache."""
+"""Ids of a vocabulary chunk on a CPU; the logits of a chunk stay in the cache of the processor."""
 CUDA_CHUNK = 32768
-"""On a GPU, where each piece costs launches."""
+"""Ids of a vocabulary chunk on a GPU, where each chunk costs kernel launches."""
 
 
-def best_dtype(device: str, capabilities: Mapping[str, Any] | None = None) -> str:
-    """The fastest type of weights on a device: bfloat16 where its processor multiplies by it.
+def fastest_dtype(device: str, capabilities: Mapping[str, Any] | None = None) -> str:
+    """The fastest weight dtype on a device: bfloat16 if its processor has matrix products in bfloat16.
 
-    ``capabilities`` are those of the processor, by default this machine's.
+    ``capabilities`` are CPU features as in ``torch.cpu.get_capabilities``, by default those of this machine.
     """
-    known = torch.cpu.get_capabilities() if capabilities is None else capabilities
-    half = device != "cpu" or known.get("amx_bf16") or known.get("avx512_bf16")
-    return "bfloat16" if half else "float32"
+    features = torch.cpu.get_capabilities() if capabilities is None else capabilities
+    has_bfloat16 = device != "cpu" or features.get("amx_bf16") or features.get("avx512_bf16")
+    return "bfloat16" if has_bfloat16 else "float32"
 
 
-class PackedLinear(nn.Module):
-    """A linear layer without a bias on a packed copy of its weight."""
+class PrepackedLinear(nn.Module):
+    """A linear layer without bias on a packed copy of its weight."""
 
     def __init__(self, weight_VW: Tensor) -> None:
         super().__init__()
@@ -53,38 +53,38 @@ class PackedLinear(nn.Module):
 
 
 class DecodingWeights:
-    """A language tower, and its head in pieces along the vocabulary, for forwards alone."""
+    """A language tower for inference, and its LM head in vocabulary chunks."""
 
-    def __init__(self, tower: LanguageTower, packed_bytes: int = PACKED_BYTES) -> None:
+    def __init__(self, tower: LanguageTower, prepack_limit: int = PREPACK_LIMIT) -> None:
         head_VW = tower.lm_head.weight.detach()
-        fits = sum(weight.nbytes for weight in tower.parameters()) <= packed_bytes
-        self.tower = _with_packed_linears(tower) if fits else tower
-        self.head = head_pieces(head_VW, packed=fits and _worth_packing(head_VW))
+        fits = sum(weight.nbytes for weight in tower.parameters()) <= prepack_limit
+        self.tower = _with_prepacked_linears(tower) if fits else tower
+        self.head = head_chunks(head_VW, prepacked=fits and _is_worth_packing(head_VW))
 
 
-def head_pieces(weight_VW: Tensor, packed: bool, chunk: int | None = None) -> list[Product]:
-    """The projection to the vocabulary, ``chunk`` ids at a time."""
-    rows = weight_VW.split(chunk or (CUDA_CHUNK if weight_VW.is_cuda else CHUNK))
-    return [PackedLinear(each) if packed else partial(linear, weight=each) for each in rows]
+def head_chunks(weight_VW: Tensor, prepacked: bool, chunk: int | None = None) -> list[Projection]:
+    """The LM head as one projection for each ``chunk`` ids of the vocabulary."""
+    weights = weight_VW.split(chunk or (CUDA_CHUNK if weight_VW.is_cuda else CHUNK))
+    return [PrepackedLinear(each) if prepacked else partial(linear, weight=each) for each in weights]
 
 
-def _worth_packing(weight: Tensor) -> bool:
+def _is_worth_packing(weight: Tensor) -> bool:
     return (
         weight.device.type == "cpu"
         and weight.dtype is torch.float32
-        and weight.nbytes >= WORTH_PACKING
+        and weight.nbytes >= MIN_PREPACKED_BYTES
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     )
 
 
-def _with_packed_linears(module: M) -> M:
-    """The module with its large linear layers packed; all other weights are shared with it."""
-    twin = copy.copy(module)
+def _with_prepacked_linears(module: M) -> M:
+    """A copy of the module with its large linear layers packed; it shares all other weights."""
+    twin = copy.copy(module)  # shallow: a new module around the same parameters
     twin._modules = {
-        name: PackedLinear(child.weight)
-        if isinstance(child, nn.Linear) and _worth_packing(child.weight)
-        else child and _with_packed_linears(child)
+        name: PrepackedLinear(child.weight)
+        if isinstance(child, nn.Linear) and _is_worth_packing(child.weight)
+        else child and _with_prepacked_linears(child)
         for name, child in module._modules.items()
     }
     return twin

@@ -1,12 +1,12 @@
 """Cached steps as CUDA graphs: the hundreds of kernels of a step are launched as one.
 
 Graphs are captured when an engine is made, for rounded sizes, the largest first; nothing is captured while
-requests run. A step replays the smallest graph that holds it, and one that no graph holds runs without. What
-is missing to a graph's size is padding: positions that write to a page which no sequence has, and rows
-without queries. One graph runs at a time, so all share their inputs, their result, and the memory in between.
+requests run. A step replays the smallest graph that is large enough; without one it runs kernel by kernel.
+Steps are padded to the size of their graph. Only one graph runs at a time, so all graphs share their inputs,
+their result, and the memory of intermediate tensors.
 
-Shapes: T positions of the step, R rows of it, P pages of the longest sequence, W width; all rounded up in a
-graph.
+Shapes: T positions of the step, R rows of it, C KV blocks of the longest sequence, W width; all padded to the
+size of the graph.
 """
 
 from __future__ import annotations
@@ -21,137 +21,152 @@ import torch
 from torch import Tensor
 
 from lladav.config.schema import Attention, ModelConfig
-from lladav.decoding.kv_cache import KVMemory, Slots
-from lladav.decoding.paged_attention import Lengths, Pages, Part, attend_to_pages
+from lladav.decoding.kv_cache import BlockTable, KVCache
+from lladav.decoding.paged_attention import (
+    BatchBlockTables,
+    BranchSpan,
+    CumulativeLengths,
+    attend_to_blocks,
+)
 from lladav.errors import UserError
 from lladav.model.language import LanguageTower, Rotary, rotary_factors
 
 LOG = logging.getLogger(__name__)
-LONGEST = 1024
-"""Positions of the largest graph; longer steps keep the GPU busy anyway."""
-ROUND = 32
-"""Positions are rounded up to a multiple of it, and to an eighth at most where they are many."""
-ROWS = 4
-"""Rows are rounded up to a power of it: each row of padding costs the attention a little."""
+MAX_POSITIONS = 1024
+"""Positions of the largest graph; longer steps keep the GPU busy without a graph."""
+POSITION_STEP = 32
+"""Positions are rounded up to a multiple of this, or to an eighth of their power of two if that is more."""
+ROW_BASE = 4
+"""Rows are rounded up to a power of this: each row of padding costs the attention a little."""
 
-Work = Callable[[], None]
-"""A computation from buffers to a buffer."""
+Computation = Callable[[], None]
+"""Reads input buffers and writes result buffers."""
 
 
 @dataclass(frozen=True, order=True)
-class Size:
-    """Positions and rows of a graph; a row is for padding."""
+class GraphSize:
+    """Positions and rows of a graph; one of the rows is for padding. A row is one branch of a request."""
 
     positions: int
     rows: int
 
 
-def sizes_in_use(rows: int, canvas: int, block: int) -> list[Size]:
-    """Sizes of the cached steps of up to ``rows`` answers, each of which forwards ``block`` to ``canvas``
-    positions, or twice as many with guidance; in ascending order.
+def capture_sizes(requests: int, canvas: int, block_length: int) -> list[GraphSize]:
+    """Sizes of the cached steps of up to ``requests`` requests, in ascending order.
+
+    Each request forwards ``block_length`` to ``canvas`` positions, or twice as many with guidance.
     """
-    streams, sizes, before = 2 * rows, [], 0
-    for positions in _positions(min(LONGEST, streams * canvas)):
-        most = min(streams, max(1, positions // min(block, canvas)))
-        sizes += [Size(positions, of_rows) for of_rows in _rows(most) if (of_rows - 1) * canvas > before]
+    branches, sizes, before = 2 * requests, [], 0
+    for positions in _rounded_positions(min(MAX_POSITIONS, branches * canvas)):
+        max_rows = min(branches, max(1, positions // min(block_length, canvas)))
+        # Fewer rows than fill the next smaller number of positions use that graph.
+        sizes += [
+            GraphSize(positions, rows) for rows in _rounded_rows(max_rows) if (rows - 1) * canvas > before
+        ]
         before = positions
     return sizes
 
 
-def _positions(longest: int) -> Iterator[int]:
-    """Rounded numbers of positions, up to the first that holds the longest step."""
+def _rounded_positions(longest: int) -> Iterator[int]:
+    """Rounded numbers of positions, up to the first that holds ``longest``."""
     positions = 0
     while positions < longest:
-        positions += max(ROUND, (1 << positions.bit_length()) // 8)
+        positions += max(POSITION_STEP, (1 << positions.bit_length()) // 8)
         yield positions
 
 
-def _rows(most: int) -> Iterator[int]:
-    """Rounded numbers of rows, one of them for padding, up to the first that holds the most."""
-    rows = ROWS
-    while rows < most + 1:
+def _rounded_rows(max_rows: int) -> Iterator[int]:
+    """Rounded numbers of rows with one for padding, up to the first that holds ``max_rows``."""
+    rows = ROW_BASE
+    while rows < max_rows + 1:
         yield rows
-        rows *= ROWS
-    yield min(rows, most + 1)
+        rows *= ROW_BASE
+    yield min(rows, max_rows + 1)
 
 
-def can_graph(config: ModelConfig, weight: Tensor) -> bool:
-    """Whether cached steps of a model can be graphs; raises ``UserError`` where it is not on a GPU."""
+def supports_cuda_graphs(config: ModelConfig, weight: Tensor) -> bool:
+    """Whether cached steps of a model can be graphs; raises ``UserError`` for a model on a CPU."""
     if not weight.is_cuda:
         raise UserError("decoding: CUDA graphs need a model on a GPU; leave them out")
-    possible = config.attention is Attention.bidirectional and weight.dtype in (torch.bfloat16, torch.float16)
-    if not possible:
+    # Graphs contain paged flash attention, which takes no mask and only half precision.
+    supported = config.attention is Attention.bidirectional and weight.dtype in (
+        torch.bfloat16,
+        torch.float16,
+    )
+    if not supported:
         LOG.warning(
             "no CUDA graphs: they need bidirectional attention and weights in bfloat16 or float16, not %s "
             "attention and %s",
             config.attention.value,
             weight.dtype,
         )
-    return possible
+    return supported
 
 
-class Recorder(Protocol):
-    """Makes graphs; ``used`` are the bytes of the device that they took so far."""
+class GraphRecorder(Protocol):
+    """Captures graphs; ``used`` is the device memory that they take so far, in bytes."""
 
-    def record(self, work: Work) -> Work: ...
+    def record(self, computation: Computation) -> Computation: ...
 
     @property
     def used(self) -> int: ...
 
 
-class GPURecorder:
-    """CUDA graphs that share a pool of memory."""
+class CudaGraphRecorder:
+    """Captures CUDA graphs that share one memory pool."""
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
-        self._free = self._free_now()
+        self._free_before = self._free_bytes()
 
-    def record(self, work: Work) -> Work:
-        """The work as a graph: after warming up, each call launches all of its kernels at once."""
+    def record(self, computation: Computation) -> Computation:
+        """Capture a computation; the result launches all of its kernels at once."""
+        # Capture needs a warm-up on a side stream: the first runs initialize libraries and tune kernels.
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(2):
-                work()
+                computation()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
-            work()
+            computation()
         return graph.replay
 
     @property
     def used(self) -> int:
-        return self._free - self._free_now()
+        return self._free_before - self._free_bytes()
 
-    def _free_now(self) -> int:
-        """Free bytes of the device, without what torch keeps for later."""
+    def _free_bytes(self) -> int:
+        """Free memory of the device; memory that torch caches for later counts as free."""
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info()[0]
 
 
-class GraphedSteps:
-    """Forwards of cached spans alone; for bidirectional attention."""
+class CudaGraphs:
+    """Graphs of steps that have cached spans only, for bidirectional attention."""
 
     def __init__(
         self,
         tower: LanguageTower,
-        memory: KVMemory,
-        sizes: Sequence[Size],
+        kv_cache: KVCache,
+        sizes: Sequence[GraphSize],
         budget: int,
-        recorder: Recorder | None = None,
+        recorder: GraphRecorder | None = None,
     ) -> None:
         """Capture graphs of these sizes until they take more than ``budget`` bytes.
 
-        Takes a page of the memory for padding; raises ``UserError`` where there is none.
+        Allocates one KV block for padding; raises ``UserError`` if none is free.
         """
-        recorder = recorder or GPURecorder()
-        spare = memory.take(1)
-        if spare is None:
-            raise UserError("decoding: no page of K/V memory is left for CUDA graphs; raise the memory")
-        largest = Size(max(size.positions for size in sizes), max(size.rows for size in sizes))
-        buffers = _Buffers(largest, tower, memory, spare)
-        self._graphs: dict[Size, tuple[_Step, Work]] = {}
+        recorder = recorder or CudaGraphRecorder()
+        padding = kv_cache.allocate(1)
+        if padding is None:
+            raise UserError("decoding: no KV block is left for CUDA graphs; raise the memory")
+        largest = GraphSize(max(size.positions for size in sizes), max(size.rows for size in sizes))
+        buffers = _Buffers(largest, tower, kv_cache, padding)
+        self._graphs: dict[GraphSize, tuple[_Step, Computation]] = {}
+        # The largest first: smaller graphs then reuse its memory in the shared pool.
         for size in sorted(sizes, reverse=True):
             step = _Step(size, buffers)
             graph = recorder.record(step.forward)
@@ -168,90 +183,107 @@ class GraphedSteps:
         self._ascending = sorted(self._graphs)
 
     @property
-    def sizes(self) -> list[Size]:
-        """Sizes that have a graph, in ascending order."""
+    def sizes(self) -> list[GraphSize]:
+        """Sizes of the captured graphs, in ascending order."""
         return list(self._ascending)
 
-    def size_for(self, positions: int, parts: int) -> Size | None:
-        """The smallest size that holds a step; none where no graph does."""
-        holding = (s for s in self._ascending if s.positions >= positions and s.rows > parts)
-        return next(holding, None)
+    def size_for(self, positions: int, rows: int) -> GraphSize | None:
+        """The smallest size that holds a step and a row of padding; None if there is none."""
+        large_enough = (s for s in self._ascending if s.positions >= positions and s.rows > rows)
+        return next(large_enough, None)
 
-    def forward(self, size: Size, inputs_TW: Tensor, positions_T: Tensor, parts: Sequence[Part]) -> Tensor:
+    def forward(
+        self, size: GraphSize, inputs_TW: Tensor, positions_T: Tensor, spans: Sequence[BranchSpan]
+    ) -> Tensor:
         """Hidden states (T, W) after the final norm; they are valid until the next call."""
         step, graph = self._graphs[size]
-        step.fill(inputs_TW, positions_T, parts)
+        step.fill(inputs_TW, positions_T, spans)
         graph()
         return step.hidden_TW[: len(inputs_TW)]
 
 
 class _Buffers:
-    """Inputs and result of the largest size, whose beginnings are those of smaller ones."""
+    """Inputs and result of the largest size; smaller sizes use the beginning of each buffer."""
 
-    def __init__(self, size: Size, tower: LanguageTower, memory: KVMemory, spare: Slots) -> None:
-        self.tower, self.memory, self.spare = tower, memory, spare.pages[0]
-        config, device, dtype = tower.config, memory.keys.device, memory.keys.dtype
-        self.pages = min(memory.table.total, memory.pages_for(config.max_positions))
+    def __init__(self, size: GraphSize, tower: LanguageTower, kv_cache: KVCache, padding: BlockTable) -> None:
+        self.tower, self.kv_cache, self.padding_block = tower, kv_cache, padding.blocks[0]
+        config, device, dtype = tower.config, kv_cache.keys.device, kv_cache.keys.dtype
+        self.blocks_per_row = min(kv_cache.total_blocks, kv_cache.blocks_for(config.max_positions))
         self.inputs_TW = torch.zeros(size.positions, config.width, dtype=dtype, device=device)
         self.hidden_TW = torch.zeros_like(self.inputs_TW)
-        turns = torch.zeros(2, size.positions, 1, config.width // config.heads, device=device)
-        self.cos, self.sin = turns.unbind(0)
-        self.places_T = torch.zeros(size.positions, dtype=torch.long, device=device)
-        numbers = 2 * (size.rows + 1) + size.rows * (1 + self.pages)
-        self.numbers = torch.zeros(numbers, dtype=torch.int32, device=device)
+        rotary = torch.zeros(2, size.positions, 1, config.width // config.heads, device=device)
+        self.cos, self.sin = rotary.unbind(0)
+        self.slot_T = torch.zeros(size.positions, dtype=torch.long, device=device)
+        # All integers are one buffer, so that a step copies them to the device at once.
+        integers = 2 * (size.rows + 1) + size.rows * (1 + self.blocks_per_row)
+        self.integers = torch.zeros(integers, dtype=torch.int32, device=device)
 
 
 class _Step:
-    """A size's part of the buffers, and the forward from inputs to hidden states; an ``Attend`` itself."""
+    """The buffers of one size, and the forward over them; an ``Attend`` itself."""
 
-    def __init__(self, size: Size, buffers: _Buffers) -> None:
+    def __init__(self, size: GraphSize, buffers: _Buffers) -> None:
         self._size, self._buffers = size, buffers
-        rows, pages, memory = size.rows, buffers.pages, buffers.memory
-        self._inputs_TW, self.hidden_TW, self._places_T, cos, sin = (
+        rows, blocks = size.rows, buffers.blocks_per_row
+        self._inputs_TW, self.hidden_TW, self._slot_T, cos, sin = (
             each[: size.positions]
-            for each in (buffers.inputs_TW, buffers.hidden_TW, buffers.places_T, buffers.cos, buffers.sin)
+            for each in (buffers.inputs_TW, buffers.hidden_TW, buffers.slot_T, buffers.cos, buffers.sin)
         )
         self._rotary = Rotary(cos, sin)
-        lengths = rows + 1, rows + 1, rows, rows * pages
-        self._numbers = buffers.numbers[: sum(lengths)]
-        queries, keys, lengths_R, table = self._numbers.split(lengths)
-        capacity = pages * memory.page
-        self._queries = Lengths(queries, size.positions, size.positions)
-        self._pages = Pages(table.view(rows, pages), lengths_R, Lengths(keys, capacity, rows * capacity))
-        self._pad(0, [])
+        counts = rows + 1, rows + 1, rows, rows * blocks
+        self._integers = buffers.integers[: sum(counts)]
+        query_bounds, key_bounds, lengths_R, table = self._integers.split(counts)
+        # The longest lengths are part of the captured launch, so they are upper bounds for any step.
+        capacity = blocks * buffers.kv_cache.block_size
+        self._queries = CumulativeLengths(query_bounds, size.positions, size.positions)
+        keys = CumulativeLengths(key_bounds, capacity, rows * capacity)
+        self._tables = BatchBlockTables(table.view(rows, blocks), lengths_R, keys)
+        self._pad(0, [])  # valid inputs for the warm-up and the capture
 
-    def fill(self, inputs_TW: Tensor, positions_T: Tensor, parts: Sequence[Part]) -> None:
-        """Take the inputs of a step; padding is the last row's."""
+    def fill(self, inputs_TW: Tensor, positions_T: Tensor, spans: Sequence[BranchSpan]) -> None:
+        """Copy the inputs of a step to the buffers and pad the rest."""
         total = len(inputs_TW)
+        kv_cache = self._buffers.kv_cache
         rotary = rotary_factors(positions_T, self._buffers.tower.config)
-        places = [self._buffers.memory.places(p.slots, p.span.start, p.span.end) for p in parts if p.slots]
+        slots = [
+            kv_cache.slots(each.block_table, each.span.start, each.span.end)
+            for each in spans
+            if each.block_table
+        ]
         for buffer, values in (
             (self._inputs_TW, inputs_TW),
             (self._rotary.cos, rotary.cos),
             (self._rotary.sin, rotary.sin),
-            (self._places_T, torch.cat(places)),
+            (self._slot_T, torch.cat(slots)),
         ):
             buffer[:total].copy_(values)
-        self._pad(total, parts)
+        self._pad(total, spans)
 
-    def _pad(self, total: int, parts: Sequence[Part]) -> None:
-        self._places_T[total:] = self._buffers.spare * self._buffers.memory.page
-        self._numbers.copy_(torch.tensor(self._rows(total, parts), dtype=torch.int32))
+    def _pad(self, total: int, spans: Sequence[BranchSpan]) -> None:
+        # Padding positions write their keys to a block that no sequence has.
+        self._slot_T[total:] = self._buffers.padding_block * self._buffers.kv_cache.block_size
+        self._integers.copy_(torch.tensor(self._attention_integers(total, spans), dtype=torch.int32))
 
     @torch.no_grad()
     def forward(self) -> None:
-        """What is captured."""
+        """The computation that is captured."""
         self.hidden_TW.copy_(self._buffers.tower(self._inputs_TW, self._rotary, self))
 
     def __call__(self, layer: int, query_THD: Tensor, key_THD: Tensor, value_THD: Tensor) -> Tensor:
-        self._buffers.memory.write_at(layer, self._places_T, key_THD, value_THD)
-        return attend_to_pages(query_THD, self._buffers.memory, layer, self._queries, self._pages)
+        self._buffers.kv_cache.write_slots(layer, self._slot_T, key_THD, value_THD)
+        return attend_to_blocks(query_THD, self._buffers.kv_cache, layer, self._queries, self._tables)
 
-    def _rows(self, total: int, parts: Sequence[Part]) -> list[int]:
-        """Bounds of queries and keys, lengths, and the table of pages."""
-        pages, unused = self._buffers.pages, self._size.rows - 1 - len(parts)
-        spans = [*(len(part.span) for part in parts), *[0] * unused, self._size.positions - total]
-        lengths = [*(part.length for part in parts), *[1] * (unused + 1)]
-        own = [*(part.slots.pages if part.slots else [] for part in parts), *[[]] * (unused + 1)]
-        table = [page for row in own for page in (*row, *[self._buffers.spare] * (pages - len(row)))]
-        return [0, *accumulate(spans), 0, *accumulate(lengths), *lengths, *table]
+    def _attention_integers(self, total: int, spans: Sequence[BranchSpan]) -> list[int]:
+        """Bounds of queries and keys, lengths of sequences, and block tables, in this order.
+
+        Unused rows have no queries and one key. The last row has all padding positions as queries: attention
+        over them is computed and thrown away.
+        """
+        blocks, padding_block = self._buffers.blocks_per_row, self._buffers.padding_block
+        unused = self._size.rows - 1 - len(spans)
+        queries = [*(len(each.span) for each in spans), *[0] * unused, self._size.positions - total]
+        lengths = [*(each.length for each in spans), *[1] * (unused + 1)]
+        tables = [each.block_table.blocks if each.block_table else [] for each in spans]
+        tables += [[]] * (unused + 1)
+        table = [block for row in tables for block in (*row, *[padding_block] * (blocks - len(row)))]
+        return [0, *accumulate(queries), 0, *accumulate(lengths), *lengths, *table]

@@ -1,8 +1,8 @@
-"""The decoding engine: requests come and go at every denoising step.
+"""The decoding engine: continuous batching at the granularity of denoising steps.
 
-``submit`` checks a request and queues it, ``step`` runs one denoising step of whoever is due and tells what
-each row revealed, ``cancel`` ends one. An answer does not depend on what else is running; on a GPU, its
-rounding does. Nothing but torch is needed: ``decode`` runs a list of prompts to the end.
+``submit`` checks and queues a request, ``step`` runs one denoising step of the scheduled requests and returns
+an update for each, ``cancel`` ends a request. An answer does not depend on the other requests; on a GPU this
+holds up to rounding. ``decode`` runs a list of prompts to the end.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import torch
 
 from lladav.config.schema import Attention
-from lladav.decoding.admission import Admission, Need, Room, need_of, prompt_share
-from lladav.decoding.cpu_weights import PACKED_BYTES, DecodingWeights
-from lladav.decoding.cuda_graphs import GraphedSteps, Size, can_graph
+from lladav.decoding.admission import Admission, MemoryGrant, MemoryNeed, memory_need, prompt_budget
+from lladav.decoding.cpu_weights import PREPACK_LIMIT, DecodingWeights
+from lladav.decoding.cuda_graphs import CudaGraphs, GraphSize, supports_cuda_graphs
 from lladav.decoding.errors import FailureKind, NotFiniteError
-from lladav.decoding.kv_cache import PAGE, KVMemory, bytes_of_page
-from lladav.decoding.model_runner import Reveal, Row, Runner, Stream
+from lladav.decoding.kv_cache import BLOCK_SIZE, KVCache, kv_block_bytes
+from lladav.decoding.model_runner import GuidanceBranch, ModelRunner, Row, UnmaskedTokens
 from lladav.decoding.params import DecodingOptions
 from lladav.decoding.prompt_encoder import PromptEncoder, prompt_length
 from lladav.decoding.results import Decoded, Update, decoded
@@ -32,16 +32,36 @@ from lladav.model.attention import segment_mask
 from lladav.model.llada_v import LLaDAV
 
 LOG = logging.getLogger(__name__)
-MAX_ROWS = 64
-REFRESH_POSITIONS = 8192
-IMAGE_BYTES = 2**28
 GRAPH_BYTES = 2**30
-SMALL_PAGE = 32
-"""Positions of a page where a call has a memory of its own on a CPU."""
+SMALL_BLOCK_SIZE = 32
+"""Positions of a KV block on a CPU, where no kernel needs larger ones."""
+
+OnAdmit = Callable[[], DecodingOptions]
+"""Returns the options of a request when a row is free for it."""
 
 
-Settle = Callable[[], DecodingOptions]
-"""Gives the options of a request when a row is free for it."""
+@dataclass(frozen=True)
+class EngineConfig:
+    """Limits of an engine."""
+
+    memory_bytes: int
+    """Budget of the KV cache, of the embeddings of running prompts, and of CUDA graphs."""
+    max_rows: int = 64
+    """Requests that run at a time."""
+    refresh_positions: int = 8192
+    """Positions that the refreshes of one step forward together; a longer refresh runs alone."""
+    image_bytes: int = 2**28
+    """Budget of visual tokens that are cached for later requests; not part of ``memory_bytes``."""
+    prepack_limit: int = PREPACK_LIMIT
+    """On a CPU a language tower of up to this many bytes is copied into oneDNN's packed layout."""
+    graph_sizes: Sequence[GraphSize] = ()
+    """Sizes of cached steps to capture as CUDA graphs; they need a model on a GPU."""
+    graph_bytes: int = GRAPH_BYTES
+    """Memory of the CUDA graphs."""
+    prompt_bytes: int | None = None
+    """Memory of the embeddings of running prompts; None: ``admission.prompt_budget``."""
+    block_size: int = BLOCK_SIZE
+    """Positions of a KV block."""
 
 
 @dataclass(frozen=True)
@@ -49,107 +69,101 @@ class _Request:
     id: str
     prompt: Sample
     options: DecodingOptions
-    positions: int
-    """Of its prompt."""
-    settle: Settle | None
+    prompt_positions: int
+    on_admit: OnAdmit | None
 
 
 class Engine:
-    """A model, the memory of its keys and values, and the requests in it."""
+    """A model, its KV cache, and the requests that wait or run."""
 
-    def __init__(
-        self,
-        model: LLaDAV,
-        memory_bytes: int,
-        max_rows: int = MAX_ROWS,
-        refresh_positions: int = REFRESH_POSITIONS,
-        image_bytes: int = IMAGE_BYTES,
-        packed_bytes: int = PACKED_BYTES,
-        graph_sizes: Sequence[Size] = (),
-        graph_bytes: int = GRAPH_BYTES,
-        prompt_bytes: int | None = None,
-        page: int = PAGE,
-    ) -> None:
-        """``memory_bytes`` are for keys and values, for embeddings of running prompts (``prompt_bytes`` of
-        them; none: what ``prompt_share`` gives), and for CUDA graphs of ``graph_sizes`` of cached steps, if
-        there are any (``graph_bytes`` at most). ``image_bytes`` are for visual tokens that may come again. A
-        language tower of up to ``packed_bytes`` is copied into the layout that a CPU multiplies by fastest.
-
-        Raises ``UserError`` for a causal model, for a memory without room for a page, and for graphs without
-        a GPU.
+    def __init__(self, model: LLaDAV, config: EngineConfig) -> None:
+        """Raises ``UserError`` for a causal model, for memory that does not hold one KV block, and for CUDA
+        graphs without a GPU.
         """
         if model.config.attention is Attention.causal:
             raise UserError(
                 "model.attention is causal: it predicts next tokens; use a masked-diffusion model"
             )
         self._model = model.eval()
-        config, weight = model.config, model.language.embed_tokens.weight
-        graphed = bool(graph_sizes) and can_graph(config, weight)
+        weight = model.language.embed_tokens.weight
+        use_graphs = bool(config.graph_sizes) and supports_cuda_graphs(model.config, weight)
+        prompt_bytes = config.prompt_bytes
         if prompt_bytes is None:
-            prompt_bytes = prompt_share(config, weight.dtype, memory_bytes, max_rows)
-        kv_bytes = memory_bytes - prompt_bytes - graphed * graph_bytes
-        self.memory = KVMemory(config.language, kv_bytes, weight.dtype, weight.device, page)
-        self.prompts = PromptEncoder(model, image_bytes)
-        weights = DecodingWeights(model.language, packed_bytes)
-        graphs = GraphedSteps(weights.tower, self.memory, graph_sizes, graph_bytes) if graphed else None
-        self.admission = Admission(self.memory, prompt_bytes)
-        self._runner = Runner(weights, self.memory, graphs)
-        self._scheduler = Scheduler(max_rows, refresh_positions)
+            prompt_bytes = prompt_budget(model.config, weight.dtype, config.memory_bytes, config.max_rows)
+        kv_bytes = config.memory_bytes - prompt_bytes - use_graphs * config.graph_bytes
+        self.kv_cache = KVCache(
+            model.config.language, kv_bytes, weight.dtype, weight.device, config.block_size
+        )
+        self.prompt_encoder = PromptEncoder(model, config.image_bytes)
+        weights, graphs = DecodingWeights(model.language, config.prepack_limit), None
+        if use_graphs:
+            graphs = CudaGraphs(weights.tower, self.kv_cache, config.graph_sizes, config.graph_bytes)
+        # The graphs allocate a KV block for padding: admission counts the blocks that are left.
+        self.admission = Admission(self.kv_cache, prompt_bytes)
+        self._runner = ModelRunner(weights, self.kv_cache, graphs)
+        self._scheduler = Scheduler(config.max_rows, config.refresh_positions)
         self._requests: dict[str, _Request] = {}
         self._rows: dict[str, Row] = {}
-        self._rooms: dict[str, Room] = {}
-        self._told: list[Update] = []
+        self._grants: dict[str, MemoryGrant] = {}
+        self._pending_updates: list[Update] = []
 
     @property
     def busy(self) -> bool:
-        """Whether any request is running or waits."""
+        """Whether any request waits or runs."""
         return bool(self._requests)
 
     @property
     def waiting(self) -> list[str]:
-        """Requests that have no row yet, the next one first."""
+        """Requests that are not admitted yet, the next one first."""
         return self._scheduler.waiting
 
     @property
     def running(self) -> list[str]:
-        """Requests that have a row."""
+        """Requests that are admitted."""
         return self._scheduler.running
 
     def submit(
-        self, prompt: Sample, options: DecodingOptions, name: str | None = None, settle: Settle | None = None
+        self,
+        prompt: Sample,
+        options: DecodingOptions,
+        name: str | None = None,
+        on_admit: OnAdmit | None = None,
     ) -> list[str]:
-        """Queue a request by name, its prompt's id unless given; lines about settings that change nothing.
+        """Queue a request; returns one line for each setting that has no effect.
 
-        Random draws depend on the seed and the prompt's id alone. ``settle`` is asked when a row is free and
-        decides how often the request refreshes: it gives ``options`` with another ``refresh_interval``, and
-        ``options`` themselves have the one that takes the most memory.
+        ``name`` is the id of the prompt unless given; random draws depend on the seed and on the id of the
+        prompt, not on the name.
+
+        ``on_admit`` is called when a row is free and may choose the refresh interval then: it returns
+        ``options`` with another ``refresh_interval``, while ``options`` must have the interval that takes the
+        most memory. If the memory is not free yet, ``on_admit`` is called again later.
 
         Raises ``UserError`` for a name that is in use, for ids outside the vocabulary, for a prompt that is
-        empty or too long for the model, and for a request that this memory can never hold.
+        empty or too long for the model, and for a request that never fits in the memory.
         """
         name = prompt.id if name is None else name
         if name in self._requests:
             raise UserError(f"request {name}: is running already; choose another id")
         self._check_ids(options)
-        request = _Request(name, prompt, options, self._positions(prompt, options), settle)
-        self.admission.check(name, self._need(request, options))
+        request = _Request(name, prompt, options, self._prompt_positions(prompt, options), on_admit)
+        self.admission.check(name, self._memory_need(request, options))
         self._requests[name] = request
         self._scheduler.add(name)
         return options.warnings
 
     def cancel(self, request: str) -> None:
-        """End a request without an answer; its memory is free at once. Unknown ids are ignored."""
+        """End a request without an answer and free its memory at once; unknown ids are ignored."""
         if self._requests.pop(request, None) is not None:
-            self._scheduler.drop(request)
+            self._scheduler.remove(request)
             self._rows.pop(request, None)
-            if (room := self._rooms.pop(request, None)) is not None:
-                self.admission.give_back(room)
+            if (grant := self._grants.pop(request, None)) is not None:
+                self.admission.free(grant)
 
     def step(self) -> list[Update]:
-        """Admit who fits, run one denoising step of who is due, and tell what happened to whom."""
-        self._scheduler.admit(self._start)
-        updates, self._told = self._told, []
-        rows = [self._rows[request] for request in self._scheduler.choose()]
+        """Admit requests that fit, run one denoising step of the scheduled ones, and return their updates."""
+        self._scheduler.admit(self._admit)
+        updates, self._pending_updates = self._pending_updates, []
+        rows = [self._rows[request] for request in self._scheduler.schedule()]
         if rows:
             updates += self._run(rows)
         for update in updates:
@@ -158,102 +172,104 @@ class Engine:
         return updates
 
     def _run(self, rows: Sequence[Row]) -> list[Update]:
-        """A step of rows; after one that fails each is tried alone, so that only those at fault end."""
+        """Run one step of rows. If it fails, each row is run alone, so that only rows that fail again end."""
         spans = [row.state.span for row in rows]
-        draws = [row.generator.get_state() for row in rows]
+        generator_states = [row.generator.get_state() for row in rows]
         try:
-            reveals = self._runner.step(rows)
-        except Exception as error:  # whatever the forward raises, the engine goes on
+            unmasked = self._runner.step(rows)
+        except Exception as error:  # a forward may raise anything; the engine continues
             LOG.exception("a step of %d rows failed", len(rows))
             if len(rows) == 1:
                 message = f"the step failed: {_one_line(error)}"
                 return [Update(rows[0].id, error=message, failure=FailureKind.forward)]
-            for row, state in zip(rows, draws, strict=True):
+            # The failed step may have drawn random numbers: without a reset, answers would change.
+            for row, state in zip(rows, generator_states, strict=True):
                 row.generator.set_state(state)
             return [update for row in rows for update in self._run([row])]
-        return [self._moved_on(*each) for each in zip(rows, spans, reveals, strict=True)]
+        return [self._update(*each) for each in zip(rows, spans, unmasked, strict=True)]
 
-    def _moved_on(self, row: Row, span: Span, reveal: Reveal | None) -> Update:
-        state, streams = row.state, len(row.streams)
-        if reveal is None:
-            self.admission.clear(self._rooms[row.id])
-            message = str(NotFiniteError("logits", self.memory.keys.dtype))
+    def _update(self, row: Row, span: Span, unmasked: UnmaskedTokens | None) -> Update:
+        """The update of a row after a step over ``span``; schedules its next step."""
+        state, branches = row.state, len(row.branches)
+        if unmasked is None:
+            self.admission.clear(self._grants[row.id])
             return Update(
                 row.id,
-                forwarded=streams * len(span),
+                forwarded=branches * len(span),
                 refresh=span.refresh,
-                error=message,
+                error=str(NotFiniteError("logits", self.kv_cache.keys.dtype)),
                 failure=FailureKind.not_finite,
             )
         if not state.done:
-            self._scheduler.due(row.id, streams * len(state.span), state.span.refresh)
+            self._scheduler.set_next_step(row.id, branches * len(state.span), state.span.refresh)
         return Update(
             row.id,
-            reveal,
-            state.committed,
-            state.end,
-            state.excess,
-            state.forwards,
-            streams * len(span),
-            span.refresh,
-            decoded(state) if state.done else None,
+            unmasked,
+            committed=state.committed,
+            end=state.end,
+            excess=state.excess,
+            step=state.forwards,
+            forwarded=branches * len(span),
+            refresh=span.refresh,
+            answer=decoded(state) if state.done else None,
         )
 
-    def _start(self, request: str) -> bool:
-        """Give a waiting request its memory and encode its prompt; False where it has to wait."""
-        wanted = self._requests[request]
-        options = wanted.settle() if wanted.settle else wanted.options
-        room = self.admission.take(self._need(wanted, options))
-        if room is None:
+    def _admit(self, name: str) -> bool:
+        """Allocate the memory of a waiting request and encode its prompt; False if too little is free."""
+        request = self._requests[name]
+        options = request.on_admit() if request.on_admit else request.options
+        grant = self.admission.allocate(self._memory_need(request, options))
+        if grant is None:
             return False
-        self._rooms[request] = room
+        self._grants[name] = grant
         try:
-            row = self._row(wanted, options, room)
-        except Exception as error:  # noqa: BLE001 - a prompt that cannot be encoded fails alone
+            row = self._row(request, options, grant)
+        except Exception as error:  # noqa: BLE001 - a prompt that cannot be encoded ends only its own request
             failure = FailureKind.not_finite if isinstance(error, NotFiniteError) else FailureKind.prompt
             message = f"the prompt could not be encoded: {_one_line(error)}"
-            self._told.append(Update(request, error=message, failure=failure))
+            self._pending_updates.append(Update(name, error=message, failure=failure))
             return True
-        self._rows[request] = row
-        if row.state.done:
-            self._told.append(
+        self._rows[name] = row
+        state = row.state
+        if state.done:  # the infill leaves nothing to decode
+            self._pending_updates.append(
                 Update(
-                    request,
-                    committed=row.state.committed,
-                    end=row.state.end,
-                    excess=row.state.excess,
-                    answer=decoded(row.state),
+                    name,
+                    committed=state.committed,
+                    end=state.end,
+                    excess=state.excess,
+                    answer=decoded(state),
                 )
             )
         else:
-            self._scheduler.due(request, len(row.streams) * row.state.length, refresh=True)
+            self._scheduler.set_next_step(name, len(row.branches) * state.length, refresh=True)
         return True
 
-    def _row(self, wanted: _Request, options: DecodingOptions, room: Room) -> Row:
-        prompt = wanted.prompt
-        embeddings_PW, turns_P = self.prompts.encode(prompt)
+    def _row(self, request: _Request, options: DecodingOptions, grant: MemoryGrant) -> Row:
+        embeddings_PW, turns_P = self.prompt_encoder.encode(request.prompt)
         state = SequenceState(len(embeddings_PW), options, self._model.config.tokens.mask)
-        inputs = [embeddings_PW]
+        prompts = [embeddings_PW]
         if options.guidance > 0:
-            inputs.append(self.prompts.blind(len(embeddings_PW)))
-        turns_L = torch.cat((turns_P, turns_P[-1:].expand(options.behind)))
+            prompts.append(self.prompt_encoder.unconditional(len(embeddings_PW)))
+        # The answer belongs to the last turn of the prompt.
+        turns_L = torch.cat((turns_P, turns_P[-1:].expand(options.answer_positions)))
         mask_LL = segment_mask(self._model.config.attention, state.length, turns_L)
-        kept = [*room.slots, *[None] * (len(inputs) - len(room.slots))]
-        streams = [Stream(each, mask_LL, of_each) for each, of_each in zip(inputs, kept, strict=True)]
-        return Row(wanted.id, state, streams, _generator(options.seed, prompt.id, turns_P.device))
+        tables = grant.block_tables or [None] * len(prompts)
+        branches = [GuidanceBranch(each, mask_LL, table) for each, table in zip(prompts, tables, strict=True)]
+        return Row(request.id, state, branches, _generator(options.seed, request.prompt.id, turns_P.device))
 
-    def _need(self, request: _Request, options: DecodingOptions) -> Need:
-        return need_of(self._model.config, self.memory.keys.dtype, request.positions, options)
+    def _memory_need(self, request: _Request, options: DecodingOptions) -> MemoryNeed:
+        return memory_need(self._model.config, self.kv_cache.keys.dtype, request.prompt_positions, options)
 
-    def _positions(self, prompt: Sample, options: DecodingOptions) -> int:
-        """Positions of a prompt that fits into the model with its answer."""
+    def _prompt_positions(self, prompt: Sample, options: DecodingOptions) -> int:
+        """Positions of a prompt; raises ``UserError`` if it is empty or too long together with its answer."""
         positions = prompt_length(prompt, self._model.geometry)
-        behind, longest = options.behind, self._model.config.language.max_positions
+        answer, longest = options.answer_positions, self._model.config.language.max_positions
         if positions == 0:
             raise UserError(f"sample {prompt.id}: the prompt is empty; give it at least one token")
-        if positions + behind > longest:
+        if positions + answer > longest:
             raise UserError(
-                f"sample {prompt.id}: {positions} tokens and {behind} of the answer exceed the model's "
+                f"sample {prompt.id}: {positions} tokens and {answer} of the answer exceed the model's "
                 f"{longest}; shorten the prompt or decoding.max_tokens"
             )
         return positions
@@ -262,18 +278,18 @@ class Engine:
         vocabulary = self._model.config.language.vocab_size
         stops = (i for stop in options.stop for i in stop)
         allowed = (i for ids in options.allowed.values() for i in ids)
-        named = {*options.forbidden, *options.suffix, *options.infill.values(), *stops, *allowed}
-        if outside := sorted(i for i in named if not 0 <= i < vocabulary):
+        ids = {*options.forbidden, *options.suffix, *options.infill.values(), *stops, *allowed}
+        if outside := sorted(i for i in ids if not 0 <= i < vocabulary):
             raise UserError(
                 f"decoding: ids {outside} are outside the vocabulary of {vocabulary}; correct them"
             )
 
 
 def decode(model: LLaDAV, prompts: Sequence[Sample], options: DecodingOptions) -> list[Decoded]:
-    """Answer prompts together; each answer is the one that its prompt gets alone.
+    """Answer prompts in one batch; each answer is the one that its prompt gets alone.
 
-    A prompt is a sample whose text ends where the answer begins (``text.encode_prompt``); ids differ. Raises
-    ``UserError`` for what ``Engine.submit`` refuses, and where a prompt or a step fails.
+    A prompt is a sample whose text ends where the answer begins (``chat.encode_prompt``); ids differ. Raises
+    ``UserError`` for what ``Engine.submit`` refuses, and if a prompt or a step fails.
     """
     engine = engine_for(model, prompts, options)
     answers: dict[str, Decoded] = {}
@@ -287,30 +303,33 @@ def decode(model: LLaDAV, prompts: Sequence[Sample], options: DecodingOptions) -
 
 
 def engine_for(model: LLaDAV, prompts: Sequence[Sample], options: DecodingOptions) -> Engine:
-    """An engine with memory for these prompts, all of them queued."""
+    """An engine with just enough memory to run these prompts together, with all of them queued."""
     weight = model.language.embed_tokens.weight
-    page = PAGE if weight.is_cuda else SMALL_PAGE
+    block_size = BLOCK_SIZE if weight.is_cuda else SMALL_BLOCK_SIZE
     lengths = [prompt_length(prompt, model.geometry) for prompt in prompts]
-    needs = [need_of(model.config, weight.dtype, length, options) for length in lengths]
-    pages = sum(-(-need.positions // page) * need.streams for need in needs)
+    needs = [memory_need(model.config, weight.dtype, length, options) for length in lengths]
+    blocks = sum(-(-need.positions // block_size) * need.cached_branches for need in needs)
     prompt_bytes = sum(need.prompt_bytes for need in needs)
-    memory = max(1, pages) * bytes_of_page(model.config.language, weight.dtype, page) + prompt_bytes
-    rows, positions = max(1, len(prompts)), max(1, sum(need.positions for need in needs))
-    engine = Engine(model, memory, rows, positions, prompt_bytes=prompt_bytes, page=page)
+    kv_bytes = max(1, blocks) * kv_block_bytes(model.config.language, weight.dtype, block_size)
+    config = EngineConfig(
+        kv_bytes + prompt_bytes,
+        max_rows=max(1, len(prompts)),
+        refresh_positions=max(1, sum(need.positions for need in needs)),
+        prompt_bytes=prompt_bytes,
+        block_size=block_size,
+    )
+    engine = Engine(model, config)
     for prompt in prompts:
         engine.submit(prompt, options)
     return engine
 
 
-def _generator(seed: int, request: str, device: torch.device) -> torch.Generator:
-    digest = hashlib.blake2b(f"{seed}/{request}".encode(), digest_size=8).digest()
+def _generator(seed: int, prompt_id: str, device: torch.device) -> torch.Generator:
+    digest = hashlib.blake2b(f"{seed}/{prompt_id}".encode(), digest_size=8).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "little", signed=True))
 
 
 def _one_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return (
-        lines[0]
-        if isinstance(error, UserError) and lines
-        else f"{type(error).__name__}: {' '.join(lines[:1])}"
-    )
+    """The first line of an error; the type comes first unless the line is meant for users."""
+    first = "".join(str(error).splitlines()[:1])
+    return first if isinstance(error, UserError) and first else f"{type(error).__name__}: {first}"

@@ -1,4 +1,4 @@
-"""Why an answer ends without a result."""
+"""Errors that end a request without an answer."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from lladav.errors import UserError
 
 
 class FailureKind(StrEnum):
-    """What went wrong; ``lladav_failures_total`` counts answers by it."""
+    """Kind of a failure; a label of ``lladav_failures_total``."""
 
     prompt = "prompt"
     """The prompt could not be encoded."""
     forward = "forward"
     """A forward raised an error."""
     not_finite = "not_finite"
-    """A forward gave numbers that are not finite."""
+    """A forward computed NaN or infinity."""
 
 
 class NotFiniteError(UserError):
-    """A forward gave NaN or infinity; ``numbers`` says of what, ``dtype`` is that of the weights."""
+    """A forward computed NaN or infinity; ``values`` names the result, ``dtype`` is that of the weights."""
 
-    def __init__(self, numbers: str, dtype: torch.dtype) -> None:
+    def __init__(self, values: str, dtype: torch.dtype) -> None:
         name = str(dtype).removeprefix("torch.")
         super().__init__(
-            f"{numbers} are not finite: the weights are damaged, or their products are too large for {name}; "
+            f"{values} are not finite: the weights are damaged, or their products are too large for {name}; "
             "check the checkpoint, or use another number format"
         )

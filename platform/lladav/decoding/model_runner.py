@@ -1,10 +1,10 @@
-"""One denoising step of rows that need not have anything in common: lengths, caches, rules, refresh or not.
+"""One denoising step of rows that need not have anything in common: length, cache, rule, refresh or not.
 
-The spans of all rows lie end to end in one forward, without padding; only places that compete meet the
-vocabulary; one small copy brings what was revealed to the host.
+The spans of all rows lie end to end in one forward, without padding. The LM head is applied to the candidates
+only. One small copy brings the unmasked tokens to the host.
 
-Shapes: T positions of the step, P of a prompt, L of a sequence, M places that compete, R rows, B places of
-the fullest row, W width.
+Shapes: T positions of the step, P positions of a prompt, L of a sequence, N candidates of a row, M candidates
+of all branches, R rows, B candidates of the row that has the most, W width.
 """
 
 from __future__ import annotations
@@ -17,181 +17,180 @@ import torch
 from torch import Tensor
 
 from lladav.decoding.cpu_weights import DecodingWeights
-from lladav.decoding.cuda_graphs import GraphedSteps, Size
-from lladav.decoding.kv_cache import KVMemory, Slots
-from lladav.decoding.paged_attention import Part, attention_of, can_flash
-from lladav.decoding.sampler import Draw, Guided, Proposals, propose
+from lladav.decoding.cuda_graphs import CudaGraphs, GraphSize
+from lladav.decoding.kv_cache import BlockTable, KVCache
+from lladav.decoding.paged_attention import BranchSpan, attention_for, supports_flash_attention
+from lladav.decoding.sampler import Guidance, SamplerOutput, SamplingParams, sample
 from lladav.decoding.sequence import SequenceState, Span
-from lladav.decoding.unmasking import UnmaskingRules, revealed
+from lladav.decoding.unmasking import unmask
 from lladav.model.language import rotary_factors
 
 
 @dataclass(frozen=True)
-class Stream:
-    """A prompt's embeddings, who of the sequence sees whom (None: all see all), and where keys and values are
-    kept (None: no step reads them).
+class GuidanceBranch:
+    """One forward of a row's sequence: its prompt embeddings, attention mask and block table.
 
-    A row has one, and with guidance another whose prompt is all masks.
+    Without a mask every position attends to every other; without a block table no later step reads its keys
+    and values. A row has a conditional branch and, with classifier-free guidance, an unconditional one whose
+    prompt is all masks. Both have the same answer.
     """
 
     embeddings_PW: Tensor
     mask_LL: Tensor | None
-    slots: Slots | None
+    block_table: BlockTable | None
 
 
 @dataclass(frozen=True)
 class Row:
-    """A running request."""
+    """A running request; the conditional branch comes first."""
 
     id: str
     state: SequenceState
-    streams: list[Stream]
+    branches: list[GuidanceBranch]
     generator: torch.Generator
 
 
 @dataclass(frozen=True)
-class Reveal:
-    """Places of the canvas that a step filled, with what and how sure."""
+class UnmaskedTokens:
+    """Canvas positions that a step unmasked, their tokens, and the probability of each."""
 
-    places: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     confidences: list[float] = field(default_factory=list)
 
 
-class Runner:
-    """The language model, as weights for decoding, and the memory of its keys and values."""
+class ModelRunner:
+    """Runs steps of the language model over a KV cache."""
 
-    def __init__(
-        self, weights: DecodingWeights, memory: KVMemory, graphs: GraphedSteps | None = None
-    ) -> None:
-        self._weights, self._memory, self._graphs = weights, memory, graphs
-        self._device = memory.keys.device
+    def __init__(self, weights: DecodingWeights, kv_cache: KVCache, graphs: CudaGraphs | None = None) -> None:
+        self._weights, self._kv_cache, self._graphs = weights, kv_cache, graphs
+        self._device = kv_cache.keys.device
 
     @torch.no_grad()
-    def step(self, rows: Sequence[Row]) -> list[Reveal | None]:
-        """Take one step of each row, cached ones before refreshes; moves their states on.
+    def step(self, rows: Sequence[Row]) -> list[UnmaskedTokens | None]:
+        """Run one step of each row and advance its state; rows with cached spans come before refreshes.
 
-        None for a row whose logits are not finite: its state stays as it is.
+        The result is None for a row with logits that are not finite; its state stays as it is.
         """
         spans = [row.state.span for row in rows]
-        competing = [row.state.competing for row in rows]
-        sighted_MW, guided = self._guided(rows, competing, self._forward(rows, spans, competing))
-        draws = [_draw(row, places) for row, places in zip(rows, competing, strict=True)]
-        reveals = self._reveal(rows, competing, propose(sighted_MW, self._weights.head, draws, guided))
-        for row, span, reveal in zip(rows, spans, reveals, strict=True):
-            if reveal is not None:
-                row.state.fill(span, reveal.places, reveal.tokens, reveal.confidences)
-        return reveals
+        candidates = [row.state.candidates for row in rows]
+        hidden_MW, guidance = self._guidance(rows, candidates, self._forward(rows, spans, candidates))
+        params = [_sampling_params(row, own) for row, own in zip(rows, candidates, strict=True)]
+        output = sample(hidden_MW, self._weights.head, params, guidance)
+        unmasked = self._unmask(rows, candidates, output)
+        for row, span, tokens in zip(rows, spans, unmasked, strict=True):
+            if tokens is not None:
+                row.state.fill(span, tokens.positions, tokens.tokens, tokens.confidences)
+        return unmasked
 
     def _forward(
-        self, rows: Sequence[Row], spans: Sequence[Span], competing: Sequence[np.ndarray]
+        self, rows: Sequence[Row], spans: Sequence[Span], candidates: Sequence[np.ndarray]
     ) -> list[Tensor]:
-        """Hidden states of the competing places, for each stream of each row."""
+        """Hidden states (N, W) of the candidates, for each branch of each row."""
         tower = self._weights.tower
-        inputs, positions, parts, starts = [], [], [], []
+        inputs, positions, branch_spans, outputs = [], [], [], []
         total = 0
-        for row, span, places in zip(rows, spans, competing, strict=True):
-            answer_CW = tower.embed_tokens(self._canvas(row.state, span))
-            wanted_N = torch.from_numpy(row.state.prompt + places - span.start)
-            for stream in row.streams:
-                inputs += [stream.embeddings_PW[span.start :], answer_CW]
+        for row, span, own in zip(rows, spans, candidates, strict=True):
+            answer_W = tower.embed_tokens(self._answer_ids(row.state, span))
+            output_N = torch.from_numpy(row.state.prompt + own - span.start)
+            for branch in row.branches:
+                inputs += [branch.embeddings_PW[span.start :], answer_W]
                 positions.append(torch.arange(span.start, span.end))
-                mask = None if stream.mask_LL is None else stream.mask_LL[span.start : span.end]
-                parts.append(Part(span, row.state.length, wanted_N, stream.slots, mask))
-                starts.append(total)
+                mask = None if branch.mask_LL is None else branch.mask_LL[span.start : span.end]
+                branch_spans.append(BranchSpan(span, row.state.length, output_N, branch.block_table, mask))
+                outputs.append(total + output_N)
                 total += len(span)
-        wanted_M = torch.cat([start + part.wanted_N for start, part in zip(starts, parts, strict=True)])
-        hidden_MW = self._hidden(
-            torch.cat(inputs), torch.cat(positions).to(self._device), parts, wanted_M.to(self._device)
-        )
-        return list(hidden_MW.split([len(part.wanted_N) for part in parts]))
+        positions_T, output_M = (torch.cat(each).to(self._device) for each in (positions, outputs))
+        hidden_MW = self._hidden(torch.cat(inputs), positions_T, branch_spans, output_M)
+        return list(hidden_MW.split([len(each) for each in outputs]))
 
     def _hidden(
-        self, inputs_TW: Tensor, positions_T: Tensor, parts: Sequence[Part], wanted_M: Tensor
+        self, inputs_TW: Tensor, positions_T: Tensor, spans: Sequence[BranchSpan], output_M: Tensor
     ) -> Tensor:
-        size = self._graph_size(len(inputs_TW), parts)
+        """Hidden states of the output positions, by a CUDA graph if one is large enough."""
+        size = self._graph_size(len(inputs_TW), spans)
         if self._graphs and size:
-            return self._graphs.forward(size, inputs_TW, positions_T, parts)[wanted_M]
+            return self._graphs.forward(size, inputs_TW, positions_T, spans)[output_M]
         tower = self._weights.tower
         rotary = rotary_factors(positions_T, tower.config)
-        return tower(inputs_TW, rotary, attention_of(self._memory, parts), wanted_M)
+        return tower(inputs_TW, rotary, attention_for(self._kv_cache, spans), output_M)
 
-    def _graph_size(self, positions: int, parts: Sequence[Part]) -> Size | None:
-        """Size of the graph that this step is, if it is one."""
-        if self._graphs is None or any(part.span.refresh for part in parts):
+    def _graph_size(self, positions: int, spans: Sequence[BranchSpan]) -> GraphSize | None:
+        """Size of the graph that runs this step; None if it has a refresh or no graph is large enough."""
+        if self._graphs is None or any(each.span.refresh for each in spans):
             return None
-        return self._graphs.size_for(positions, len(parts)) if can_flash(self._memory, parts) else None
+        if not supports_flash_attention(self._kv_cache, spans):
+            return None
+        return self._graphs.size_for(positions, len(spans))
 
-    def _canvas(self, state: SequenceState, span: Span) -> Tensor:
-        """Ids of the part of canvas and suffix that the span covers."""
+    def _answer_ids(self, state: SequenceState, span: Span) -> Tensor:
+        """Ids of canvas and suffix that the span covers."""
         ids = np.concatenate((state.tokens_G, np.array(state.options.suffix, np.int64)))
-        start, end = (max(0, place - state.prompt) for place in (span.start, span.end))
+        start, end = (max(0, position - state.prompt) for position in (span.start, span.end))
         return torch.from_numpy(ids[start:end]).to(self._device)
 
-    def _guided(
-        self, rows: Sequence[Row], competing: Sequence[np.ndarray], hidden: Sequence[Tensor]
-    ) -> tuple[Tensor, Guided | None]:
-        """Hidden states (M, W) of all rows with their prompts, and those without for rows that are guided."""
-        left = iter(hidden)
-        streams = [[next(left) for _ in row.streams] for row in rows]
-        sighted_MW = torch.cat([of_row[0] for of_row in streams])
-        blind = [of_row[1] for of_row in streams if len(of_row) > 1]
-        if not blind:
-            return sighted_MW, None
-        counts = torch.tensor([len(places) for places in competing])
-        guides_R = torch.tensor([len(row.streams) > 1 for row in rows])
+    def _guidance(
+        self, rows: Sequence[Row], candidates: Sequence[np.ndarray], hidden: Sequence[Tensor]
+    ) -> tuple[Tensor, Guidance | None]:
+        """Conditional hidden states (M, W) of all rows, and unconditional ones of rows with guidance."""
+        branches = iter(hidden)
+        per_row = [[next(branches) for _ in row.branches] for row in rows]
+        conditional_MW = torch.cat([branch[0] for branch in per_row])
+        unconditional = [branch[1] for branch in per_row if len(branch) > 1]
+        if not unconditional:
+            return conditional_MW, None
+        counts = torch.tensor([len(own) for own in candidates])
+        guided_R = torch.tensor([len(row.branches) > 1 for row in rows])
         scale_M = torch.tensor([row.state.options.guidance for row in rows]).repeat_interleave(counts)
-        rows_K = guides_R.repeat_interleave(counts).nonzero().flatten()
-        return sighted_MW, Guided(rows_K.to(self._device), torch.cat(blind), scale_M[rows_K].to(self._device))
-
-    def _reveal(
-        self,
-        rows: Sequence[Row],
-        competing: Sequence[np.ndarray],
-        proposals: Proposals,
-    ) -> list[Reveal | None]:
-        """Pick by each row's rule; the one copy to the host."""
-        counts = torch.tensor([len(places) for places in competing], device=self._device)
-        competes_RB = torch.arange(int(max(map(len, competing))), device=self._device) < counts[:, None]
-
-        def laid_out(values_M: Tensor, rest: float) -> Tensor:
-            return torch.full(
-                competes_RB.shape, rest, dtype=torch.float64, device=self._device
-            ).masked_scatter_(competes_RB, values_M.double())
-
-        confidence_RB = laid_out(proposals.confidence_M, -torch.inf)
-        entropy_M = proposals.entropy_M
-        entropy_RB = torch.zeros_like(confidence_RB) if entropy_M is None else laid_out(entropy_M, torch.inf)
-        picked_RB = revealed(
-            confidence_RB, entropy_RB, UnmaskingRules.of([row.state for row in rows], self._device)
+        rows_K = guided_R.repeat_interleave(counts).nonzero().flatten()
+        return conditional_MW, Guidance(
+            rows_K.to(self._device), torch.cat(unconditional), scale_M[rows_K].to(self._device)
         )
-        copied = torch.stack((picked_RB.double(), laid_out(proposals.tokens_M, 0.0), confidence_RB))
-        copied = copied.cpu().numpy()
-        return [_picked(places, copied[:, row, : len(places)]) for row, places in enumerate(competing)]
+
+    def _unmask(
+        self, rows: Sequence[Row], candidates: Sequence[np.ndarray], output: SamplerOutput
+    ) -> list[UnmaskedTokens | None]:
+        """Apply the unmasking rule of each row, and copy the result to the host."""
+        counts = torch.tensor([len(own) for own in candidates], device=self._device)
+        is_candidate_RB = torch.arange(max(map(len, candidates)), device=self._device) < counts[:, None]
+
+        def padded(values_M: Tensor, padding: float) -> Tensor:
+            filled_RB = torch.full(is_candidate_RB.shape, padding, dtype=torch.float64, device=self._device)
+            return filled_RB.masked_scatter_(is_candidate_RB, values_M.double())
+
+        confidence_RB = padded(output.confidence_M, -torch.inf)
+        entropy_RB = None if output.entropy_M is None else padded(output.entropy_M, torch.inf)
+        unmasked_RB = unmask(confidence_RB, entropy_RB, [row.state.rule for row in rows])
+        # Stacked as float64, which holds token ids exactly: one copy waits for the device once.
+        copied = (
+            torch.stack((unmasked_RB.double(), padded(output.tokens_M, 0.0), confidence_RB)).cpu().numpy()
+        )
+        return [_unmasked(own, copied[:, row, : len(own)]) for row, own in enumerate(candidates)]
 
 
-def _picked(places: np.ndarray, copied: np.ndarray) -> Reveal | None:
-    """What is revealed of competing places, from picks, tokens and confidences; None if one is not finite."""
-    picked, tokens, confidences = copied
+def _unmasked(candidates: np.ndarray, copied: np.ndarray) -> UnmaskedTokens | None:
+    """What one row unmasks; None if a confidence is not finite."""
+    unmasked, tokens, confidences = copied
     if np.isnan(confidences).any():
         return None
-    chosen = picked > 0
-    return Reveal(
-        places[chosen].tolist(), tokens[chosen].astype(np.int64).tolist(), confidences[chosen].tolist()
+    chosen = unmasked > 0
+    return UnmaskedTokens(
+        candidates[chosen].tolist(), tokens[chosen].astype(np.int64).tolist(), confidences[chosen].tolist()
     )
 
 
-def _draw(row: Row, places: np.ndarray) -> Draw:
+def _sampling_params(row: Row, candidates: np.ndarray) -> SamplingParams:
     options = row.state.options
-    allowed = options.allowed and {
-        row: options.allowed[place] for row, place in enumerate(places.tolist()) if place in options.allowed
-    }
-    return Draw(
-        len(places),
+    return SamplingParams(
+        len(candidates),
         options.forbidden,
         options.temperature,
         options.top_p,
         row.generator,
-        entropy=options.entropy is not None,
-        allowed=allowed,
+        entropy=options.rule.needs_entropy,
+        allowed={
+            index: options.allowed[position]
+            for index, position in enumerate(candidates.tolist())
+            if position in options.allowed
+        },
     )

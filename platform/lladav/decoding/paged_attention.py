@@ -1,14 +1,14 @@
 """Attention of a step whose rows are refreshes and cached spans side by side.
 
-A refresh sees the keys of its own forward. A cached span writes its keys over those it replaces and sees all
-of its sequence's: what the last refresh left, and its own. In the last layer, the wanted positions of each
-span alone ask.
+A refresh attends to the keys of its own forward. A cached span overwrites its keys in the KV cache and
+attends to all keys of its sequence: its own, and those that the last refresh left. The last layer has queries
+for the output positions of each span only.
 
-``CachedAttention`` goes from span to span. ``PagedFlash`` takes all cached spans in one call and all
-refreshes in another, and reads keys where their pages are.
+``SpanwiseAttention`` attends span by span. ``PagedFlashAttention`` runs one call of flash attention for all
+cached spans and another for all refreshes, and reads keys from their KV blocks without a copy.
 
-Shapes: T positions of the step, K of those whose keys are kept, S of a span, N of those asked for, L of a
-sequence, H heads, D head width, R spans, P pages of the longest sequence.
+Shapes: T positions of the step, K of those whose keys are cached, S of a span, N output positions of a span,
+L positions of a sequence, H heads, D head width, R spans, C KV blocks of the longest sequence.
 """
 
 from __future__ import annotations
@@ -22,85 +22,96 @@ import torch
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
-from lladav.decoding.kv_cache import KVMemory, Slots
+from lladav.decoding.kv_cache import BlockTable, KVCache
 from lladav.decoding.sequence import Span
 from lladav.model.attention import Attend, attend_once
 
 
 @dataclass(frozen=True)
-class Part:
-    """The span of a sequence of ``length`` positions, which of the span are wanted, where its keys are kept,
-    and who of them it may see.
+class BranchSpan:
+    """The span of one branch in a step.
+
+    ``length`` is that of its whole sequence. ``output_N`` are the positions of the span whose hidden states
+    are needed after the last layer. Without a block table no later step reads its keys and values.
+    ``mask_SL`` is true where a position of the span attends to a position of the sequence; None: everywhere.
     """
 
     span: Span
     length: int
-    wanted_N: Tensor
-    slots: Slots | None
+    output_N: Tensor
+    block_table: BlockTable | None
     mask_SL: Tensor | None = None
 
 
-def attention_of(memory: KVMemory, parts: Sequence[Part]) -> Attend:
-    """Attention over a step's parts, end to end."""
-    return PagedFlash(memory, parts) if can_flash(memory, parts) else CachedAttention(memory, parts)
+def attention_for(kv_cache: KVCache, spans: Sequence[BranchSpan]) -> Attend:
+    """Attention over the spans of a step, which lie end to end."""
+    if supports_flash_attention(kv_cache, spans):
+        return PagedFlashAttention(kv_cache, spans)
+    return SpanwiseAttention(kv_cache, spans)
 
 
-def can_flash(memory: KVMemory, parts: Sequence[Part]) -> bool:
-    """Whether flash attention can do this: on a GPU, in half precision, where nothing is masked."""
-    half = memory.keys.dtype in (torch.bfloat16, torch.float16)
-    return memory.keys.is_cuda and half and all(part.mask_SL is None for part in parts)
+def supports_flash_attention(kv_cache: KVCache, spans: Sequence[BranchSpan]) -> bool:
+    """Whether flash attention can run the step: on a GPU, in half precision, without a mask."""
+    half = kv_cache.keys.dtype in (torch.bfloat16, torch.float16)
+    return kv_cache.keys.is_cuda and half and all(each.mask_SL is None for each in spans)
 
 
-class CachedAttention:
-    """An ``Attend`` that takes one part after another."""
+class SpanwiseAttention:
+    """An ``Attend`` that runs one span after another."""
 
-    def __init__(self, memory: KVMemory, parts: Sequence[Part]) -> None:
-        self._memory, self._parts = memory, parts
-        self._lengths = [len(part.span) for part in parts]
-        self._wanted = [len(part.wanted_N) for part in parts]
+    def __init__(self, kv_cache: KVCache, spans: Sequence[BranchSpan]) -> None:
+        self._kv_cache, self._spans = kv_cache, spans
+        self._lengths = [len(each.span) for each in spans]
+        self._output_lengths = [len(each.output_N) for each in spans]
 
     def __call__(self, layer: int, query_THD: Tensor, key_THD: Tensor, value_THD: Tensor) -> Tensor:
-        lengths = self._lengths if len(query_THD) == len(key_THD) else self._wanted
-        queries = query_THD.split(lengths)
+        # The last layer has fewer queries than keys.
+        query_lengths = self._lengths if len(query_THD) == len(key_THD) else self._output_lengths
+        queries = query_THD.split(query_lengths)
         heads = zip(queries, key_THD.split(self._lengths), value_THD.split(self._lengths), strict=True)
-        return torch.cat([self._attend(layer, part, *x) for part, x in zip(self._parts, heads, strict=True)])
+        return torch.cat(
+            [self._attend(layer, each, *qkv) for each, qkv in zip(self._spans, heads, strict=True)]
+        )
 
     def _attend(
-        self, layer: int, part: Part, query_NHD: Tensor, key_SHD: Tensor, value_SHD: Tensor
+        self, layer: int, span: BranchSpan, query_NHD: Tensor, key_SHD: Tensor, value_SHD: Tensor
     ) -> Tensor:
         keys, values = key_SHD, value_SHD
-        if part.slots is not None:
-            self._memory.write(layer, part.slots, part.span.start, key_SHD, value_SHD)
-            if not part.span.refresh:
-                keys, values = self._memory.read(layer, part.slots, part.length)
-        mask = part.mask_SL
+        if span.block_table is not None:
+            self._kv_cache.write(layer, span.block_table, span.span.start, key_SHD, value_SHD)
+            if not span.span.refresh:
+                keys, values = self._kv_cache.read(layer, span.block_table, span.length)
+        mask = span.mask_SL
         if mask is not None and len(query_NHD) != len(mask):
-            mask = mask[part.wanted_N]
+            mask = mask[span.output_N]
         return attend_once(query_NHD, keys, values, mask)
 
 
-class PagedFlash:
-    """An ``Attend`` by two calls of flash attention; cached parts come before refreshes."""
+class PagedFlashAttention:
+    """An ``Attend`` by two calls of flash attention; cached spans come before refreshes."""
 
-    def __init__(self, memory: KVMemory, parts: Sequence[Part]) -> None:
-        """Raises ``ValueError`` for a cached part behind a refresh."""
-        cached = [part for part in parts if not part.span.refresh]
-        refreshes = [part for part in parts if part.span.refresh]
-        if any(not part.span.refresh for part in parts[len(cached) :]):
-            raise ValueError("cached parts come before refreshes")
-        self._memory = memory
-        self._positions = sum(len(part.span) for part in parts)
-        self._kept_K, self._places_K = _kept(parts, memory)
-        self._pages = Pages.of(cached, memory) if cached else None
-        self._cached, self._refreshes = _queries(cached, memory), _queries(refreshes, memory)
+    def __init__(self, kv_cache: KVCache, spans: Sequence[BranchSpan]) -> None:
+        """Raises ``ValueError`` for a cached span after a refresh."""
+        cached = [each for each in spans if not each.span.refresh]
+        refreshes = [each for each in spans if each.span.refresh]
+        if any(not each.span.refresh for each in spans[len(cached) :]):
+            raise ValueError("cached spans come before refreshes")
+        self._kv_cache = kv_cache
+        self._positions = sum(len(each.span) for each in spans)
+        self._cached_K, self._slot_K = _cache_writes(spans, kv_cache)
+        self._tables = BatchBlockTables.of(cached, kv_cache) if cached else None
+        self._cached = _query_lengths(cached, kv_cache)
+        self._refreshes = _query_lengths(refreshes, kv_cache)
 
     def __call__(self, layer: int, query_THD: Tensor, key_THD: Tensor, value_THD: Tensor) -> Tensor:
-        self._memory.write_at(layer, self._places_K, key_THD[self._kept_K], value_THD[self._kept_K])
-        last = len(query_THD) != self._positions
-        cached, refreshes = self._cached[last], self._refreshes[last]
+        # Cached spans read their own keys from the cache, so keys are written before attention.
+        self._kv_cache.write_slots(layer, self._slot_K, key_THD[self._cached_K], value_THD[self._cached_K])
+        is_last_layer = len(query_THD) != self._positions
+        cached, refreshes = self._cached[is_last_layer], self._refreshes[is_last_layer]
         out = []
-        if self._pages is not None:
-            out.append(attend_to_pages(query_THD[: cached.total], self._memory, layer, cached, self._pages))
+        if self._tables is not None:
+            queries = query_THD[: cached.total]
+            out.append(attend_to_blocks(queries, self._kv_cache, layer, cached, self._tables))
         if refreshes.total:
             keys, values = (x[self._cached[0].total :] for x in (key_THD, value_THD))
             out.append(_flash(query_THD[cached.total :], keys, values, refreshes, self._refreshes[0]))
@@ -108,67 +119,73 @@ class PagedFlash:
 
 
 @dataclass(frozen=True)
-class Lengths:
-    """Runs of positions end to end: where each begins and ends (R + 1), and how long the longest is."""
+class CumulativeLengths:
+    """Segments that lie end to end: their bounds (R + 1, as ``cu_seqlens``), the longest, and the total."""
 
     bounds: Tensor
     longest: int
     total: int
 
     @classmethod
-    def of(cls, lengths: Sequence[int], device: torch.device) -> Lengths:
+    def of(cls, lengths: Sequence[int], device: torch.device) -> CumulativeLengths:
         bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
         return cls(bounds, max(lengths, default=0), sum(lengths))
 
 
 @dataclass(frozen=True)
-class Pages:
-    """Where sequences lie: a row of pages and a length each; behind a row's own pages are any others."""
+class BatchBlockTables:
+    """Block tables and lengths of the sequences of a step, as flash attention reads them."""
 
-    table_RP: Tensor
+    table_RC: Tensor
     lengths_R: Tensor
-    keys: Lengths
+    keys: CumulativeLengths
 
     @classmethod
-    def of(cls, parts: Sequence[Part], memory: KVMemory) -> Pages:
-        own = [part.slots.pages if part.slots else [] for part in parts]
-        widest = max(map(len, own))
-        table = [[*row, *[0] * (widest - len(row))] for row in own]
-        lengths, device = [part.length for part in parts], memory.keys.device
+    def of(cls, spans: Sequence[BranchSpan], kv_cache: KVCache) -> BatchBlockTables:
+        tables = [each.block_table.blocks if each.block_table else [] for each in spans]
+        # Short tables are padded with block 0: ``lengths_R`` keeps flash attention from reading it.
+        longest = max(map(len, tables))
+        padded = [[*table, *[0] * (longest - len(table))] for table in tables]
+        lengths, device = [each.length for each in spans], kv_cache.keys.device
         return cls(
-            torch.tensor(table, dtype=torch.int32, device=device),
+            torch.tensor(padded, dtype=torch.int32, device=device),
             torch.tensor(lengths, dtype=torch.int32, device=device),
-            Lengths.of(lengths, device),
+            CumulativeLengths.of(lengths, device),
         )
 
 
-def attend_to_pages(
-    query_THD: Tensor, memory: KVMemory, layer: int, queries: Lengths, pages: Pages
+def attend_to_blocks(
+    query_THD: Tensor, kv_cache: KVCache, layer: int, queries: CumulativeLengths, tables: BatchBlockTables
 ) -> Tensor:
-    """Flash attention of each run of queries over its sequence's keys, read where they are."""
+    """Flash attention of each segment of queries over the cached keys of its sequence."""
     return _flash(
         query_THD,
-        memory.keys[layer],
-        memory.values[layer],
+        kv_cache.keys[layer],
+        kv_cache.values[layer],
         queries,
-        pages.keys,
-        seqused_k=pages.lengths_R,
-        block_table=pages.table_RP,
+        tables.keys,
+        seqused_k=tables.lengths_R,
+        block_table=tables.table_RC,
     )
 
 
 def _flash(
-    query_THD: Tensor, keys: Tensor, values: Tensor, queries: Lengths, of_keys: Lengths, **paged: Any
+    query_THD: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    query_lengths: CumulativeLengths,
+    key_lengths: CumulativeLengths,
+    **paged: Any,
 ) -> Tensor:
-    """One split of the keys whatever their number, so that it rounds alike in any company."""
     out = varlen_attn(
         query_THD,
         keys,
         values,
-        queries.bounds,
-        of_keys.bounds,
-        queries.longest,
-        of_keys.longest,
+        query_lengths.bounds,
+        key_lengths.bounds,
+        query_lengths.longest,
+        key_lengths.longest,
+        # Batch invariance: with one split of the keys, rounding does not depend on the other rows.
         num_splits=1,
         enable_gqa=query_THD.shape[-2] != keys.shape[-2],
         **paged,
@@ -176,23 +193,25 @@ def _flash(
     return out if isinstance(out, Tensor) else out[0]
 
 
-def _queries(parts: Sequence[Part], memory: KVMemory) -> tuple[Lengths, Lengths]:
-    """Those of all layers but the last, and those of the last one."""
-    device = memory.keys.device
+def _query_lengths(
+    spans: Sequence[BranchSpan], kv_cache: KVCache
+) -> tuple[CumulativeLengths, CumulativeLengths]:
+    """Lengths of the queries in all layers but the last, and in the last layer."""
+    device = kv_cache.keys.device
     return (
-        Lengths.of([len(part.span) for part in parts], device),
-        Lengths.of([len(part.wanted_N) for part in parts], device),
+        CumulativeLengths.of([len(each.span) for each in spans], device),
+        CumulativeLengths.of([len(each.output_N) for each in spans], device),
     )
 
 
-def _kept(parts: Sequence[Part], memory: KVMemory) -> tuple[Tensor, Tensor]:
-    """Positions of the step whose keys are kept, and where in the memory."""
-    kept, places, start = [], [], 0
-    for part in parts:
-        if part.slots is not None:
-            kept.append(torch.arange(start, start + len(part.span)))
-            places.append(memory.places(part.slots, part.span.start, part.span.end))
-        start += len(part.span)
+def _cache_writes(spans: Sequence[BranchSpan], kv_cache: KVCache) -> tuple[Tensor, Tensor]:
+    """Positions of the step (K) whose keys are cached, and their slots (K) in the cache."""
     empty = torch.zeros(0, dtype=torch.long)
-    device = memory.keys.device
-    return torch.cat([empty, *kept]).to(device), torch.cat([empty, *places]).to(device)
+    cached, slots, start = [empty], [empty], 0
+    for each in spans:
+        end = start + len(each.span)
+        if each.block_table is not None:
+            cached.append(torch.arange(start, end))
+            slots.append(kv_cache.slots(each.block_table, each.span.start, each.span.end))
+        start = end
+    return torch.cat(cached).to(kv_cache.keys.device), torch.cat(slots).to(kv_cache.keys.device)

@@ -1,7 +1,7 @@
-"""Prompts as embeddings, with the visual tokens of images that come again kept.
+"""Embeddings of prompts, with a cache of visual tokens for images that are used again.
 
-Visual tokens depend on their own image alone, so that reuse is exact; keys and values of a prompt would not
-be: under bidirectional attention they depend on the whole sequence.
+Visual tokens depend on their own image only, so reuse is exact. Keys and values of a prompt are not reused
+across requests: under bidirectional attention they depend on the whole sequence.
 
 Shapes: P positions of a prompt, V visual tokens of an item, W width.
 """
@@ -31,19 +31,20 @@ def prompt_length(prompt: Sample, geometry: ViewGeometry) -> int:
 
 
 def question_prompt(name: str, text: str, visuals: Sequence[Visual], tokenizer: ChatTokenizer) -> Sample:
-    """A question as the training conversations put it: system turn, image marks, then the text."""
+    """A question in the format of the training conversations: system turn, image marks, then the text."""
     content = f"{IMAGE_MARK}\n" * len(visuals) + text
     messages = [Message("system", SYSTEM_PROMPT), Message("user", content)]
     return Sample(name, encode_prompt(messages, tokenizer), list(visuals))
 
 
 class PromptEncoder:
-    """The model's embeddings of prompts, and a cache of visual tokens by content within a budget of bytes."""
+    """Embeds prompts; visual tokens are cached by content within a budget of bytes."""
 
     def __init__(self, model: LLaDAV, budget: int) -> None:
         self._model = model
         self._budget = budget
-        self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._cache: OrderedDict[bytes, Tensor] = OrderedDict()
+        """Visual tokens by content, the least recently used first."""
         self._bytes = 0
         self.hits = self.misses = 0
 
@@ -51,47 +52,47 @@ class PromptEncoder:
     def encode(self, prompt: Sample) -> tuple[Tensor, Tensor]:
         """Embeddings (P, W) and turns (P).
 
-        Raises ``UserError`` where marks and images do not pair up, and ``NotFiniteError``.
+        Raises ``UserError`` if the number of image marks is not that of images, and ``NotFiniteError``.
         """
         device = self._model.newline.device
         expanded = expand_placeholders(prompt, self._model.geometry)
         embeddings_PW = self._model.language.embed_tokens(torch.from_numpy(expanded.ids).to(device))
         if prompt.visuals:
-            places = torch.from_numpy(expanded.visual.nonzero()[0]).to(device)
-            embeddings_PW[places] = torch.cat([self._visual_tokens(visual) for visual in prompt.visuals])
+            positions = torch.from_numpy(expanded.visual.nonzero()[0]).to(device)
+            embeddings_PW[positions] = torch.cat([self._visual_tokens(visual) for visual in prompt.visuals])
         return embeddings_PW, torch.from_numpy(expanded.turns).to(device)
 
     @torch.no_grad()
-    def blind(self, length: int) -> Tensor:
-        """Embeddings (P, W) of a prompt that says nothing: masks alone."""
+    def unconditional(self, length: int) -> Tensor:
+        """Embeddings (P, W) of a prompt of masks, for the unconditional branch of guidance."""
         mask = torch.tensor(self._model.config.tokens.mask, device=self._model.newline.device)
         return self._model.language.embed_tokens(mask).expand(length, -1)
 
     def _visual_tokens(self, visual: Visual) -> Tensor:
-        key = _content(visual)
-        if (kept := self._kept.get(key)) is not None:
-            self._kept.move_to_end(key)
+        key = _content_hash(visual)
+        if (cached := self._cache.get(key)) is not None:
+            self._cache.move_to_end(key)
             self.hits += 1
-            return kept
+            return cached
         self.misses += 1
         views = torch.from_numpy(visual.views).to(self._model.newline.device)
         tokens_VW = self._model.visual_tokens(views, [visual.shape])
         if not is_finite(tokens_VW):
             raise NotFiniteError("features of an image", tokens_VW.dtype)
-        self._keep(key, tokens_VW)
+        self._store(key, tokens_VW)
         return tokens_VW
 
-    def _keep(self, key: bytes, tokens_VW: Tensor) -> None:
-        """Remember, and forget what was not asked for longest."""
+    def _store(self, key: bytes, tokens_VW: Tensor) -> None:
+        """Cache visual tokens, and evict the least recently used ones above the budget."""
         if tokens_VW.nbytes > self._budget:
             return
-        self._kept[key] = tokens_VW
+        self._cache[key] = tokens_VW
         self._bytes += tokens_VW.nbytes
         while self._bytes > self._budget:
-            self._bytes -= self._kept.popitem(last=False)[1].nbytes
+            self._bytes -= self._cache.popitem(last=False)[1].nbytes
 
 
-def _content(visual: Visual) -> bytes:
+def _content_hash(visual: Visual) -> bytes:
     digest = hashlib.blake2b(visual.views.tobytes(), digest_size=16)
     digest.update(f"{visual.shape}/{visual.views.shape}".encode())
     return digest.digest()

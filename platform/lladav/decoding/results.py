@@ -1,4 +1,4 @@
-"""What a request comes to: what each step did, and the answer."""
+"""Results of a request: what each step did, and the answer."""
 
 from __future__ import annotations
 
@@ -6,67 +6,70 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lladav.decoding.errors import FailureKind
-from lladav.decoding.model_runner import Reveal
+from lladav.decoding.model_runner import UnmaskedTokens
 from lladav.decoding.sequence import SequenceState
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """An answer: its tokens up to the stop, with the suffix behind, the probability each had when it was
-    revealed, and the forwards, refreshes among them, and positions that they took.
-
-    ``stopped`` tells whether a stop ended it, and not its canvas. Where a stop text begins inside the
-    answer's last token, ``excess`` bytes at that token's end belong to the stop.
-    """
+    """A finished answer, and what it took."""
 
     tokens: list[int]
+    """Tokens before the stop, then the suffix."""
     confidences: list[float]
+    """Probability of each token, without the suffix, when it was unmasked."""
     forwards: int
     refreshes: int
+    """Forwards that were refreshes."""
     positions: int
+    """Positions of all forwards."""
     stopped: bool = False
+    """Whether a stop ended the answer; otherwise it fills its canvas."""
     warnings: list[str] = field(default_factory=list)
     excess: int = 0
+    """Bytes at the end of the last token that belong to a stop text."""
 
     def text(self, token_bytes: Callable[[int], bytes]) -> str:
-        """Its text, suffix included; ``token_bytes`` gives the UTF-8 bytes of an id."""
+        """The text, suffix included; ``token_bytes`` returns the UTF-8 bytes of a token."""
         count = len(self.confidences)
-        own, suffix = (b"".join(map(token_bytes, ids)) for ids in (self.tokens[:count], self.tokens[count:]))
-        return own[: len(own) - self.excess].decode(errors="replace") + suffix.decode(errors="replace")
+        answer, suffix = (
+            b"".join(map(token_bytes, ids)) for ids in (self.tokens[:count], self.tokens[count:])
+        )
+        return answer[: len(answer) - self.excess].decode(errors="replace") + suffix.decode(errors="replace")
 
 
 @dataclass(frozen=True)
 class Update:
-    """What a step did to a request: places filled, and how many tokens of the answer can no longer change.
-
-    ``end`` is how many tokens the answer has as far as stops are known, and ``excess`` how many bytes of the
-    last one belong to a stop. ``step`` counts the request's steps so far, and ``forwarded`` the positions of
-    this one, of all streams. The last update of a request has its ``answer``, or the ``error`` that ended it
-    and what kind of ``failure`` that is.
-    """
+    """What one step did to a request. The last update of a request has its ``answer`` or an ``error``."""
 
     id: str
-    reveal: Reveal = field(default_factory=Reveal)
+    unmasked: UnmaskedTokens = field(default_factory=UnmaskedTokens)
     committed: int = 0
+    """Number of leading tokens of the answer that are final."""
     end: int = 0
+    """Number of tokens of the answer, as far as stops are found."""
     excess: int = 0
+    """Bytes at the end of the last token that belong to a stop text."""
     step: int = 0
+    """Number of steps of the request so far."""
     forwarded: int = 0
+    """Positions that this step forwarded, of all branches."""
     refresh: bool = False
     answer: Decoded | None = None
     error: str | None = None
     failure: FailureKind | None = None
+    """The kind of the error."""
 
 
 def decoded(state: SequenceState) -> Decoded:
     """The answer of a sequence that is done."""
     return Decoded(
-        state.answer,
-        state.confidence_G[: state.end].tolist(),
-        state.forwards,
-        state.refreshes,
-        state.positions,
-        state.end < state.options.max_tokens or state.excess > 0,
-        state.options.warnings,
-        state.excess,
+        tokens=state.answer,
+        confidences=state.confidence_G[: state.end].tolist(),
+        forwards=state.forwards,
+        refreshes=state.refreshes,
+        positions=state.positions,
+        stopped=state.end < state.options.max_tokens or state.excess > 0,
+        warnings=state.options.warnings,
+        excess=state.excess,
     )

@@ -1,12 +1,12 @@
-"""What each masked position would become: token, confidence and entropy, in one pass over the vocabulary.
+"""Sampler: token, probability and entropy of each output position, in one pass over the vocabulary.
 
-The vocabulary passes by in pieces that stay in the processor's cache. What is kept of them per row is the
-greatest logit, its id, and two sums; logits of all ids are held for rows alone that sample from a nucleus.
-The share of the other ids is summed apart from the greatest one's, which keeps the order of near-certain
-rows: a plain float32 softmax calls them all 1.
+The LM head is applied in vocabulary chunks whose logits stay in the processor's cache. Each row keeps softmax
+statistics of the chunks so far; logits of the whole vocabulary are held only for rows that sample with
+``top_p``. The probability comes from the sum over the *other* ids, which keeps near-certain rows in order: a
+plain float32 softmax rounds them all to 1.
 
-Shapes: M rows, V vocabulary, C a piece of it, W width, K rows that are guided, A rows with a set of allowed
-ids, N ids in those sets together.
+Shapes: M rows (output positions), C ids of a vocabulary chunk, W width, K rows with guidance, A rows with a
+set of allowed ids, N ids in these sets together.
 """
 
 from __future__ import annotations
@@ -14,23 +14,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lladav.decoding.cpu_weights import Product
-from lladav.decoding.kernels.online_softmax import summarize
+from lladav.decoding.cpu_weights import Projection
+from lladav.decoding.kernels.online_softmax import SoftmaxStats, merge_stats, softmax_stats, stack_stats
 
-NEVER = -1e30
-"""Logit of a forbidden id; finite, so that products with its zero probability are zero."""
+FORBIDDEN_LOGIT = -1e30
+"""Finite, so that its product with a probability of zero is zero and not NaN."""
 TINY = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True)
-class Draw:
-    """How the tokens of so many rows, one request's, are chosen."""
+class SamplingParams:
+    """How the tokens of one request are sampled, which has ``rows`` consecutive rows."""
 
     rows: int
     forbidden: tuple[int, ...] = ()
@@ -38,25 +37,27 @@ class Draw:
     top_p: float = 1.0
     generator: torch.Generator | None = None
     entropy: bool = False
-    """Whether anybody asks for the entropy."""
+    """Whether the unmasking rule needs the entropy."""
     allowed: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-    """The only ids that some of its rows, counted from its first, may become; ``forbidden`` is not asked
-    there."""
+    """The only ids that a row, counted from the first row of the request, may become, ``forbidden`` ones
+    included."""
 
 
 @dataclass(frozen=True)
-class Guided:
-    """Rows (K) that are moved ``scale_K`` times away from what hidden states without the prompt would say."""
+class Guidance:
+    """Classifier-free guidance of some rows (K): their hidden states in the unconditional branch (K, W) and
+    their guidance scale (K).
+    """
 
     rows_K: Tensor
-    blind_KW: Tensor
+    unconditional_KW: Tensor
     scale_K: Tensor
 
 
 @dataclass(frozen=True)
-class Proposals:
-    """Token (M), its probability (M, float64) and, where a draw asks for it, the entropy of its position (M,
-    float64, nats). The probability is NaN where logits are not finite.
+class SamplerOutput:
+    """Sampled token (M), its probability (M, float64), and the entropy of its position (M, float64, nats) if
+    a request needs it. The probability is NaN for rows with logits that are not finite.
     """
 
     tokens_M: Tensor
@@ -64,66 +65,67 @@ class Proposals:
     entropy_M: Tensor | None
 
 
-def propose(
-    hidden_MW: Tensor, head: Sequence[Product], draws: Sequence[Draw], guided: Guided | None = None
-) -> Proposals:
-    """The proposals of all rows by a head in pieces; ``draws`` cover the rows in order."""
-    if sum(draw.rows for draw in draws) != len(hidden_MW):
-        raise ValueError("draws do not cover the rows")
-    state = _State(len(hidden_MW), hidden_MW.device, any(draw.entropy for draw in draws))
-    samplers = [_Sampler(draw, rows) for draw, rows in _with_slices(draws) if draw.temperature > 0]
-    allowed = _Allowed.of(draws, hidden_MW.device)
-    start = 0
-    for piece in head:
-        logits_MC = _logits(hidden_MW, piece, guided)
-        own = None if allowed is None else allowed.within(logits_MC, start)
-        _forbid(logits_MC, start, draws)
-        if allowed is not None and own is not None:
-            allowed.leave(logits_MC, own)
-        for sampler in samplers:
-            sampler.take(logits_MC, start)
-        state.take_over(logits_MC, start)
+def sample(
+    hidden_MW: Tensor,
+    head: Sequence[Projection],
+    params: Sequence[SamplingParams],
+    guidance: Guidance | None = None,
+) -> SamplerOutput:
+    """Sample all rows with an LM head in vocabulary chunks; ``params`` cover the rows in order."""
+    if sum(each.rows for each in params) != len(hidden_MW):
+        raise ValueError("the sampling parameters do not cover the rows")
+    with_entropy = any(each.entropy for each in params)
+    draws = [_GumbelMax(each, rows) for each, rows in _with_slices(params) if each.temperature > 0]
+    allowed = _AllowedIds.of(params, hidden_MW.device)
+    stats, start = None, 0
+    for chunk in head:
+        logits_MC = _guided_logits(hidden_MW, chunk, guidance)
+        _mask_logits(logits_MC, start, params, allowed)
+        for draw in draws:
+            draw.add(logits_MC, start)
+        stats = _added(stats, softmax_stats(logits_MC, with_entropy), start)  # overwrites the logits
         start += logits_MC.shape[-1]
-    for sampler in samplers:
-        state.replace(sampler.rows, *sampler.drawn())
-    return state.proposals()
+    assert stats is not None
+    return _output(stats, draws)
 
 
-def _logits(hidden_MW: Tensor, piece: Product, guided: Guided | None) -> Tensor:
-    logits_MC = piece(hidden_MW)
-    if guided is not None:
+def _guided_logits(hidden_MW: Tensor, chunk: Projection, guidance: Guidance | None) -> Tensor:
+    logits_MC = chunk(hidden_MW)
+    if guidance is not None:
         logits_MC = logits_MC.float()
-        blind_KC = piece(guided.blind_KW).float()
-        sighted_KC = logits_MC[guided.rows_K]
-        logits_MC[guided.rows_K] = sighted_KC + guided.scale_K[:, None] * (sighted_KC - blind_KC)
+        unconditional_KC = chunk(guidance.unconditional_KW).float()
+        conditional_KC = logits_MC[guidance.rows_K]
+        moved_KC = guidance.scale_K[:, None] * (conditional_KC - unconditional_KC)
+        logits_MC[guidance.rows_K] = conditional_KC + moved_KC
     return logits_MC
 
 
-def _with_slices(draws: Sequence[Draw]) -> Iterator[tuple[Draw, slice]]:
+def _with_slices(params: Sequence[SamplingParams]) -> Iterator[tuple[SamplingParams, slice]]:
     start = 0
-    for draw in draws:
-        yield draw, slice(start, start + draw.rows)
-        start += draw.rows
+    for each in params:
+        yield each, slice(start, start + each.rows)
+        start += each.rows
 
 
-def _forbid(logits_MC: Tensor, start: int, draws: Sequence[Draw]) -> None:
-    for draw, rows in _with_slices(draws):
-        within = [i - start for i in draw.forbidden if start <= i < start + logits_MC.shape[-1]]
-        if within:
-            logits_MC[rows, within] = NEVER
+def _mask_logits(
+    logits_MC: Tensor, start: int, params: Sequence[SamplingParams], allowed: _AllowedIds | None
+) -> None:
+    """Set the logits of ids that a row may not become to ``FORBIDDEN_LOGIT``."""
+    # An allowed id may also be forbidden: read the allowed logits first and write them back last.
+    kept_N = allowed.logits(logits_MC, start) if allowed else None
+    for each, rows in _with_slices(params):
+        ids = [i - start for i in each.forbidden if start <= i < start + logits_MC.shape[-1]]
+        if ids:
+            logits_MC[rows, ids] = FORBIDDEN_LOGIT
+    if allowed and kept_N is not None:
+        allowed.forbid_others(logits_MC, start, kept_N)
 
 
-class _Own(NamedTuple):
-    """Logits of a piece at rows and columns that are allowed there."""
+class _AllowedIds:
+    """Rows that may become only some ids.
 
-    rows_N: Tensor
-    columns_N: Tensor
-    logits_N: Tensor
-
-
-class _Allowed:
-    """Rows that may become few ids alone, and those ids in ascending order, so that each piece finds its own
-    without asking the device.
+    The ids are in ascending order on the host too, so that each chunk finds its own without a copy from the
+    device.
     """
 
     def __init__(
@@ -136,10 +138,10 @@ class _Allowed:
         )
 
     @classmethod
-    def of(cls, draws: Sequence[Draw], device: torch.device) -> _Allowed | None:
-        """The sets of all draws; none where nobody has any."""
+    def of(cls, params: Sequence[SamplingParams], device: torch.device) -> _AllowedIds | None:
+        """The sets of all requests; None if there are none."""
         sets = {
-            rows.start + row: ids for draw, rows in _with_slices(draws) for row, ids in draw.allowed.items()
+            rows.start + row: ids for each, rows in _with_slices(params) for row, ids in each.allowed.items()
         }
         if not sets:
             return None
@@ -151,115 +153,88 @@ class _Allowed:
             device,
         )
 
-    def within(self, logits_MC: Tensor, start: int) -> _Own:
-        """The allowed logits of a piece, to be read before forbidden ids are struck out."""
+    def logits(self, logits_MC: Tensor, start: int) -> Tensor:
+        """The logits of allowed ids in a chunk."""
+        return logits_MC[self._within(logits_MC, start)]
+
+    def forbid_others(self, logits_MC: Tensor, start: int, kept_N: Tensor) -> None:
+        """Forbid all ids of these rows, then restore the logits of the allowed ones."""
+        logits_MC[self._rows_A] = FORBIDDEN_LOGIT
+        logits_MC[self._within(logits_MC, start)] = kept_N
+
+    def _within(self, logits_MC: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """Rows and columns of the allowed ids in a chunk."""
         first, end = np.searchsorted(self._ascending_N, (start, start + logits_MC.shape[-1])).tolist()
-        rows_N, columns_N = self._rows_N[first:end], self._ids_N[first:end] - start
-        return _Own(rows_N, columns_N, logits_MC[rows_N, columns_N])
-
-    def leave(self, logits_MC: Tensor, own: _Own) -> None:
-        """Strike out everything else at the rows."""
-        logits_MC[self._rows_A] = NEVER
-        logits_MC[own.rows_N, own.columns_N] = own.logits_N
+        return self._rows_N[first:end], self._ids_N[first:end] - start
 
 
-class _State:
-    """Of the pieces so far and per row: the greatest logit and its id, and sums over the other ids, of
-    e^(x - greatest) and, for the entropy, of (x - greatest) e^(x - greatest).
+def _added(stats: SoftmaxStats | None, chunk: SoftmaxStats, start: int) -> SoftmaxStats:
+    """Statistics of the chunks so far and of one more chunk, which begins at id ``start``."""
+    chunk = chunk._replace(argmax=chunk.argmax + start)
+    if stats is None:
+        return chunk
+    return merge_stats(stack_stats((stats, chunk)))
+
+
+def _output(stats: SoftmaxStats, draws: Sequence[_GumbelMax]) -> SamplerOutput:
+    sum_exp_M = stats.sum_exp.double()
+    tokens_M = stats.argmax.clone()
+    confidence_M = (1 / (1 + sum_exp_M)).where(stats.finite, torch.nan)
+    for draw in draws:
+        rows, (tokens, logits) = draw.rows, draw.drawn()
+        # From the probability of the most probable token to that of the drawn one.
+        ratio = (logits.double() - stats.max_logit[rows].double()).exp()
+        confidence_M[rows] *= torch.where(tokens == tokens_M[rows], 1.0, ratio)
+        tokens_M[rows] = tokens
+    entropy_M = None
+    if stats.weighted_sum is not None:
+        entropy_M = sum_exp_M.log1p() - stats.weighted_sum.double() / (1 + sum_exp_M)
+    return SamplerOutput(tokens_M, confidence_M, entropy_M)
+
+
+class _GumbelMax:
+    """Sampling of one request by Gumbel-max.
+
+    The noise comes from the generator of the request, so it does not depend on the other rows of the step.
     """
 
-    def __init__(self, rows: int, device: torch.device, entropy: bool) -> None:
-        self._greatest_M = torch.full((rows,), 2 * NEVER, device=device)
-        self._token_M = torch.zeros(rows, dtype=torch.long, device=device)
-        self._others_M = torch.zeros(rows, device=device)
-        self._finite_M = torch.ones(rows, dtype=torch.bool, device=device)
-        self._moment_M = torch.zeros(rows, device=device) if entropy else None
-        self._chosen: list[tuple[slice, Tensor, Tensor]] = []
-
-    def take_over(self, logits_MC: Tensor, start: int) -> None:
-        """Add a piece, whose logits are overwritten."""
-        self._merge(start, *summarize(logits_MC, self._moment_M is not None))
-
-    def _merge(
-        self,
-        start: int,
-        greatest_M: Tensor,
-        place_M: Tensor,
-        others_M: Tensor,
-        moment_M: Tensor | None,
-        finite_M: Tensor,
-    ) -> None:
-        """The sums of the lesser of two greatest logits are moved to the greater one."""
-        self._finite_M &= finite_M
-        won_M = greatest_M > self._greatest_M
-        gap_M = (greatest_M - self._greatest_M).abs()
-        shrink_M = (-gap_M).exp()
-        mass_M = 1 + torch.where(won_M, self._others_M, others_M)
-        self._others_M = torch.where(won_M, others_M, self._others_M) + shrink_M * mass_M
-        if moment_M is not None and self._moment_M is not None:
-            of_winner_M, of_loser_M = (
-                torch.where(won_M, *pair) for pair in ((moment_M, self._moment_M), (self._moment_M, moment_M))
-            )
-            moved_M = shrink_M * (of_loser_M - gap_M * mass_M)
-            self._moment_M = of_winner_M + torch.where(shrink_M > 0, moved_M, 0.0)
-        self._token_M = torch.where(won_M, place_M + start, self._token_M)
-        self._greatest_M = torch.where(won_M, greatest_M, self._greatest_M)
-
-    def replace(self, rows: slice, tokens: Tensor, logits: Tensor) -> None:
-        """Other tokens than the greatest, and their logits, for some rows."""
-        self._chosen.append((rows, tokens, logits))
-
-    def proposals(self) -> Proposals:
-        others_M = self._others_M.double()
-        tokens_M = self._token_M.clone()
-        confidence_M = (1 / (1 + others_M)).where(self._finite_M, torch.nan)
-        for rows, tokens, logits in self._chosen:
-            lower = (logits.double() - self._greatest_M[rows].double()).exp()
-            confidence_M[rows] *= torch.where(tokens == tokens_M[rows], 1.0, lower)
-            tokens_M[rows] = tokens
-        if self._moment_M is None:
-            return Proposals(tokens_M, confidence_M, None)
-        entropy_M = others_M.log1p() - self._moment_M.double() / (1 + others_M)
-        return Proposals(tokens_M, confidence_M, entropy_M)
-
-
-class _Sampler:
-    """Draws of one request by Gumbel-max; its noise follows from its generator alone, not from the batch."""
-
-    def __init__(self, draw: Draw, rows: slice) -> None:
+    def __init__(self, params: SamplingParams, rows: slice) -> None:
         self.rows = rows
-        self._draw = draw
-        self._kept: list[Tensor] = []
+        self._params = params
+        self._chunks: list[Tensor] = []
         self._best: tuple[Tensor, Tensor, Tensor] | None = None
+        """Noisy logit, token and logit of the winner so far."""
 
-    def take(self, logits_MC: Tensor, start: int) -> None:
+    def add(self, logits_MC: Tensor, start: int) -> None:
+        """Add a chunk, which begins at id ``start``."""
         logits = logits_MC[self.rows].float()
-        if self._draw.top_p < 1:
-            self._kept.append(logits.clone())
+        if self._params.top_p < 1:
+            self._chunks.append(logits.clone())  # which ids are in the nucleus depends on all of them
         else:
             self._compete(logits, start)
 
     def drawn(self) -> tuple[Tensor, Tensor]:
-        """The tokens and their logits without noise."""
-        if self._kept:
-            logits = torch.cat(self._kept, -1)
-            self._compete(logits.masked_fill(~self._nucleus(logits), NEVER), 0)
+        """The drawn tokens and their logits without noise."""
+        if self._chunks:
+            logits = torch.cat(self._chunks, -1)
+            self._compete(logits.masked_fill(~self._nucleus(logits), FORBIDDEN_LOGIT), 0)
         assert self._best is not None
         return self._best[1:]
 
     def _compete(self, logits: Tensor, start: int) -> None:
-        exponential = torch.empty_like(logits).exponential_(generator=self._draw.generator)
-        noisy, places = (logits / self._draw.temperature - exponential.clamp_min(TINY).log()).max(-1)
-        own = logits.gather(-1, places[:, None])[:, 0]
+        # -log of an exponential draw is Gumbel noise; the clamp avoids the logarithm of zero.
+        exponential = torch.empty_like(logits).exponential_(generator=self._params.generator)
+        noise = -exponential.clamp_min(TINY).log()
+        noisy, index = (logits / self._params.temperature + noise).max(-1)
+        chunk = noisy, index + start, logits.gather(-1, index[:, None])[:, 0]
         if self._best is None:
-            self._best = noisy, places + start, own
+            self._best = chunk
             return
         won = noisy > self._best[0]
-        new = noisy, places + start, own
-        self._best = tuple(torch.where(won, a, b) for a, b in zip(new, self._best, strict=True))  # pyright: ignore
+        self._best = tuple(torch.where(won, a, b) for a, b in zip(chunk, self._best, strict=True))  # pyright: ignore
 
     def _nucleus(self, logits: Tensor) -> Tensor:
-        """The most probable ids that hold ``top_p`` of the probability, the one that crosses it included."""
-        ordered, order = (logits / self._draw.temperature).softmax(-1).sort(-1, descending=True)
-        within = ordered.cumsum(-1) - ordered < self._draw.top_p
+        """The most probable ids that hold ``top_p`` of the probability, including the one that crosses it."""
+        ordered, order = (logits / self._params.temperature).softmax(-1).sort(-1, descending=True)
+        within = ordered.cumsum(-1) - ordered < self._params.top_p
         return torch.zeros_like(within).scatter_(-1, order, within)

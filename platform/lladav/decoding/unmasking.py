@@ -1,82 +1,177 @@
-"""How many proposals a step reveals: each rule says how many of the most confident ones.
+"""Unmasking rules: how many of a block's masked positions each row unmasks in a step.
 
-Rows of one step follow rules of their own; a rule that a row does not follow has a value at which it reveals
-nothing. Confidences of places that do not compete are minus infinity. Ties go to the earlier place.
+Each rule is one entry of ``RULES``. To add a rule:
 
-Shapes: R rows, B places of a block.
+1. Add its parameter, with a docstring, to ``UnmaskingOptions``.
+2. Write a function that returns how many of the most confident candidates each row unmasks.
+3. Add the rule to ``RULES`` and its parameter to the tables of docs/decoding.md and docs/serving.md.
+
+The checks of ``DecodingOptions``, the flags of ``lladav.generate``, the fields of a request and the values of
+its ``reveal`` field follow from the table; ``tests/lladav/decoding/test_unmasking.py`` has an example. A rule
+that needs another statistic of the logits than probability and entropy also extends ``SoftmaxStats`` and
+``SamplerOutput``.
+
+Settings import this module, and settings load without torch: it calls methods of tensors only.
+
+Shapes: R rows of a step, S rows that follow one rule, B positions of the longest block.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from lladav.decoding.sequence import SequenceState
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
-class UnmaskingRules:
-    """What each row (R) reveals by: tokens of a quota, a threshold, a factor, an entropy.
+class UnmaskingOptions:
+    """Parameters of all rules; at most one of them is set. Without any, a step unmasks one token."""
 
-    ``masks_R`` counts the masks of its canvas, competing or not.
+    steps: int | None = None
+    """Number of steps in total, split evenly over the blocks."""
+    tokens_per_step: int | None = None
+    """Tokens that each step unmasks."""
+    threshold: float | None = None
+    """Unmask every token of at least this probability, and always the most probable one."""
+    factor: float | None = None
+    """Unmask the n most probable tokens while the n-th has probability 1 - factor / (n + 1) or more."""
+    entropy: float | None = None
+    """Unmask the most probable tokens while the sum of their entropies, without the largest, is at most this
+    number of nats (entropy-bounded unmasking, arXiv 2505.24857)."""
+
+
+class ParameterRange(Enum):
+    """Values that a parameter may have; the text completes "use ..." in an error."""
+
+    count = "1 or more"
+    probability = "(0, 1]"
+    positive = "above 0"
+
+    def contains(self, value: float) -> bool:
+        """Whether a value is within the range; NaN and infinity never are."""
+        if self is ParameterRange.count:
+            return value >= 1
+        return 0 < value <= 1 if self is ParameterRange.probability else 0 < value < math.inf
+
+
+@dataclass(frozen=True)
+class RankedCandidates:
+    """Candidates of rows that follow one rule, the most confident first.
+
+    Rows with fewer candidates than B are filled up with confidence minus infinity and entropy infinity. The
+    entropy is None unless a rule of the step needs it. ``masks_S`` is the number of masks left on the whole
+    canvas.
     """
 
-    quota_R: Tensor
-    threshold_R: Tensor
-    factor_R: Tensor
-    entropy_R: Tensor
-    masks_R: Tensor
-
-    @classmethod
-    def of(cls, states: Sequence[SequenceState], device: torch.device | str = "cpu") -> UnmaskingRules:
-        """The rules of the next step of these sequences."""
-        options = [state.options for state in states]
-
-        def column(values: list[float]) -> Tensor:
-            return torch.tensor(values, dtype=torch.float64, device=device)
-
-        return cls(
-            column([state.quota or 0 for state in states]),
-            column([math.inf if o.threshold is None else o.threshold for o in options]),
-            column([-math.inf if o.factor is None else o.factor for o in options]),
-            column([-math.inf if o.entropy is None else o.entropy for o in options]),
-            column([state.masks for state in states]),
-        )
+    confidence_SB: Tensor
+    entropy_SB: Tensor | None
+    rank_B: Tensor
+    """1, 2, 3, ..."""
+    masks_S: Tensor
 
 
-def revealed(confidence_RB: Tensor, entropy_RB: Tensor, rules: UnmaskingRules) -> Tensor:
-    """Which places (R, B) are revealed: in each row at least the most confident one that competes."""
-    ordered_RB, order_RB = confidence_RB.sort(dim=-1, descending=True, stable=True)
-    places_B = torch.arange(1, ordered_RB.shape[-1] + 1, device=ordered_RB.device)
-    counts_R = torch.stack(
-        (
-            rules.quota_R,
-            (ordered_RB >= rules.threshold_R[:, None]).sum(-1),
-            _by_factor(ordered_RB, places_B, rules),
-            _by_entropy(entropy_RB.gather(-1, order_RB), rules.entropy_R),
-        )
-    ).amax(0)
-    within_RB = (places_B <= counts_R.clamp(min=1)[:, None]) & (ordered_RB > -torch.inf)
-    return torch.zeros_like(within_RB).scatter_(-1, order_RB, within_RB)
+@dataclass(frozen=True)
+class UnmaskingRule:
+    """A rule and all that follows from it."""
+
+    name: str
+    """Value of a request's ``reveal`` field."""
+    parameters: Mapping[str, ParameterRange]
+    """Fields of ``UnmaskingOptions``; any of them selects the rule."""
+    count: Callable[[RankedCandidates, Tensor], Tensor]
+    """How many candidates each row unmasks (S), given the value (S) of its parameter. The most confident
+    candidate is unmasked even where this is 0."""
+    default: float | None = None
+    """Value of the first parameter where a request gives the name of the rule alone."""
+    needs_entropy: bool = False
 
 
-def _by_factor(ordered_RB: Tensor, places_B: Tensor, rules: UnmaskingRules) -> Tensor:
-    """The longest run whose n-th has at least 1 - factor / (n + 1).
+@dataclass(frozen=True)
+class RowRule:
+    """What one row unmasks by in one step."""
 
-    A lone mask is never left over: the released rule reveals it along with the others.
+    rule: UnmaskingRule
+    value: float
+    """Of the rule's parameter; for the quota, the number of tokens of this step."""
+    masks: int
+    """Masks left on the canvas of the row."""
+
+
+def unmask(confidence_RB: Tensor, entropy_RB: Tensor | None, rows: Sequence[RowRule]) -> Tensor:
+    """Mask (R, B) of the candidates that the rows unmask; ties go to the earlier position.
+
+    Positions that are no candidates have confidence minus infinity. Each row with a candidate unmasks at
+    least its most confident one.
     """
-    enough_RB = ordered_RB >= 1 - rules.factor_R[:, None] / (places_B + 1)
-    run_R = enough_RB.cumprod(-1).sum(-1)
-    follows_R = rules.factor_R > 0
-    run_R = torch.where(follows_R, run_R.clamp(min=1), run_R)
-    return run_R + (follows_R & (run_R == rules.masks_R - 1))
+    ranked_RB, order_RB = confidence_RB.sort(dim=-1, descending=True, stable=True)
+    ranked_entropy_RB = None if entropy_RB is None else entropy_RB.gather(-1, order_RB)
+    rank_B = confidence_RB.new_ones(confidence_RB.shape[-1]).cumsum(0)
+    count_R = confidence_RB.new_ones(len(rows))
+    for rule in {row.rule.name: row.rule for row in rows}.values():
+        selected = [index for index, row in enumerate(rows) if row.rule is rule]
+        rows_S = order_RB.new_tensor(selected)
+        candidates = RankedCandidates(
+            ranked_RB[rows_S],
+            None if ranked_entropy_RB is None else ranked_entropy_RB[rows_S],
+            rank_B,
+            confidence_RB.new_tensor([rows[index].masks for index in selected]),
+        )
+        value_S = confidence_RB.new_tensor([rows[index].value for index in selected])
+        count_R[rows_S] = rule.count(candidates, value_S).to(count_R).clamp(min=1)
+    unmasked_RB = (rank_B <= count_R[:, None]) & (ranked_RB > -math.inf)
+    return unmasked_RB.new_zeros(unmasked_RB.shape).scatter_(-1, order_RB, unmasked_RB)
 
 
-def _by_entropy(entropy_RB: Tensor, bound_R: Tensor) -> Tensor:
-    """The longest run whose entropies, less the largest, sum to at most the bound."""
-    joint_RB = entropy_RB.cumsum(-1) - entropy_RB.cummax(-1).values
-    return (joint_RB <= bound_R[:, None]).cumprod(-1).sum(-1)
+def _count_by_quota(candidates: RankedCandidates, tokens_S: Tensor) -> Tensor:  # noqa: ARG001
+    return tokens_S
+
+
+def _count_by_threshold(candidates: RankedCandidates, threshold_S: Tensor) -> Tensor:
+    return (candidates.confidence_SB >= threshold_S[:, None]).sum(-1)
+
+
+def _count_by_factor(candidates: RankedCandidates, factor_S: Tensor) -> Tensor:
+    """Length of the longest prefix whose n-th confidence is at least 1 - factor / (n + 1)."""
+    confident_SB = candidates.confidence_SB >= 1 - factor_S[:, None] / (candidates.rank_B + 1)
+    count_S = confident_SB.cumprod(-1).sum(-1).clamp(min=1)
+    # The released rule never leaves a single mask: it unmasks the last one along with the others.
+    return count_S + (count_S == candidates.masks_S - 1)
+
+
+def _count_by_entropy(candidates: RankedCandidates, bound_S: Tensor) -> Tensor:
+    """Length of the longest prefix whose entropies, without the largest, sum to at most the bound."""
+    assert candidates.entropy_SB is not None
+    entropy_SB = candidates.entropy_SB
+    joint_SB = entropy_SB.cumsum(-1) - entropy_SB.cummax(-1).values
+    return (joint_SB <= bound_S[:, None]).cumprod(-1).sum(-1)
+
+
+QUOTA = UnmaskingRule(
+    "quota", {"steps": ParameterRange.count, "tokens_per_step": ParameterRange.count}, _count_by_quota
+)
+"""The rule of a row that sets no parameter; its value is one token."""
+
+RULES = {
+    rule.name: rule
+    for rule in (
+        QUOTA,
+        UnmaskingRule("threshold", {"threshold": ParameterRange.probability}, _count_by_threshold, 0.9),
+        UnmaskingRule("factor", {"factor": ParameterRange.positive}, _count_by_factor, 1.0),
+        UnmaskingRule("entropy", {"entropy": ParameterRange.positive}, _count_by_entropy, 0.1, True),
+    )
+}
+
+
+def rule_parameters() -> dict[str, ParameterRange]:
+    """Parameters of all rules, and their ranges."""
+    return {name: bounds for rule in RULES.values() for name, bounds in rule.parameters.items()}
+
+
+def given_rule_parameters(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are parameters of a rule; where there is more than one, they exclude each other."""
+    return {name: settings[name] for name in rule_parameters() if settings.get(name) is not None}

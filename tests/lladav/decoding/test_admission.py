@@ -1,4 +1,4 @@
-"""Memory of running requests: never exceeded, waited for in order, given back at once."""
+"""Memory of running requests: never exceeded, allocated in order, freed at once."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import pytest
 import torch
 
 from lladav.config.schema import Attention
-from lladav.decoding.admission import need_of
-from lladav.decoding.engine import Engine
-from lladav.decoding.kv_cache import bytes_of_page
+from lladav.decoding.admission import memory_need
+from lladav.decoding.engine import Engine, EngineConfig
+from lladav.decoding.kv_cache import kv_block_bytes
 from lladav.decoding.params import DecodingOptions
 from lladav.errors import UserError
 from tests.lladav.build import text_sample, tiny_model, variant
-from tests.lladav.decoding.test_engine import MODEL, PAGE, TWELVE, engine_of, run
+from tests.lladav.decoding.test_engine import BLOCK_SIZE, MODEL, TWELVE, engine_of, run
 
 
-def test_a_request_that_does_not_fit_now_waits_its_turn() -> None:
+def test_a_request_waits_until_its_memory_is_free() -> None:
     cached = replace(TWELVE, refresh_interval=4)
-    engine = engine_of(pages=4)
+    engine = engine_of(blocks=4)
     for name in "ab":
         engine.submit(text_sample(name, 20), cached)
     first = [update.id for _ in range(12) for update in engine.step()]
@@ -27,14 +27,14 @@ def test_a_request_that_does_not_fit_now_waits_its_turn() -> None:
     assert set(run(engine)) == {"b"}
 
 
-def test_a_request_that_can_never_fit_is_refused() -> None:
-    engine = engine_of(pages=3)
-    with pytest.raises(UserError, match="request p: 32 positions take 4 pages of K/V memory, which has 3"):
+def test_a_request_larger_than_the_cache_is_refused() -> None:
+    engine = engine_of(blocks=3)
+    with pytest.raises(UserError, match="request p: 32 positions take 4 KV blocks, and the KV cache has 3"):
         engine.submit(text_sample("p", 20), replace(TWELVE, refresh_interval=4))
     engine.submit(text_sample("p", 20), TWELVE)
 
 
-def test_cancelling_frees_the_memory_at_once() -> None:
+def test_cancel_frees_the_memory_at_once() -> None:
     engine = engine_of()
     for name in "abc":
         engine.submit(text_sample(name, 20), replace(TWELVE, refresh_interval=4))
@@ -42,56 +42,56 @@ def test_cancelling_frees_the_memory_at_once() -> None:
     engine.submit(text_sample("d", 20), TWELVE)
     for name in "abd?":
         engine.cancel(name)
-    assert engine.memory.table.total - engine.memory.table.free == engine.memory.pages_for(32)
+    assert engine.kv_cache.total_blocks - engine.kv_cache.free_blocks == engine.kv_cache.blocks_for(32)
     assert set(run(engine)) == {"c"}
 
 
-def embeddings_of(positions: int) -> int:
+def embedding_bytes(positions: int) -> int:
     return positions * MODEL.config.language.width * 4
 
 
 @pytest.mark.parametrize("options", [TWELVE, replace(TWELVE, refresh_interval=4)])
 def test_a_prompt_waits_for_memory_of_its_embeddings(options: DecodingOptions) -> None:
-    """With keys and values that are kept, and without."""
-    engine = engine_of(prompt_bytes=embeddings_of(50))
+    """With cached keys and values, and without."""
+    engine = engine_of(prompt_bytes=embedding_bytes(50))
     for name, length in (("a", 30), ("b", 20), ("c", 20)):
         engine.submit(text_sample(name, length), options)
     first = [update.id for _ in range(12) for update in engine.step()]
     assert set(first) == {"a", "b"}
-    assert engine.admission.free_prompt_bytes == embeddings_of(50)
+    assert engine.admission.free_prompt_bytes == embedding_bytes(50)
     assert set(run(engine)) == {"c"}
-    assert engine.admission.free_prompt_bytes == embeddings_of(50)
-    assert engine.memory.table.free == engine.memory.table.total
+    assert engine.admission.free_prompt_bytes == embedding_bytes(50)
+    assert engine.kv_cache.free_blocks == engine.kv_cache.total_blocks
 
 
-def test_a_prompt_whose_embeddings_never_fit_is_refused() -> None:
-    engine = engine_of(prompt_bytes=embeddings_of(50))
-    with pytest.raises(UserError, match="its prompt takes 6,528 bytes of embeddings, for which there"):
+def test_a_prompt_larger_than_the_memory_of_embeddings_is_refused() -> None:
+    engine = engine_of(prompt_bytes=embedding_bytes(50))
+    with pytest.raises(UserError, match="the embeddings of its prompt take 6,528 bytes, and there are"):
         engine.submit(text_sample("p", 51), TWELVE)
 
 
-def test_memory_is_given_back_where_a_request_is_cancelled_or_waits_for_pages() -> None:
-    engine = engine_of(pages=4, prompt_bytes=embeddings_of(100))
+def test_a_request_that_waits_for_kv_blocks_holds_no_memory_of_embeddings() -> None:
+    engine = engine_of(blocks=4, prompt_bytes=embedding_bytes(100))
     for name in "ab":
         engine.submit(text_sample(name, 20), replace(TWELVE, refresh_interval=4))
     engine.step()
-    assert engine.admission.free_prompt_bytes == embeddings_of(80)
+    assert engine.admission.free_prompt_bytes == embedding_bytes(80)
     engine.cancel("a")
-    assert engine.admission.free_prompt_bytes == embeddings_of(100)
+    assert engine.admission.free_prompt_bytes == embedding_bytes(100)
 
 
 @pytest.mark.parametrize("rows", [1, 64])
 @pytest.mark.parametrize("budget", [2**22, 2**30])
-def test_an_engine_keeps_to_its_memory(budget: int, rows: int) -> None:
-    """All rows can hold the longest prompts, or prompts have their share."""
-    engine = Engine(MODEL, budget, rows, page=PAGE)
-    taken = engine.memory.keys.nbytes + engine.memory.values.nbytes + engine.admission.prompt_bytes
-    page = bytes_of_page(MODEL.config.language, torch.float32, PAGE)
-    assert budget - page < taken <= budget
-    longest = embeddings_of(MODEL.config.language.max_positions)
+def test_an_engine_stays_within_its_memory(budget: int, rows: int) -> None:
+    """Prompts get what the longest prompts of all rows need, or their share of the budget."""
+    engine = Engine(MODEL, EngineConfig(budget, rows, block_size=BLOCK_SIZE))
+    allocated = engine.kv_cache.keys.nbytes + engine.kv_cache.values.nbytes + engine.admission.prompt_bytes
+    block = kv_block_bytes(MODEL.config.language, torch.float32, BLOCK_SIZE)
+    assert budget - block < allocated <= budget
+    longest = embedding_bytes(MODEL.config.language.max_positions)
     assert engine.admission.prompt_bytes == min(rows * longest, budget // 7)
 
 
-def test_who_sees_whom_counts_as_memory_of_a_prompt() -> None:
+def test_an_attention_mask_counts_as_memory_of_a_prompt() -> None:
     model = variant(tiny_model(), attention=Attention.dialogue_causal)
-    assert need_of(model.config, torch.float32, 20, TWELVE).prompt_bytes == embeddings_of(20) + 32 * 32
+    assert memory_need(model.config, torch.float32, 20, TWELVE).prompt_bytes == embedding_bytes(20) + 32 * 32

@@ -13,22 +13,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lladav.config.schema import Attention
-from lladav.decoding import model_runner as runner
-from lladav.decoding import paged_attention as cached_attention
+from lladav.decoding import model_runner, paged_attention
 from lladav.decoding.cpu_weights import DecodingWeights
 from lladav.decoding.cuda_graphs import (
-    LONGEST,
-    ROUND,
-    GPURecorder,
-    GraphedSteps,
-    Size,
-    Work,
-    can_graph,
-    sizes_in_use,
+    MAX_POSITIONS,
+    POSITION_STEP,
+    Computation,
+    CudaGraphRecorder,
+    CudaGraphs,
+    GraphSize,
+    capture_sizes,
+    supports_cuda_graphs,
 )
-from lladav.decoding.engine import GRAPH_BYTES, Engine
-from lladav.decoding.kv_cache import PAGE, bytes_of_page
-from lladav.decoding.model_runner import Runner
+from lladav.decoding.engine import GRAPH_BYTES, Engine, EngineConfig
+from lladav.decoding.kv_cache import BLOCK_SIZE, kv_block_bytes
+from lladav.decoding.model_runner import ModelRunner
 from lladav.decoding.params import Cache, DecodingOptions
 from lladav.decoding.results import Decoded
 from lladav.model.llada_v import LLaDAV
@@ -55,26 +54,27 @@ def answers(engine: Engine) -> dict[str, Decoded]:
     return found
 
 
-def engine_of(model: LLaDAV, graph_sizes: Sequence[Size] = (), **settings: Any) -> Engine:
-    pages = 16 * bytes_of_page(model.config.language, model.newline.dtype, PAGE)
+def engine_of(model: LLaDAV, graph_sizes: Sequence[GraphSize] = (), **settings: Any) -> Engine:
+    kv_bytes = 16 * kv_block_bytes(model.config.language, model.newline.dtype, BLOCK_SIZE)
     extra = GRAPH_BYTES if graph_sizes else 0
-    return Engine(model, pages + extra + 2**20, graph_sizes=graph_sizes, prompt_bytes=2**20, **settings)
+    memory = kv_bytes + extra + 2**20
+    return Engine(model, EngineConfig(memory, graph_sizes=graph_sizes, prompt_bytes=2**20, **settings))
 
 
-class Record:
-    """Records work as it is, and says that each piece takes so many bytes."""
+class FakeRecorder:
+    """Runs computations without capturing them, and counts ``each`` bytes for each."""
 
     def __init__(self, each: int = 1) -> None:
-        self.works, self._each = list[Work](), each
+        self.recorded, self._each = list[Computation](), each
 
-    def record(self, work: Work) -> Work:
-        self.works.append(work)
-        work()
-        return work
+    def record(self, computation: Computation) -> Computation:
+        self.recorded.append(computation)
+        computation()
+        return computation
 
     @property
     def used(self) -> int:
-        return self._each * len(self.works)
+        return self._each * len(self.recorded)
 
 
 @pytest.fixture
@@ -88,24 +88,26 @@ def flash(monkeypatch: pytest.MonkeyPatch) -> None:
         settings["enable_gqa"] = True
         return flash_on_a_cpu(query, keys, values, query_bounds, key_bounds, *longest, **settings)
 
-    monkeypatch.setattr(cached_attention, "varlen_attn", attend)
-    for module in (cached_attention, runner):
-        monkeypatch.setattr(module, "can_flash", lambda *_: True)
+    monkeypatch.setattr(paged_attention, "varlen_attn", attend)
+    for module in (paged_attention, model_runner):
+        monkeypatch.setattr(module, "supports_flash_attention", lambda *_: True)
 
 
-def graphed(sizes: Sequence[Size], recorder: Record, budget: int = 2**40) -> tuple[Engine, GraphedSteps]:
+def graphed(
+    sizes: Sequence[GraphSize], recorder: FakeRecorder, budget: int = 2**40
+) -> tuple[Engine, CudaGraphs]:
     """An engine whose cached steps run in padded buffers of these sizes, without a GPU."""
     engine, weights = engine_of(MODEL), DecodingWeights(MODEL.language)
-    graphs = GraphedSteps(weights.tower, engine.memory, sizes, budget, recorder)
-    engine._runner = Runner(weights, engine.memory, graphs)
+    graphs = CudaGraphs(weights.tower, engine.kv_cache, sizes, budget, recorder)
+    engine._runner = ModelRunner(weights, engine.kv_cache, graphs)
     return engine, graphs
 
 
-def replays_of(graphs: GraphedSteps, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Size, int, int]]:
+def replays_of(graphs: CudaGraphs, monkeypatch: pytest.MonkeyPatch) -> list[tuple[GraphSize, int, int]]:
     """Size, positions and parts of each step that was a graph, as they come."""
-    forward, replays = graphs.forward, list[tuple[Size, int, int]]()
+    forward, replays = graphs.forward, list[tuple[GraphSize, int, int]]()
 
-    def spied(size: Size, inputs: Any, positions: Any, parts: Any) -> Any:
+    def spied(size: GraphSize, inputs: Any, positions: Any, parts: Any) -> Any:
         replays.append((size, len(inputs), len(parts)))
         return forward(size, inputs, positions, parts)
 
@@ -114,16 +116,16 @@ def replays_of(graphs: GraphedSteps, monkeypatch: pytest.MonkeyPatch) -> list[tu
 
 
 SIZES = {
-    "those in use": sizes_in_use(4, 16, 8),
-    "one that holds all": [Size(128, 9)],
-    "none for steps of many rows": [Size(32, 3), Size(64, 3)],
+    "those in use": capture_sizes(4, 16, 8),
+    "one that holds all": [GraphSize(128, 9)],
+    "none for steps of many rows": [GraphSize(32, 3), GraphSize(64, 3)],
 }
 
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 @pytest.mark.usefixtures("flash")
-def test_padded_buffers_change_no_answer(sizes: list[Size], monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, recorder = answers(engine_of(MODEL)), Record()
+def test_padded_buffers_change_no_answer(sizes: list[GraphSize], monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, recorder = answers(engine_of(MODEL)), FakeRecorder()
     engine, graphs = graphed(sizes, recorder)
     replays = replays_of(graphs, monkeypatch)
     found = answers(engine)
@@ -132,39 +134,39 @@ def test_padded_buffers_change_no_answer(sizes: list[Size], monkeypatch: pytest.
     }
     assert replays
     assert all(size.positions >= positions and size.rows > parts for size, positions, parts in replays)
-    assert len(recorder.works) == len(sizes), "something was captured while requests ran"
-    assert engine.memory.table.free == engine.memory.table.total - 1
+    assert len(recorder.recorded) == len(sizes), "something was captured while requests ran"
+    assert engine.kv_cache.free_blocks == engine.kv_cache.total_blocks - 1
 
 
 @pytest.mark.usefixtures("flash")
 def test_graphs_are_captured_from_the_largest_on_and_share_their_buffers() -> None:
-    recorder = Record()
-    _, graphs = graphed(sizes_in_use(4, 64, 8), recorder)
+    recorder = FakeRecorder()
+    _, graphs = graphed(capture_sizes(4, 64, 8), recorder)
     steps = [graphs._graphs[size][0] for size in reversed(graphs.sizes)]
-    assert [work.__self__ for work in recorder.works] == steps  # pyright: ignore[reportFunctionMemberAccess]
+    assert [each.__self__ for each in recorder.recorded] == steps  # pyright: ignore[reportFunctionMemberAccess]
     assert len({step.hidden_TW.data_ptr() for step in steps}) == 1
     assert len({step._inputs_TW.data_ptr() for step in steps}) == 1
 
 
 @pytest.mark.usefixtures("flash")
 def test_graphs_that_do_not_fit_in_the_budget_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    sizes = sizes_in_use(4, 16, 8)
-    engine, graphs = graphed(sizes, Record(each=10), budget=25)
+    sizes = capture_sizes(4, 16, 8)
+    engine, graphs = graphed(sizes, FakeRecorder(each=10), budget=25)
     assert graphs.sizes == sorted(sizes)[-2:]
     assert "2 of" in caplog.text
     assert "raise engine.graph_bytes" in caplog.text
     assert len(answers(engine)) == len(REQUESTS)
-    engine, graphs = graphed(sizes, Record(each=10), budget=9)
+    engine, graphs = graphed(sizes, FakeRecorder(each=10), budget=9)
     assert graphs.sizes == []
     assert len(answers(engine)) == len(REQUESTS)
 
 
 @pytest.mark.usefixtures("flash")
 def test_a_step_takes_the_smallest_graph_that_holds_it() -> None:
-    _, graphs = graphed([Size(32, 4), Size(64, 4), Size(64, 16)], Record())
-    assert graphs.size_for(20, 3) == Size(32, 4)
-    assert graphs.size_for(33, 1) == Size(64, 4)
-    assert graphs.size_for(20, 4) == Size(64, 16)
+    _, graphs = graphed([GraphSize(32, 4), GraphSize(64, 4), GraphSize(64, 16)], FakeRecorder())
+    assert graphs.size_for(20, 3) == GraphSize(32, 4)
+    assert graphs.size_for(33, 1) == GraphSize(64, 4)
+    assert graphs.size_for(20, 4) == GraphSize(64, 16)
     assert graphs.size_for(65, 1) is None
     assert graphs.size_for(20, 16) is None
 
@@ -174,16 +176,16 @@ def test_sizes_in_use_hold_every_step_of_whole_blocks(
     rows: int, canvas: int, block: int, data: st.DataObject
 ) -> None:
     """Each answer forwards a block at least and a canvas at most, with guidance twice."""
-    sizes = sizes_in_use(rows, canvas, block)
+    sizes = capture_sizes(rows, canvas, block)
     assert sizes == sorted(set(sizes))
     assert len(sizes) <= 80
     parts = data.draw(st.integers(1, 2 * rows))
     lengths = [data.draw(st.integers(min(block, canvas), canvas)) for _ in range(parts)]
-    if sum(lengths) <= LONGEST:
+    if sum(lengths) <= MAX_POSITIONS:
         holding = [s for s in sizes if s.positions >= sum(lengths) and s.rows > parts]
         assert holding
         padding = holding[0].positions - sum(lengths)
-        assert padding < max(ROUND, sum(lengths) / 4) or holding[0].positions == sizes[0].positions
+        assert padding < max(POSITION_STEP, sum(lengths) / 4) or holding[0].positions == sizes[0].positions
 
 
 def test_a_model_that_cannot_use_graphs_has_none(caplog: pytest.LogCaptureFixture) -> None:
@@ -191,16 +193,18 @@ def test_a_model_that_cannot_use_graphs_has_none(caplog: pytest.LogCaptureFixtur
         return SimpleNamespace(is_cuda=True, dtype=dtype)
 
     config = MODEL.config
-    assert can_graph(config, weight(torch.bfloat16))
-    assert not can_graph(config, weight(torch.float32))
-    assert not can_graph(replace(config, attention=Attention.dialogue_causal), weight(torch.bfloat16))
+    assert supports_cuda_graphs(config, weight(torch.bfloat16))
+    assert not supports_cuda_graphs(config, weight(torch.float32))
+    assert not supports_cuda_graphs(
+        replace(config, attention=Attention.dialogue_causal), weight(torch.bfloat16)
+    )
     assert caplog.text.count("no CUDA graphs: they need bidirectional attention") == 2
 
 
 @pytest.mark.gpu
 def test_graphs_on_a_gpu_change_no_answer() -> None:
     model = tiny_model().to("cuda", torch.bfloat16)
-    plain, graphed = (answers(engine_of(model, sizes)) for sizes in ([], sizes_in_use(4, 16, 8)))
+    plain, graphed = (answers(engine_of(model, sizes)) for sizes in ([], capture_sizes(4, 16, 8)))
     assert {name: answer.tokens for name, answer in graphed.items()} == {
         name: answer.tokens for name, answer in plain.items()
     }
@@ -209,10 +213,10 @@ def test_graphs_on_a_gpu_change_no_answer() -> None:
 @pytest.mark.gpu
 def test_all_sizes_are_captured_on_a_gpu_and_their_memory_is_counted() -> None:
     model = tiny_model().to("cuda", torch.bfloat16)
-    sizes = sizes_in_use(16, 64, 8)
+    sizes = capture_sizes(16, 64, 8)
     graphs = engine_of(model, sizes)._runner._graphs
     assert graphs is not None
     assert graphs.sizes == sizes
-    recorder = GPURecorder()
+    recorder = CudaGraphRecorder()
     kept = torch.zeros(2**26, dtype=torch.uint8, device="cuda")
     assert recorder.used >= kept.nbytes

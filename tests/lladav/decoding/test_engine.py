@@ -1,6 +1,4 @@
-"""The engine: answers that do not depend on what else runs, memory that is never over-committed, errors that
-stay where they are.
-"""
+"""The engine: answers do not depend on other requests, and memory is never over-committed."""
 
 from __future__ import annotations
 
@@ -14,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lladav.config.schema import Attention
-from lladav.decoding.cuda_graphs import Size
-from lladav.decoding.engine import Engine, decode
-from lladav.decoding.kv_cache import bytes_of_page
+from lladav.decoding.cuda_graphs import GraphSize
+from lladav.decoding.engine import Engine, EngineConfig, decode
+from lladav.decoding.kv_cache import kv_block_bytes
 from lladav.decoding.params import Cache, DecodingOptions
 from lladav.decoding.results import Decoded, Update
 from lladav.errors import UserError
@@ -33,7 +31,7 @@ from tests.lladav.build import (
     variant,
 )
 
-PAGE = 8
+BLOCK_SIZE = 8
 MODEL = tiny_model(std=0.3)
 TWELVE = DecodingOptions(max_tokens=12, block_length=4)
 
@@ -50,14 +48,15 @@ OPTIONS = [
 ]
 
 
-def engine_of(pages: int = 1000, model: LLaDAV = MODEL, **settings: Any) -> Engine:
-    budget = pages * bytes_of_page(model.config.language, torch.float32, PAGE)
+def engine_of(blocks: int = 1000, model: LLaDAV = MODEL, **settings: Any) -> Engine:
+    budget = blocks * kv_block_bytes(model.config.language, torch.float32, BLOCK_SIZE)
     prompts = settings.pop("prompt_bytes", 2**20)
-    return Engine(model, budget + prompts, page=PAGE, prompt_bytes=prompts, **settings)
+    config = EngineConfig(budget + prompts, block_size=BLOCK_SIZE, prompt_bytes=prompts, **settings)
+    return Engine(model, config)
 
 
 def run(engine: Engine) -> dict[str, Decoded]:
-    """Answers of everything that is queued."""
+    """Answers of all queued requests."""
     answers = {}
     while engine.busy:
         answers |= {update.id: update.answer for update in engine.step() if update.answer is not None}
@@ -75,15 +74,15 @@ def some_prompts() -> list[Sample]:
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_batch_equals_each_prompt_alone(options: DecodingOptions) -> None:
+def test_a_batch_equals_each_prompt_alone(options: DecodingOptions) -> None:
     together = decode(MODEL, some_prompts(), options)
     assert [a.tokens for a in together] == [one(MODEL, p, options).tokens for p in some_prompts()]
 
 
 @given(st.data())
 @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
-def test_an_answer_is_the_same_in_any_company(data: st.DataObject) -> None:
-    """Requests of any knobs come at any step, under a tight budget for refreshes and for memory."""
+def test_an_answer_does_not_depend_on_other_requests(data: st.DataObject) -> None:
+    """Requests of any options come at any step, under tight budgets for refreshes and for memory."""
     requests = {
         f"{number}": (text_sample(f"{number}", data.draw(st.integers(1, 40)), number), options)
         for number, options in enumerate(
@@ -91,7 +90,7 @@ def test_an_answer_is_the_same_in_any_company(data: st.DataObject) -> None:
         )
     }
     engine = engine_of(
-        pages=data.draw(st.integers(16, 60)),
+        blocks=data.draw(st.integers(16, 60)),
         refresh_positions=data.draw(st.integers(1, 200)),
         max_rows=data.draw(st.integers(1, 6)),
     )
@@ -101,7 +100,7 @@ def test_an_answer_is_the_same_in_any_company(data: st.DataObject) -> None:
         for _ in range(data.draw(st.integers(0, 5))):
             answers |= {update.id: update.answer for update in engine.step() if update.answer is not None}
     answers |= run(engine)
-    assert engine.memory.table.free == engine.memory.table.total
+    assert engine.kv_cache.free_blocks == engine.kv_cache.total_blocks
     for name, (prompt, options) in requests.items():
         alone = one(MODEL, prompt, options)
         assert (answers[name].tokens, answers[name].forwards) == (alone.tokens, alone.forwards)
@@ -114,7 +113,7 @@ def test_a_refresh_at_every_step_is_the_same_as_no_cache(options: DecodingOption
     assert one(MODEL, prompt, every).tokens == one(MODEL, prompt, replace(options, cache=Cache.none)).tokens
 
 
-def test_dialogue_causal_batch_equals_each_prompt_alone() -> None:
+def test_a_dialogue_causal_batch_equals_each_prompt_alone() -> None:
     model = variant(tiny_model(std=0.3), attention=Attention.dialogue_causal)
     prompts = [Sample("turns", text_of([1, 2, 3, 4, 5], turns=[0, 0, 0, 1, 1])), text_sample("flat", 7)]
     for options in (DecodingOptions(max_tokens=6, tokens_per_step=2), replace(TWELVE, refresh_interval=2)):
@@ -122,7 +121,7 @@ def test_dialogue_causal_batch_equals_each_prompt_alone() -> None:
         assert [a.tokens for a in together] == [one(model, prompt, options).tokens for prompt in prompts]
 
 
-def test_answer_belongs_to_the_last_turn_of_its_prompt() -> None:
+def test_the_answer_belongs_to_the_last_turn_of_its_prompt() -> None:
     model = variant(tiny_model(std=0.3), attention=Attention.dialogue_causal)
     ids, turns = [1, 2, 3, 4, 5], [0, 0, 0, 1, 1]
     canvas = Sample("canvas", text_of([*ids, TOKENS.mask], turns=[*turns, 1]))
@@ -131,19 +130,19 @@ def test_answer_belongs_to_the_last_turn_of_its_prompt() -> None:
     assert one(model, prompt, DecodingOptions(max_tokens=1)).tokens == [expected]
 
 
-def test_updates_tell_what_was_revealed_and_what_can_no_longer_change() -> None:
+def test_updates_have_the_unmasked_and_the_committed_tokens() -> None:
     engine = engine_of()
     engine.submit(text_sample("p", 6), TWELVE)
     canvas: dict[int, int] = {}
     updates: list[Update] = []
     while engine.busy:
         (update,) = engine.step()
-        canvas |= dict(zip(update.reveal.places, update.reveal.tokens, strict=True))
+        canvas |= dict(zip(update.unmasked.positions, update.unmasked.tokens, strict=True))
         updates.append(update)
-        assert all(place in canvas for place in range(update.committed))
+        assert all(position in canvas for position in range(update.committed))
     answer = updates[-1].answer
     assert answer is not None
-    assert answer.tokens == [canvas[place] for place in range(12)]
+    assert answer.tokens == [canvas[position] for position in range(12)]
     assert len(answer.confidences) == 12
     assert all(0 < confidence <= 1 for confidence in answer.confidences)
     assert [update.answer for update in updates[:-1]] == [None] * 11
@@ -162,7 +161,7 @@ def test_forbidden_tokens_never_appear() -> None:
     assert max(one(MODEL, text_sample("p", 6), options).tokens) < 5
 
 
-def test_model_that_only_says_mask_still_ends() -> None:
+def test_an_answer_ends_even_if_the_model_predicts_only_masks() -> None:
     everything_else = tuple(i for i in range(70) if i != TOKENS.mask)
     block = DecodingOptions(max_tokens=6, block_length=3, forbidden=everything_else)
     for options in (block, replace(block, threshold=0.9), replace(block, factor=1.0)):
@@ -180,7 +179,7 @@ def test_sampling_follows_the_seed() -> None:
     assert answers[0] == answers[1] != answers[2]
 
 
-def test_infilled_places_keep_their_tokens() -> None:
+def test_infill_keeps_its_tokens() -> None:
     options = replace(TWELVE, infill={0: 7, 5: 8, 11: 9})
     answer = one(MODEL, text_sample("p", 6), options)
     assert (answer.tokens[0], answer.tokens[5], answer.tokens[11]) == (7, 8, 9)
@@ -188,65 +187,65 @@ def test_infilled_places_keep_their_tokens() -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 2.0}, {"temperature": 2.0, "top_p": 0.7}])
-def test_places_become_what_is_allowed_there(settings: dict[str, Any]) -> None:
-    """Forbidden ids included; a lone id is certain. Other places keep to what is not forbidden."""
+def test_positions_become_only_allowed_ids(settings: dict[str, Any]) -> None:
+    """Forbidden ids may be allowed, and a single id is certain. Elsewhere forbidden ids stay out."""
     allowed = {0: (7,), 3: (69, 2), 9: (8, 68, 1)}
     options = replace(TWELVE, allowed=allowed, forbidden=tuple(range(12)), **settings)
     answer = one(MODEL, text_sample("p", 6), options)
-    assert all(answer.tokens[place] in ids for place, ids in allowed.items())
-    assert all(token > 11 for place, token in enumerate(answer.tokens) if place not in allowed)
+    assert all(answer.tokens[position] in ids for position, ids in allowed.items())
+    assert all(token > 11 for position, token in enumerate(answer.tokens) if position not in allowed)
     assert answer.confidences[0] == 1
 
 
-def test_an_answer_that_is_all_given_needs_no_forward() -> None:
+def test_an_answer_that_is_all_infill_needs_no_forward() -> None:
     answer = one(MODEL, text_sample("p", 6), DecodingOptions(max_tokens=2, infill={0: 7, 1: 8}))
     assert (answer.tokens, answer.forwards) == ([7, 8], 0)
 
 
-def test_images_that_come_again_are_not_encoded_again() -> None:
+def test_visual_tokens_of_an_image_are_cached() -> None:
     engine = engine_of()
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         engine.submit(image_sample(name, MODEL.geometry, [(40, 30)], seed), TWELVE)
     run(engine)
-    assert (engine.prompts.hits, engine.prompts.misses) == (1, 2)
+    assert (engine.prompt_encoder.hits, engine.prompt_encoder.misses) == (1, 2)
 
 
-def test_images_are_forgotten_where_the_budget_ends() -> None:
+def test_visual_tokens_above_the_budget_are_not_cached() -> None:
     engine = engine_of(image_bytes=0)
     for name in "ab":
         engine.submit(image_sample(name, MODEL.geometry, [(40, 30)], 1), TWELVE)
     run(engine)
-    assert engine.prompts.hits == 0
+    assert engine.prompt_encoder.hits == 0
 
 
-def test_only_competing_positions_meet_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lladav.decoding import model_runner as runner
+def test_the_head_is_applied_to_candidates_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lladav.decoding import model_runner
 
     rows: list[int] = []
-    propose = runner.propose
+    sample = model_runner.sample
     monkeypatch.setattr(
-        runner, "propose", lambda hidden, *rest: rows.append(len(hidden)) or propose(hidden, *rest)
+        model_runner, "sample", lambda hidden, *rest: rows.append(len(hidden)) or sample(hidden, *rest)
     )
     one(MODEL, text_sample("p", 9), DecodingOptions(max_tokens=6, block_length=3))
     assert rows == [3, 2, 1, 3, 2, 1]
 
 
-def test_options_are_settled_when_a_row_is_free() -> None:
-    engine, settled = engine_of(max_rows=1), []
+def test_on_admit_chooses_the_options_when_a_row_is_free() -> None:
+    engine, calls = engine_of(max_rows=1), []
 
-    def settle() -> DecodingOptions:
-        settled.append(engine.running)
+    def on_admit() -> DecodingOptions:
+        calls.append(engine.running)
         return replace(TWELVE, refresh_interval=2)
 
     engine.submit(text_sample("first", 5), TWELVE)
-    engine.submit(text_sample("second", 5), replace(TWELVE, refresh_interval=4), settle=settle)
+    engine.submit(text_sample("second", 5), replace(TWELVE, refresh_interval=4), on_admit=on_admit)
     answers = run(engine)
-    assert settled == [[]]
+    assert calls == [[]]
     assert (answers["first"].forwards, answers["first"].refreshes) == (12, 12)
     assert (answers["second"].forwards, answers["second"].refreshes) == (12, 6)
 
 
-def test_draws_depend_on_the_prompt_and_not_on_the_name_of_the_request() -> None:
+def test_draws_depend_on_the_id_of_the_prompt_and_not_on_the_name_of_the_request() -> None:
     engine, options = engine_of(), DecodingOptions(max_tokens=12, temperature=1.0)
     for name in ("a", "b"):
         engine.submit(text_sample("prompt", 5), options, name)
@@ -254,7 +253,7 @@ def test_draws_depend_on_the_prompt_and_not_on_the_name_of_the_request() -> None
     assert answers["a"].tokens == answers["b"].tokens == one(MODEL, text_sample("prompt", 5), options).tokens
 
 
-def test_updates_count_steps_and_what_they_forward() -> None:
+def test_updates_count_steps_and_forwarded_positions() -> None:
     engine = engine_of()
     engine.submit(text_sample("a", 5), DecodingOptions(max_tokens=4, refresh_interval=2, guidance=1.0))
     updates = [update for _ in range(4) for update in engine.step()]
@@ -263,7 +262,7 @@ def test_updates_count_steps_and_what_they_forward() -> None:
     assert [update.forwarded for update in updates] == [18, 8, 18, 8]
 
 
-def test_settings_that_change_nothing_are_told() -> None:
+def test_settings_without_effect_are_warnings() -> None:
     engine = engine_of()
     warnings = engine.submit(text_sample("p", 5), replace(TWELVE, refresh_interval=9, top_p=0.5))
     assert [line.split()[0] for line in warnings] == ["refresh_interval", "top_p"]
@@ -275,7 +274,7 @@ def test_no_prompts_give_no_answers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "length", "complaint"),
+    ("options", "length", "error"),
     [
         ({"forbidden": (70,)}, 4, r"ids \[70\] are outside the vocabulary of 70"),
         ({"stop": ((-1,),)}, 4, r"ids \[-1\] are outside"),
@@ -285,20 +284,20 @@ def test_no_prompts_give_no_answers() -> None:
         ({}, 0, "sample p: the prompt is empty"),
     ],
 )
-def test_requests_the_model_cannot_take_are_refused(
-    options: dict[str, Any], length: int, complaint: str
+def test_requests_that_the_model_cannot_serve_are_refused(
+    options: dict[str, Any], length: int, error: str
 ) -> None:
-    with pytest.raises(UserError, match=complaint):
+    with pytest.raises(UserError, match=error):
         one(MODEL, text_sample("p", length), DecodingOptions(**options))
 
 
-def test_an_id_that_is_in_use_is_refused() -> None:
+def test_a_name_that_is_in_use_is_refused() -> None:
     prompts: Sequence[Sample] = [text_sample("p", 4), text_sample("p", 5)]
     with pytest.raises(UserError, match="request p: is running already"):
         decode(MODEL, prompts, TWELVE)
 
 
-def test_causal_model_is_refused() -> None:
+def test_a_causal_model_is_refused() -> None:
     model = variant(tiny_model(), attention=Attention.causal)
     with pytest.raises(UserError, match="causal"):
         one(model, text_sample("p", 4), DecodingOptions())
@@ -306,4 +305,4 @@ def test_causal_model_is_refused() -> None:
 
 def test_cuda_graphs_need_a_gpu() -> None:
     with pytest.raises(UserError, match="CUDA graphs need a model on a GPU"):
-        engine_of(graph_sizes=[Size(32, 2)])
+        engine_of(graph_sizes=[GraphSize(32, 2)])

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from lladav.config.schema import Attention
-from lladav.decoding.cuda_graphs import sizes_in_use
-from lladav.decoding.engine import GRAPH_BYTES, Engine, decode
-from lladav.decoding.kv_cache import PAGE, bytes_of_page
+from lladav.decoding.cuda_graphs import capture_sizes
+from lladav.decoding.engine import GRAPH_BYTES, Engine, EngineConfig, decode
+from lladav.decoding.kv_cache import BLOCK_SIZE, kv_block_bytes
 from lladav.decoding.params import DecodingOptions
 from tests.lladav.build import variant
 from tests.lladav.decoding.test_engine import MODEL, OPTIONS, run, some_prompts
@@ -37,10 +37,10 @@ def test_answers(options: DecodingOptions, attention: Attention) -> None:
 @pytest.mark.parametrize("options", OPTIONS)
 def test_graphs_change_no_answer(options: DecodingOptions) -> None:
     model = deepcopy(MODEL).to("cuda", torch.bfloat16)
-    memory = 40 * bytes_of_page(model.config.language, torch.bfloat16, PAGE) + GRAPH_BYTES
+    memory = 40 * kv_block_bytes(model.config.language, torch.bfloat16, BLOCK_SIZE) + GRAPH_BYTES
     found = []
-    for sizes in ([], sizes_in_use(3, 12, 4)):
-        engine = Engine(model, memory, graph_sizes=sizes, prompt_bytes=2**20)
+    for sizes in ([], capture_sizes(3, 12, 4)):
+        engine = Engine(model, EngineConfig(memory, graph_sizes=sizes, prompt_bytes=2**20))
         assert sizes == [] or engine._runner._graphs is not None
         for prompt in some_prompts():
             engine.submit(prompt, options)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lladav.decoding.errors import FailureKind
-from lladav.decoding.model_runner import Reveal, Row, Runner
+from lladav.decoding.model_runner import ModelRunner, Row, UnmaskedTokens
 from lladav.decoding.params import DecodingOptions
 from lladav.errors import UserError
 from lladav.inputs.types import Sample
@@ -22,20 +22,20 @@ from tests.lladav.decoding.test_engine import MODEL, OPTIONS, TWELVE, engine_of,
 
 def test_a_prompt_that_cannot_be_encoded_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of()
-    encode = engine.prompts.encode
+    encode = engine.prompt_encoder.encode
 
     def failing(prompt: Sample) -> Any:
         if prompt.id == "bad":
             raise RuntimeError("no such image\nand more")
         return encode(prompt)
 
-    monkeypatch.setattr(engine.prompts, "encode", failing)
+    monkeypatch.setattr(engine.prompt_encoder, "encode", failing)
     for name in ("bad", "good"):
         engine.submit(text_sample(name, 5), replace(TWELVE, refresh_interval=4))
     errors = [update.error for update in engine.step() if update.error]
     assert errors == ["the prompt could not be encoded: RuntimeError: no such image"]
     assert set(run(engine)) == {"good"}
-    assert engine.memory.table.free == engine.memory.table.total
+    assert engine.kv_cache.free_blocks == engine.kv_cache.total_blocks
 
 
 def test_a_forward_that_fails_takes_its_rows_and_the_engine_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,9 +50,9 @@ def test_a_forward_that_fails_takes_its_rows_and_the_engine_goes_on(monkeypatch:
 
 
 def test_a_row_that_fails_the_forward_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    options, step = replace(TWELVE, temperature=1.0), Runner.step
+    options, step = replace(TWELVE, temperature=1.0), ModelRunner.step
 
-    def broken(runner: Runner, rows: Sequence[Row]) -> list[Reveal | None]:
+    def broken(runner: ModelRunner, rows: Sequence[Row]) -> list[UnmaskedTokens | None]:
         if any(row.id == "bad" for row in rows):
             for row in rows:
                 torch.rand(1, generator=row.generator)
@@ -64,7 +64,7 @@ def test_a_row_that_fails_the_forward_fails_alone(monkeypatch: pytest.MonkeyPatc
     for prompt in prompts:
         engine.submit(prompt, options)
     with monkeypatch.context() as patched:
-        patched.setattr(Runner, "step", broken)
+        patched.setattr(ModelRunner, "step", broken)
         updates = engine.step()
     assert [update.id for update in updates if update.error] == ["bad"]
     answers = run(engine)
@@ -95,7 +95,7 @@ def test_logits_that_are_not_finite_are_an_error_at_any_setting(options: Decodin
         assert update.error.startswith("logits are not finite: the weights are damaged, or ")
         assert "\n" not in update.error
         assert not engine.busy
-        assert engine.memory.table.free == engine.memory.table.total
+        assert engine.kv_cache.free_blocks == engine.kv_cache.total_blocks
 
 
 def test_decode_raises_where_logits_are_not_finite() -> None:
@@ -112,13 +112,13 @@ def test_a_row_whose_logits_are_not_finite_fails_alone(
 ) -> None:
     prompts = [text_sample(name, 5, seed=n) for n, name in enumerate(("a", "bad", "b"))]
     engine = engine_of()
-    encode = engine.prompts.encode
+    encode = engine.prompt_encoder.encode
 
     def damaging(prompt: Sample) -> Any:
         embeddings_PW, turns_P = encode(prompt)
         return embeddings_PW + (torch.nan if prompt.id == "bad" else 0.0), turns_P
 
-    monkeypatch.setattr(engine.prompts, "encode", damaging)
+    monkeypatch.setattr(engine.prompt_encoder, "encode", damaging)
     for prompt in prompts:
         engine.submit(prompt, options)
     updates = engine.step()
@@ -138,5 +138,5 @@ def test_an_image_whose_features_are_not_finite_fails_its_request_and_is_not_kep
     assert (failed.id, failed.failure) == ("image", FailureKind.not_finite)
     assert failed.error is not None
     assert "features of an image are not finite" in failed.error
-    assert engine.prompts._bytes == 0
+    assert engine.prompt_encoder._bytes == 0
     assert set(run(engine)) == {"text"}

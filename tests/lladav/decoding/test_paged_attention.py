@@ -8,8 +8,8 @@ from torch import Tensor
 
 from lladav.config.schema import LanguageConfig
 from lladav.decoding import paged_attention as cached_attention
-from lladav.decoding.kv_cache import PAGE, KVMemory, Slots, bytes_of_page
-from lladav.decoding.paged_attention import CachedAttention, PagedFlash, Part
+from lladav.decoding.kv_cache import BLOCK_SIZE, BlockTable, KVCache, kv_block_bytes
+from lladav.decoding.paged_attention import BranchSpan, PagedFlashAttention, SpanwiseAttention
 from lladav.decoding.sequence import Span
 from lladav.model.attention import attend_once
 
@@ -56,21 +56,21 @@ def flash_on_a_cpu(
     return torch.cat(out)
 
 
-def memory_of(dtype: torch.dtype, device: str) -> KVMemory:
-    memory = KVMemory(CONFIG, 6 * bytes_of_page(CONFIG, dtype, PAGE), dtype, torch.device(device))
+def memory_of(dtype: torch.dtype, device: str) -> KVCache:
+    memory = KVCache(CONFIG, 6 * kv_block_bytes(CONFIG, dtype, BLOCK_SIZE), dtype, torch.device(device))
     fill = torch.Generator().manual_seed(1)
     for pool in (memory.keys, memory.values):
         pool.copy_(torch.randn(pool.shape, generator=fill))
     return memory
 
 
-def parts_of(device: str) -> list[Part]:
+def parts_of(device: str) -> list[BranchSpan]:
     return [
-        Part(
+        BranchSpan(
             span,
             length,
             torch.arange(len(span) - wanted, len(span), device=device),
-            None if pages is None else Slots(pages),
+            None if pages is None else BlockTable(pages),
         )
         for span, length, pages, wanted in STEP
     ]
@@ -86,7 +86,7 @@ def both(dtype: torch.dtype, device: str, tolerance: float) -> None:
     total = sum(len(span) for span, *_ in STEP)
     wanted = sum(count for *_, count in STEP)
     found, memories = [], []
-    for way in (CachedAttention, PagedFlash):
+    for way in (SpanwiseAttention, PagedFlashAttention):
         memories.append(memory_of(dtype, device))
         attend = way(memories[-1], parts_of(device))
         found.append(
@@ -120,4 +120,4 @@ def test_paged_flash_on_a_gpu_is_the_same_as_part_by_part() -> None:
 def test_cached_parts_come_first() -> None:
     memory = memory_of(torch.float32, "cpu")
     with pytest.raises(ValueError, match="before"):
-        PagedFlash(memory, parts_of("cpu")[::-1])
+        PagedFlashAttention(memory, parts_of("cpu")[::-1])

@@ -1,4 +1,4 @@
-"""Options of decoding: what fits together, what is refused, what is told to change nothing."""
+"""Decoding options: contradictions are refused, and settings without effect are warnings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.lladav.build import TOKENS
 
 
 @pytest.mark.parametrize(
-    ("settings", "complaint"),
+    ("settings", "error"),
     [
         ({"max_tokens": 0}, "max_tokens is 0"),
         ({"max_tokens": 8, "block_length": 3}, "block_length 3 does not divide max_tokens 8"),
@@ -32,15 +32,15 @@ from tests.lladav.build import TOKENS
         ({"guidance": -1.0}, "guidance is -1.0"),
         ({"guidance": 1e9}, "guidance is 1000000000.0"),
         ({"temperature": 101.0}, "temperature is 101.0"),
-        ({"max_tokens": 4, "infill": {4: 1, 2: 1}}, r"infill has places \[4\] outside 0 to 3"),
-        ({"max_tokens": 4, "allowed": {-1: (1,), 2: (1,)}}, r"allowed has places \[-1\] outside 0 to 3"),
-        ({"max_tokens": 4, "allowed": {0: (1,), 2: ()}}, r"allowed has no ids at places \[2\]"),
+        ({"max_tokens": 4, "infill": {4: 1, 2: 1}}, r"infill has positions \[4\] outside 0 to 3"),
+        ({"max_tokens": 4, "allowed": {-1: (1,), 2: (1,)}}, r"allowed has positions \[-1\] outside 0 to 3"),
+        ({"max_tokens": 4, "allowed": {0: (1,), 2: ()}}, r"allowed has no ids at positions \[2\]"),
     ],
 )
-def test_options_that_do_not_fit_are_refused_in_one_line(settings: dict[str, Any], complaint: str) -> None:
-    with pytest.raises(UserError, match=complaint) as error:
+def test_invalid_options_are_refused_in_one_line(settings: dict[str, Any], error: str) -> None:
+    with pytest.raises(UserError, match=error) as raised:
         DecodingOptions(**settings)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -57,14 +57,14 @@ def test_quotas_of_a_block(settings: dict[str, Any], quotas: list[int] | None) -
     assert DecodingOptions(**settings).quotas == quotas
 
 
-def test_chat_options_stop_at_eot_and_ban_the_template() -> None:
+def test_chat_options_stop_at_eot_and_forbid_template_ids() -> None:
     options = DecodingOptions.for_chat(TOKENS, max_tokens=8)
     assert options.stop == ((TOKENS.eot,),)
     assert set(options.forbidden) == {TOKENS.bos, TOKENS.eos, TOKENS.start_header, TOKENS.end_header}
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "warnings"),
     [
         ({}, []),
         ({"refresh_interval": None}, []),
@@ -72,11 +72,11 @@ def test_chat_options_stop_at_eot_and_ban_the_template() -> None:
         ({"max_tokens": 8, "refresh_interval": 9}, ["refresh_interval 9 is above the 8 steps of a block"]),
         ({"max_tokens": 8, "steps": 2, "refresh_interval": 3}, ["refresh_interval 3 is above the 2 steps"]),
         ({"cache": Cache.dual}, ["cache dual with refresh_interval 1"]),
-        ({"top_p": 0.5}, ["top_p 0.5 does nothing"]),
+        ({"top_p": 0.5}, ["top_p 0.5 has no effect"]),
         ({"top_p": 0.5, "temperature": 1.0}, []),
     ],
 )
-def test_settings_that_change_nothing_are_told(settings: dict[str, Any], told: list[str]) -> None:
-    warnings = DecodingOptions(**settings).warnings
-    assert len(warnings) == len(told)
-    assert all(line.startswith(beginning) for line, beginning in zip(warnings, told, strict=True))
+def test_settings_without_effect_are_warnings(settings: dict[str, Any], warnings: list[str]) -> None:
+    found = DecodingOptions(**settings).warnings
+    assert len(found) == len(warnings)
+    assert all(line.startswith(expected) for line, expected in zip(found, warnings, strict=True))

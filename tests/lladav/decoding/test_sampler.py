@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lladav.decoding import sampler as proposals
-from lladav.decoding.cpu_weights import Product, head_pieces
-from lladav.decoding.sampler import Draw, Guided, propose
+from lladav.decoding.cpu_weights import Projection, head_chunks
+from lladav.decoding.sampler import Guidance, SamplerOutput, SamplingParams, sample
 
 ROWS, WIDTH, VOCABULARY = 5, 6, 37
 
@@ -28,31 +27,33 @@ def generator(seed: int = 3) -> torch.Generator:
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "packed"])
-def head(weight: Tensor, request: pytest.FixtureRequest) -> list[Product]:
+def head(weight: Tensor, request: pytest.FixtureRequest) -> list[Projection]:
     """In pieces, so that tokens compete across them."""
-    return head_pieces(weight, request.param, chunk=7)
+    return head_chunks(weight, request.param, chunk=7)
 
 
-def of_logits(logits: Tensor, *draws: Draw) -> proposals.Proposals:
-    """Proposals where the hidden states are the logits."""
-    return propose(
-        logits, head_pieces(torch.eye(logits.shape[-1]), packed=False, chunk=7), draws or [Draw(len(logits))]
+def of_logits(logits: Tensor, *draws: SamplingParams) -> SamplerOutput:
+    """Sampler output for hidden states that are the logits."""
+    return sample(
+        logits,
+        head_chunks(torch.eye(logits.shape[-1]), prepacked=False, chunk=7),
+        draws or [SamplingParams(len(logits))],
     )
 
 
-def test_equals_the_whole_softmax(hidden: Tensor, head: list[Product], weight: Tensor) -> None:
-    found = propose(hidden, head, [Draw(2, entropy=True), Draw(3)])
+def test_equals_the_whole_softmax(hidden: Tensor, head: list[Projection], weight: Tensor) -> None:
+    found = sample(hidden, head, [SamplingParams(2, entropy=True), SamplingParams(3)])
     exact = (hidden.double() @ weight.double().T).softmax(-1)
     assert found.tokens_M.tolist() == exact.argmax(-1).tolist()
     torch.testing.assert_close(found.confidence_M, exact.amax(-1), rtol=1e-5, atol=0)
     torch.testing.assert_close(found.entropy_M, torch.special.entr(exact).sum(-1), rtol=1e-4, atol=1e-6)
 
 
-def test_forbidden_ids_are_out_of_the_question_and_of_the_sum(
-    hidden: Tensor, head: list[Product], weight: Tensor
+def test_forbidden_ids_are_never_sampled_and_have_no_probability(
+    hidden: Tensor, head: list[Projection], weight: Tensor
 ) -> None:
-    best = propose(hidden, head, [Draw(ROWS)]).tokens_M.tolist()
-    found = propose(hidden, head, [Draw(2, tuple(best)), Draw(3, entropy=True)])
+    best = sample(hidden, head, [SamplingParams(ROWS)]).tokens_M.tolist()
+    found = sample(hidden, head, [SamplingParams(2, tuple(best)), SamplingParams(3, entropy=True)])
     logits = hidden.double() @ weight.double().T
     logits[:2, best] = -torch.inf
     exact = logits.softmax(-1)
@@ -61,12 +62,15 @@ def test_forbidden_ids_are_out_of_the_question_and_of_the_sum(
     torch.testing.assert_close(found.entropy_M, torch.special.entr(exact).sum(-1), rtol=1e-4, atol=1e-6)
 
 
-def test_where_ids_are_allowed_all_others_are_out_of_the_question_and_of_the_sum(
-    hidden: Tensor, head: list[Product], weight: Tensor
+def test_other_ids_than_the_allowed_ones_have_no_probability(
+    hidden: Tensor, head: list[Projection], weight: Tensor
 ) -> None:
     sets = {1: (30, 2, 9), 3: (5,), 4: (36, 35)}
-    draws = [Draw(2, (0, 9), allowed={1: sets[1]}), Draw(3, entropy=True, allowed={1: sets[3], 2: sets[4]})]
-    found = propose(hidden, head, draws)
+    draws = [
+        SamplingParams(2, (0, 9), allowed={1: sets[1]}),
+        SamplingParams(3, entropy=True, allowed={1: sets[3], 2: sets[4]}),
+    ]
+    found = sample(hidden, head, draws)
     logits = hidden.double() @ weight.double().T
     logits[0, [0, 9]] = -torch.inf
     for row, ids in sets.items():
@@ -81,7 +85,7 @@ def test_where_ids_are_allowed_all_others_are_out_of_the_question_and_of_the_sum
 def test_draws_are_among_the_allowed_ids(top_p: float) -> None:
     logits = torch.linspace(3.0, -3.0, 20).expand(4000, 20)
     sets = dict.fromkeys(range(2000), (17, 3))
-    draw = Draw(4000, (3, 0), temperature=2.0, top_p=top_p, generator=generator(), allowed=sets)
+    draw = SamplingParams(4000, (3, 0), temperature=2.0, top_p=top_p, generator=generator(), allowed=sets)
     found = of_logits(logits, draw)
     share = found.tokens_M[:2000].bincount(minlength=20) / 2000
     among = (logits[0, [3, 17]] / 2).softmax(-1)
@@ -95,9 +99,12 @@ def test_draws_are_among_the_allowed_ids(top_p: float) -> None:
 
 @pytest.mark.gpu
 def test_allowed_ids_are_the_same_on_a_gpu(hidden: Tensor, weight: Tensor) -> None:
-    draws = [Draw(2, (0, 9), allowed={1: (30, 2, 9)}), Draw(3, allowed={0: (5,), 2: (36, 35)})]
-    on_cpu = propose(hidden, head_pieces(weight, packed=False, chunk=7), draws)
-    on_gpu = propose(hidden.cuda(), head_pieces(weight.cuda(), packed=False, chunk=7), draws)
+    draws = [
+        SamplingParams(2, (0, 9), allowed={1: (30, 2, 9)}),
+        SamplingParams(3, allowed={0: (5,), 2: (36, 35)}),
+    ]
+    on_cpu = sample(hidden, head_chunks(weight, prepacked=False, chunk=7), draws)
+    on_gpu = sample(hidden.cuda(), head_chunks(weight.cuda(), prepacked=False, chunk=7), draws)
     assert on_gpu.tokens_M.tolist() == on_cpu.tokens_M.tolist()
     torch.testing.assert_close(on_gpu.confidence_M.cpu(), on_cpu.confidence_M, rtol=1e-3, atol=1e-5)
 
@@ -109,47 +116,49 @@ def test_near_certain_rows_keep_their_order() -> None:
     assert confidence[0] < confidence[2] < confidence[1] <= 1
 
 
-def test_guidance_moves_away_from_what_is_said_without_the_prompt(
-    hidden: Tensor, head: list[Product], weight: Tensor
+def test_guidance_moves_away_from_the_unconditional_logits(
+    hidden: Tensor, head: list[Projection], weight: Tensor
 ) -> None:
-    blind = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(2))
-    guided = Guided(torch.tensor([1, 4]), blind, torch.tensor([1.5, 0.5]))
-    found = propose(hidden, head, [Draw(ROWS)], guided)
-    logits, without = hidden @ weight.T, blind @ weight.T
-    for row, (scale, of_blind) in {1: (1.5, without[0]), 4: (0.5, without[1])}.items():
-        logits[row] = of_blind + (scale + 1) * (logits[row] - of_blind)
+    unconditional = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(2))
+    guided = Guidance(torch.tensor([1, 4]), unconditional, torch.tensor([1.5, 0.5]))
+    found = sample(hidden, head, [SamplingParams(ROWS)], guided)
+    logits, without = hidden @ weight.T, unconditional @ weight.T
+    for row, (scale, base) in {1: (1.5, without[0]), 4: (0.5, without[1])}.items():
+        logits[row] = base + (scale + 1) * (logits[row] - base)
     assert found.tokens_M.tolist() == logits.argmax(-1).tolist()
     torch.testing.assert_close(found.confidence_M, logits.double().softmax(-1).amax(-1), rtol=1e-4, atol=0)
 
 
 def test_draws_follow_the_softmax_at_their_temperature() -> None:
     logits = torch.linspace(1.0, -1.0, 9).expand(20_000, 9)
-    found = of_logits(logits, Draw(20_000, temperature=0.5, generator=generator()))
+    found = of_logits(logits, SamplingParams(20_000, temperature=0.5, generator=generator()))
     share = found.tokens_M.bincount(minlength=9) / 20_000
     torch.testing.assert_close(share, (logits[0] / 0.5).softmax(-1), atol=0.015, rtol=0)
     expected = logits[0].double().softmax(-1)[found.tokens_M]
     torch.testing.assert_close(found.confidence_M, expected, rtol=1e-5, atol=0)
 
 
-def test_a_nucleus_is_all_that_is_drawn_from() -> None:
+def test_draws_with_top_p_come_from_the_nucleus() -> None:
     probabilities = torch.tensor([0.05, 0.4, 0.1, 0.25, 0.2])
     logits = probabilities.log().expand(5000, 5)
-    found = of_logits(logits, Draw(5000, temperature=1.0, top_p=0.6, generator=generator()))
+    found = of_logits(logits, SamplingParams(5000, temperature=1.0, top_p=0.6, generator=generator()))
     share = found.tokens_M.bincount(minlength=5) / 5000
     expected = torch.tensor([0.0, 0.4, 0.0, 0.25, 0.0]) / 0.65
     torch.testing.assert_close(share, expected, atol=0.03, rtol=0)
 
 
-def test_draws_do_not_depend_on_the_other_rows(hidden: Tensor, head: list[Product]) -> None:
+def test_draws_do_not_depend_on_the_other_rows(hidden: Tensor, head: list[Projection]) -> None:
     for top_p in (1.0, 0.9):
-        draws = [Draw(2, temperature=1.0, top_p=top_p, generator=generator(seed)) for seed in (5, 6)]
-        together = propose(hidden[:4], head, draws).tokens_M
-        alone = propose(
-            hidden[2:4], head, [Draw(2, temperature=1.0, top_p=top_p, generator=generator(6))]
+        draws = [
+            SamplingParams(2, temperature=1.0, top_p=top_p, generator=generator(seed)) for seed in (5, 6)
+        ]
+        together = sample(hidden[:4], head, draws).tokens_M
+        alone = sample(
+            hidden[2:4], head, [SamplingParams(2, temperature=1.0, top_p=top_p, generator=generator(6))]
         ).tokens_M
         assert together[2:].tolist() == alone.tolist()
 
 
-def test_draws_must_cover_the_rows(hidden: Tensor, head: list[Product]) -> None:
+def test_params_must_cover_the_rows(hidden: Tensor, head: list[Projection]) -> None:
     with pytest.raises(ValueError, match="cover"):
-        propose(hidden, head, [Draw(ROWS - 1)])
+        sample(hidden, head, [SamplingParams(ROWS - 1)])

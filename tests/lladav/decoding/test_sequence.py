@@ -1,4 +1,4 @@
-"""The state of one answer: spans, stops, blocks, infill, and what can no longer change."""
+"""The state of one answer: spans, stops, blocks, infill, and committed tokens."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def spans_until_done(state: SequenceState) -> list[Span]:
     spans = []
     while not state.done:
         spans.append(state.span)
-        fill(state, {int(place): 1 for place in state.competing[: state.quota or 1]})
+        fill(state, {int(position): 1 for position in state.candidates[: int(state.rule.value)]})
     return spans
 
 
@@ -51,11 +51,11 @@ def test_refreshes_restart_with_each_block(
     assert {(span.start, span.end) for span in spans if not span.refresh} == cached
 
 
-def test_only_masks_of_the_block_before_the_end_compete() -> None:
+def test_candidates_are_masks_of_the_block_before_the_end() -> None:
     state = state_of(stop=((3,),))
-    assert state.competing.tolist() == [0, 1, 2, 3]
+    assert state.candidates.tolist() == [0, 1, 2, 3]
     fill(state, {2: 3})
-    assert state.competing.tolist() == [0, 1]
+    assert state.candidates.tolist() == [0, 1]
     fill(state, {0: 1, 1: 1})
     assert state.done
     assert state.answer == [1, 1]
@@ -63,7 +63,7 @@ def test_only_masks_of_the_block_before_the_end_compete() -> None:
 
 def test_infill_stays_and_a_full_block_is_skipped() -> None:
     state = state_of(infill={0: 9, 1: 8, 2: 7, 3: 6, 5: 5}, suffix=(4,))
-    assert state.competing.tolist() == [4, 6, 7]
+    assert state.candidates.tolist() == [4, 6, 7]
     assert state.span.refresh
     fill(state, {4: 1, 6: 2, 7: 3})
     assert state.answer == [9, 8, 7, 6, 1, 5, 2, 3, 4]
@@ -76,7 +76,7 @@ def test_a_stop_in_the_infill_ends_the_answer_there() -> None:
     assert state.answer == [1, 1]
 
 
-def test_a_stop_may_begin_before_the_one_that_was_found() -> None:
+def test_a_stop_may_begin_before_one_that_was_found_earlier() -> None:
     state = state_of(stop=((3, 3),))
     fill(state, {1: 3, 2: 3})
     assert state.end == 1
@@ -88,14 +88,14 @@ def test_a_stop_longer_than_the_canvas_is_never_found() -> None:
     assert len(spans_until_done(state_of(stop=((1,) * 9,)))) == 8
 
 
-def test_a_block_is_left_when_its_steps_are_spent() -> None:
+def test_a_block_ends_after_its_steps() -> None:
     state = state_of(tokens_per_step=2)
     fill(state, {0: MASK, 1: MASK})
     fill(state, {2: MASK, 3: MASK})
-    assert state.competing.tolist() == [4, 5, 6, 7]
+    assert state.candidates.tolist() == [4, 5, 6, 7]
 
 
-def test_what_might_still_become_a_stop_is_not_committed() -> None:
+def test_the_beginning_of_a_possible_stop_is_not_committed() -> None:
     state = state_of(stop=((1, 2, 3),), block_length=8)
     fill(state, {0: 5, 1: 1, 2: 2})
     assert state.committed == 1
@@ -104,15 +104,15 @@ def test_what_might_still_become_a_stop_is_not_committed() -> None:
 
 
 @given(st.data())
-def test_what_is_committed_never_changes(data: st.DataObject) -> None:
+def test_committed_tokens_never_change(data: st.DataObject) -> None:
     stop = data.draw(st.sampled_from([(), ((1,),), ((1, 2),), ((2, 2, 1), (3,))]))
     block = data.draw(st.sampled_from([1, 2, 4, 8]))
     state = state_of(stop=stop, block_length=block, threshold=0.5)
     committed: list[int] = []
     while not state.done:
-        competing = state.competing.tolist()
-        places = data.draw(st.lists(st.sampled_from(competing), min_size=1, unique=True))
-        fill(state, {place: data.draw(st.integers(1, 3)) for place in places})
+        candidates = state.candidates.tolist()
+        positions = data.draw(st.lists(st.sampled_from(candidates), min_size=1, unique=True))
+        fill(state, {position: data.draw(st.integers(1, 3)) for position in positions})
         now = state.answer[: state.committed]
         assert now[: len(committed)] == committed
         assert MASK not in now

@@ -1,4 +1,4 @@
-"""Stops are found among revealed tokens, and a beginning of one is held back."""
+"""Stops are found among unmasked tokens, and the beginning of a possible stop is held back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lladav.decoding.params import DecodingOptions
 from lladav.decoding.sequence import SequenceState
-from lladav.decoding.stops import End, StopTexts, beginning_of_stop, first_stop
+from lladav.decoding.stops import AnswerEnd, StopTexts, find_stop, partial_stop_length
 
 MASK = 0
 PIECES = ["", "a", "b", "ab", "c\n", "\nd", "\n", "xab", "\ncd"]
@@ -24,42 +24,42 @@ def bytes_of(token: int) -> bytes:
     return PIECES[token].encode()
 
 
-def end_of(tokens: Sequence[int], *stops: str) -> End | None:
-    return StopTexts(stops, bytes_of).end(np.array(tokens), np.array(tokens) == MASK)
+def end_of(tokens: Sequence[int], *stops: str) -> AnswerEnd | None:
+    return StopTexts(stops, bytes_of).find(np.array(tokens), np.array(tokens) == MASK)
 
 
 def test_the_earliest_of_the_id_stops_counts() -> None:
     tokens = np.array([MASK, 5, 6, 1, 2, 5, 6])
-    assert first_stop(tokens, [(1, 2), (5, 6)]) == End(1)
-    assert first_stop(tokens, [(6, 5), tuple(range(9))]) is None
+    assert find_stop(tokens, [(1, 2), (5, 6)]) == AnswerEnd(1)
+    assert find_stop(tokens, [(6, 5), tuple(range(9))]) is None
 
 
 def test_the_beginning_of_an_id_stop_is_held_back() -> None:
-    assert beginning_of_stop(np.array([4, 1, 2]), [(1, 2, 3), (2, 7)]) == 2
-    assert beginning_of_stop(np.array([1, 2, 4]), [(1, 2, 3)]) == 0
+    assert partial_stop_length(np.array([4, 1, 2]), [(1, 2, 3), (2, 7)]) == 2
+    assert partial_stop_length(np.array([1, 2, 4]), [(1, 2, 3)]) == 0
 
 
 @pytest.mark.parametrize(
     ("tokens", "stop", "end"),
     [
-        ([1, 2, 6, 1], "\n", End(2)),
-        ([1, 4, 1], "\n", End(2, 1)),
-        ([7, 8, 1], "ab\nc", End(1, 2)),
-        ([1, MASK, 2, 6], "b\n", End(2)),
+        ([1, 2, 6, 1], "\n", AnswerEnd(2)),
+        ([1, 4, 1], "\n", AnswerEnd(2, 1)),
+        ([7, 8, 1], "ab\nc", AnswerEnd(1, 2)),
+        ([1, MASK, 2, 6], "b\n", AnswerEnd(2)),
         ([1, MASK, 6, 2], "a\n", None),
-        ([3, 3], "abab", End(0)),
+        ([3, 3], "abab", AnswerEnd(0)),
     ],
 )
-def test_a_stop_text_is_found_across_tokens(tokens: list[int], stop: str, end: End | None) -> None:
+def test_a_stop_text_is_found_across_tokens(tokens: list[int], stop: str, end: AnswerEnd | None) -> None:
     assert end_of(tokens, stop) == end
 
 
 @pytest.mark.parametrize(("tokens", "held"), [([1, 2], 0), ([1, 6], 1), ([1, 4], 1), ([1, 6, 6, 1], 2)])
 def test_the_beginning_of_a_stop_text_is_held_back(tokens: list[int], held: int) -> None:
-    assert StopTexts(["\n\nq", "\nab"], bytes_of).beginning(tokens) == held
+    assert StopTexts(["\n\nq", "\nab"], bytes_of).partial_length(tokens) == held
 
 
-def test_no_more_of_a_stop_text_is_compared_than_the_answer_has() -> None:
+def test_a_stop_text_is_compared_only_up_to_the_length_of_the_answer() -> None:
     class Counted(str):
         slices = 0
 
@@ -67,7 +67,7 @@ def test_no_more_of_a_stop_text_is_compared_than_the_answer_has() -> None:
             Counted.slices += 1
             return super().__getitem__(key)
 
-    assert StopTexts([Counted("\n" * 10_000)], bytes_of).beginning([1, 6]) == 1
+    assert StopTexts([Counted("\n" * 10_000)], bytes_of).partial_length([1, 6]) == 1
     assert Counted.slices <= 4
 
 
@@ -76,12 +76,12 @@ def test_an_empty_text_is_refused() -> None:
         StopTexts(["a", ""], bytes_of)
 
 
-def test_a_sequence_ends_at_its_stop_text_and_fills_what_is_before() -> None:
+def test_a_sequence_ends_at_its_stop_text_and_fills_the_masks_before_it() -> None:
     options = DecodingOptions(max_tokens=4, refresh_interval=1, stop_texts=StopTexts(["b\n"], bytes_of))
     state = SequenceState(3, options, MASK)
     state.fill(state.span, [1, 2], [3, 6], [0.5, 0.5])
     assert (state.end, state.excess, state.committed) == (2, 1, 0)
-    assert state.competing.tolist() == [0]
+    assert state.candidates.tolist() == [0]
     state.fill(state.span, [0], [1], [0.5])
     assert state.done
     assert state.answer == [1, 3]
@@ -108,23 +108,23 @@ def of_bytes(*stops: str) -> StopTexts:
 @pytest.mark.parametrize(
     ("tokens", "stop", "end"),
     [
-        ([1, 2, 3, 4], "x", End(3)),
-        ([1, 2, 3, 4], "€x", End(1)),
-        ([1, 7, 8], "y", End(3, 1)),
-        ([1, 7, 8], "😀", End(1)),
-        ([1, 2, 4], "\ufffd", End(1)),
+        ([1, 2, 3, 4], "x", AnswerEnd(3)),
+        ([1, 2, 3, 4], "€x", AnswerEnd(1)),
+        ([1, 7, 8], "y", AnswerEnd(3, 1)),
+        ([1, 7, 8], "😀", AnswerEnd(1)),
+        ([1, 2, 4], "\ufffd", AnswerEnd(1)),
         ([1, 2, MASK], "\ufffd", None),
-        ([1, 2], "\ufffd", End(1)),
+        ([1, 2], "\ufffd", AnswerEnd(1)),
         ([MASK, 3, 4], "\ufffd", None),
-        ([MASK, 3, 4], "x", End(2)),
-        ([MASK, 9, 9, 9, 9, 4], "\ufffd", End(4)),
-        ([1, 2, 3, 5, 6, 4], "€€x", End(1)),
+        ([MASK, 3, 4], "x", AnswerEnd(2)),
+        ([MASK, 9, 9, 9, 9, 4], "\ufffd", AnswerEnd(4)),
+        ([1, 2, 3, 5, 6, 4], "€€x", AnswerEnd(1)),
     ],
 )
-def test_a_stop_text_is_found_where_tokens_are_parts_of_characters(
-    tokens: list[int], stop: str, end: End | None
+def test_a_stop_text_is_found_if_tokens_are_parts_of_characters(
+    tokens: list[int], stop: str, end: AnswerEnd | None
 ) -> None:
-    assert of_bytes(stop).end(np.array(tokens), np.array(tokens) == MASK) == end
+    assert of_bytes(stop).find(np.array(tokens), np.array(tokens) == MASK) == end
 
 
 @pytest.mark.parametrize(
@@ -140,28 +140,28 @@ def test_a_stop_text_is_found_where_tokens_are_parts_of_characters(
         ([1, 4, 7], "x😀", 2),
     ],
 )
-def test_the_beginning_of_a_stop_text_is_held_back_where_it_ends_in_a_character(
+def test_the_beginning_of_a_stop_text_may_end_inside_a_character(
     tokens: list[int], stop: str, held: int
 ) -> None:
-    assert of_bytes(stop).beginning(tokens) == held
+    assert of_bytes(stop).partial_length(tokens) == held
 
 
 TOKENS = st.lists(st.sampled_from(range(1, len(BYTES))), min_size=1, max_size=8)
 
 
 @given(TOKENS, st.data())
-def test_an_answer_ends_where_a_stop_begins_in_any_order_of_reveals(
+def test_an_answer_ends_where_a_stop_begins_in_any_unmasking_order(
     tokens: list[int], data: st.DataObject
 ) -> None:
-    """What is committed is never taken back, and never has a stop in it."""
+    """Committed text is never taken back and never contains a stop."""
     text = b"".join(map(BYTES.__getitem__, tokens)).decode(errors="replace")
     begin = data.draw(st.integers(0, max(0, len(text) - 1)))
     stops = [text[begin : begin + data.draw(st.integers(1, 3))] or "q", data.draw(st.sampled_from("ax€y"))]
     options = DecodingOptions(max_tokens=len(tokens), threshold=0.5, stop_texts=of_bytes(*stops))
     state, sent = SequenceState(1, options, MASK), ""
     while not state.done:
-        place = data.draw(st.sampled_from(state.competing.tolist()))
-        state.fill(state.span, [place], [tokens[place]], [0.5])
+        position = data.draw(st.sampled_from(state.candidates.tolist()))
+        state.fill(state.span, [position], [tokens[position]], [0.5])
         committed = b"".join(BYTES[token] for token in state.answer[: state.committed])
         now = codecs.getincrementaldecoder("utf-8")("replace").decode(committed)
         assert now.startswith(sent)
@@ -174,11 +174,11 @@ def test_an_answer_ends_where_a_stop_begins_in_any_order_of_reveals(
     assert answer.startswith(sent)
 
 
-def test_a_mask_that_is_left_in_a_block_does_not_part_a_stop() -> None:
+def test_a_mask_left_in_an_earlier_block_does_not_split_a_stop() -> None:
     options = DecodingOptions(max_tokens=4, block_length=2, stop_texts=StopTexts(["ab"], bytes_of))
     state = SequenceState(1, options, MASK)
-    for place in (0, 0):  # the model says mask at place 1
-        state.fill(state.span, [place], [1], [0.5])
+    for position in (0, 0):  # the model predicts a mask at position 1
+        state.fill(state.span, [position], [1], [0.5])
     assert state.committed == 0
     state.fill(state.span, [2], [2], [0.5])
     assert (state.end, state.done, state.answer) == (0, True, [])

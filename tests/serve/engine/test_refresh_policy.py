@@ -182,7 +182,7 @@ def test_positions_are_those_of_the_state(data: st.DataObject) -> None:
     prompt = data.draw(st.integers(1, 30))
     state = SequenceState(prompt, options, TOKENS.mask)
     while not state.done:
-        chosen = state.competing[: state.quota].tolist()
+        chosen = state.candidates[: int(state.rule.value)].tolist()
         state.fill(state.span, chosen, [1] * len(chosen), [0.5] * len(chosen))
     cost = RequestCost(options, prompt)
     assert (state.forwards, state.positions) == (cost.forwards, cost.positions(options.refresh_interval))

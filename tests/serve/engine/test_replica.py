@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lladav.decoding.cuda_graphs import Size
+from lladav.decoding.cuda_graphs import GraphSize
 from lladav.errors import UserError
 from serve.engine.replica import EngineReplica, engine_of, graph_sizes, open_replica_model
 from serve.settings import ServeSettings, load
@@ -34,9 +34,9 @@ def test_graphs_are_on_by_default_on_a_gpu_and_off_elsewhere() -> None:
 def test_sizes_follow_rows_blocks_and_the_longest_answer() -> None:
     sizes = graph_sizes(gpu())
     assert len(sizes) == 34
-    assert sizes[-1] == Size(1024, 33)
+    assert sizes[-1] == GraphSize(1024, 33)
     alone = graph_sizes(gpu(engine__max_rows=1, limits__max_tokens=128, limits__default_max_tokens=64))
-    assert alone[-1] == Size(256, 3)
+    assert alone[-1] == GraphSize(256, 3)
 
 
 def test_graphs_without_a_gpu_are_refused() -> None:
@@ -48,7 +48,7 @@ def test_graphs_without_a_gpu_are_refused() -> None:
 def test_an_engine_keeps_to_kv_bytes(model_folder: Path) -> None:
     settings = settings_of(model_folder, engine__kv_bytes=2**23)
     engine = engine_of(open_replica_model(settings), settings)
-    tensors = engine.memory.keys.nbytes + engine.memory.values.nbytes
+    tensors = engine.kv_cache.keys.nbytes + engine.kv_cache.values.nbytes
     assert 0.9 * 2**23 < tensors + engine.admission.prompt_bytes <= 2**23
 
 

@@ -29,8 +29,8 @@ def worker(engines: LocalEngines) -> Iterator[EngineWorker]:
     """The worker that all tests share; nobody leaves anything in it."""
     yield engines.worker
     wait_until(lambda: (engines.worker.load.rows_used, engines.worker.load.waiting) == (0, 0))
-    memory, admission = engines.engine.memory, engines.engine.admission
-    assert memory.table.free == memory.table.total
+    kv_cache, admission = engines.engine.kv_cache, engines.engine.admission
+    assert kv_cache.free_blocks == kv_cache.total_blocks
     assert admission.free_prompt_bytes == admission.prompt_bytes
 
 
@@ -67,7 +67,7 @@ def test_committed_tokens_come_in_order_and_once(worker: EngineWorker) -> None:
 def test_who_watches_every_step_sees_each_place_once(worker: EngineWorker) -> None:
     *steps, ended = run(worker, job(watch=DeltaMode.denoise))
     assert [step.step for step in steps if isinstance(step, Delta)] == list(range(1, 17))
-    places = [place for step in steps if isinstance(step, Delta) for place in step.reveal.places]
+    places = [place for step in steps if isinstance(step, Delta) for place in step.unmasked.positions]
     assert sorted(places) == list(range(16))
     assert isinstance(ended, Finished)
 
@@ -239,15 +239,15 @@ def test_the_dial_goes_up_where_many_wait(worker: EngineWorker) -> None:
 
 
 @contextlib.contextmanager
-def scarce(engines: LocalEngines, pages: int) -> Iterator[None]:
-    """Memory with so many pages that are free."""
-    memory = engines.engine.memory
-    held = memory.take(memory.page * (memory.table.free - pages))
+def scarce(engines: LocalEngines, blocks: int) -> Iterator[None]:
+    """Leave this many KV blocks free."""
+    kv_cache = engines.engine.kv_cache
+    held = kv_cache.allocate(kv_cache.block_size * (kv_cache.free_blocks - blocks))
     assert held is not None
     try:
         yield
     finally:
-        memory.give_back(held)
+        kv_cache.free(held)
 
 
 async def crowd_behind(worker: EngineWorker, first: asyncio.Task[Any], waiting: int) -> None:

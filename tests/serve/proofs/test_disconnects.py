@@ -28,8 +28,8 @@ def test_who_leaves_leaves_nothing_behind(api: str, engines: LocalEngines, full:
     while engines.engine.busy or engines.worker._answers:
         assert time.monotonic() < deadline, engines.worker.load
         time.sleep(0.01)
-    table = engines.engine.memory.table
-    assert table.free == table.total
+    kv_cache = engines.engine.kv_cache
+    assert kv_cache.free_blocks == kv_cache.total_blocks
     assert left >= count // 2
     print(f"\n{left} of {count} clients left before their answer; nothing is left of them")
     assert asyncio.run(_one(api)).ok

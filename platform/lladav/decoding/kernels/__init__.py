@@ -1,1 +1,1 @@
-"""Kernels of the sampler: softmax statistics over a vocabulary that is never held whole."""
+"""Kernels of the sampler: softmax statistics of logits that are never held for the whole vocabulary."""
