@@ -1,12 +1,12 @@
-"""The decoding engine against the published decoder and against batches in lock step.
+"""Speed of the decoding engine, compared with the published decoder and with lock-step batches.
 
     python tests/bench/bench_decoding.py
     python tests/bench/bench_decoding.py --cases single --intervals 8 32
 
-Case ``single``: one request by the engine and by a plain transcription of the published decoder, in turn; the
-tokens must be equal. Case ``mixed``: eight requests of different lengths and knobs together, the same one
-after another, and as a batch in lock step would have them: all as long as the longest, with the knobs of the
-most demanding. All three are the engine, so that scheduling alone is compared. Making an engine is not timed.
+Case ``single``: one request, by the engine and by a plain transcription of the published decoder, in turn;
+the tokens must be equal. Case ``mixed``: eight requests of different lengths and options together, the same
+requests one after another, and as a lock-step batch: all as long as the longest, with the options of the most
+demanding. The engine runs all three, so only scheduling differs. Making an engine is not timed.
 
 The model has random weights: 8 layers of width 512 and LLaDA's vocabulary.
 """
@@ -35,7 +35,7 @@ from lladav.model.initialization import initialize  # noqa: E402
 from lladav.model.llada_v import LLaDAV  # noqa: E402
 from tests.bench.reporting import report, table  # noqa: E402
 from tests.lladav.build import text_sample, tiny_config  # noqa: E402
-from tests.lladav.decoding.yardstick import published_decode  # noqa: E402
+from tests.lladav.decoding.reference_decoder import reference_decode  # noqa: E402
 
 SHAPE = {"vocab_size": 126464, "width": 512, "mlp_width": 1536, "layers": 8, "heads": 8, "kv_heads": 8}
 PROMPT, ANSWER = 700, 64
@@ -49,7 +49,7 @@ MIX = [
     (400, DecodingOptions(max_tokens=64, tokens_per_step=2, refresh_interval=16)),
     (250, DecodingOptions(max_tokens=24, refresh_interval=8)),
 ]
-"""Prompt lengths and knobs of the mixed case."""
+"""Prompt lengths and options of the mixed case."""
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def bench_model() -> LLaDAV:
-    """Random weights, the head's large enough that rounding does not decide which token is surest."""
+    """Random weights; those of the head are large, so that rounding does not decide between tokens."""
     config = tiny_config()
     config.language = LanguageConfig(**SHAPE, max_positions=4096)
     model = LLaDAV(config).eval().requires_grad_(False)
@@ -73,17 +73,17 @@ def bench_model() -> LLaDAV:
 
 
 def single(model: LLaDAV, interval: int, rounds: int) -> None:
-    """One request at a time, the two ways in turn."""
+    """One request at a time, by the engine and by the published decoder in turn."""
     prompt = text_sample("p", PROMPT)
     embeddings_PW, _ = PromptEncoder(model, 0).encode(prompt)
     options = DecodingOptions(max_tokens=ANSWER, refresh_interval=interval)
     engine = bench_engine(model)
-    ours: list[float] = []
-    published: list[float] = []
+    engine_times: list[float] = []
+    reference_times: list[float] = []
     for _ in range(rounds):
-        answer = timed(
-            published,
-            lambda: published_decode(
+        reference = timed(
+            reference_times,
+            lambda: reference_decode(
                 model,
                 embeddings_PW,
                 gen_length=ANSWER,
@@ -92,26 +92,28 @@ def single(model: LLaDAV, interval: int, rounds: int) -> None:
                 refresh_interval=interval,
             ),
         )
-        mine = timed(ours, lambda: run(engine, [(prompt, options)])[0])
-        if mine.tokens != answer.tokens:
+        ours = timed(engine_times, lambda: run(engine, [(prompt, options)])[0])
+        if ours.tokens != reference.tokens:
             raise SystemExit(f"tokens differ at refresh interval {interval}")
     rows = [
         [name, f"{ANSWER / statistics.median(times):.2f}"]
-        for name, times in (("engine", ours), ("published", published))
+        for name, times in (("engine", engine_times), ("published", reference_times))
     ]
     table(["one request", "tokens/s"], rows)
     report(
         f"decoding, refresh interval {interval}",
-        round(statistics.median(published) / statistics.median(ours), 2),
+        round(statistics.median(reference_times) / statistics.median(engine_times), 2),
         "x tokens/s",
         "a plain transcription of the published decoder, equal tokens",
-        tokens_per_second=[round(ANSWER / statistics.median(times), 2) for times in (ours, published)],
+        tokens_per_second=[
+            round(ANSWER / statistics.median(times), 2) for times in (engine_times, reference_times)
+        ],
         rounds=rounds,
     )
 
 
 def mixed(model: LLaDAV, rounds: int) -> None:
-    """Eight requests: together, one by one, in lock step."""
+    """Eight requests: together, one by one, and in lock step."""
     requests = [(text_sample(f"{n}", length, n), options) for n, (length, options) in enumerate(MIX)]
     longest, hardest = max(length for length, _ in MIX), DecodingOptions(max_tokens=64, refresh_interval=4)
     lock_step = [(text_sample(f"{n}", longest, n), hardest) for n in range(len(MIX))]
@@ -137,12 +139,12 @@ def mixed(model: LLaDAV, rounds: int) -> None:
 
 
 def bench_engine(model: LLaDAV) -> Engine:
-    """With K/V memory for all requests."""
+    """An engine with a KV cache for all requests."""
     return Engine(model, EngineConfig(80 * kv_block_bytes(model.config.language, torch.float32, 256)))
 
 
 def run(engine: Engine, requests: Sequence[tuple[Sample, DecodingOptions]]) -> list[Decoded]:
-    """The answers to requests that come at once, in the order in which they are done."""
+    """Answers of requests that arrive together, in the order in which they finish."""
     for prompt, options in requests:
         engine.submit(prompt, options)
     answers = []
@@ -152,7 +154,7 @@ def run(engine: Engine, requests: Sequence[tuple[Sample, DecodingOptions]]) -> l
 
 
 def timed(times: list[float], work: Callable):
-    """What ``work`` returns; its seconds go into ``times``."""
+    """Return the result of ``work`` and append its seconds to ``times``."""
     begin = time.perf_counter()
     result = work()
     times.append(time.perf_counter() - begin)

@@ -1,21 +1,21 @@
-"""The decoding engine at LLaDA-8B's shape, random weights in bf16, against the floor of the GPU it runs on.
+"""Speed of the decoding engine at the shape of LLaDA-8B, compared with what the GPU allows.
 
     python tests/bench/bench_gpu_decoding.py
     python tests/bench/bench_gpu_decoding.py --graphs
     python tests/bench/bench_gpu_decoding.py --device cpu --layers 1 --width 64 --vocabulary 99 --prompt 50
 
-One token a step at several refresh intervals, eight requests together, and as many tokens a step as a
-threshold lets through. With random weights that threshold is one that about ``--revealed`` places of the
-first step pass.
+Weights are random, in bfloat16. Cases: one token per step at several refresh intervals, eight requests
+together, and one request with the threshold rule. Random weights have no natural threshold: about
+``--unmasked`` positions of the first step pass the one that is used.
 
-The floor of a step is the longer of two times, at rates measured in the same run: its FLOPs at the rate of a
-large matrix product, and the bytes of the weights and of the keys and values that it reads at the rate of a
-large copy. A step of T positions that sees L keys, M of them meeting a vocabulary of V, takes
+The floor of a step is the larger of two times, at rates measured in the same run: its FLOPs at the rate of a
+large matrix product, and the bytes of the weights, keys and values that it reads at the rate of a large copy.
+A step that forwards T positions, attends to L keys and applies the LM head to M positions takes
 
     FLOPs = layers * (2 T (4 W^2 + 3 W F) + 4 W T L) + 2 M W V
     bytes = 2 (layers * (4 W^2 + 3 W F + 2 W L) + W V)
 
-with width W and MLP width F. Without a GPU one line says so, and that is all.
+with width W, MLP width F and vocabulary V. Without a GPU it prints one line and stops.
 """
 
 from __future__ import annotations
@@ -49,27 +49,27 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Floor:
-    """What a device's rates allow: FLOP/s and bytes/s, and the shape of the model that runs."""
+    """Shortest times of steps of a model at the rates of a device, in FLOP/s and bytes/s."""
 
     flops_rate: float
     bytes_rate: float
     config: LanguageConfig
 
-    def flops(self, positions: int, keys: int, competing: float) -> float:
-        """FLOPs of a forward over ``positions`` that see ``keys``."""
+    def flops(self, positions: int, keys: int, candidates: float) -> float:
+        """FLOPs of a forward over ``positions`` that attend to ``keys``."""
         width = self.config.width
         layer = 2 * positions * self._layer_weights + 4 * width * positions * keys
-        return self.config.layers * layer + 2 * competing * width * self.config.vocab_size
+        return self.config.layers * layer + 2 * candidates * width * self.config.vocab_size
 
     def bytes(self, keys: int) -> float:
-        """Bytes that a step reads at least."""
+        """Bytes that a step reads."""
         layer = self._layer_weights + 2 * self.config.width * keys
         return 2 * (self.config.layers * layer + self.config.width * self.config.vocab_size)
 
-    def seconds(self, positions: int, keys: int, competing: float) -> float:
-        """Of one step of one row."""
+    def seconds(self, positions: int, keys: int, candidates: float) -> float:
+        """Seconds of one step of one row."""
         return max(
-            self.flops(positions, keys, competing) / self.flops_rate, self.bytes(keys) / self.bytes_rate
+            self.flops(positions, keys, candidates) / self.flops_rate, self.bytes(keys) / self.bytes_rate
         )
 
     @property
@@ -101,9 +101,9 @@ def single(engine: Engine, floor: Floor, options: argparse.Namespace, against: s
         "cached": floor.seconds(options.answer, length, options.answer / 2),
     }
     for interval in options.intervals:
-        knobs = DecodingOptions(max_tokens=options.answer, refresh_interval=interval)
-        run(engine, options.prompt, knobs, 1)
-        _, steps = run(engine, options.prompt, knobs, 1)
+        decoding = DecodingOptions(max_tokens=options.answer, refresh_interval=interval)
+        run(engine, options.prompt, decoding, 1)
+        _, steps = run(engine, options.prompt, decoding, 1)
         kinds = {
             "refresh": steps[::interval],
             "cached": [each for i, each in enumerate(steps) if i % interval],
@@ -134,11 +134,11 @@ def single(engine: Engine, floor: Floor, options: argparse.Namespace, against: s
 
 
 def together(engine: Engine, floor: Floor, options: argparse.Namespace, against: str) -> None:
-    """Requests together, as a share of what the device could do."""
+    """Requests together, as a share of the roofline."""
     length, interval = options.prompt + options.answer, options.intervals[-1]
-    knobs = DecodingOptions(max_tokens=options.answer, refresh_interval=interval)
-    run(engine, options.prompt, knobs, BATCH)
-    answers, steps = run(engine, options.prompt, knobs, BATCH)
+    decoding = DecodingOptions(max_tokens=options.answer, refresh_interval=interval)
+    run(engine, options.prompt, decoding, BATCH)
+    answers, steps = run(engine, options.prompt, decoding, BATCH)
     refreshes = -(-options.answer // interval)
     flops = refreshes * floor.flops(length, length, options.answer / 2)
     flops += (options.answer - refreshes) * floor.flops(options.answer, length, options.answer / 2)
@@ -154,15 +154,15 @@ def together(engine: Engine, floor: Floor, options: argparse.Namespace, against:
 
 
 def by_threshold(engine: Engine, options: argparse.Namespace, against: str) -> None:
-    """One request whose tokens come as the model is sure of them."""
+    """One request with the threshold rule."""
     first = DecodingOptions(max_tokens=options.answer, steps=1)
     (answer,), _ = run(engine, options.prompt, first, 1)
-    passed = sorted(answer.confidences)[-min(options.revealed, options.answer)]
-    knobs = DecodingOptions(
+    passed = sorted(answer.confidences)[-min(options.unmasked, options.answer)]
+    decoding = DecodingOptions(
         max_tokens=options.answer, threshold=passed, refresh_interval=options.intervals[-1]
     )
-    run(engine, options.prompt, knobs, 1)
-    (answer,), steps = run(engine, options.prompt, knobs, 1)
+    run(engine, options.prompt, decoding, 1)
+    (answer,), steps = run(engine, options.prompt, decoding, 1)
     report(
         "decoding one request by threshold",
         round(options.answer / sum(steps), 1),
@@ -174,11 +174,11 @@ def by_threshold(engine: Engine, options: argparse.Namespace, against: str) -> N
 
 
 def run(
-    engine: Engine, prompt: int, knobs: DecodingOptions, requests: int
+    engine: Engine, prompt: int, decoding: DecodingOptions, requests: int
 ) -> tuple[list[Decoded], list[float]]:
-    """Answers, and seconds of each step; a step ends with a copy to the host."""
+    """Answers and seconds of each step; a step ends with a copy to the host, so its kernels are done."""
     for n in range(requests):
-        engine.submit(text_sample(str(n), prompt, n), knobs)
+        engine.submit(text_sample(str(n), prompt, n), decoding)
     answers, seconds = [], []
     while engine.busy:
         begin = time.perf_counter()
@@ -188,7 +188,7 @@ def run(
 
 
 def rates(device: torch.device) -> tuple[float, float]:
-    """FLOP/s of a large matrix product and bytes/s of a large copy, reads and writes counted."""
+    """FLOP/s of a large matrix product, and bytes/s of a large copy, counting reads and writes."""
     on_gpu = device.type == "cuda"
     size, count = (8192, 2**30) if on_gpu else (512, 2**24)
     matrix = torch.randn(size, size, device=device, dtype=torch.bfloat16 if on_gpu else torch.float32)
@@ -211,13 +211,13 @@ def best(work: Callable[[], object], device: torch.device, repeats: int = 10) ->
 
 
 def build_model(options: argparse.Namespace, device: torch.device) -> LLaDAV:
-    """8B's language tower, at the size asked for, behind a tiny vision tower."""
+    """The language tower of 8B at the size of the options, with a tiny vision tower."""
     heads = max(1, options.width // 128)
     config = tiny_config()
     config.language = LanguageConfig(
         options.vocabulary, options.width, 3 * options.width, options.layers, heads, heads
     )
-    torch.manual_seed(0)  # so that runs with and without graphs pass the threshold alike
+    torch.manual_seed(0)  # so that runs with and without graphs unmask the same tokens
     with torch.device(device):
         model = LLaDAV(config).to(torch.bfloat16 if device.type == "cuda" else torch.float32)
     for parameter in model.requires_grad_(False).parameters():
@@ -244,7 +244,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--prompt", type=int, default=3000, help="prompt positions, default 3000")
     parser.add_argument("--answer", type=int, default=96, help="tokens, default 96")
     parser.add_argument("--intervals", type=int, nargs="+", default=[2, 8, 32, 48])
-    parser.add_argument("--revealed", type=int, default=4, help="places that pass the threshold, default 4")
+    parser.add_argument("--unmasked", type=int, default=4, help="positions above the threshold, default 4")
     parser.add_argument("--graphs", action="store_true", help="cached steps as CUDA graphs")
     return parser.parse_args()
 

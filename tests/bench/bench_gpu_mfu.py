@@ -1,12 +1,12 @@
-"""Model FLOP utilisation of a language tower of LLaDA-8B's layer shape: forward and backward, bf16, on a GPU.
+"""Model FLOP utilisation of the language tower of LLaDA-8B: forward and backward, bf16, on a GPU.
 
     python tests/bench/bench_gpu_mfu.py
     python tests/bench/bench_gpu_mfu.py --device cpu --layers 1 --width 64 --tokens 128 512
 
-As many of the 32 layers as fit, activations checkpointed, no optimizer and no vocabulary head. Useful FLOPs
-are those of ``train/trainer/flops.py``: three times the forward pass, recomputation not counted.
-Checkpointing thus bounds the utilisation by three quarters of what the kernels reach. Without a GPU it prints
-one line and stops.
+It runs as many of the 32 layers as fit, with activation checkpointing, without an optimizer and without the
+LM head. Useful FLOPs are those of ``train/trainer/flops.py``: three times the forward pass, without
+recomputation. So checkpointing limits the utilisation to three quarters of what the kernels reach. Without a
+GPU it prints one line and stops.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ WARMUP_RUNS = 2
 
 @dataclass(frozen=True)
 class Utilisation:
-    """One measurement: seconds of a forward and backward, useful FLOPs in them, and the device's peak."""
+    """Seconds of a forward and backward pass, its useful FLOPs, and the peak FLOP/s of the device."""
 
     lengths: list[int]
     layers: int
@@ -52,11 +52,11 @@ class Utilisation:
 
     @property
     def tokens(self) -> str:
-        """The packed samples, as 4 x 4096."""
+        """The packed samples, such as 4 x 4096."""
         return f"{len(self.lengths)} x {self.lengths[0]}"
 
     def row(self) -> list[str]:
-        """The table's columns."""
+        """Cells of a table row."""
         rate = self.flops / self.seconds / 1e12
         return [
             self.tokens,
@@ -68,18 +68,18 @@ class Utilisation:
 
 
 def layers_that_fit(config: LanguageConfig, tokens: int, free: float) -> int:
-    """How many bf16 layers, with gradients and checkpointed inputs, ``free`` bytes hold; 32 at most.
+    """Number of bf16 layers, with gradients and checkpointed inputs, that fit in ``free`` bytes; at most 32.
 
-    A fifth of the memory and the activations of the layer in work are left alone.
+    A fifth of the memory, and the activations of the layer that runs, are left free.
     """
     weights = 4 * config.width**2 + 3 * config.width * config.mlp_width
     layer = 2 * 2 * weights + 2 * tokens * config.width
-    in_work = tokens * (40 * config.width + 12 * config.mlp_width)
-    return max(1, min(LanguageConfig().layers, int((0.8 * free - in_work) / layer)))
+    running = tokens * (40 * config.width + 12 * config.mlp_width)
+    return max(1, min(LanguageConfig().layers, int((0.8 * free - running) / layer)))
 
 
 def build_tower(config: LanguageConfig, device: torch.device) -> LanguageTower:
-    """A checkpointed bf16 tower with small random weights."""
+    """A bf16 tower with activation checkpointing and small random weights."""
     with torch.device(device):
         tower = LanguageTower(config).to(torch.bfloat16)
     for parameter in tower.parameters():
@@ -91,7 +91,7 @@ def build_tower(config: LanguageConfig, device: torch.device) -> LanguageTower:
 
 
 def make_run(tower: LanguageTower, lengths: list[int], device: torch.device) -> Callable[[], None]:
-    """Forward and backward over packed samples, gradients made anew; the input embeddings get theirs too."""
+    """A forward and backward pass over packed samples, with gradients for weights and input embeddings."""
     positions = torch.cat([torch.arange(length, device=device) for length in lengths])
     rotary, attend = rotary_factors(positions, tower.config), PackedAttention(lengths)
     shape = len(positions), tower.config.width
@@ -107,7 +107,7 @@ def make_run(tower: LanguageTower, lengths: list[int], device: torch.device) -> 
 
 
 def seconds_of(run: Callable[[], None], device: torch.device) -> float:
-    """Seconds of one run: between CUDA events on a GPU, by the clock elsewhere."""
+    """Seconds of one run: between CUDA events on a GPU, by the clock on a CPU."""
     if device.type != "cuda":
         begin = time.perf_counter()
         run()
@@ -123,7 +123,7 @@ def seconds_of(run: Callable[[], None], device: torch.device) -> float:
 def measure(
     lengths: list[int], config: LanguageConfig, device: torch.device, steps: int, peak: float
 ) -> Utilisation:
-    """Median over ``steps`` runs after a warm-up."""
+    """Median of ``steps`` runs after a warm-up."""
     run = make_run(build_tower(config, device), lengths, device)
     seconds = [seconds_of(run, device) for _ in range(WARMUP_RUNS + steps)][WARMUP_RUNS:]
     flops = 3 * language_flops(lengths, config)
@@ -131,18 +131,18 @@ def measure(
 
 
 def shape_for(options: argparse.Namespace, tokens: int, device: torch.device) -> LanguageConfig:
-    """8B's layers at the width asked for; no vocabulary, the head is not run."""
+    """Layers of 8B at the width of the options; the vocabulary is tiny because the head does not run."""
     heads = max(1, options.width // 128)
     mlp_width = 3 * options.width
     config = LanguageConfig(1, options.width, mlp_width, options.layers or 1, heads, heads)
     if not options.layers and device.type == "cuda":
-        torch.cuda.empty_cache()  # the tower before is gone, but its memory is free only now
+        torch.cuda.empty_cache()  # frees the memory of the previous tower
         config.layers = layers_that_fit(config, tokens, torch.cuda.mem_get_info(device)[0])
     return config
 
 
 def samples_of(tokens: list[int]) -> list[list[int]]:
-    """Each number of tokens as one sample; the most of them also as samples of the least number."""
+    """Sample lengths of each batch: one sample of each length; the longest also split into the shortest."""
     least, most = min(tokens), max(tokens)
     split = [[least] * (most // least)] if most >= 2 * least else []
     return [[count] for count in tokens] + split

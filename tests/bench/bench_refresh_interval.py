@@ -1,11 +1,12 @@
-"""The dial of the refresh interval on the embedded model: what it costs in accuracy, and what it gains.
+"""Accuracy and speed of the built-in toy model at several refresh intervals.
 
     python tests/bench/bench_refresh_interval.py
-    python tests/bench/bench_refresh_interval.py --intervals 1 8 --timed 32 --out dial.png
+    python tests/bench/bench_refresh_interval.py --intervals 1 8 --timed 32 --out intervals.png
 
-Asks the model that ``make demo`` trained all held-out questions at each interval, on a canvas of one block.
-Speed is that of ``--together`` questions at a time, over ``--timed`` questions of all types, the intervals in
-turn in each round. Seconds per token are fitted by a + b / r. Draws accuracy against tokens/s.
+The model that ``make demo`` trained answers all held-out questions at each interval, on a canvas of one
+block. Speed is measured with ``--together`` questions at a time, over ``--timed`` questions of all types;
+each round runs the intervals in turn. A fit gives seconds per token as a + b / r. The plot shows accuracy
+over tokens/s.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ from matplotlib import pyplot  # noqa: E402
 MAX_TOKENS = 48
 MEMORY = 2**26
 STEPWISE = "arithmetic"
-"""The type of question whose answers are long enough for a refresh interval to matter."""
+"""The question type whose answers are long enough for the refresh interval to matter."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One setting of the dial: shares of right answers in all and of those in steps, and seconds a token."""
+    """One interval: exact match of all questions and of stepwise ones, and seconds per token."""
 
     interval: int
     accuracy: float
@@ -64,7 +65,7 @@ class Fit:
     cached: float
     refresh: float
     worst: float
-    """Largest relative difference to what was measured."""
+    """Largest relative difference from a measurement."""
 
     @classmethod
     def of(cls, points: Sequence[Point]) -> Fit:
@@ -85,19 +86,19 @@ def main() -> None:
     weights = local_copy(latest.path / WEIGHTS)
     model, tokenizer = open_model(weights, torch.float32), ChatTokenizer.load(weights)
     questions = stage_questions(config)
-    knobs = {
+    options_of = {
         interval: DecodingOptions.for_chat(tokenizer.ids, max_tokens=MAX_TOKENS, refresh_interval=interval)
         for interval in arguments.intervals
     }
     timed = [prompt(each, model, tokenizer) for each in questions[:: -(-len(questions) // arguments.timed)]]
     engine = Engine(model, EngineConfig(MEMORY))
-    run(engine, timed, knobs[arguments.intervals[0]], arguments.together)
+    run(engine, timed, options_of[arguments.intervals[0]], arguments.together)
     seconds = {interval: [] for interval in arguments.intervals}
     for _ in range(arguments.rounds):
-        for interval, options in knobs.items():
+        for interval, options in options_of.items():
             seconds[interval].append(run(engine, timed, options, arguments.together))
     points = []
-    for interval, options in knobs.items():
+    for interval, options in options_of.items():
         answers = answer_questions(model, tokenizer, questions, options, BATCH)
         right = scores([{"type": each.question.type, "correct": each.correct} for each in answers])
         points.append(
@@ -112,7 +113,7 @@ def main() -> None:
 
 
 def run(engine: Engine, prompts: Sequence[Sample], options: DecodingOptions, together: int) -> float:
-    """Seconds per revealed token, so many prompts at a time."""
+    """Seconds per unmasked token with ``together`` prompts at a time."""
     begin, tokens = time.perf_counter(), 0
     for start in range(0, len(prompts), together):
         for each in prompts[start : start + together]:
@@ -123,7 +124,7 @@ def run(engine: Engine, prompts: Sequence[Sample], options: DecodingOptions, tog
 
 
 def present(points: Sequence[Point], timed: int, arguments: argparse.Namespace) -> None:
-    """Table, picture and results."""
+    """Print the table, the results and the path of the plot."""
     fit = Fit.of(points)
     table(
         ["refresh interval", "all", STEPWISE, "tokens/s"],
@@ -131,7 +132,7 @@ def present(points: Sequence[Point], timed: int, arguments: argparse.Namespace) 
     )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     draw(points, arguments.together, arguments.out)
-    print(f"picture: {arguments.out}")
+    print(f"plot: {arguments.out}")
     for point in points:
         report(
             f"refresh interval {point.interval}",
@@ -151,7 +152,7 @@ def present(points: Sequence[Point], timed: int, arguments: argparse.Namespace) 
 
 
 def draw(points: Sequence[Point], together: int, file: Path) -> None:
-    """Accuracy against tokens/s, in all and of answers in steps."""
+    """Plot accuracy over tokens/s, of all questions and of stepwise ones."""
     figure, axis = pyplot.subplots(figsize=(6.4, 4))
     speeds = [1 / point.seconds for point in points]
     for label, color, values in (
@@ -187,7 +188,7 @@ def parse_arguments() -> argparse.Namespace:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("--intervals", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 48])
-    parser.add_argument("--timed", type=int, default=96, help="questions whose time is taken, default 96")
+    parser.add_argument("--timed", type=int, default=96, help="questions that are timed, default 96")
     parser.add_argument("--together", type=int, default=32, help="questions at a time, default 32")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/demo/refresh_interval.png"))

@@ -1,25 +1,26 @@
-"""A training step against the released way: peak memory and seconds, same weights, batch and noise.
+"""Peak memory and time of a training step, compared with the released trainer's.
 
     python tests/bench/bench_training_step.py
     python tests/bench/bench_training_step.py --cases long --no-checkpointing --steps 5
 
-Ours packs the samples and gives masked rows alone to the vocabulary head, a chunk at a time; the released
-way pads and makes float32 logits of every position (``released_step.py``). Each way lives in a process of its
-own and they step in turn, so that noise of the machine meets both; each step ends in an AdamW update. Before
-any timing the two losses must agree, with the padding left out of attention.
+Weights, batch and noise are the same. Our step packs the samples and applies the LM head to masked positions
+only, in chunks. The released step pads the samples and computes float32 logits of every position
+(``released_step.py``). Each implementation has a process of its own, and they run in turn, so that noise of
+the machine affects both. Each step ends with an AdamW update. Before any timing the two losses must agree,
+without attention to padding.
 
-Cases: ``short`` and ``long`` answers on samples of mixed lengths; ``even`` has equal lengths: no padding.
-Peak memory is resident memory at its highest, given whole and as the step's own share: above what the
-process, weights and moments take between steps. The aim of 3x is about the step's own share; what rests is
-the same for both.
+Cases: ``short`` and ``long`` answers on samples of mixed lengths; ``even`` has equal lengths and no padding.
+Peak memory is the highest resident memory, in total and as the step's own share: without what the process,
+weights and moments take between steps. The aim of 3x is about the step's own share; the rest is the same for
+both.
 
-The vocabulary is LLaDA's, the tower small, which needs reading with care:
-- Memory. Float32 logits take 0.5 MB a position at any width (in bf16 training another 0.25 before the cast).
-  The layers of the 8B model keep 0.26 MB a position, checkpointed; those here 0.004, or about 0.09 with
-  --no-checkpointing, so that one is nearer to 8B. Weights, gradients and moments are about half of the
-  released logits here, as they are at 8B for a sample of 16k tokens over 24 GPUs.
-- Time. The head is most of the released way's arithmetic here and 7 % of it at 8B. The FLOP column counts the
-  same batch at 8B's shape, recomputation included: the speed-up to expect there.
+The vocabulary is LLaDA's and the tower is small, so the results do not carry over to 8B directly:
+- Memory. Float32 logits take 0.5 MB per position at any width (in bf16 training another 0.25 before the
+  cast). The layers of the 8B model keep 0.26 MB per position with checkpointing; those of this tower 0.004,
+  or about 0.09 with --no-checkpointing, which is closer to 8B. Weights, gradients and moments are about half
+  of the released logits here, as they are at 8B for a sample of 16k tokens over 24 GPUs.
+- Time. The head is most of the FLOPs of the released step here and 7 % of them at 8B. The FLOP column counts
+  the same batch at the shape of 8B with recomputation: the speed-up to expect there.
 """
 
 from __future__ import annotations
@@ -52,20 +53,20 @@ from tests.bench.reporting import report, table  # noqa: E402
 from tests.bench.training_batch import CASES, Setting, make_batch  # noqa: E402
 from train.trainer.flops import language_flops  # noqa: E402
 
-WAYS = "ours", "released"
-AGAINST = "the released way: padding, float32 logits of all positions; worst of the cases"
-MALLOC_GIVES_BACK = 2**20
-"""Blocks from this size on go back to the system when freed: peaks are of memory in use, not of what malloc
-hoards."""
-HEADER = "case and way", "step's own GB", "peak GB", "median s", "range s", "FLOPs at 8B"
+IMPLEMENTATIONS = "ours", "released"
+AGAINST = "the released step: padding, float32 logits of all positions; worst of the cases"
+MALLOC_MMAP_THRESHOLD = 2**20
+"""Allocations from this size on return to the system when freed, so that peaks count memory in use and not
+memory that malloc keeps."""
+HEADER = "case and step", "step's own GB", "peak GB", "median s", "range s", "FLOPs at 8B"
 
 
 class Trainee:
-    """A model, its optimizer and one batch that is trained on again and again in one of the ``WAYS``."""
+    """A model, its optimizer and one batch, trained repeatedly with one of the ``IMPLEMENTATIONS``."""
 
-    def __init__(self, way: str, setting: Setting) -> None:
+    def __init__(self, implementation: str, setting: Setting) -> None:
         torch.set_num_threads(setting.threads)
-        self.way = way
+        self.implementation = implementation
         self.batch, self.noises = make_batch(setting)
         self.model = LLaDAV(setting.model())
         initialize(self.model, seed=0)
@@ -73,15 +74,15 @@ class Trainee:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, weight_decay=0.0)
 
     def allocate_moments(self) -> None:
-        """Update once with gradients of zero: weights stay, the optimizer's state comes into being."""
+        """Allocate the optimizer state by an update with zero gradients; the weights do not change."""
         for parameter in self.model.parameters():
             parameter.grad = torch.zeros_like(parameter)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
     def loss(self, attend_to_padding: bool = True) -> Tensor:
-        """The loss in this way; only the released one can attend to padding."""
-        if self.way == "ours":
+        """The loss; only the released implementation can attend to padding."""
+        if self.implementation == "ours":
             return self.model(self.batch)[0]
         return released_loss(self.model, self.batch, self.noises, attend_to_padding)
 
@@ -96,7 +97,7 @@ class Trainee:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one way took: bytes between steps and at the peak, seconds of each timed step."""
+    """Bytes between steps and at the peak, and seconds of each timed step."""
 
     rest: int
     peak: int
@@ -104,19 +105,19 @@ class Cost:
 
     @property
     def own(self) -> int:
-        """Bytes of the step itself: activations, logits, gradients, the optimizer's scratch."""
+        """Bytes of the step itself: activations, logits, gradients, temporary memory of the optimizer."""
         return self.peak - self.rest
 
     def cells(self) -> list[str]:
-        """The table's columns."""
+        """Cells of a table row."""
         low, high = min(self.seconds), max(self.seconds)
         sizes = (f"{size / 1e9:.2f}" for size in (self.own, self.peak))
         return [*sizes, f"{statistics.median(self.seconds):.2f}", f"{low:.2f}-{high:.2f}"]
 
 
-def run_trainee(pipe: Connection, way: str, setting: Setting) -> None:
-    """A child process: tells its loss, steps whenever it is asked to, and at the end tells its memory."""
-    trainee = Trainee(way, setting)
+def run_trainee(pipe: Connection, implementation: str, setting: Setting) -> None:
+    """Main of a child process: send the loss, run a step per request, and send the memory at the end."""
+    trainee = Trainee(implementation, setting)
     trainee.allocate_moments()
     rest = resident_bytes()
     with torch.no_grad():
@@ -127,70 +128,72 @@ def run_trainee(pipe: Connection, way: str, setting: Setting) -> None:
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process now."""
+    """Resident memory of this process."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * resource.getpagesize()
 
 
 class Child:
-    """The parent's end of a process that runs one way."""
+    """A process that runs one implementation, seen from its parent."""
 
-    def __init__(self, way: str, setting: Setting) -> None:
+    def __init__(self, implementation: str, setting: Setting) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=run_trainee, args=(theirs, way, setting), daemon=True)
+        self.process = context.Process(
+            target=run_trainee, args=(theirs, implementation, setting), daemon=True
+        )
         self.process.start()
         theirs.close()
         self.seconds: list[float] = []
 
     def step(self) -> None:
-        """Have one step done."""
+        """Run one step."""
         self.pipe.send(True)
         self.seconds.append(self.answer())
 
     def finish(self) -> Cost:
-        """End the process; its first step warmed up and is not counted."""
+        """End the process and return its cost, without the first step, which is a warm-up."""
         self.pipe.send(False)
         rest, peak = self.answer()
         return Cost(rest, peak, self.seconds[1:])
 
     def stop(self) -> None:
-        """Leave no process behind, whatever happened."""
+        """Terminate the process."""
         self.process.terminate()
         self.process.join()
 
     def answer(self) -> Any:
-        """What the process says next."""
+        """The next message of the process."""
         try:
             return self.pipe.recv()
         except EOFError:
-            message = "a training process ended early, perhaps for want of memory; try --width 128"
+            message = "a training process ended early, perhaps out of memory; try --width 128"
             raise SystemExit(message) from None
 
 
 def compare(setting: Setting, steps: int) -> dict[str, Cost]:
-    """Both ways side by side, in turn, each going first every other time."""
+    """Run both implementations in turn; each goes first every other time."""
     with ExitStack() as stack:
-        children = {way: Child(way, setting) for way in WAYS}
+        children = {name: Child(name, setting) for name in IMPLEMENTATIONS}
         for child in children.values():
             stack.callback(child.stop)
         check_losses(setting.case, *(child.answer() for child in children.values()))
         for turn in range(steps + 1):
-            for way in WAYS[:: 1 if turn % 2 else -1]:
-                children[way].step()
-        return {way: child.finish() for way, child in children.items()}
+            for name in IMPLEMENTATIONS[:: 1 if turn % 2 else -1]:
+                children[name].step()
+        return {name: child.finish() for name, child in children.items()}
 
 
 def check_losses(case: str, ours: float, released: float) -> None:
-    """The two ways must compute the same thing before it matters how fast."""
+    """Exit unless both implementations compute the same loss."""
     if not abs(ours - released) <= 1e-4 * abs(released):
-        raise SystemExit(f"case {case}: our loss is {ours}, the released way's {released}; they must agree")
+        raise SystemExit(f"case {case}: our loss is {ours}, the released one {released}; they must agree")
     print(f"{case}: loss {ours:.6f} ours, {released:.6f} released without padding", flush=True)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One case: both ways' costs, and the FLOPs of the released way over ours at 8B's shape."""
+    """One case: costs of both implementations, and the ratio of released to our FLOPs at the shape of 8B."""
 
     case: str
     costs: dict[str, Cost]
@@ -198,29 +201,29 @@ class Comparison:
 
     @property
     def own_memory(self) -> float:
-        """Released over ours, of the step's own memory."""
+        """Ratio of released to our memory of the step itself."""
         return self.costs["released"].own / self.costs["ours"].own
 
     @property
     def whole_memory(self) -> float:
-        """Released over ours, of all resident memory."""
+        """Ratio of released to our resident memory."""
         return self.costs["released"].peak / self.costs["ours"].peak
 
     @property
     def speed(self) -> float:
-        """Released over ours, of the median seconds of a step."""
-        released, ours = (statistics.median(self.costs[way].seconds) for way in ("released", "ours"))
+        """Ratio of released to our median seconds of a step."""
+        released, ours = (statistics.median(self.costs[name].seconds) for name in ("released", "ours"))
         return released / ours
 
     def rows(self) -> list[list[str]]:
-        """A table row for each way and one for their ratio."""
-        ways = [[f"{self.case} {way}", *cost.cells(), ""] for way, cost in self.costs.items()]
+        """A table row for each implementation and one for their ratio."""
+        steps = [[f"{self.case} {name}", *cost.cells(), ""] for name, cost in self.costs.items()]
         ratios = (f"{ratio:.2f}x" for ratio in (self.own_memory, self.whole_memory, self.speed))
-        return [*ways, [f"{self.case} ratio", *ratios, "", f"{self.flops:.2f}x"]]
+        return [*steps, [f"{self.case} ratio", *ratios, "", f"{self.flops:.2f}x"]]
 
 
 def flop_ratio(setting: Setting) -> float:
-    """FLOPs of the released way over ours for the case's batch at 8B's shape."""
+    """Ratio of released to our FLOPs for the batch of the case at the shape of 8B."""
     batch, _ = make_batch(setting)
     lengths = batch.packed.lengths
     padded = [max(lengths)] * len(lengths)
@@ -228,14 +231,14 @@ def flop_ratio(setting: Setting) -> float:
 
 
 def step_flops(lengths: Sequence[int], projected: int) -> float:
-    """FLOPs of a checkpointed step at 8B's shape: four forwards' worth in the layers, three in the head."""
+    """FLOPs of a checkpointed step at the shape of 8B: 4 forward passes of the layers, 3 of the head."""
     shape = LanguageConfig()
     return 4 * language_flops(lengths, shape) + 3 * 2 * projected * shape.width * shape.vocab_size
 
 
 def main() -> None:
     options = parse_options()
-    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(MALLOC_GIVES_BACK))
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(MALLOC_MMAP_THRESHOLD))
     results = [compare_case(case, options) for case in options.cases]
     table(HEADER, [row for result in results for row in result.rows()])
     shape = {name: getattr(options, name) for name in ("layers", "width", "vocabulary", "threads")}
@@ -250,7 +253,7 @@ def main() -> None:
 
 
 def compare_case(case: str, options: argparse.Namespace) -> Comparison:
-    """Run one case in both ways."""
+    """Run one case with both implementations."""
     shape = options.layers, options.width, options.vocabulary, options.threads
     setting = Setting(case, options.checkpointing, *shape)
     return Comparison(case, compare(setting, options.steps), flop_ratio(setting))

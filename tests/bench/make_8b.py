@@ -1,12 +1,12 @@
-"""Load, answer, convert, train, save and resume at the size of LLaDA-V 8B, on one machine of 24 GB.
+"""Load, answer, convert, train, save and resume at the size of LLaDA-V 8B, on one machine with 24 GB.
 
     python tests/bench/make_8b.py --folder /tmp/8b
 
-Makes a checkpoint of random weights in LLaDA-V's real shapes, tensor by tensor, and runs on it what a user
-would. Prints the seconds and the peak memory of each part. It is meant for a machine of 24 GB with 40 GB of
-free disk. ``--model tiny`` does the same with two million parameters.
+Writes a checkpoint of random weights in the shapes of LLaDA-V, tensor by tensor, and runs the commands of a
+user on it. Prints the time and the peak memory of each phase. Needs 24 GB of memory and 40 GB of free disk.
+``--model tiny`` does the same with two million parameters.
 
-Memory is the resident memory of all processes of a command, sampled; pages that they share count in each.
+Memory is the sampled resident memory of all processes of a command; memory that they share counts for each.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SPREAD = 0.02
 SAMPLE_SECONDS = 0.2
 GIB = 2**30
 TOKENS = {"mask": 2, "bos": 0, "eos": 1, "start_header": 3, "end_header": 4, "eot": 5}
-"""Of the embedded tokenizer: the published one comes with the published weights."""
+"""Ids of the built-in tokenizer; the published tokenizer is part of the published weights."""
 
 ANSWER = """
 import sys
@@ -59,24 +59,24 @@ Path(loaded).touch()
 image = Image.new("RGB", (640, 480), "white")
 generate(model, [image], "What is in the image?", max_tokens=8, block_length=8)
 """
-"""What ``python -m lladav.generate`` does, with a mark between loading and answering."""
+"""Does the same as ``python -m lladav.generate``, and creates a file between loading and answering."""
 
 
 @dataclass
 class Phase:
-    """A part of a command: from the end of the one before to the moment when it is over."""
+    """A part of a command: it begins when the previous phase ends."""
 
     name: str
     over: Callable[[], bool] | None = None
-    """None: it ends with the command."""
+    """Whether the phase has ended; None: it ends with the command."""
     seconds: float = 0.0
     peak: int = 0
-    """Bytes of all processes."""
+    """Peak bytes of all processes."""
     largest: int = 0
-    """Bytes of the largest process."""
+    """Peak bytes of the largest process."""
 
     def sample(self, processes: Sequence[psutil.Process]) -> None:
-        """Look at the memory of the processes."""
+        """Update the peaks."""
         sizes = list(map(_resident, processes))
         self.peak = max(self.peak, sum(sizes))
         self.largest = max(self.largest, *sizes)
@@ -84,9 +84,9 @@ class Phase:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--folder", type=Path, required=True, help="a folder to make; removed at the end")
+    parser.add_argument("--folder", type=Path, required=True, help="folder to create; removed at the end")
     parser.add_argument("--model", default="llada_v_8b", help="a choice of conf/model")
-    parser.add_argument("--weights-only", action="store_true", help="make the checkpoint and keep it")
+    parser.add_argument("--weights-only", action="store_true", help="write the checkpoint and keep it")
     options = parser.parse_args()
     config = load(settings(options.folder.absolute(), options.model))
     options.folder.mkdir(parents=True)
@@ -101,7 +101,7 @@ def main() -> None:
 
 
 def settings(folder: Path, model: str) -> list[str]:
-    """Settings of a pretrain stage of two steps of one sample."""
+    """Settings of a pretrain stage with two steps of one sample each."""
     tokens = [f"model.tokens.{name}={number}" for name, number in TOKENS.items()]
     return [
         *("stage=pretrain", f"model={model}", "data=digits", f"data.root={folder}/digits", *tokens),
@@ -114,7 +114,7 @@ def settings(folder: Path, model: str) -> list[str]:
 
 
 def make(config: Config, folder: Path) -> None:
-    """Write a checkpoint of random bf16 weights; in memory is one tensor at a time."""
+    """Write a checkpoint of random bf16 weights with one tensor in memory at a time."""
     with torch.device("meta"):
         model = LLaDAV(config.model)
     shells = [(name, _shell(parameter)) for name, parameter in model.named_parameters()]
@@ -122,7 +122,7 @@ def make(config: Config, folder: Path) -> None:
 
 
 def _shell(parameter: nn.Parameter) -> nn.Parameter:
-    """A parameter without values that knows its shape, as ZeRO-3 leaves it."""
+    """A parameter without values but with its full shape, as ZeRO-3 leaves it."""
     shell = nn.Parameter(torch.empty(0, dtype=torch.bfloat16), requires_grad=False)
     shell.ds_shape = parameter.shape  # pyright: ignore[reportAttributeAccessIssue]
     return shell
@@ -138,7 +138,7 @@ def _filled(parameters: list[nn.Parameter]) -> Iterator[None]:
 
 
 def measure(folder: Path, config: Config) -> Iterator[Phase]:
-    """Every phase in order."""
+    """Run all phases in order."""
     begin = time.monotonic()
     making = Phase("make a checkpoint")
     make(config, folder / "weights")
@@ -156,7 +156,7 @@ def measure(folder: Path, config: Config) -> Iterator[Phase]:
 
 
 def train(folder: Path, config: Config) -> Iterator[Phase]:
-    """A pretrain step and its checkpoint, then the command is killed; resumed, it does a second step."""
+    """Run a pretrain step and save; kill the command, resume it and run a second step."""
     store = Run.of(config)
     log = folder / "runs" / store.name / LOG
     command = python("train/run.py", *settings(folder, config.model.name))
@@ -165,7 +165,7 @@ def train(folder: Path, config: Config) -> Iterator[Phase]:
         Phase("start, and a pretrain step", lambda: len(read_steps(log)) >= 1),
         Phase("save", lambda: store.committed_step() >= 1),
     )
-    shutil.rmtree(folder / "weights")  # a resumed run reads its own
+    shutil.rmtree(folder / "weights")  # a resumed run reads the weights of its checkpoint
     yield from run(
         command,
         Phase("resume, and a second step", lambda: len(read_steps(log)) >= 2),
@@ -181,7 +181,7 @@ def python(*arguments: str) -> list[str]:
 
 
 def run(command: Sequence[str], *phases: Phase) -> Iterator[Phase]:
-    """Run a command through its phases, and kill it where the last one is over before its end."""
+    """Run a command through its phases; kill it if it still runs after the last one."""
     paths = {"PYTHONPATH": f"{ROOT}:{ROOT}/platform", "RAY_AUTH_MODE": "disabled"}
     process = psutil.Popen(command, cwd=ROOT, env={**_environment(), **paths}, stdout=subprocess.DEVNULL)
     try:
@@ -223,7 +223,7 @@ def _kill(process: psutil.Popen) -> None:
 
 
 def show(model: str, phases: Sequence[Phase]) -> None:
-    """The table, then the results."""
+    """Print the table and the results."""
     rows = [(p.name, f"{p.seconds:.0f}", f"{p.peak / GIB:.1f}", f"{p.largest / GIB:.1f}") for p in phases]
     table(("phase", "seconds", "GiB of all processes", "GiB of the largest"), rows)
     for phase in phases:

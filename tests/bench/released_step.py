@@ -1,8 +1,8 @@
-"""The training loss as the released trainer computes it: the yardstick of the training benchmark.
+"""The training loss as the released trainer computes it: the reference of the training benchmark.
 
-Samples are padded to the longest of the batch and attend to the padding, every position meets the vocabulary,
-and the logits are cast to float32 before the masked ones are picked. Layers are those of the model under
-test: only layout, projection and loss differ.
+Samples are padded to the longest of the batch and attend to the padding. The LM head is applied to every
+position, and the logits are cast to float32 before those of masked positions are selected. The layers are
+those of the model under test: only layout, LM head and loss differ.
 
 Shapes: B samples, L positions of the longest, W width, V vocabulary, H heads, D head width.
 """
@@ -25,7 +25,7 @@ from lladav.model.llada_v import LLaDAV
 def released_loss(
     model: LLaDAV, batch: NoisyBatch, noises: Sequence[Noise], attend_to_padding: bool = True
 ) -> Tensor:
-    """Mean over samples of Eq. 6 from the logits of all positions.
+    """Mean over samples of Eq. 6, computed from the logits of all positions.
 
     Without ``attend_to_padding`` the padding is masked out, and the loss is that of the packed batch.
     """
@@ -52,7 +52,7 @@ def dense_hidden(model: LLaDAV, batch: NoisyBatch, attend_to_padding: bool) -> T
 
 
 class DenseAttention:
-    """Bidirectional attention over padded samples that lie one after another."""
+    """Bidirectional attention over padded samples that lie end to end."""
 
     def __init__(self, lengths: Sequence[int], attend_to_padding: bool) -> None:
         self.shape = len(lengths), max(lengths)
@@ -66,5 +66,5 @@ class DenseAttention:
 
 
 def padded(packed_T: Tensor, lengths: Sequence[int], value: float = 0) -> Tensor:
-    """Samples that lie end to end as (B, L, ...), each filled up with ``value``."""
+    """Samples that lie end to end as (B, L, ...), each padded with ``value``."""
     return pad_sequence(list(packed_T.split(list(lengths))), batch_first=True, padding_value=value)

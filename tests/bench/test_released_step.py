@@ -1,4 +1,4 @@
-"""The yardstick: with padding out of attention it computes our loss and gradients."""
+"""The reference: without attention to padding it computes our loss and gradients."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def gradients(loss: Tensor, model: LLaDAV) -> list[Tensor]:
     return list(torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad]))
 
 
-def test_without_padding_it_is_our_loss_with_our_gradients() -> None:
+def test_without_attention_to_padding_loss_and_gradients_are_ours() -> None:
     model = tiny_model()
     batch, noises = noisy(model, mixed(model))
     ours, released = model(batch)[0], released_loss(model, batch, noises, attend_to_padding=False)
@@ -42,7 +42,7 @@ def test_without_padding_it_is_our_loss_with_our_gradients() -> None:
         torch.testing.assert_close(our, theirs, atol=1e-5, rtol=1e-4)
 
 
-def test_padding_that_is_attended_to_changes_the_loss() -> None:
+def test_attention_to_padding_changes_the_loss() -> None:
     model = tiny_model()
     batch, noises = noisy(model, mixed(model))
     assert released_loss(model, batch, noises).item() != pytest.approx(model(batch)[0].item(), rel=1e-4)

@@ -59,7 +59,7 @@ def capture_sizes(requests: int, canvas: int, block_length: int) -> list[GraphSi
     branches, sizes, before = 2 * requests, [], 0
     for positions in _rounded_positions(min(MAX_POSITIONS, branches * canvas)):
         max_rows = min(branches, max(1, positions // min(block_length, canvas)))
-        # Fewer rows than fill the next smaller number of positions use that graph.
+        # If so few rows cannot have more than `before` positions, a smaller graph holds their steps.
         sizes += [
             GraphSize(positions, rows) for rows in _rounded_rows(max_rows) if (rows - 1) * canvas > before
         ]

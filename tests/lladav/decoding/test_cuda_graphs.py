@@ -1,4 +1,4 @@
-"""Cached steps in buffers of round sizes, as CUDA graphs have them, give the same answers."""
+"""Cached steps in padded buffers, as CUDA graphs use them, give the same answers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ REQUESTS = [
 
 
 def answers(engine: Engine) -> dict[str, Decoded]:
-    """Of requests that come one step after another."""
+    """Answers of requests that arrive one step after another."""
     found: dict[str, Decoded] = {}
     waiting = [(text_sample(str(n), length, n), options) for n, (length, options) in enumerate(REQUESTS)]
     while waiting or engine.busy:
@@ -79,7 +79,7 @@ class FakeRecorder:
 
 @pytest.fixture
 def flash(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Paged flash attention on a CPU; bounds of lengths hold."""
+    """Run paged flash attention on a CPU, and check that the longest lengths are upper bounds."""
 
     def attend(query, keys, values, query_bounds, key_bounds, longest_query, longest_key, **settings):
         assert longest_query >= int(query_bounds.diff().max())
@@ -104,19 +104,19 @@ def graphed(
 
 
 def replays_of(graphs: CudaGraphs, monkeypatch: pytest.MonkeyPatch) -> list[tuple[GraphSize, int, int]]:
-    """Size, positions and parts of each step that was a graph, as they come."""
+    """Size, positions and branches of each step that ran as a graph; filled while the engine runs."""
     forward, replays = graphs.forward, list[tuple[GraphSize, int, int]]()
 
-    def spied(size: GraphSize, inputs: Any, positions: Any, parts: Any) -> Any:
-        replays.append((size, len(inputs), len(parts)))
-        return forward(size, inputs, positions, parts)
+    def spied(size: GraphSize, inputs: Any, positions: Any, spans: Any) -> Any:
+        replays.append((size, len(inputs), len(spans)))
+        return forward(size, inputs, positions, spans)
 
     monkeypatch.setattr(graphs, "forward", spied)
     return replays
 
 
 SIZES = {
-    "those in use": capture_sizes(4, 16, 8),
+    "capture sizes": capture_sizes(4, 16, 8),
     "one that holds all": [GraphSize(128, 9)],
     "none for steps of many rows": [GraphSize(32, 3), GraphSize(64, 3)],
 }
@@ -133,13 +133,13 @@ def test_padded_buffers_change_no_answer(sizes: list[GraphSize], monkeypatch: py
         name: answer.tokens for name, answer in plain.items()
     }
     assert replays
-    assert all(size.positions >= positions and size.rows > parts for size, positions, parts in replays)
-    assert len(recorder.recorded) == len(sizes), "something was captured while requests ran"
+    assert all(size.positions >= positions and size.rows > branches for size, positions, branches in replays)
+    assert len(recorder.recorded) == len(sizes), "a graph was captured while requests ran"
     assert engine.kv_cache.free_blocks == engine.kv_cache.total_blocks - 1
 
 
 @pytest.mark.usefixtures("flash")
-def test_graphs_are_captured_from_the_largest_on_and_share_their_buffers() -> None:
+def test_graphs_are_captured_the_largest_first_and_share_their_buffers() -> None:
     recorder = FakeRecorder()
     _, graphs = graphed(capture_sizes(4, 64, 8), recorder)
     steps = [graphs._graphs[size][0] for size in reversed(graphs.sizes)]
@@ -149,7 +149,7 @@ def test_graphs_are_captured_from_the_largest_on_and_share_their_buffers() -> No
 
 
 @pytest.mark.usefixtures("flash")
-def test_graphs_that_do_not_fit_in_the_budget_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_graphs_above_the_budget_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
     sizes = capture_sizes(4, 16, 8)
     engine, graphs = graphed(sizes, FakeRecorder(each=10), budget=25)
     assert graphs.sizes == sorted(sizes)[-2:]
@@ -162,7 +162,7 @@ def test_graphs_that_do_not_fit_in_the_budget_are_left_out(caplog: pytest.LogCap
 
 
 @pytest.mark.usefixtures("flash")
-def test_a_step_takes_the_smallest_graph_that_holds_it() -> None:
+def test_a_step_uses_the_smallest_graph_that_is_large_enough() -> None:
     _, graphs = graphed([GraphSize(32, 4), GraphSize(64, 4), GraphSize(64, 16)], FakeRecorder())
     assert graphs.size_for(20, 3) == GraphSize(32, 4)
     assert graphs.size_for(33, 1) == GraphSize(64, 4)
@@ -172,23 +172,25 @@ def test_a_step_takes_the_smallest_graph_that_holds_it() -> None:
 
 
 @given(st.integers(1, 64), st.integers(1, 600), st.integers(1, 64), st.data())
-def test_sizes_in_use_hold_every_step_of_whole_blocks(
+def test_capture_sizes_hold_every_step_of_whole_blocks(
     rows: int, canvas: int, block: int, data: st.DataObject
 ) -> None:
-    """Each answer forwards a block at least and a canvas at most, with guidance twice."""
+    """Each answer forwards one block at least and the canvas at most, twice with guidance."""
     sizes = capture_sizes(rows, canvas, block)
     assert sizes == sorted(set(sizes))
     assert len(sizes) <= 80
-    parts = data.draw(st.integers(1, 2 * rows))
-    lengths = [data.draw(st.integers(min(block, canvas), canvas)) for _ in range(parts)]
+    branches = data.draw(st.integers(1, 2 * rows))
+    lengths = [data.draw(st.integers(min(block, canvas), canvas)) for _ in range(branches)]
     if sum(lengths) <= MAX_POSITIONS:
-        holding = [s for s in sizes if s.positions >= sum(lengths) and s.rows > parts]
-        assert holding
-        padding = holding[0].positions - sum(lengths)
-        assert padding < max(POSITION_STEP, sum(lengths) / 4) or holding[0].positions == sizes[0].positions
+        large_enough = [s for s in sizes if s.positions >= sum(lengths) and s.rows > branches]
+        assert large_enough
+        padding = large_enough[0].positions - sum(lengths)
+        assert (
+            padding < max(POSITION_STEP, sum(lengths) / 4) or large_enough[0].positions == sizes[0].positions
+        )
 
 
-def test_a_model_that_cannot_use_graphs_has_none(caplog: pytest.LogCaptureFixture) -> None:
+def test_unsupported_models_have_no_graphs(caplog: pytest.LogCaptureFixture) -> None:
     def weight(dtype: torch.dtype) -> Any:
         return SimpleNamespace(is_cuda=True, dtype=dtype)
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.gpu
 @pytest.mark.parametrize("attention", [Attention.bidirectional, Attention.dialogue_causal])
 @pytest.mark.parametrize("options", OPTIONS)
 def test_answers(options: DecodingOptions, attention: Attention) -> None:
-    """In float32 those of a CPU; draws have another generator there, but repeat."""
+    """Answers equal those of a CPU in float32; sampled ones repeat, but a GPU has another generator."""
     model = variant(MODEL, attention=attention)
     on_cpu = decode(model, some_prompts(), options)
     model = deepcopy(model).cuda()

@@ -1,4 +1,4 @@
-"""Failures: a request fails alone, with one line and its kind, and the engine goes on."""
+"""Failures: a request fails alone, with one line and a kind, and the engine continues."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_prompt_that_cannot_be_encoded_fails_alone(monkeypatch: pytest.MonkeyP
     assert engine.kv_cache.free_blocks == engine.kv_cache.total_blocks
 
 
-def test_a_forward_that_fails_takes_its_rows_and_the_engine_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_continues_after_a_failed_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of()
     engine.submit(text_sample("a", 5), TWELVE)
     with monkeypatch.context() as patched:
@@ -74,7 +74,7 @@ def test_a_row_that_fails_the_forward_fails_alone(monkeypatch: pytest.MonkeyPatc
 
 
 def damaged(model: LLaDAV, name: str, value: float = torch.nan) -> LLaDAV:
-    """A model of its own, one number of a weight changed."""
+    """A copy of the model with one changed number in a weight."""
     broken = variant(model)
     with torch.no_grad():
         broken.get_parameter(name).view(-1)[7] = value
@@ -130,7 +130,7 @@ def test_a_row_whose_logits_are_not_finite_fails_alone(
     ]
 
 
-def test_an_image_whose_features_are_not_finite_fails_its_request_and_is_not_kept() -> None:
+def test_an_image_whose_features_are_not_finite_fails_its_request_and_is_not_cached() -> None:
     engine = engine_of(model=damaged(MODEL, "projector.0.weight"))
     engine.submit(image_sample("image", MODEL.geometry, [(40, 30)]), TWELVE)
     engine.submit(text_sample("text", 5), TWELVE)

@@ -1,4 +1,4 @@
-"""The golden vectors of decoding: the engine, and the transcription that it is measured against."""
+"""Golden vectors of decoding: of the engine, and of the reference decoder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lladav.inputs.images import prepare_image
 from lladav.inputs.types import IMAGE_PLACEHOLDER, Sample, VisualKind
 from lladav.model.llada_v import LLaDAV
 from tests.lladav.build import prompt_sample
-from tests.lladav.decoding.yardstick import published_decode
+from tests.lladav.decoding.reference_decoder import reference_decode
 
 
 def test_decode(golden: Any, released: LLaDAV) -> None:
@@ -55,7 +55,7 @@ def test_refresh_interval(golden: Any, released: LLaDAV) -> None:
     ],
 )
 def test_fast_dllm(golden: Any, released: LLaDAV, function: str, cache: Cache) -> None:
-    """With its caches Fast-dLLM makes a wasted forward behind a block that the refresh has filled."""
+    """With its caches Fast-dLLM wastes a forward after a block that the refresh has filled."""
     cases = [c for c in golden.cases["decode_fast_dllm_text"] if c["function"] == function]
     if not cases:
         pytest.skip(f"no {function} among the recorded cases")
@@ -66,7 +66,7 @@ def test_fast_dllm(golden: Any, released: LLaDAV, function: str, cache: Cache) -
         assert answer.forwards <= case["forwards"], case["kwargs"]
 
 
-def test_the_transcription(golden: Any, released: LLaDAV) -> None:
+def test_the_reference_decoder(golden: Any, released: LLaDAV) -> None:
     encoder = PromptEncoder(released, 0)
     for name in ("decode", "decode_stop_suffix", "decode_refresh"):
         for case in cases_of(golden, name):
@@ -74,7 +74,7 @@ def test_the_transcription(golden: Any, released: LLaDAV) -> None:
             if "cfg_scale" in kwargs:
                 continue
             prompt = prompt_of(golden, released, case.get("prompt", "text"))
-            answer = published_decode(
+            answer = reference_decode(
                 released,
                 encoder.encode(prompt)[0],
                 gen_length=kwargs["gen_length"],
@@ -106,7 +106,7 @@ def forbidden(golden: Any) -> tuple[int, ...]:
 
 
 def options_of(case: dict[str, Any], confidence: str = "", **settings: Any) -> DecodingOptions:
-    """Options of a recorded case; ``confidence`` is our name of what it calls threshold."""
+    """Options of a recorded case; ``confidence`` is our name of the parameter that it calls threshold."""
     kwargs = case["kwargs"]
     rule = {confidence: kwargs["threshold"]} if "threshold" in kwargs else {"steps": kwargs["steps"]}
     if "stopping_criteria" in kwargs:
@@ -122,11 +122,11 @@ def text_prompt(golden: Any) -> Sample:
     return prompt_sample(golden.tensors["decode.prompt_ids"].flatten().tolist())
 
 
-def prompt_of(golden: Any, model: LLaDAV, words: str) -> Sample:
-    """``text``, or an image named and placed as in ``image 640x480: ids [240,5,<image>,9,10]``."""
-    if words == "text":
+def prompt_of(golden: Any, model: LLaDAV, description: str) -> Sample:
+    """The prompt ``text``, or an image and ids as in ``image 640x480: ids [240,5,<image>,9,10]``."""
+    if description == "text":
         return text_prompt(golden)
-    parts = re.fullmatch(r"image (.+): ids \[(.+)\]", words)
+    parts = re.fullmatch(r"image (.+): ids \[(.+)\]", description)
     assert parts is not None
     ids = [IMAGE_PLACEHOLDER if i.strip() == "<image>" else int(i) for i in parts[2].split(",")]
     image = Image.open(Path(golden.folder) / "images" / f"{parts[1]}.png").convert("RGB")

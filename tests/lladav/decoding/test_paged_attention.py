@@ -1,4 +1,4 @@
-"""Both ways of attending a step give the same, whatever lies side by side in it."""
+"""Paged flash attention and spanwise attention give the same result, for spans of any kinds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lladav.config.schema import LanguageConfig
-from lladav.decoding import paged_attention as cached_attention
+from lladav.decoding import paged_attention
 from lladav.decoding.kv_cache import BLOCK_SIZE, BlockTable, KVCache, kv_block_bytes
 from lladav.decoding.paged_attention import BranchSpan, PagedFlashAttention, SpanwiseAttention
 from lladav.decoding.sequence import Span
@@ -21,7 +21,7 @@ STEP = [
     (Span(0, 280, True), 280, [0, 4], 12),
     (Span(0, 33, True), 33, None, 33),
 ]
-"""Span, length, pages, and how many positions are wanted of each part."""
+"""Span, sequence length, KV blocks and number of output positions of each branch."""
 
 
 def flash_on_a_cpu(
@@ -38,7 +38,7 @@ def flash_on_a_cpu(
     num_splits: int,
     enable_gqa: bool,
 ) -> Tensor:
-    """What ``varlen_attn`` is documented to do."""
+    """What the documentation of ``varlen_attn`` says."""
     assert num_splits == 1
     assert enable_gqa
     assert longest_query == int(query_bounds.diff().max())
@@ -50,29 +50,29 @@ def flash_on_a_cpu(
             out.append(attend_once(queries, keys[own], values[own], None))
         else:
             assert seqused_k is not None
-            pages = block_table[row].long()
-            own_keys, own_values = (x[pages].flatten(0, 1)[: int(seqused_k[row])] for x in (keys, values))
+            blocks = block_table[row].long()
+            own_keys, own_values = (x[blocks].flatten(0, 1)[: int(seqused_k[row])] for x in (keys, values))
             out.append(attend_once(queries, own_keys, own_values, None))
     return torch.cat(out)
 
 
-def memory_of(dtype: torch.dtype, device: str) -> KVCache:
-    memory = KVCache(CONFIG, 6 * kv_block_bytes(CONFIG, dtype, BLOCK_SIZE), dtype, torch.device(device))
+def cache_of(dtype: torch.dtype, device: str) -> KVCache:
+    cache = KVCache(CONFIG, 6 * kv_block_bytes(CONFIG, dtype, BLOCK_SIZE), dtype, torch.device(device))
     fill = torch.Generator().manual_seed(1)
-    for pool in (memory.keys, memory.values):
+    for pool in (cache.keys, cache.values):
         pool.copy_(torch.randn(pool.shape, generator=fill))
-    return memory
+    return cache
 
 
-def parts_of(device: str) -> list[BranchSpan]:
+def spans_of(device: str) -> list[BranchSpan]:
     return [
         BranchSpan(
             span,
             length,
-            torch.arange(len(span) - wanted, len(span), device=device),
-            None if pages is None else BlockTable(pages),
+            torch.arange(len(span) - outputs, len(span), device=device),
+            None if blocks is None else BlockTable(blocks),
         )
-        for span, length, pages, wanted in STEP
+        for span, length, blocks, outputs in STEP
     ]
 
 
@@ -81,43 +81,43 @@ def heads_of(count: int, heads: int, seed: int, dtype: torch.dtype, device: str)
     return drawn.to(device, dtype)
 
 
-def both(dtype: torch.dtype, device: str, tolerance: float) -> None:
-    """Compare the ways in a layer where all ask and in one where the wanted ask, and what they keep."""
+def assert_equal_attention(dtype: torch.dtype, device: str, tolerance: float) -> None:
+    """Compare results in a layer with all queries and in the last layer, and the KV caches afterwards."""
     total = sum(len(span) for span, *_ in STEP)
-    wanted = sum(count for *_, count in STEP)
-    found, memories = [], []
-    for way in (SpanwiseAttention, PagedFlashAttention):
-        memories.append(memory_of(dtype, device))
-        attend = way(memories[-1], parts_of(device))
+    outputs = sum(count for *_, count in STEP)
+    found, caches = [], []
+    for implementation in (SpanwiseAttention, PagedFlashAttention):
+        caches.append(cache_of(dtype, device))
+        attend = implementation(caches[-1], spans_of(device))
         found.append(
             [
                 attend(
                     layer,
-                    heads_of(asking, 4, 2, dtype, device),
+                    heads_of(queries, 4, 2, dtype, device),
                     heads_of(total, 2, 3, dtype, device),
                     heads_of(total, 2, 4, dtype, device),
                 )
-                for layer, asking in enumerate((total, wanted))
+                for layer, queries in enumerate((total, outputs))
             ]
         )
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, atol=tolerance, rtol=tolerance)
-    one, other = memories
+    one, other = caches
     assert one.keys.equal(other.keys)
     assert one.values.equal(other.values)
 
 
-def test_paged_flash_is_the_same_as_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cached_attention, "varlen_attn", flash_on_a_cpu)
-    both(torch.float32, "cpu", 1e-5)
+def test_paged_flash_equals_spanwise_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paged_attention, "varlen_attn", flash_on_a_cpu)
+    assert_equal_attention(torch.float32, "cpu", 1e-5)
 
 
 @pytest.mark.gpu
-def test_paged_flash_on_a_gpu_is_the_same_as_part_by_part() -> None:
-    both(torch.bfloat16, "cuda", 2e-2)
+def test_paged_flash_equals_spanwise_attention_on_a_gpu() -> None:
+    assert_equal_attention(torch.bfloat16, "cuda", 2e-2)
 
 
-def test_cached_parts_come_first() -> None:
-    memory = memory_of(torch.float32, "cpu")
+def test_cached_spans_come_first() -> None:
+    cache = cache_of(torch.float32, "cpu")
     with pytest.raises(ValueError, match="before"):
-        PagedFlashAttention(memory, parts_of("cpu")[::-1])
+        PagedFlashAttention(cache, spans_of("cpu")[::-1])

@@ -1,9 +1,9 @@
-"""The published refresh-interval decoder, written out plainly: the engine's oracle and its yardstick.
+"""A plain transcription of the published refresh-interval decoder: the reference for answers and for speed.
 
 One request, logits of every forwarded position in float32, their softmax in float64, keys and values
-concatenated layer by layer, a look at the host for every stop position: as released, its waste included.
+concatenated layer by layer, and a device-to-host copy for every stop position: as released, with its waste.
 
-Shapes: P positions of the prompt, G of the canvas, N of the rest that a step forwards, V vocabulary, W width.
+Shapes: P positions of the prompt, G of the canvas, N forwarded positions, V vocabulary, W width.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from lladav.model.llada_v import LLaDAV
 
 
 @dataclass(frozen=True)
-class Published:
-    """Tokens up to the stop and the suffix; forwards, and positions that they took."""
+class ReferenceAnswer:
+    """Tokens up to the stop and the suffix; number of forwards, and of positions that they forwarded."""
 
     tokens: list[int]
     forwards: int
@@ -29,22 +29,22 @@ class Published:
 
 
 class PrefixCache:
-    """Keys and values before the block, as the last refresh had them."""
+    """Keys and values before the block, from the last refresh."""
 
     def __init__(self) -> None:
-        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
-        self.keep: int | None = None
+        self.cached: dict[int, tuple[Tensor, Tensor]] = {}
+        self.cache_until: int | None = None
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        if self.keep is not None:
-            self.kept[layer] = key[: self.keep].clone(), value[: self.keep].clone()
+        if self.cache_until is not None:
+            self.cached[layer] = key[: self.cache_until].clone(), value[: self.cache_until].clone()
         else:
-            key, value = (torch.cat(pair) for pair in zip(self.kept[layer], (key, value), strict=True))
+            key, value = (torch.cat(pair) for pair in zip(self.cached[layer], (key, value), strict=True))
         return attend_once(query, key, value, None)
 
 
 @torch.no_grad()
-def published_decode(
+def reference_decode(
     model: LLaDAV,
     prompt_PW: Tensor,
     *,
@@ -56,8 +56,8 @@ def published_decode(
     stop: Sequence[int] = (),
     suffix: Sequence[int] = (),
     forbidden: Sequence[int] = (),
-) -> Published:
-    """Temperature 0."""
+) -> ReferenceAnswer:
+    """Decode one request at temperature 0."""
     mask, prompt = model.config.tokens.mask, len(prompt_PW)
     tokens_G = torch.full((gen_length,), mask)
     blocks, cache = gen_length // block_length, PrefixCache()
@@ -71,7 +71,7 @@ def published_decode(
                 break
             refresh = step % refresh_interval == 0
             start = 0 if refresh else prompt + first
-            cache.keep = prompt + first if refresh else None
+            cache.cache_until = prompt + first if refresh else None
             logits_NV = _forward(model, prompt_PW, tokens_G, suffix, start, cache)
             forwards, positions = forwards + 1, positions + len(logits_NV)
             logits_NV[:, list(forbidden)] = -torch.inf
@@ -80,19 +80,19 @@ def published_decode(
             best_G, confidence_G = (
                 _on_canvas(each, start, prompt, gen_length) for each in (best_N, confidence_N)
             )
-            competes_G = is_mask_G.clone()
-            competes_G[min(last, end) :] = False
-            competes_G[:first] = False
-            confidence_G = torch.where(competes_G, confidence_G, -torch.inf)
-            count = quota if factor is None else _run(confidence_G, factor, int(is_mask_G.sum()))
-            count = min(count, int(competes_G.sum()))
+            is_candidate_G = is_mask_G.clone()
+            is_candidate_G[min(last, end) :] = False
+            is_candidate_G[:first] = False
+            confidence_G = torch.where(is_candidate_G, confidence_G, -torch.inf)
+            count = quota if factor is None else _prefix_length(confidence_G, factor, int(is_mask_G.sum()))
+            count = min(count, int(is_candidate_G.sum()))
             chosen = confidence_G.argsort(descending=True, stable=True)[:count]
             tokens_G[chosen] = best_G[chosen]
-            for place in range(end):
-                if stop and tokens_G[place : place + len(stop)].tolist() == list(stop):
-                    end = place
+            for position in range(end):
+                if stop and tokens_G[position : position + len(stop)].tolist() == list(stop):
+                    end = position
                     break
-    return Published([*tokens_G[:end].tolist(), *suffix], forwards, positions)
+    return ReferenceAnswer([*tokens_G[:end].tolist(), *suffix], forwards, positions)
 
 
 def _forward(
@@ -107,7 +107,7 @@ def _forward(
 
 
 def _on_canvas(values_N: Tensor, start: int, prompt: int, gen_length: int) -> Tensor:
-    """Values of the canvas; places before ``start`` have none."""
+    """Values (G) of the canvas; positions before ``start`` have zeros."""
     known = values_N[max(0, prompt - start) :]
     return torch.cat((known.new_zeros(max(0, start - prompt)), known))[:gen_length]
 
@@ -117,11 +117,14 @@ def _quotas(block_length: int, steps: int) -> list[int]:
     return [base + (step < extra) for step in range(steps)]
 
 
-def _run(confidence_G: Tensor, factor: float, masks: int) -> int:
-    """The longest run of confidences whose n-th has 1 - factor / (n + 1); never one mask short of all."""
+def _prefix_length(confidence_G: Tensor, factor: float, masks: int) -> int:
+    """Length of the longest prefix whose n-th confidence is at least 1 - factor / (n + 1).
+
+    Like the released rule it never leaves a single mask.
+    """
     ordered = confidence_G.sort(descending=True).values.tolist()
-    run = 0
-    while run < len(ordered) and ordered[run] >= 1 - factor / (run + 2):
-        run += 1
-    run = max(1, run)
-    return run + (run == masks - 1)
+    length = 0
+    while length < len(ordered) and ordered[length] >= 1 - factor / (length + 2):
+        length += 1
+    length = max(1, length)
+    return length + (length == masks - 1)
