@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -131,3 +134,11 @@ def test_rule_names_and_defaults_are_documented(root: Path) -> None:
     (row,) = (line for line in text.splitlines() if line.startswith("| `reveal` "))
     for rule in RULES.values():
         assert f"`{rule.name}`" + ("" if rule.default is None else f" ({rule.default}") in row
+
+
+def test_options_load_without_torch(root: Path) -> None:
+    program = "import sys, lladav.decoding.params; print('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(root / "platform")}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "False"
