@@ -104,7 +104,7 @@ class DecodingOptions(UnmaskingOptions):
         """Blocks of the canvas."""
         return self.max_tokens // self.positions_per_block
 
-    @cached_property
+    @property
     def rule(self) -> UnmaskingRule:
         """The unmasking rule whose parameter is set; by default the quota."""
         given = given_rule_parameters(self.__dict__)
