@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from lladav.decoding.cpu_weights import Projection
-from lladav.decoding.kernels.online_softmax import SoftmaxStats, merge_stats, softmax_stats, stack_stats
+from lladav.decoding.kernels.online_softmax import softmax_stats
+from lladav.decoding.kernels.stats import SoftmaxStats, merge_stats, stack_stats
 
 FORBIDDEN_LOGIT = -1e30
 """Finite, so that its product with a probability of zero is zero and not NaN."""

@@ -7,7 +7,7 @@ import triton  # pyright: ignore[reportMissingImports] - only torch for CUDA ins
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
-from lladav.decoding.kernels.online_softmax import SoftmaxStats
+from lladav.decoding.kernels.stats import SoftmaxStats
 
 BLOCK = 4096
 """Logits that one program reads."""

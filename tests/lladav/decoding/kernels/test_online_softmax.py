@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lladav.decoding.kernels.online_softmax import SoftmaxStats, merge_stats, softmax_stats, stack_stats
+from lladav.decoding.kernels.online_softmax import softmax_stats
+from lladav.decoding.kernels.stats import SoftmaxStats, merge_stats, stack_stats
 
 PART = 50
 
