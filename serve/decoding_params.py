@@ -1,6 +1,6 @@
-"""The knobs of diffusion as requests and presets give them.
+"""Decoding params of requests and presets.
 
-Ranges are those of ``DecodingOptions``, which also checks how knobs fit together.
+Ranges are those of ``DecodingOptions``, which also checks that params fit together.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from lladav.decoding.params import MAX_SCALE, Cache
 from lladav.decoding.unmasking import RULES, ParameterRange, UnmaskingOptions, rule_parameters
 
 
-def _whole(value: Any) -> Any:
-    """JSON knows one kind of number: 3.0 is an integer there."""
+def _integral(value: Any) -> Any:
+    """An integral float as an integer: JSON has one kind of number, so 3.0 is an integer."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-WholeNumber = BeforeValidator(_whole)
+WholeNumber = BeforeValidator(_integral)
 EnumText = Field(strict=False)
-"""JSON has no enumerations: their members come as text."""
+"""Lets a strict model accept an enumeration's value as text: JSON has no enumerations."""
 Count = Annotated[int, Field(ge=1), WholeNumber]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Scale = Annotated[float, Field(ge=0, le=MAX_SCALE, allow_inf_nan=False)]
@@ -40,35 +40,35 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 MAX_FIELDS = 100
-"""Fields of an object, at most; none that is documented has as many."""
+"""Limit of the fields of an object, far above any documented object."""
 
 
 def limit_fields(value: Any) -> Any:
-    """The value, unless it is an object with more fields than any has: each would be a finding of its own."""
+    """The value. Raises ``ValueError`` for an object with too many fields: each would be an error."""
     if isinstance(value, Mapping) and len(value) > MAX_FIELDS:
         raise ValueError(f"{len(value)} fields are more than the {MAX_FIELDS} of any object; remove some")
     return value
 
 
 class IntervalRange(BaseModel):
-    """A range of refresh intervals; the smallest that load and deadline allow is used."""
+    """A range of refresh intervals; the server uses the smallest that load and deadline allow."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     min: Count
     max: Count
 
-    _few_fields = model_validator(mode="before")(limit_fields)
+    _limit_fields = model_validator(mode="before")(limit_fields)
 
     @model_validator(mode="after")
-    def _ascends(self) -> Self:
+    def _check_order(self) -> Self:
         if self.min > self.max:
             raise ValueError("min is above max; swap them")
         return self
 
 
 def interval_tag(interval: Any) -> str:
-    """Decides what a value is meant to be, so that what is wrong with it is told of one alone."""
+    """Selects one alternative of ``RefreshInterval``, so that errors are about this one only."""
     return "range" if isinstance(interval, Mapping | IntervalRange) else "number"
 
 
@@ -96,35 +96,35 @@ Rule = StrEnum("Rule", [(name, name) for name in RULES])
 
 
 class DecodingParams(RuleFields):
-    """Settings of decoding; whatever is left out falls to a preset, then to the server's defaults."""
+    """Decoding params; one that is left out comes from a preset, then from the server's defaults."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    _few_fields = model_validator(mode="before")(limit_fields)
+    _limit_fields = model_validator(mode="before")(limit_fields)
 
     refresh_interval: RefreshInterval | None = None
-    """Steps from one refresh of keys and values to the next: 1 is exact, more is faster and less faithful. A
+    """Steps from one refresh of the KV cache to the next: 1 is exact, more is faster and less accurate. A
     range, {min, max}, leaves the choice to the server."""
     block_length: Count | None = None
-    """Blocks of the answer are filled one after another."""
+    """Tokens of a block; blocks of the answer are filled one after another."""
     cache: Annotated[Cache | None, EnumText] = None
-    """What steps between refreshes take from the last one: none, prefix (what lies before the block) or dual
-    (both sides of it)."""
+    """Keys and values that steps between refreshes reuse: none, prefix (of positions before the block) or
+    dual (of both sides of the block)."""
     guidance: Scale | None = None
-    """Classifier-free guidance: how far to move away from what the model would say without the prompt."""
+    """Scale of classifier-free guidance: how far to move away from the answer without the prompt."""
     temperature: Scale | None = None
-    """Of sampling; 0 takes the most probable token."""
+    """Temperature of the sampling; 0 takes the most probable token."""
     top_p: Share | None = None
-    """Sample among the most probable tokens that hold so much of the probability."""
+    """Sample among the most probable tokens that together have this probability."""
 
     @property
     def intervals(self) -> list[int]:
-        """The refresh interval, or both ends of its range; none where it is left out."""
+        """The refresh interval, or both ends of its range; empty if it is left out."""
         if isinstance(self.refresh_interval, IntervalRange):
             return [self.refresh_interval.min, self.refresh_interval.max]
         return [] if self.refresh_interval is None else [self.refresh_interval]
 
     def given(self) -> dict[str, Any]:
-        """The knobs that have a value; fields of a subclass are none."""
+        """The params that have a value, without fields of a subclass."""
         values = {name: getattr(self, name) for name in DecodingParams.model_fields}
         return {name: value for name, value in values.items() if value is not None}

@@ -1,7 +1,7 @@
-"""What a client is told went wrong, in the shape of OpenAI's errors.
+"""Errors that a client receives, in the form of OpenAI's errors.
 
-Every refusal is an ``ApiError``: an HTTP status, one line that says what, where and the fix, the parameter it
-is about, and, where waiting helps, for how long.
+Every refusal is an ``ApiError``: an HTTP status, one line that says where, what and the fix, the parameter at
+fault, and the seconds to wait if waiting helps.
 """
 
 from __future__ import annotations
@@ -26,15 +26,13 @@ TYPES = {
 }
 """OpenAI's ``error.type`` by status."""
 NOT_FINITE = "not_finite"
-"""Code of the error of a request for which the model's numbers are NaN or infinite."""
-
-
+"""``code`` of the error if the model computes NaN or infinity."""
 MAX_MESSAGE_CHARACTERS = 1000
-"""Characters of a message: it may quote names that a client made up."""
+"""Longer messages are cut: they may quote names of any length from a request."""
 
 
 class ApiError(Exception):
-    """A request is refused or fails; raised anywhere between the socket and the engine."""
+    """A request is refused or fails. Raised anywhere between the socket and the engine."""
 
     def __init__(
         self,
@@ -45,22 +43,22 @@ class ApiError(Exception):
         param: str | None = None,
         retry_after: float | None = None,
     ) -> None:
-        """``code`` names the reason for programs, ``param`` is the path of the field at fault, as in
-        ``messages[0].content[1].image_url.url``; ``retry_after`` is in seconds.
+        """``code`` is the machine-readable reason, ``param`` the path of the field at fault, as in
+        ``messages[0].content[1].image_url.url``. ``retry_after`` is in seconds.
         """
-        message = _shortened(message)
+        message = _truncated(message)
         super().__init__(message)
         self.status, self.message, self.code = status, message, code
-        self.param = param and _shortened(param)
+        self.param = param and _truncated(param)
         self.retry_after = retry_after
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Errors cross from a replica to the ingress; keywords would be lost."""
-        return _rebuilt, (self.status, self.message, self.code, self.param, self.retry_after)
+        """Errors are pickled from a replica to the ingress; the default would lose the keyword arguments."""
+        return _rebuild, (self.status, self.message, self.code, self.param, self.retry_after)
 
     @property
     def body(self) -> dict[str, Any]:
-        """The JSON that OpenAI's clients understand."""
+        """The response body, as OpenAI's clients expect it."""
         kind = TYPES.get(self.status, "server_error")
         return {
             "error": {"message": self.message, "type": kind, "param": self.param, "code": self.code},
@@ -68,20 +66,18 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """``Retry-After`` in whole seconds, where waiting helps; the end of a connection whose request is
-        not complete.
-        """
+        """``Retry-After`` in seconds if waiting helps; ``Connection: close`` after an incomplete body."""
         headers = {"Connection": "close"} if self.status == HTTPStatus.REQUEST_TIMEOUT else {}
         if self.retry_after is not None:
             headers["Retry-After"] = str(max(1, math.ceil(self.retry_after)))
         return headers
 
 
-def _shortened(text: str) -> str:
+def _truncated(text: str) -> str:
     return text if len(text) <= MAX_MESSAGE_CHARACTERS else f"{text[:MAX_MESSAGE_CHARACTERS]}..."
 
 
-def _rebuilt(
+def _rebuild(
     status: int, message: str, code: str | None, param: str | None, retry_after: float | None
 ) -> ApiError:
     return ApiError(status, message, code=code, param=param, retry_after=retry_after)

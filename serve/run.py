@@ -1,10 +1,10 @@
-"""The API and its playground on this machine, until interrupted.
+"""Serve a model and the playground on this machine until interrupted.
 
     make serve
     python -m serve.run port=8080 engine.max_rows=8
 
-Starts a private Ray, deploys the application on it, and says how to ask it. Without ``model=FOLDER`` it
-serves the tiny model that ``make demo`` trains, and trains that first where it is missing.
+Starts a private Ray, deploys the application on it, and prints example requests. Without ``model=FOLDER``
+it serves the toy model that ``make demo`` trains, and trains it first if it is missing.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from serve.settings import Auth, ServeSettings, load  # noqa: E402
 from serve.starting import check_checkpoint, deploy  # noqa: E402
 
 APP, HOST, PORT = "lladav", "127.0.0.1", 8000
-TRAINED = "runs/ov_vw-tiny-digits/checkpoint-*/weights"
-PICTURE = ROOT / "serve" / "playground" / "static" / "examples" / "digits.png"
+TOY_MODEL = "runs/ov_vw-tiny-digits/checkpoint-*/weights"
+IMAGE = ROOT / "serve" / "playground" / "static" / "examples" / "digits.png"
 QUESTION = "Which digits are in the picture?"
 
 
@@ -50,27 +50,28 @@ def main(arguments: Sequence[str]) -> None:
         return
     os.chdir(CHECKOUT or Path.cwd())
     with one_line_errors():
-        given = dict(_pair(argument) for argument in arguments)
-        port = _port(given.pop("port", str(PORT)))
-        settings = load({**given, "model": str(Path(given.get("model") or _tiny_model()).absolute())})
+        values = dict(_key_and_value(argument) for argument in arguments)
+        port = _port(values.pop("port", str(PORT)))
+        model = Path(values.get("model") or _toy_model())
+        settings = load({**values, "model": str(model.absolute())})
         check_checkpoint(settings.model)
-        begin = time.monotonic()
-        needed = settings.engine.max_replicas * settings.engine.cpus
-        cpus = math.ceil(needed + settings.ingress.replicas * settings.ingress.cpus)
+        start = time.monotonic()
+        engine, ingress = settings.engine, settings.ingress
+        cpus = math.ceil(engine.max_replicas * engine.cpus + ingress.replicas * ingress.cpus)
         with local_head(cpus=max(cpus, os.cpu_count() or 1)) as head:
             os.environ.update(head.environment)
             with _connected(head.address):
                 serve.start(http_options={"host": HOST, "port": port})
                 deploy(build(settings), APP, settings.scaling.external)
-                print(_examples(settings, port, head.dashboard, time.monotonic() - begin), flush=True)
-                _wait()
-                print("ending, after what still runs", flush=True)
+                print(_examples(settings, port, head.dashboard, time.monotonic() - start), flush=True)
+                _wait_for_signal()
+                print("stopping after the running requests", flush=True)
                 serve.delete(APP)
 
 
 @contextlib.contextmanager
 def _connected(address: str) -> Iterator[None]:
-    """A connection to Ray that ends before Ray does, come what may: left alone, it waits for it."""
+    """A connection to Ray that is closed before Ray ends: Ray waits for an open one."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     ray.init(address, runtime_env=runtime_env(), log_to_driver=False, logging_level=logging.WARNING)
     try:
@@ -79,7 +80,7 @@ def _connected(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def _pair(argument: str) -> tuple[str, str]:
+def _key_and_value(argument: str) -> tuple[str, str]:
     key, sign, value = argument.partition("=")
     if not sign:
         raise UserError(f"{argument}: not a setting; write key=value")
@@ -87,7 +88,7 @@ def _pair(argument: str) -> tuple[str, str]:
 
 
 def _port(text: str) -> int:
-    """A port that is free: Ray Serve would try for a while and then say so at length."""
+    """A free port; raises ``UserError``. Ray Serve would retry for a while and end with a long message."""
     if not text.isdigit() or not 0 < int(text) < 2**16:
         raise UserError(f"port={text}: not a port; choose 1 to 65535")
     with socket.socket() as probe:
@@ -99,22 +100,22 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _tiny_model() -> Path:
-    """The last weights of the demo's last stage."""
-    if not list(Path().glob(TRAINED)):
-        print("no trained model yet: training the tiny one, as make demo does", flush=True)
+def _toy_model() -> Path:
+    """The last weights of the last stage of the demo."""
+    if not list(Path().glob(TOY_MODEL)):
+        print("no trained model yet: training the toy model, as make demo does", flush=True)
         if subprocess.run([sys.executable, ROOT / "train" / "demo.py"], check=False).returncode:
-            raise UserError("the tiny model could not be trained; see above, or give model=FOLDER")
-    return max(Path().glob(TRAINED), key=lambda folder: int(re.findall(r"\d+", folder.parent.name)[-1]))
+            raise UserError("the toy model could not be trained; see above, or give model=FOLDER")
+    return max(Path().glob(TOY_MODEL), key=lambda folder: int(re.findall(r"\d+", folder.parent.name)[-1]))
 
 
 def _examples(settings: ServeSettings, port: int, dashboard: str, seconds: float) -> str:
     url = f"http://{HOST}:{port}"
     key = "" if settings.auth is Auth.off else '\n  -H "Authorization: Bearer $LLADAV_API_KEY" \\'
     api_key = '"none"' if settings.auth is Auth.off else 'os.environ["LLADAV_API_KEY"]'
-    python, picture = shlex.quote(os.path.relpath(sys.executable)), os.path.relpath(PICTURE)
+    python, image = shlex.quote(os.path.relpath(sys.executable)), os.path.relpath(IMAGE)
     return f"""
-{settings.name} is served after {seconds:.0f} s; Ctrl-C ends it
+{settings.name} is ready after {seconds:.0f} s; Ctrl-C stops it
 
 playground  {url}/
 API         {url}/v1   (OpenAI's; {url}/openapi.json)
@@ -124,18 +125,18 @@ curl -s {url}/v1/chat/completions -H 'Content-Type: application/json' \\{key}
   --data-binary @- <<JSON
 {{"model": "{settings.name}", "refresh_interval": 4, "messages": [{{"role": "user", "content": [
   {{"type": "image_url", "image_url": {{
-    "url": "data:image/png;base64,$(base64 < {shlex.quote(picture)} | tr -d '\\n')"}}}},
+    "url": "data:image/png;base64,$(base64 < {shlex.quote(image)} | tr -d '\\n')"}}}},
   {{"type": "text", "text": "{QUESTION}"}}]}}]}}
 JSON
 
 {python} - <<'PYTHON'
 import base64, os, openai
 client = openai.OpenAI(base_url="{url}/v1", api_key={api_key})
-picture = base64.b64encode(open("{picture}", "rb").read()).decode()
+image = base64.b64encode(open("{image}", "rb").read()).decode()
 answer = client.chat.completions.create(
     model="{settings.name}",
     messages=[{{"role": "user", "content": [
-        {{"type": "image_url", "image_url": {{"url": "data:image/png;base64," + picture}}}},
+        {{"type": "image_url", "image_url": {{"url": "data:image/png;base64," + image}}}},
         {{"type": "text", "text": "{QUESTION}"}},
     ]}}],
     extra_body={{"refresh_interval": {{"min": 1, "max": 16}}}},
@@ -145,8 +146,8 @@ PYTHON
 """
 
 
-def _wait() -> None:
-    """Until Ctrl-C or SIGTERM."""
+def _wait_for_signal() -> None:
+    """Wait for Ctrl-C or SIGTERM."""
     signals = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     signal.sigwait(signals)

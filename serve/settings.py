@@ -1,7 +1,11 @@
-"""Every setting of the serving side: typed, closed to misspelt keys, read from ``conf/serve/*.yaml``.
+"""All settings of serving: typed, without unknown keys, read from ``conf/serve/*.yaml``.
 
-``serve run serve.app:build config=local model=FOLDER engine.max_rows=8`` and a Serve config file's ``args``
-are read alike: the named file of ``conf/serve``, with what else is given on top, as nested or dotted keys.
+``serve run serve.app:build config=local model=FOLDER engine.max_rows=8`` and ``args`` in a Serve config file
+mean the same: the file of ``conf/serve`` that ``config`` names, overridden by the other arguments, which are
+nested or dotted keys.
+
+To add a setting, add a field with a text under it. To limit something for a single API key, add an optional
+field to ``KeySettings``: see ``serve.api.limits``.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ DEFAULT_CONFIG = "local"
 
 
 class Section(BaseModel):
-    """A group of settings; unknown keys are refused, text under a field is its documentation."""
+    """A group of settings. Unknown keys are refused; the text under a field is its documentation."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True
@@ -45,26 +49,26 @@ class Section(BaseModel):
 
 
 class Auth(StrEnum):
-    """Who may ask: holders of a key, or, from this machine alone, everybody."""
+    """Who may use the server: holders of an API key, or anyone on this machine."""
 
     keys = "keys"
     off = "off"
 
 
 class KeySettings(Section):
-    """An API key, kept as its hash; ``python -m serve.keys`` makes one."""
+    """An API key, stored as its hash, with its limits; ``python -m serve.keys`` makes one."""
 
     name: str
-    """Whose key it is; appears in logs and metrics in place of the key."""
+    """Name of the holder, which logs show in place of the key."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """SHA-256 of the key, in hexadecimal."""
     requests_per_minute: Count = 600
     concurrency: Count = 64
-    """Requests of this key that may run at a time, at each ingress replica."""
+    """Requests of this key that may run at the same time in each ingress replica."""
 
 
 def key_conflict(keys: Sequence[KeySettings]) -> str | None:
-    """Why keys cannot stand beside each other."""
+    """Why keys cannot be used together; none if they can."""
     if len({key.name for key in keys}) < len(keys):
         return "names differ from each other; rename one"
     if len({key.sha256 for key in keys}) < len(keys):
@@ -73,75 +77,76 @@ def key_conflict(keys: Sequence[KeySettings]) -> str | None:
 
 
 class MediaSettings(Section):
-    """Limits of images, checked before anything is decoded."""
+    """Limits of images, checked before an image is decoded."""
 
     images: Count = 8
-    """Images of a request."""
+    """Images of a request, at most."""
     image_bytes: Count = 10 * 2**20
-    """Of one image, as it is encoded."""
+    """Size of one encoded image, at most."""
     pixels: Count = 40_000_000
-    """Of one image, width times height."""
+    """Width times height of one image, at most."""
     seconds: Seconds = 10.0
-    """For decoding and tiling one image; what takes longer is killed."""
+    """Time limit for decoding and tiling one image, after which its process is killed."""
     workers: Count = 2
-    """Processes that decode images, for each ingress replica."""
+    """Processes that decode images in each ingress replica."""
 
 
 class FetchSettings(Section):
-    """Fetching images by https URL; off unless ``hosts`` names some."""
+    """Fetching images by https URL; off if ``hosts`` is empty."""
 
     hosts: list[str] = []
-    """Hosts that may be fetched from; no wildcards."""
+    """Hosts from which images may be fetched, without wildcards."""
     seconds: Seconds = 5.0
-    """For one fetch, from the name's resolution to the last byte."""
+    """Time limit for one fetch, from resolving the name to the last byte."""
 
 
 class LimitSettings(Section):
-    """What one request may ask for."""
+    """Limits of one request; ``serve.api.limits`` checks the counts among them."""
 
     body_bytes: Count = 32 * 2**20
-    """Of a request's body."""
+    """Size of a body, at most."""
     text_bytes: Count = 2**20
-    """Of a request's body besides its images."""
+    """Size of a body without its images, at most."""
     body_seconds: Seconds = 30.0
-    """For the whole body to arrive; a request whose body is not complete by then ends with 408."""
+    """Time limit for a body to arrive, after which its request ends with 408."""
     characters_per_token: Count = 8
-    """Texts of a request have at most this many characters for each position of the model; longer ones are
-    refused before they are encoded. English has 4 to 5."""
+    """Characters of the texts of a request, at most, for each position of the model. Longer texts are refused
+    before they are encoded. English has 4 to 5."""
     max_tokens: Count = 1024
-    """Canvas of an answer, at most."""
+    """Length of an answer, at most."""
     default_max_tokens: Count = 128
-    """Canvas where a request names none."""
+    """Length of an answer if the request sets none."""
     choices: Count = 4
-    """Largest ``n``."""
+    """Answers of a request (``n``), at most."""
     stops: Count = 4
-    """Stop texts of a request."""
+    """Stop texts of a request, at most."""
     messages: Count = 64
+    """Messages of a conversation, at most."""
     deadline_ms: Count = 300_000
-    """A request that takes longer ends with 504; a request may ask for less."""
+    """A request that takes longer ends with 504. A request may set less."""
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _check_consistent(self) -> Self:
         if self.default_max_tokens > self.max_tokens:
             raise ValueError("default_max_tokens is above max_tokens; lower it")
         return self
 
 
 class RefreshSettings(Section):
-    """Bounds of the refresh interval, and the presets called ``effort``."""
+    """Bounds of the refresh interval, and the presets that ``effort`` names."""
 
     min: Count = 1
     max: Count = 64
     """Smallest and largest refresh interval that a request gets."""
     default: Count = 1
-    """Where a request says nothing; 1 is exact."""
+    """Refresh interval of a request that sets none; 1 is exact."""
     busy: Annotated[float, Field(gt=0)] = 2.0
-    """Requests per row (running and waiting) at which a range is answered with its largest interval."""
+    """Running and waiting requests per row at which a request with a range gets its largest interval."""
     presets: dict[Literal["fast", "balanced", "accurate"], DecodingParams] = {}
-    """What each ``effort`` stands for."""
+    """Params of each ``effort``."""
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _check_consistent(self) -> Self:
         if self.min > self.max:
             raise ValueError("min is above max; swap them")
         if not self.min <= self.default <= self.max:
@@ -160,92 +165,92 @@ class RefreshSettings(Section):
 
 
 class DecodingSettings(Section):
-    """Decoding where a request does not say otherwise."""
+    """Defaults of decoding, which a request may override."""
 
     block_length: Count | None = None
-    """Blocks of an answer; none: one block. A canvas is rounded up to whole blocks."""
+    """Tokens of a block; none: the answer is one block. A canvas is rounded up to whole blocks."""
     tokens_per_step: Count = 1
     cache: Cache = Cache.prefix
     value_tokens: Count = 16
-    """Places of a text in structured output whose schema names no ``maxLength``."""
+    """Tokens for a text in structured output whose schema sets no ``maxLength``."""
 
 
 class ReplicaSettings(Section):
-    """Engine replicas: their number, their place, and what each holds."""
+    """Engine replicas: their number, their resources, and what each holds."""
 
     min_replicas: Annotated[int, Field(ge=0)] = 1
     max_replicas: Count = 1
     cpus: Annotated[float, Field(ge=0)] = 1.0
     gpus: Annotated[float, Field(ge=0)] = 0.0
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of the weights; auto: the fastest for the device."""
+    """Number format of the weights; auto: the fastest on the device."""
     threads: Annotated[int, Field(ge=0)] = 0
-    """torch threads on a CPU; 0: torch decides."""
+    """Threads of torch on a CPU; 0: torch decides."""
     kv_bytes: Count = 256 * 2**20
-    """Memory of keys and values, of the embeddings of running prompts, and of CUDA graphs."""
+    """Memory for the KV cache, for embeddings of running prompts, and for CUDA graphs."""
     max_rows: Count = 16
-    """Answers that are decoded together."""
+    """Answers that are decoded together, at most."""
     max_waiting: Annotated[int, Field(ge=0)] = 32
-    """Answers that wait at a replica for a row; further ones wait at the ingress."""
+    """Answers that wait in a replica for a row, at most; further ones wait in the ingress."""
     max_queued: Annotated[int, Field(ge=0)] = 64
-    """Requests that wait at an ingress replica for an engine replica; further ones get 503."""
+    """Requests that wait in an ingress replica for an engine replica, at most; further ones get 503."""
     refresh_positions: Count = 8192
-    """Positions that the refreshes of one step may forward together."""
+    """Positions that the refreshes of one step forward together, at most."""
     cuda_graphs: bool | None = None
-    """Whether cached steps are CUDA graphs, captured when a replica starts; none: on a GPU."""
+    """Whether cached steps run as CUDA graphs, captured when a replica starts; none: only on a GPU."""
     graph_bytes: Count = 2**30
-    """Of ``kv_bytes``, for CUDA graphs: at most so many, and at most a quarter of it."""
+    """Part of ``kv_bytes`` for CUDA graphs, at most; never more than a quarter."""
     step_seconds: Seconds = 120.0
-    """A step that takes longer counts as hanging: the replica is replaced."""
+    """A step that takes longer counts as hanging, and Ray Serve replaces the replica."""
     drain_seconds: Seconds = 60.0
-    """How long a replica that is to stop may finish what it runs."""
+    """Time that a stopping replica has to finish its requests."""
 
 
 class ScalingSettings(Section):
-    """When engine replicas are added and taken away; see ``serve/ops/autoscaling.py``."""
+    """When engine replicas are added and removed; see ``serve/ops/autoscaling.py``."""
 
     external: bool = False
-    """Whether something outside Ray sets the number of engine replicas, by Serve's external scaler, and not
-    the rules below; see ``serve/ops/follow_scale.py``."""
+    """Whether a program outside of Ray sets the number of engine replicas through Serve's external scaler,
+    instead of the rules below; see ``serve/ops/follow_scale.py``."""
     upper: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Share of rows in use above which replicas are added."""
     lower: Annotated[float, Field(ge=0, lt=1)] = 0.3
-    """Share below which one is taken away, if the rest then stays below ``upper``."""
+    """Share of rows in use below which a replica is removed, if the others then stay below ``upper``."""
     queue_seconds: Seconds = 2.0
     """Age of the oldest waiting request above which a replica is added."""
     up_seconds: Annotated[float, Field(ge=0)] = 2.0
-    """How long the need must last before replicas are added."""
+    """How long the condition must hold before replicas are added."""
     down_seconds: Annotated[float, Field(ge=0)] = 60.0
-    """How long they must be spare before one is taken away."""
+    """How long the condition must hold before a replica is removed."""
 
 
 class IngressSettings(Section):
-    """Replicas that check requests, read images and write answers out."""
+    """Ingress replicas, which check requests, read images and write answers out."""
 
     replicas: Count = 1
     cpus: Annotated[float, Field(ge=0)] = 0.5
     held_bytes: Count = 2**29
-    """Of bodies that are in memory at a time, from their first byte until they are planned; a request whose
-    body has no room gets 503. Reading a body takes about four times its size for a moment."""
+    """Memory for bodies, each from its first byte until its request is prepared; a request whose body does
+    not fit gets 503. Parsing a body briefly takes about four times its size."""
     playground: bool = True
-    """Whether ``/`` shows the playground."""
+    """Whether ``/`` serves the playground."""
 
 
 class ServeSettings(Section):
-    """Everything ``serve.app:build`` takes."""
+    """All arguments of ``serve.app:build``."""
 
     model: str
     """Folder of a LLaDA-V checkpoint with its tokenizer."""
     name: str = "llada-v"
-    """What clients call the model."""
-    auth: Annotated[Auth, BeforeValidator(lambda given: "off" if given is False else given)] = Auth.keys
-    """YAML reads ``off`` without quotes as false."""
+    """Name of the model in the API."""
+    auth: Annotated[Auth, BeforeValidator(lambda value: "off" if value is False else value)] = Auth.keys
+    """YAML reads ``off`` without quotes as false, which is accepted, too."""
     keys: list[KeySettings] = []
     keys_file: str | None = None
-    """YAML file of further keys, e.g. a mounted Kubernetes Secret; read when an ingress replica starts."""
+    """YAML file with more keys, e.g. a mounted Kubernetes Secret; read when an ingress replica starts."""
     limits_storage: Annotated[str, Field(pattern=r"^async\+[a-z+]+://")] = "async+memory://"
-    """Where rates are counted, as the ``limits`` package writes it: in memory each ingress replica counts for
-    itself, ``async+redis://HOST:PORT`` (needs the package coredis) counts for all."""
+    """Storage of rate counts, as a URI of the ``limits`` package. In memory, each ingress replica counts for
+    itself; ``async+redis://HOST:PORT`` (needs the package coredis) counts for all."""
     media: MediaSettings = MediaSettings()
     fetch: FetchSettings = FetchSettings()
     limits: LimitSettings = LimitSettings()
@@ -257,29 +262,29 @@ class ServeSettings(Section):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _on_top_of_its_file(cls, given: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
-        """Where a file is named, as in what Ray Serve hands to our builder."""
-        if not isinstance(given, Mapping) or "config" not in given:
-            return check(given)
-        values = merged(given)
+    def _merge_file(cls, values: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+        """Merge the file that ``config`` names: Ray Serve validates the arguments of the builder itself."""
+        if not isinstance(values, Mapping) or "config" not in values:
+            return check(values)
+        values = merged(values)
         try:
             return check(values)
         except ValidationError as error:
             raise UserError(settings_error(error, cls, values)) from None
 
     @model_validator(mode="after")
-    def _keys_fit(self) -> Self:
-        given = bool(self.keys or self.keys_file)
-        if self.auth is Auth.keys and not given:
+    def _check_keys(self) -> Self:
+        has_keys = bool(self.keys or self.keys_file)
+        if self.auth is Auth.keys and not has_keys:
             raise ValueError("auth is keys and there are none; add keys, or set auth=off on a loopback host")
-        if self.auth is Auth.off and given:
+        if self.auth is Auth.off and has_keys:
             raise ValueError("auth is off and keys are given; remove one of them")
-        if why := key_conflict(self.keys):
-            raise ValueError(f"keys: {why}")
+        if conflict := key_conflict(self.keys):
+            raise ValueError(f"keys: {conflict}")
         return self
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _check_consistent(self) -> Self:
         if self.ingress.held_bytes < self.limits.body_bytes:
             raise ValueError("ingress: held_bytes is below limits.body_bytes; raise it")
         if self.engine.min_replicas > self.engine.max_replicas:
@@ -293,26 +298,27 @@ class ServeSettings(Section):
         return self
 
 
-def load(given: Mapping[str, Any], conf: Path = CONF) -> ServeSettings:
-    """The settings that arguments stand for; raises ``UserError`` in one line for any that cannot work."""
-    values = merged(given, conf)
+def load(arguments: Mapping[str, Any], conf: Path = CONF) -> ServeSettings:
+    """The settings of some arguments; raises ``UserError`` in one line for settings that cannot work."""
+    values = merged(arguments, conf)
     try:
         return ServeSettings.model_validate(values)
     except ValidationError as error:
         raise UserError(settings_error(error, ServeSettings, values)) from None
 
 
-def merged(given: Mapping[str, Any], conf: Path = CONF) -> dict[str, Any]:
-    """The named file of ``conf/serve`` with everything else on top; dotted keys are paths.
+def merged(arguments: Mapping[str, Any], conf: Path = CONF) -> dict[str, Any]:
+    """The values of the file of ``conf/serve`` that ``config`` names, overridden by the other arguments.
 
-    Raises ``UserError`` for a file that does not exist, and for what is no setting.
+    Dotted keys are paths. Raises ``UserError`` for a file that does not exist and for a malformed argument.
     """
-    name, rest = str(given.get("config", DEFAULT_CONFIG)), {k: v for k, v in given.items() if k != "config"}
+    name = str(arguments.get("config", DEFAULT_CONFIG))
+    overrides = {key: value for key, value in arguments.items() if key != "config"}
     known = group_choices("serve", conf)
     if name not in known:
         raise UserError(f"config={name}: no such file in conf/serve{choices_hint(name, known)}")
     tree = OmegaConf.create(read_yaml(conf / "serve" / f"{name}.yaml"))
-    for key, value in rest.items():
+    for key, value in overrides.items():
         _set(tree, str(key), value)
     values = OmegaConf.to_container(tree)
     assert isinstance(values, dict)
@@ -325,6 +331,6 @@ def _set(tree: DictConfig, key: str, value: Any) -> None:
     try:
         OmegaConf.update(tree, key, value, merge=True, force_add=True)
     except GrammarParseError:
-        raise UserError(f"{key}: ${{ begins something that does not end; close it or leave it out") from None
+        raise UserError(f"{key}: ${{ is not closed; close it or leave it out") from None
     except OmegaConfBaseException as error:
         raise UserError(f"{key}: cannot be set ({str(error).splitlines()[0]})") from None

@@ -1,4 +1,4 @@
-"""Starting the application, and the reason in one line where it cannot start."""
+"""Start the application, or report in one line why it cannot start."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer
 
 RAISED = re.compile(r"^((?:\w+\.)*\w*(?:Error|Exception|Exit|Interrupt)): (.+)$", re.MULTILINE)
-"""The line of a traceback with an exception's type and message."""
+"""The last line of a traceback: an exception's type and message."""
 
 
 def check_checkpoint(folder: str | Path) -> None:
-    """Raise ``UserError`` for what every replica would refuse; values of weights are not read."""
+    """Raise ``UserError`` for a checkpoint that every replica would refuse, without reading its weights."""
     check_model(folder)
     ChatTokenizer.load(folder)
 
 
 def deploy(application: Application, name: str, external: bool) -> None:
-    """Run an application on the Ray that is connected; returns when its replicas run.
+    """Run an application on the connected Ray; returns when its replicas run.
 
-    ``external`` lets something outside of Ray set the number of replicas. Raises ``UserError`` with the
-    reason of a replica that cannot start.
+    ``external`` lets a program outside of Ray set the number of replicas. Raises ``UserError`` with the
+    reason if a replica cannot start.
     """
     try:
         serve.run(application, name=name, route_prefix="/", external_scaler_enabled=external)
@@ -37,16 +37,14 @@ def deploy(application: Application, name: str, external: bool) -> None:
 
 
 def reason(messages: Iterable[str]) -> str:
-    """The exception that the first message with a traceback ends with, else the first line of the last one.
+    """The exception of the first message that has a traceback, else the first line of the last message.
 
-    A ``UserError`` says everything in its message; of other exceptions the type is named.
+    Exceptions other than ``UserError`` are shown with their type.
     """
     last = ""
     for last in messages:
         if raised := RAISED.findall(last):
             kind, message = raised[-1]
-            own = kind.rpartition(".")[2] == UserError.__name__
-            return (
-                f"a replica cannot start: {message}" if own else f"a replica cannot start: {kind}: {message}"
-            )
+            is_user_error = kind.rpartition(".")[2] == UserError.__name__
+            return f"a replica cannot start: {message if is_user_error else f'{kind}: {message}'}"
     return last.partition("\n")[0]

@@ -1,4 +1,4 @@
-"""Threads and shared results keep an event loop free."""
+"""Offloaded calls and shared results keep an event loop responsive."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from tests.serve.asgi import until
 
 
 class Source:
-    """Something that is costly to ask; it answers when ``answers`` is set."""
+    """An expensive call; it returns when ``answers`` is set."""
 
     def __init__(self) -> None:
         self.calls, self.answers = 0, asyncio.Event()
         self.failure: Exception | None = None
 
-    async def find(self) -> int:
+    async def call(self) -> int:
         self.calls += 1
-        call = self.calls
+        number = self.calls
         await self.answers.wait()
         if self.failure is not None:
             raise self.failure
-        return call
+        return number
 
 
-def test_all_who_ask_at_a_time_share_one_call() -> None:
+def test_concurrent_callers_share_one_call() -> None:
     async def asked() -> None:
         source = Source()
-        shared = SingleFlight(source.find, 3600.0)
+        shared = SingleFlight(source.call, 3600.0)
         waiting = [asyncio.create_task(shared.get()) for _ in range(100)]
         await until(lambda: source.calls > 0)
         source.answers.set()
@@ -40,20 +40,20 @@ def test_all_who_ask_at_a_time_share_one_call() -> None:
     asyncio.run(asked())
 
 
-def test_an_old_result_is_not_given() -> None:
+def test_an_old_result_is_not_reused() -> None:
     async def asked() -> list[int]:
         source = Source()
         source.answers.set()
-        shared = SingleFlight(source.find, 0.0)
+        shared = SingleFlight(source.call, 0.0)
         return [await shared.get() for _ in range(3)]
 
     assert asyncio.run(asked()) == [1, 2, 3]
 
 
-def test_who_leaves_does_not_end_the_call_of_the_others() -> None:
+def test_a_cancelled_caller_does_not_cancel_the_call() -> None:
     async def asked() -> None:
         source = Source()
-        shared = SingleFlight(source.find, 3600.0)
+        shared = SingleFlight(source.call, 3600.0)
         first, second = (asyncio.create_task(shared.get()) for _ in range(2))
         await until(lambda: source.calls > 0)
         first.cancel()
@@ -69,7 +69,7 @@ def test_a_failure_is_shared() -> None:
         source = Source()
         source.failure = ZeroDivisionError()
         source.answers.set()
-        shared = SingleFlight(source.find, 3600.0)
+        shared = SingleFlight(source.call, 3600.0)
         for _ in range(5):
             with pytest.raises(ZeroDivisionError):
                 await shared.get()
@@ -78,24 +78,24 @@ def test_a_failure_is_shared() -> None:
     asyncio.run(asked())
 
 
-def test_a_call_that_is_cancelled_before_it_begins_never_runs() -> None:
+def test_a_call_that_is_cancelled_before_it_starts_never_runs() -> None:
     async def asked() -> None:
-        aside, begun, go_on = ThreadOffloader("test"), threading.Event(), threading.Event()
+        offload, started, proceed = ThreadOffloader("test"), threading.Event(), threading.Event()
         ran: list[str] = []
 
         def first() -> None:
-            begun.set()
-            go_on.wait()
+            started.set()
+            proceed.wait()
             ran.append("first")
 
-        running = asyncio.create_task(aside(first))
-        await until(begun.is_set)
-        waiting = asyncio.create_task(aside(ran.append, "second"))
+        running = asyncio.create_task(offload(first))
+        await until(started.is_set)
+        waiting = asyncio.create_task(offload(ran.append, "second"))
         await asyncio.sleep(0)
         waiting.cancel()
-        go_on.set()
+        proceed.set()
         await running
-        await aside(ran.append, "third")
+        await offload(ran.append, "third")
         assert ran == ["first", "third"]
 
     asyncio.run(asked())
