@@ -1,8 +1,9 @@
-"""What pydantic finds wrong with settings, as one line: where, what, the fix."""
+"""The first error that pydantic finds, with the path that a user wrote; in one line for settings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -10,74 +11,99 @@ from pydantic_core import ErrorDetails
 
 from lladav.config.introspection import nearest
 
-NO_SUCH_KEY = ("extra_forbidden", "invalid_key")
-"""Findings about a key of a section."""
+UNKNOWN_KEY = ("extra_forbidden", "invalid_key")
+"""Pydantic's types of error for a key that a section does not have."""
 MISSING = "missing"
-NAME = "[key]"
-"""Pydantic's last part of the place of a name that a mapping does not take."""
-PRIVATE = ("keys", "limits_storage")
-"""Settings whose values are not repeated: a key in clear may be there by mistake, or a password."""
+MAPPING_KEY = "[key]"
+"""Last part of pydantic's location if the keys of a mapping are restricted and one is not allowed."""
+SECRET = ("keys", "limits_storage")
+"""Settings whose values messages never repeat: they may hold a password, or a key in clear by mistake."""
+
+
+@dataclass(frozen=True)
+class InvalidValue:
+    """A value that does not validate."""
+
+    path: str
+    """As in ``keys[0].name``; empty for the whole."""
+    message: str
+    """Pydantic's reason."""
+    value: Any
+    unknown: bool
+    """Whether no such key exists."""
+    missing: bool
+    """Whether a required key is absent."""
+
+
+def first_error(error: ValidationError, values: Any, prefer_unknown: bool = False) -> InvalidValue:
+    """The first error about ``values``; with ``prefer_unknown``, the first unknown key if there is one."""
+    found = error.errors(include_url=False)
+    unknown = (each for each in found if _is_unknown(each))
+    first = next(unknown, found[0]) if prefer_unknown else found[0]
+    missing = first["type"] == MISSING
+    message = first["msg"].removeprefix("Value error, ")
+    path = path_of(first["loc"], values, missing)
+    return InvalidValue(path, message, first["input"], _is_unknown(first), missing)
 
 
 def settings_error(error: ValidationError, model: type[BaseModel], values: Mapping[str, Any]) -> str:
-    """The first thing that is wrong with ``values``; a misspelt key comes before what is missing for it."""
-    found = error.errors()
-    first = next((each for each in found if _is_unknown(each)), found[0])
-    where = path_of(first["loc"], values, first["type"] == MISSING)
-    if _is_unknown(first):
-        guess = nearest(where, sorted(known_paths(model, values)))
-        return f"{where}: unknown setting" + (f"; did you mean {guess}?" if guess else "; see conf/serve")
-    if first["type"] == MISSING:
-        return f"{where}: needs a value"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{where}{_shown(where, first['input'])}: {message}" if where else message
+    """One line about the first error in settings. A misspelt key is reported before the key that it leaves
+    missing."""
+    first = first_error(error, values, prefer_unknown=True)
+    if first.unknown:
+        guess = nearest(first.path, sorted(known_paths(model, values)))
+        return f"{first.path}: unknown setting" + (
+            f"; did you mean {guess}?" if guess else "; see conf/serve"
+        )
+    if first.missing:
+        return f"{first.path}: needs a value"
+    if not first.path:
+        return first.message
+    show = isinstance(first.value, str | int | float) and not first.path.startswith(SECRET)
+    return f"{first.path}{f'={first.value}' if show else ''}: {first.message}"
 
 
-def _is_unknown(found: ErrorDetails) -> bool:
-    return found["type"] in NO_SUCH_KEY or found["loc"][-1:] == (NAME,)
+def _is_unknown(error: ErrorDetails) -> bool:
+    return error["type"] in UNKNOWN_KEY or error["loc"][-1:] == (MAPPING_KEY,)
 
 
-def _shown(where: str, value: Any) -> str:
-    return f"={value}" if isinstance(value, str | int | float) and not where.startswith(PRIVATE) else ""
-
-
-def path_of(place: Sequence[str | int], values: Any, missing: bool = False) -> str:
-    """``keys[0].name``; what pydantic puts in between, and is no key, is left out.
+def path_of(location: Sequence[str | int], values: Any, missing: bool = False) -> str:
+    """Pydantic's location as a path, as in ``keys[0].name``, without parts that name no key of ``values``.
 
     ``missing`` says that the last part is a key that ``values`` lacks.
     """
     path, here = "", values
-    for number, part in enumerate(place, 1):
+    for number, part in enumerate(location, 1):
         if isinstance(here, list) and isinstance(part, int):
             path, here = f"{path}[{part}]", here[part]
-        elif isinstance(here, Mapping) and (part in here or (missing and number == len(place))):
+        elif isinstance(here, Mapping) and (part in here or (missing and number == len(location))):
             path, here = f"{path}.{part}", here.get(part)
     return path.removeprefix(".")
 
 
 def known_paths(kind: Any, values: Any, path: str = "") -> Iterator[str]:
-    """Paths of everything that can be set below a type; of as many items of a list as ``values`` has."""
-    for name, inner, value in _below(kind, values):
+    """Paths of all settings below a type; a list counts as many items as ``values`` has."""
+    for name, inner, value in _children(kind, values):
         yield (path + name).removeprefix(".")
         yield from known_paths(inner, value, path + name)
 
 
-def _below(kind: Any, values: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Names, types and values of what a type holds."""
+def _children(kind: Any, values: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Names, types and values of the members of a type."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         for name, field in kind.model_fields.items():
-            yield f".{name}", field.annotation, _value(values, name)
+            yield f".{name}", field.annotation, _member(values, name)
     elif get_origin(kind) is list:
         for index, value in enumerate(values if isinstance(values, list) else []):
             yield f"[{index}]", get_args(kind)[0], value
     elif get_origin(kind) is dict:
         names, element = get_args(kind)
         for name in get_args(names):
-            yield f".{name}", element, _value(values, name)
+            yield f".{name}", element, _member(values, name)
     else:
         for inner in get_args(kind):
-            yield from _below(inner, values)
+            yield from _children(inner, values)
 
 
-def _value(values: Any, name: str) -> Any:
+def _member(values: Any, name: str) -> Any:
     return values.get(name) if isinstance(values, Mapping) else None

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a body, as one line: where, what, the fix."""
+"""Errors about the body of a request: where, what, the fix."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ from pydantic import ValidationError
 from lladav.config.introspection import nearest
 from serve.api.schemas import ChatRequest, CompletionRequest
 from serve.errors import ApiError
-from serve.validation_errors import path_of
+from serve.validation_errors import first_error
 
 FIELDS = sorted({*ChatRequest.model_fields, *CompletionRequest.model_fields})
-LONGEST = 100
-"""Characters of a field that is compared with those that exist: comparing a long one takes seconds."""
+MAX_NAME = 100
+"""Characters of an unknown field's name that are compared with known fields: a long name takes seconds."""
 
 
 def body_error(error: ValidationError, body: Any) -> ApiError:
-    """422 for a body whose fields are not as documented."""
-    first = error.errors(include_url=False)[0]
-    kind, message = first["type"], first["msg"].removeprefix("Value error, ")
-    param = path_of(first["loc"], body, kind == "missing")
-    if not first["loc"] and not isinstance(body, dict):
+    """The error 422 for a body that does not validate."""
+    if not isinstance(body, dict):
         return not_an_object()
-    if kind == "extra_forbidden":
-        guess = nearest(param[:LONGEST], FIELDS)
+    first = first_error(error, body)
+    if first.unknown:
+        name = first.path[:MAX_NAME]
+        guess = nearest(name, FIELDS)
         hint = f"did you mean {guess}?" if guess else "remove it"
-        return ApiError(422, f"{param[:LONGEST]}: unknown field; {hint}", code="unknown_field", param=param)
-    if kind == "missing":
-        return ApiError(422, f"{param}: missing; give it a value", code="missing_field", param=param)
-    return ApiError(422, f"{param or 'body'}: {message}", code="invalid_field", param=param or None)
+        return ApiError(422, f"{name}: unknown field; {hint}", code="unknown_field", param=first.path)
+    if first.missing:
+        message = f"{first.path}: missing; give it a value"
+        return ApiError(422, message, code="missing_field", param=first.path)
+    message = f"{first.path or 'body'}: {first.message}"
+    return ApiError(422, message, code="invalid_field", param=first.path or None)
 
 
 def not_an_object() -> ApiError:
-    """422 for a body that is no object of JSON."""
+    """The error 422 for a body that is not a JSON object."""
     message = "body: not an object; send JSON with Content-Type: application/json"
     return ApiError(422, message, code="invalid_body")
