@@ -1,8 +1,9 @@
-"""The deployment that clients talk to: it checks requests, reads images, asks the engines, writes answers."""
+"""The ingress deployment: checks requests, reads images, calls the engines, writes answers."""
 
 from __future__ import annotations
 
 import gc
+from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI
 from ray import serve
@@ -14,7 +15,8 @@ from lladav.inputs.images import ViewGeometry
 from serve.api.completions import Completions
 from serve.api.requests import RequestPlanner
 from serve.api.routes import Service, web_app
-from serve.auth.keys import Gate
+from serve.auth.keys import Authenticator, keys_of
+from serve.auth.limits import RateLimiter
 from serve.concurrency import ThreadOffloader
 from serve.engine.client import FAULT_SECONDS, EngineReplicas, Engines
 from serve.errors import NOT_FINITE, ApiError
@@ -23,57 +25,61 @@ from serve.ops.metrics import IngressMetrics
 from serve.settings import ServeSettings
 
 RUNNING = "RUNNING"
-"""Ray Serve's name of a replica that takes requests."""
+"""Ray Serve's state of a replica that accepts requests."""
 
 
 @serve.ingress()
 class Ingress:
-    """Holds no model: a tokenizer and the model's configuration are enough."""
+    """Holds the tokenizer and the configuration of the model, not its weights."""
 
     def __init__(self, settings: ServeSettings, engines: DeploymentHandle) -> None:
         self._settings, self._engines = settings, engines
-        self._status = ThreadOffloader("status")
+        self._offload = ThreadOffloader("status")
         self._replicas = EngineReplicas(engines)
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve, in the event loop that the application will run in."""
-        settings = self._settings
-        completions = completions_of(settings, self._replicas)
-        metrics = IngressMetrics(settings.name)
-        app = web_app(Service(settings, completions, Gate(settings), metrics, self._ready))
+        app = web_app(service_of(self._settings, self._replicas, self._ready))
         freeze_heap()
         return app
 
     async def _ready(self) -> bool:
-        """Whether an engine replica is up, or would come up when asked.
+        """Whether an engine replica runs, or would start for a request.
 
-        Raises ``ApiError`` where no forward of late gave finite numbers.
+        Raises ``ApiError`` if every recent request failed with numbers that are not finite.
         """
         if self._replicas.faults.persist:
             message = "no request of late got finite numbers from the model; check weights and engine.dtype"
             raise ApiError(503, message, code=NOT_FINITE, retry_after=FAULT_SECONDS)
         if self._settings.engine.min_replicas == 0:
             return True
-        status = await self._status(serve.status)
+        status = await self._offload(serve.status)
         application = status.applications[serve.get_replica_context().app_name]
         states = application.deployments[self._engines.deployment_name].replica_states
         return any(state == RUNNING and count > 0 for state, count in states.items())
 
 
 def freeze_heap() -> None:
-    """Keep what is loaded now out of later garbage collections.
+    """Exclude the objects that exist now from garbage collection.
 
-    Imports leave half a million objects; a collection that looks through them stops the process for hundreds
-    of milliseconds.
+    Imports leave half a million objects, and a collection that visits them stops the process for hundreds of
+    milliseconds.
     """
     gc.collect()
     gc.freeze()
 
 
-def completions_of(settings: ServeSettings, engines: Engines) -> Completions:
-    """What answers requests about the settings' model."""
+def service_of(settings: ServeSettings, engines: Engines, ready: Callable[[], Awaitable[bool]]) -> Service:
+    """The service of a model in front of its engines; raises ``UserError`` for unusable settings."""
     tokenizer, model = ChatTokenizer.load(settings.model), model_config_of(settings.model)
     geometry = ViewGeometry.of(model)
     planner = RequestPlanner(settings, tokenizer, model, geometry)
     media = MediaLoader(settings.media, settings.fetch, geometry)
-    return Completions(settings.name, engines, planner, media, tokenizer)
+    return Service(
+        settings,
+        Completions(engines, planner, media, tokenizer),
+        Authenticator(keys_of(settings)),
+        RateLimiter(settings.name, settings.limits_storage),
+        IngressMetrics(settings.name),
+        ready,
+    )

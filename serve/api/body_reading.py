@@ -1,8 +1,8 @@
-"""From the bytes of a body to a request, in time and memory that are bounded before any of it is parsed.
+"""Parse the body of a request, with time and memory bounded before parsing starts.
 
-A parser holds the GIL from the first byte to the last, so it blocks the event loop from any thread. Data URIs
-of images, which may fill a body, are cut out and parsed in pieces; what is left is bounded in bytes and in
-values. The bounds are far above those of a request that fits into the model's context.
+A JSON parser holds the GIL from the first byte to the last, so it blocks the event loop from any thread.
+Therefore data URIs of images, which may fill most of a body, are cut out and parsed in pieces; the rest is
+limited in bytes and in values. The limits are far above any request that fits into the model's context.
 """
 
 from __future__ import annotations
@@ -21,44 +21,44 @@ from serve.errors import ApiError
 Kind = TypeVar("Kind", bound=BaseModel)
 
 THREADS = 2
-IMAGE = b'"data:image'
+IMAGE_START = b'"data:image'
 MIN_URI_BYTES = 4096
-"""Bytes of a data URI from which on it is cut out."""
+"""Bytes of the shortest data URI that is cut out."""
 PIECE_BYTES = 2**20
-"""Bytes of a data URI that are parsed in one call."""
+"""Bytes of a data URI that one call parses."""
 MAX_ESCAPE_BYTES = 6
-"""Bytes of the longest escape of a character, as in a surrogate's ``\\ud83d``."""
+"""Bytes of the longest escape, as in ``\\ud83d``."""
 MAX_VALUES = 20_000
-"""Values of a body, names of fields included."""
+"""Limit of the values in a body, including names of fields."""
 MAX_UNQUOTED_BYTES = 2**17
-"""Bytes of a body outside of its strings, without white space; long integers are slow to parse."""
+"""Limit of the bytes outside of strings and white space: long integers are slow to parse."""
 SPACE = b" \t\r\n"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class BodyReader:
-    """Reads bodies in threads of its own."""
+    """Parses bodies in its own threads."""
 
     def __init__(self, text_bytes: int, images: int) -> None:
-        """``text_bytes`` are those of a body besides its first ``images`` images, at most."""
+        """``text_bytes`` limits a body without its first ``images`` images."""
         self._text_bytes, self._images = text_bytes, images
         self._offload = ThreadOffloader("bodies", THREADS)
 
     async def read(self, body: Sequence[bytes], content_type: str, kind: type[Kind]) -> Kind:
-        """The request in the parts of a body; raises ``ApiError``."""
+        """The request of a body, given in chunks; raises ``ApiError``."""
         return await self._offload(self._read, body, content_type, kind)
 
     def _read(self, body: Sequence[bytes], content_type: str, kind: type[Kind]) -> Kind:
         if not _is_json(content_type):
             raise not_an_object()
-        given = self.parsed(b"".join(body))
+        tree = self.parsed(b"".join(body))
         try:
-            return kind.model_validate(given)
+            return kind.model_validate(tree)
         except ValidationError as error:
-            raise body_error(error, given) from None
+            raise body_error(error, tree) from None
 
     def parsed(self, body: bytes) -> Any:
-        """The JSON of a body; raises ``ApiError`` where it is none, or too large."""
+        """The JSON value of a body; raises ``ApiError`` if it is not JSON or too large."""
         rest, images = self._without_images(body.removeprefix(BYTE_ORDER_MARK))
         self._check(rest)
         if not rest.strip(SPACE):
@@ -69,14 +69,14 @@ class BodyReader:
         )
 
     def _without_images(self, body: bytes) -> tuple[bytes, dict[str, bytes]]:
-        """The body with a name in place of each long data URI, and the data URIs by these names.
+        """The body with a placeholder for each long data URI, and the data URIs by placeholder.
 
-        Where its first quote is escaped, it is a part of a text and stays there.
+        A data URI after an escaped quote is a part of a text and stays in it.
         """
         mark, images, kept, start = uuid.uuid4().hex, dict[str, bytes](), list[bytes](), 0
         size = 0
         while len(images) < self._images and size <= self._text_bytes:
-            at = body.find(IMAGE, start)
+            at = body.find(IMAGE_START, start)
             end = body.find(b'"', at + 1)
             if at < 0 or end < 0:
                 break
@@ -107,7 +107,7 @@ class BodyReader:
 
 
 def _is_json(content_type: str) -> bool:
-    """Other types could be sent by a page of another site without its browser asking first."""
+    """Whether a type is JSON. Browsers let pages of other sites send some other types without a preflight."""
     kind, _, subtype = content_type.partition(";")[0].strip().lower().partition("/")
     return kind == "application" and (subtype == "json" or subtype.endswith("+json"))
 
@@ -120,8 +120,8 @@ def _json(text: bytes) -> Any:
 
 
 def _has_pieces(text: bytes) -> bool:
-    """Whether a string can be cut before any escape: no escape of it needs the one before, as surrogates do,
-    none is of a backslash or at its end, and no character takes several bytes."""
+    """Whether a string may be cut before any escape: it is ASCII, has no surrogate pairs and no escaped
+    backslash, and does not end with an escape."""
     pieces = (
         text[start : start + PIECE_BYTES + MAX_ESCAPE_BYTES] for start in range(0, len(text), PIECE_BYTES)
     )
@@ -131,7 +131,7 @@ def _has_pieces(text: bytes) -> bool:
 
 
 def _unescaped(text: bytes) -> str:
-    """A string of JSON, parsed in pieces; none ends inside of an escape."""
+    """A JSON string, parsed in pieces that end outside of escapes."""
     pieces, start = list[str](), 0
     while start < len(text):
         end = start + PIECE_BYTES
@@ -143,7 +143,7 @@ def _unescaped(text: bytes) -> str:
 
 
 def _restored(value: Any, strings: Mapping[str, str]) -> Any:
-    """A JSON value with strings in place of their names; the parser bounds its depth."""
+    """A JSON value with strings in place of their placeholders; the parser has bounded its depth."""
     if isinstance(value, str):
         return strings.get(value, value)
     if isinstance(value, list):

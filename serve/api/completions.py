@@ -1,4 +1,4 @@
-"""From requests to answers, whole or as a stream of server-sent events."""
+"""From requests to answers: whole, or as a stream of server-sent events."""
 
 from __future__ import annotations
 
@@ -7,286 +7,232 @@ import contextlib
 import json
 import logging
 import time
-import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from pydantic_core import to_json
 
 from lladav.inputs.chat import ChatTokenizer
-from serve.api import responses as answers
-from serve.api.prompts import chat_prompt, image_references, text_prompt
-from serve.api.requests import PlannedRequest, RequestPlanner
-from serve.api.responses import AnswerText, ChatForm, Form, Piece, TextForm
-from serve.api.schemas import ChatRequest, CompletionRequest, DecodingBody, StreamOptions
+from serve.api import responses
+from serve.api.context import RequestContext
+from serve.api.prompts import image_references
+from serve.api.requests import PreparedRequest, RequestPlanner
+from serve.api.responses import AnswerText, Piece, form_of
+from serve.api.schemas import ChatRequest, DecodingBody
 from serve.concurrency import ThreadOffloader
 from serve.engine.client import Engines
 from serve.engine.messages import Delta, DeltaMode, Event, Finished
 from serve.errors import ApiError
 from serve.media.loader import MediaLoader
+from serve.settings import KeySettings
 
 LOG = logging.getLogger("ray.serve.requests")
 DONE = "data: [DONE]\n\n"
-UNREAD = "text and images were not read by the deadline; send less text, smaller images, or allow more time"
 THREADS = 2
-"""For planning requests and writing whole answers: what could block the event loop."""
+"""Threads for work that could block the event loop: preparing requests and writing whole answers."""
+UNREAD = "text and images were not read by the deadline; send less text, smaller images, or allow more time"
 UNANSWERED = "the answer was not done by its deadline; allow a larger refresh_interval or more time"
 
 
-@dataclass
-class PreparedRequest:
-    """A request that is ready to run."""
-
-    plan: PlannedRequest
-    form: Form
-    model: str
-    usage: StreamOptions
-    stream: bool = False
-    created: int = field(default_factory=lambda: int(time.time()))
-    used: dict[str, Any] | None = None
-    """The usage, once its answers are done."""
-    error: ApiError | None = None
-    """What ended a stream that had begun."""
-    first_token: Callable[[], None] = lambda: None
-    """Called when the first committed text is sent."""
-
-
 class Completions:
-    """Answers requests with the help of engines."""
+    """Answers requests through the engines."""
 
     def __init__(
-        self,
-        name: str,
-        engines: Engines,
-        planner: RequestPlanner,
-        media: MediaLoader,
-        tokenizer: ChatTokenizer,
+        self, engines: Engines, planner: RequestPlanner, media: MediaLoader, tokenizer: ChatTokenizer
     ) -> None:
-        """``name`` is what the model is called."""
-        self._name, self._engines, self._planner = name, engines, planner
+        self._engines, self._planner = engines, planner
         self._media, self._tokenizer = media, tokenizer
         self._offload = ThreadOffloader("completions", THREADS)
 
-    async def prepare(self, request: DecodingBody) -> PreparedRequest:
-        """Plan a request; raises ``ApiError``."""
-        if isinstance(request, ChatRequest):
-            return await self.prepare_chat(request)
-        assert isinstance(request, CompletionRequest)
-        return await self.prepare_text(request)
+    async def prepare(self, body: DecodingBody, key: KeySettings | None) -> PreparedRequest:
+        """Check and prepare a request, then read its images; raises ``ApiError``."""
+        deadline = self._planner.deadline(body, time.time())
+        with _deadline_error(UNREAD):
+            async with asyncio.timeout(deadline - time.time()):
+                prepared = await self._offload(self._planner.prepare, body, key, deadline)
+                if isinstance(body, ChatRequest) and (images := image_references(body.messages)):
+                    visuals = await self._media.visuals(images)
+                    prepared = await self._offload(self._planner.with_visuals, prepared, visuals)
+        return prepared
 
-    async def prepare_chat(self, request: ChatRequest) -> PreparedRequest:
-        """Plan a request, then read its images; raises ``ApiError``."""
-        arrived = time.time()
-        async with self._in_time(request, arrived):
-            plan = await self._offload(self._plan_chat, request, arrived)
-            visuals = await self._media.visuals(image_references(request.messages))
-            plan = await self._offload(self._planner.with_visuals, plan, visuals)
-        return self._task(request, plan, ChatForm(bool(request.logprobs)))
+    async def answer(self, prepared: PreparedRequest, context: RequestContext) -> bytes:
+        """The JSON body of the whole answer; raises ``ApiError``."""
+        with _deadline_error(UNANSWERED):
+            async with asyncio.timeout(_seconds_left(prepared)):
+                finished = await self._engines.answer(prepared.engine_request)
+        context.first_token()
+        usage = responses.usage(prepared, finished)
+        body = await self._offload(self._body, prepared, finished, usage)
+        context.answered(usage)
+        return body
 
-    async def prepare_text(self, request: CompletionRequest) -> PreparedRequest:
-        """Plan a request; raises ``ApiError``."""
-        arrived = time.time()
-        async with self._in_time(request, arrived):
-            plan = await self._offload(self._plan_text, request, arrived)
-        return self._task(request, plan, TextForm())
+    def _body(self, prepared: PreparedRequest, finished: Sequence[Finished], usage: dict[str, Any]) -> bytes:
+        form = form_of(prepared)
+        pieces = [AnswerText(prepared, self._tokenizer).end(each) for each in finished]
+        choices = [responses.choice(n, form.whole(each), each.finish) for n, each in enumerate(pieces)]
+        warnings = {"warnings": prepared.warnings} if prepared.warnings else {}
+        return to_json({**_head(prepared, form.object), "choices": choices, "usage": usage, **warnings})
 
-    def _plan_chat(self, request: ChatRequest, arrived: float) -> PlannedRequest:
-        self._planner.check(request)
-        prompt = chat_prompt(request.messages, self._tokenizer)
-        return self._planner.plan(request, prompt, _named("chatcmpl"), arrived)
+    async def stream(self, prepared: PreparedRequest, context: RequestContext) -> AsyncGenerator[str, None]:
+        """The answer as server-sent events.
 
-    def _plan_text(self, request: CompletionRequest, arrived: float) -> PlannedRequest:
-        self._planner.check(request)
-        prompt = text_prompt(request.prompt, self._tokenizer)
-        return self._planner.plan(request, prompt, _named("cmpl"), arrived)
-
-    @contextlib.asynccontextmanager
-    async def _in_time(self, request: DecodingBody, arrived: float) -> AsyncIterator[None]:
-        with _deadline_named(UNREAD):
-            async with asyncio.timeout(self._planner.deadline(request, arrived) - time.time()):
-                yield
-
-    def _task(self, request: DecodingBody, plan: PlannedRequest, form: Form) -> PreparedRequest:
-        return PreparedRequest(
-            plan, form, self._name, request.stream_options or StreamOptions(), bool(request.stream)
-        )
-
-    async def answer(self, task: PreparedRequest) -> bytes:
-        """The body of the whole answer, in JSON; raises ``ApiError``."""
-        plan = task.plan
-        with _deadline_named(UNANSWERED):
-            async with asyncio.timeout(_left(plan)):
-                ended = await self._engines.answer(plan.job)
-        task.used = answers.usage(plan, ended)
-        task.first_token()
-        return await self._offload(self._body, task, ended)
-
-    def _body(self, task: PreparedRequest, ended: Sequence[Finished]) -> bytes:
-        plan = task.plan
-        pieces = [AnswerText(plan, self._tokenizer).end(each) for each in ended]
-        choices = [answers.choice(n, task.form.whole(each), each.finish) for n, each in enumerate(pieces)]
-        body = {**_head(task, task.form.object), "choices": choices, "usage": task.used}
-        warnings = {"warnings": plan.warnings} if plan.warnings else {}
-        return to_json({**body, **warnings})
-
-    async def stream(self, task: PreparedRequest) -> AsyncIterator[str]:
-        """The answer as server-sent events. What goes wrong before the first is raised as ``ApiError``; later
-        it is an event of its own, and the last but one.
+        Returns when there is a first event. An error before that is raised as ``ApiError``; a later one is
+        the last event before ``[DONE]``.
         """
-        events = self._events(task)
+        events = self._events(prepared)
         first = await anext(events)
-        return self._server_sent(task, first, events)
+        return self._server_sent(prepared, context, first, events)
+
+    async def _events(self, prepared: PreparedRequest) -> AsyncGenerator[list[Event], None]:
+        """Events of the engine until the deadline; closing the generator cancels the request."""
+        events = self._engines.events(prepared.engine_request)
+        try:
+            with _deadline_error(UNANSWERED):
+                while True:
+                    async with asyncio.timeout(_seconds_left(prepared)):
+                        try:
+                            received = await anext(events)
+                        except StopAsyncIteration:
+                            return
+                    yield received
+        finally:
+            await events.aclose()
 
     async def _server_sent(
-        self, task: PreparedRequest, first: Sequence[Event], rest: AsyncIterator[list[Event]]
-    ) -> AsyncIterator[str]:
-        writer = _Writer(task, self._tokenizer)
+        self,
+        prepared: PreparedRequest,
+        context: RequestContext,
+        first: Sequence[Event],
+        rest: AsyncGenerator[list[Event], None],
+    ) -> AsyncGenerator[str, None]:
+        writer, error = StreamWriter(prepared, self._tokenizer, context), None
         try:
             async for chunks in self._chunks(writer, first, rest):
                 for chunk in chunks:
                     yield chunk
-        except ApiError as error:
-            task.error = error
+        except ApiError as raised:
+            error = raised
         except Exception:
-            LOG.exception("request %s failed in its stream", task.plan.job.id)
-            task.error = ApiError(500, "the server failed; ask again", code="internal_error")
+            LOG.exception("request %s failed in its stream", prepared.engine_request.id)
+            error = ApiError(500, "the server failed; ask again", code="internal_error")
         finally:
-            await rest.aclose()  # type: ignore[attr-defined] - a generator of ours
-        if task.error is not None:
-            yield _event(task.error.body)
+            await rest.aclose()
+            if error is not None:
+                context.failed(error)
+            if writer.usage is not None:
+                context.answered(writer.usage)
+        if error is not None:
+            yield _server_sent_event(error.body)
         yield DONE
 
     async def _chunks(
-        self, writer: _Writer, first: Sequence[Event], rest: AsyncIterator[list[Event]]
+        self, writer: StreamWriter, first: Sequence[Event], rest: AsyncIterator[list[Event]]
     ) -> AsyncIterator[list[str]]:
-        yield list(map(_event, writer.opening()))
+        yield list(map(_server_sent_event, writer.opening()))
         yield await self._written(writer, first)
         async for events in rest:
-            await asyncio.sleep(0)  # events that are there already would follow without a pause
+            await asyncio.sleep(0)  # queued events would follow without giving other tasks a turn
             yield await self._written(writer, events)
-        if writer.asked.include_usage:
-            yield [_event(writer.closing())]
+        yield list(map(_server_sent_event, writer.closing()))
 
-    async def _written(self, writer: _Writer, events: Sequence[Event]) -> list[str]:
-        """What events add to a stream. The end of an answer may bring all of its tokens, which takes long."""
+    async def _written(self, writer: StreamWriter, events: Sequence[Event]) -> list[str]:
+        """Server-sent events that engine events add to a stream."""
+
+        def written() -> list[str]:
+            return [_server_sent_event(chunk) for chunk in writer.chunks(events)]
+
         if any(isinstance(event, Finished) for event in events):
-            return await self._offload(writer.written, events)
-        return writer.written(events)
-
-    async def _events(self, task: PreparedRequest) -> AsyncIterator[list[Event]]:
-        """The engine's events until the deadline; the job ends with the iterator."""
-        events = self._engines.events(task.plan.job)
-        try:
-            with _deadline_named(UNANSWERED):
-                while True:
-                    async with asyncio.timeout(_left(task.plan)):
-                        try:
-                            found = await anext(events)
-                        except StopAsyncIteration:
-                            return
-                    yield found
-        finally:
-            await events.aclose()  # type: ignore[attr-defined] - a generator of ours
+            return await self._offload(written)  # it may hold all tokens of an answer, which takes long
+        return written()
 
 
-class _Writer:
-    """Turns events of a job into chunks."""
+class StreamWriter:
+    """Turns engine events into chunks of a stream."""
 
-    def __init__(self, task: PreparedRequest, tokenizer: ChatTokenizer) -> None:
-        self._task, self._tokenizer, self.asked = task, tokenizer, task.usage
-        self._texts = [AnswerText(task.plan, tokenizer) for _ in range(task.plan.job.choices)]
-        self._head = _head(task, task.form.chunk_object)
-        self._ended: list[Finished] = []
-        self._told_first = False
-        self._warnings = list(task.plan.warnings)
+    def __init__(self, prepared: PreparedRequest, tokenizer: ChatTokenizer, context: RequestContext) -> None:
+        self._prepared, self._tokenizer, self._context = prepared, tokenizer, context
+        self._form = form_of(prepared)
+        self._texts = [AnswerText(prepared, tokenizer) for _ in range(prepared.engine_request.choices)]
+        self._denoise = prepared.engine_request.deltas is DeltaMode.denoise
+        self._finished: list[Finished] = []
+        self._first_token_sent = False
+        self._warnings = list(prepared.warnings)
+        self.usage: dict[str, Any] | None = None
+        """Usage of the answers that are finished so far."""
 
     def opening(self) -> Iterator[dict[str, Any]]:
-        """Roles, and blank canvases for those who watch."""
-        part, plan = self._task.form.opening(), self._task.plan
+        """Chunks with the role of each choice and, if every step is streamed, its blank canvas."""
+        part = self._form.opening()
         for number in range(len(self._texts)):
-            chunk = self._chunk([] if part is None else [answers.choice(number, part)])
-            if plan.job.watch is DeltaMode.denoise:
-                chunk["denoise"] = answers.blank(plan, number, self._tokenizer)
-            if part is not None or "denoise" in chunk:
+            chunk = self._chunk([] if part is None else [responses.choice(number, part)])
+            if self._denoise:
+                chunk["denoise"] = responses.blank_canvas(self._prepared, number, self._tokenizer)
+            if part is not None or self._denoise:
                 yield chunk
 
-    def written(self, events: Sequence[Event]) -> list[str]:
-        """What events of the engine add, as server-sent events."""
-        return [_event(chunk) for chunk in self.chunks(events)]
-
     def chunks(self, events: Sequence[Event]) -> Iterator[dict[str, Any]]:
-        """What events of the engine add."""
+        """Chunks that engine events add."""
         for event in events:
             if isinstance(event, Delta):
-                yield from self._progress(event)
+                yield from self._delta(event)
             else:
-                yield self._end(event)
+                self._finished.append(event)
+                self.usage = responses.usage(self._prepared, self._finished)
+                yield self._chunk([self._choice(event.choice, self._texts[event.choice].end(event))])
 
-    def closing(self) -> dict[str, Any]:
-        """The last chunk: no choices, but what they took."""
-        return {**self._head, "choices": [], "usage": self._task.used}
+    def closing(self) -> Iterator[dict[str, Any]]:
+        """The last chunk, with the usage and no choices, if the request asks for it."""
+        if self._prepared.stream_options.include_usage:
+            yield {**_head(self._prepared, self._form.chunk_object), "choices": [], "usage": self.usage}
 
-    def _progress(self, event: Delta) -> Iterator[dict[str, Any]]:
-        piece = self._texts[event.choice].add(event)
-        watched = self._task.plan.job.watch is DeltaMode.denoise
-        if piece is None and not watched:
+    def _delta(self, delta: Delta) -> Iterator[dict[str, Any]]:
+        piece = self._texts[delta.choice].add(delta)
+        if piece is None and not self._denoise:
             return
-        choices = [] if piece is None else [self._choice(event.choice, piece)]
-        chunk = self._chunk(choices)
-        if watched:
-            chunk["denoise"] = answers.denoise(self._task.plan, event, self._tokenizer)
+        chunk = self._chunk([] if piece is None else [self._choice(delta.choice, piece)])
+        if self._denoise:
+            chunk["denoise"] = responses.denoise_step(self._prepared, delta, self._tokenizer)
         yield chunk
 
-    def _end(self, event: Finished) -> dict[str, Any]:
-        self._ended.append(event)
-        self._task.used = answers.usage(self._task.plan, self._ended)
-        piece = self._texts[event.choice].end(event)
-        return self._chunk([self._choice(event.choice, piece)])
-
     def _choice(self, number: int, piece: Piece) -> dict[str, Any]:
-        if not self._told_first:
-            self._told_first = True
-            self._task.first_token()
-        return answers.choice(number, self._task.form.part(piece), piece.finish)
+        if not self._first_token_sent:
+            self._first_token_sent = True
+            self._context.first_token()
+        return responses.choice(number, self._form.part(piece), piece.finish)
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        """A usage that was asked for is null until the last chunk, as OpenAI's; warnings come first."""
-        asked, used = self.asked, None
-        if asked.continuous_usage_stats:
-            used = answers.tokens_used(self._task.plan, sum(text.count for text in self._texts))
-        usage = {"usage": used} if asked.include_usage or used else {}
+        """A chunk. As with OpenAI, a requested usage is null until the last chunk; the first has warnings."""
+        options, used = self._prepared.stream_options, None
+        if options.continuous_usage_stats:
+            used = responses.token_counts(self._prepared, sum(text.count for text in self._texts))
+        usage = {"usage": used} if options.include_usage or used else {}
         warnings, self._warnings = self._warnings, []
-        return {**self._head, "choices": choices, **usage, **({"warnings": warnings} if warnings else {})}
+        head = _head(self._prepared, self._form.chunk_object)
+        return {**head, "choices": choices, **usage, **({"warnings": warnings} if warnings else {})}
 
 
-def _head(task: PreparedRequest, kind: str) -> dict[str, Any]:
+def _head(prepared: PreparedRequest, kind: str) -> dict[str, Any]:
     return {
-        "id": task.plan.job.id,
+        "id": prepared.engine_request.id,
         "object": kind,
-        "created": task.created,
-        "model": task.model,
+        "created": prepared.created,
+        "model": prepared.model,
         "system_fingerprint": None,
     }
 
 
-def _named(kind: str) -> str:
-    """An id that no other answer has, whatever a client calls its request."""
-    return f"{kind}-{uuid.uuid4().hex}"
-
-
-def _left(plan: PlannedRequest) -> float:
-    return plan.job.deadline - time.time()
+def _seconds_left(prepared: PreparedRequest) -> float:
+    return prepared.engine_request.deadline - time.time()
 
 
 @contextlib.contextmanager
-def _deadline_named(message: str) -> Iterator[None]:
+def _deadline_error(message: str) -> Iterator[None]:
     try:
         yield
     except TimeoutError:
         raise ApiError(504, message, code="deadline_exceeded", param="deadline_ms") from None
 
 
-def _event(body: Any) -> str:
-    """In ASCII: clients in many languages take U+2028 or U+0085 for the end of a line."""
+def _server_sent_event(body: Any) -> str:
+    # ASCII only: clients in many languages take U+2028 or U+0085 for the end of a line
     return f"data: {json.dumps(body, separators=(',', ':'))}\n\n"

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI derives from the routes, with OpenAI's errors and the key."""
+"""The OpenAPI document: FastAPI's document of the routes, with OpenAI's errors and the API key."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from pydantic.json_schema import models_json_schema
 from serve.api.schemas import ChatRequest, CompletionRequest, DecodingBody
 
 
-class Fault(BaseModel):
+class ErrorFields(BaseModel):
     message: str
     """What is wrong, where, and the fix."""
     type: str
     param: str | None
     """Path of the field at fault."""
     code: str | None
-    """The reason, for programs."""
+    """The machine-readable reason."""
 
 
 class ErrorBody(BaseModel):
     """Body of every error."""
 
-    error: Fault
+    error: ErrorFields
 
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -42,26 +42,26 @@ OPEN_PATHS = {"/health", "/ready"}
 
 
 def body_of(model: type[DecodingBody]) -> dict[str, Any]:
-    """A route's body, for its part of the document: the route reads it itself."""
+    """The body of a route for the document: FastAPI does not know it, because the route reads it itself."""
     schema = {"$ref": REFERENCE.format(model=model.__name__)}
     return {"requestBody": {"content": {"application/json": {"schema": schema}}, "required": True}}
 
 
 def document(app: FastAPI, model: str) -> dict[str, Any]:
-    """The document of the routes, with the name of the one model there is; made once."""
+    """The document of the routes, with the name of the model; made once."""
     if app.openapi_schema is None:
-        made = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        spec = get_openapi(title=app.title, version=app.version, routes=app.routes)
         _, bodies = models_json_schema([(body, "validation") for body in BODIES], ref_template=REFERENCE)
-        made["components"]["schemas"] |= bodies["$defs"]
-        made["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        for path, methods in made["paths"].items():
+        spec["components"]["schemas"] |= bodies["$defs"]
+        spec["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        for path, methods in spec["paths"].items():
             if path not in OPEN_PATHS:
                 for operation in methods.values():
                     operation["security"] = [{"key": []}, {}]
         for body in BODIES:
-            made["components"]["schemas"][body.__name__]["properties"]["model"]["enum"] = [model]
+            spec["components"]["schemas"][body.__name__]["properties"]["model"]["enum"] = [model]
         for path in ("/v1/chat/completions", "/v1/completions"):
-            content = made["paths"][path]["post"]["responses"]["200"]["content"]
+            content = spec["paths"][path]["post"]["responses"]["200"]["content"]
             content["text/event-stream"] = {"schema": EVENT}
-        app.openapi_schema = made
+        app.openapi_schema = spec
     return app.openapi_schema

@@ -1,4 +1,4 @@
-"""From the messages of a request to the prompt that the model sees."""
+"""From the messages or the text of a request to the prompt of the model."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from serve.api.schemas import (
 from serve.errors import ApiError
 
 NAME = "request"
-"""Id of every prompt: its answers are named where they are decoded."""
+"""Id of every prompt; the engine worker gives each answer its own."""
 
 
 def image_references(messages: Sequence[ChatMessage]) -> list[tuple[str, str]]:
     """URLs of the images of a conversation in the order of their marks, each with the path of its field."""
     return [
-        (part.image_url.url, f"messages[{number}].content[{place}].image_url.url")
+        (part.image_url.url, f"messages[{number}].content[{index}].image_url.url")
         for number, message in enumerate(messages)
-        for place, part in enumerate(_parts(message))
+        for index, part in enumerate(_parts(message))
         if isinstance(part, ImagePart)
     ]
 
 
 def characters(messages: Sequence[ChatMessage]) -> int:
-    """Characters of the texts of a conversation."""
+    """Characters of all texts of a conversation."""
     parts = (part for message in messages for part in _parts(message))
     return sum(len(part.text) for part in parts if isinstance(part, TextPart))
 
 
 def chat_prompt(messages: Sequence[ChatMessage], tokenizer: ChatTokenizer) -> Sample:
-    """The conversation up to where its answer begins, its images still to be read.
+    """The conversation up to the beginning of its answer, without its images, which are read later.
 
-    Without a system message it gets the model's usual one.
+    A conversation without a system message gets the model's default one.
     """
     mark = f"<image {uuid.uuid4()}>"
     turns = [_turn(message, mark) for message in messages]
@@ -51,22 +51,22 @@ def chat_prompt(messages: Sequence[ChatMessage], tokenizer: ChatTokenizer) -> Sa
 
 
 def text_prompt(text: str, tokenizer: ChatTokenizer) -> Sample:
-    """Text that goes on, without roles."""
+    """A prompt of plain text, without roles."""
     ids = np.array([tokenizer.ids.bos, *tokenizer.encode(text)], dtype=np.int32)
-    nothing = np.zeros_like(ids)
-    return Sample(NAME, Encoded(ids, np.full_like(ids, IGNORED), nothing, nothing.astype(bool)))
+    zeros = np.zeros_like(ids)
+    return Sample(NAME, Encoded(ids, np.full_like(ids, IGNORED), zeros, zeros.astype(bool)))
 
 
 def check_order(messages: Sequence[ChatMessage]) -> None:
-    """Raise ``ApiError`` for a conversation that has no question at its end, or a system message inside."""
+    """Raise ``ApiError`` unless the last message is a user's and only the first is a system message."""
     for number, message in enumerate(messages):
         if number and isinstance(message, SystemMessage):
-            raise _refused(number, "a system message stands first or nowhere; move it")
+            raise _bad_role(number, "a system message stands first or nowhere; move it")
     if not isinstance(messages[-1], UserMessage):
-        raise _refused(len(messages) - 1, "the last message is what is answered; end with one of the user")
+        raise _bad_role(len(messages) - 1, "the last message is what is answered; end with one of the user")
 
 
-def _refused(number: int, reason: str) -> ApiError:
+def _bad_role(number: int, reason: str) -> ApiError:
     param = f"messages[{number}].role"
     return ApiError(400, f"{param}: {reason}", param=param)
 

@@ -1,4 +1,4 @@
-"""What clients get: the text of answers as it is committed, and bodies and chunks in OpenAI's form."""
+"""Responses in OpenAI's form: the text of answers as its tokens are committed, bodies and chunks."""
 
 from __future__ import annotations
 
@@ -6,33 +6,34 @@ import codecs
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from lladav.decoding.results import Decoded
 from lladav.inputs.chat import ChatTokenizer
-from serve.api.requests import PlannedRequest
+from serve.api.requests import PreparedRequest
 from serve.engine.messages import Delta, Finished
 from serve.structured import JsonTemplate
 
 MIN_PROBABILITY = 1e-30
+"""Smaller probabilities count as this one, so that their logarithm is finite."""
 
 
 @dataclass(frozen=True)
 class Token:
-    """A token of an answer: the bytes of the answer that it stands for, and its probability."""
+    """A token of an answer: its bytes and its probability."""
 
-    written: bytes
+    data: bytes
     confidence: float
 
     @property
     def text(self) -> str:
-        """Its bytes as text, with U+FFFD for a part of a character."""
-        return self.written.decode(errors="replace")
+        """The bytes as text, with U+FFFD for a part of a character."""
+        return self.data.decode(errors="replace")
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Text that is appended to an answer, and the tokens that it is made of."""
+    """Text that is appended to an answer, and its tokens."""
 
     text: str
     tokens: list[Token] = field(default_factory=list)
@@ -41,54 +42,54 @@ class Piece:
 
 
 class AnswerText:
-    """The text of an answer while its tokens are committed; text is only ever appended.
+    """The text of an answer as its tokens are committed; text is only ever appended.
 
-    A token is held back until the characters that it has a part of are complete, so the bytes of a piece's
-    tokens are those of its text.
+    A token is held back until all characters that it contributes to are complete, so that the bytes of a
+    piece's tokens are the bytes of its text.
     """
 
-    def __init__(self, plan: PlannedRequest, tokenizer: ChatTokenizer) -> None:
-        self._plan, self._token_bytes = plan, tokenizer.token_bytes
+    def __init__(self, prepared: PreparedRequest, tokenizer: ChatTokenizer) -> None:
+        self._prepared, self._token_bytes = prepared, tokenizer.token_bytes
         self.count = 0
         """Tokens so far."""
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._text, self._held = "", list[Token]()
 
-    def add(self, progress: Delta) -> Piece | None:
-        """What newly committed tokens add; nothing where that is not a whole character yet.
+    def add(self, delta: Delta) -> Piece | None:
+        """The piece that newly committed tokens add; none while they complete no character.
 
-        An answer that fits a schema is read out of its tokens at the end.
+        Structured output gives no piece before its end: ``end`` renders it from all tokens.
         """
-        tokens = progress.tokens[: self._plan.max_tokens - self.count]
+        tokens = delta.tokens[: self._prepared.max_tokens - self.count]
         self.count += len(tokens)
-        if self._plan.template is not None:
+        if self._prepared.template is not None:
             return None
-        piece = self._take(self._tokens(tokens, progress.confidences))
+        piece = self._take(self._tokens(tokens, delta.confidences))
         return piece if piece.tokens else None
 
-    def end(self, ended: Finished) -> Piece:
+    def end(self, finished: Finished) -> Piece:
         """The rest of the text, and why the answer ends."""
-        answer, told = ended.answer, self.count
-        own, cut = len(answer.confidences), self._plan.max_tokens
-        self.count = min(own, cut)
-        if self._plan.template is not None:
-            return self._of_schema(self._plan.template, answer)
-        tokens = self._tokens(answer.tokens[told : self.count], answer.confidences[told:])
-        if own > cut:
+        answer, already = finished.answer, self.count
+        length, cut = len(answer.confidences), self._prepared.max_tokens
+        self.count = min(length, cut)
+        if self._prepared.template is not None:
+            return self._structured(self._prepared.template, answer)
+        tokens = self._tokens(answer.tokens[already : self.count], answer.confidences[already:])
+        if length > cut:
             return _joined(self._take(tokens), self._cut(), "length")
         if answer.excess:
             last = tokens[-1]
-            tokens[-1] = Token(last.written[: len(last.written) - answer.excess], last.confidence)
+            tokens[-1] = Token(last.data[: len(last.data) - answer.excess], last.confidence)
         return _joined(self._take(tokens), self._rest(), "stop" if answer.stopped else "length")
 
     def _tokens(self, ids: Sequence[int], confidences: Sequence[float]) -> list[Token]:
         return [Token(self._token_bytes(each), confidences[n]) for n, each in enumerate(ids)]
 
     def _take(self, tokens: Sequence[Token]) -> Piece:
-        """The tokens up to the last one behind which no character is begun, and their text."""
+        """The tokens up to the last one that ends at the end of a character, with their text."""
         text, whole = "", list[Token]()
         for token in tokens:
-            self._text += self._decoder.decode(token.written)
+            self._text += self._decoder.decode(token.data)
             self._held.append(token)
             if not self._pending:
                 text, whole = text + self._text, whole + self._held
@@ -97,26 +98,26 @@ class AnswerText:
 
     @property
     def _pending(self) -> bytes:
-        """The beginning of a character, at the end of the tokens that are held back."""
+        """The incomplete character at the end of the tokens that are held back."""
         return self._decoder.getstate()[0]
 
     def _rest(self) -> Piece:
-        """What is held back, where nothing follows: a character that is begun is shown as invalid."""
+        """The tokens held back at the end of an answer; an incomplete character becomes U+FFFD."""
         return Piece(self._text + self._decoder.decode(b"", final=True), self._held)
 
     def _cut(self) -> Piece:
-        """What is held back, less a character that is begun, where the answer goes on but is cut off."""
-        left, tokens = sum(len(each.written) for each in self._held) - len(self._pending), []
+        """The tokens held back where an answer is cut, without the bytes of an incomplete character."""
+        left, tokens = sum(len(each.data) for each in self._held) - len(self._pending), []
         for each in self._held:
-            tokens.append(Token(each.written[:left], each.confidence))
-            left -= len(tokens[-1].written)
+            tokens.append(Token(each.data[:left], each.confidence))
+            left -= len(tokens[-1].data)
         return Piece(self._text, tokens)
 
-    def _of_schema(self, template: JsonTemplate, answer: Decoded) -> Piece:
-        """JSON, with the bytes of it that each token of the canvas stands for."""
-        own = len(answer.confidences)
-        text = template.render(answer.tokens[:own])
-        parts = template.bytes_of_tokens(answer.tokens[:own])
+    def _structured(self, template: JsonTemplate, answer: Decoded) -> Piece:
+        """The JSON of a structured answer, with the bytes of it that belong to each token of the canvas."""
+        length = len(answer.confidences)
+        text = template.render(answer.tokens[:length])
+        parts = template.bytes_of_tokens(answer.tokens[:length])
         return Piece(text, list(map(Token, parts[: self.count], answer.confidences)), "stop")
 
 
@@ -124,47 +125,28 @@ def _joined(first: Piece, second: Piece, finish: str) -> Piece:
     return Piece(first.text + second.text, first.tokens + second.tokens, finish)
 
 
-def usage(plan: PlannedRequest, ended: Sequence[Finished]) -> dict[str, Any]:
-    """Tokens, and the forwards that they took."""
-    tokens = sum(min(len(each.answer.confidences), plan.max_tokens) for each in ended)
-    forwards = sum(each.answer.forwards for each in ended)
-    refreshes = sum(each.answer.refreshes for each in ended)
+def usage(prepared: PreparedRequest, finished: Sequence[Finished]) -> dict[str, Any]:
+    """Token counts, and the forwards of the model that the answers took."""
+    tokens = sum(min(len(each.answer.confidences), prepared.max_tokens) for each in finished)
+    forwards = sum(each.answer.forwards for each in finished)
+    refreshes = sum(each.answer.refreshes for each in finished)
     return {
-        **tokens_used(plan, tokens),
+        **token_counts(prepared, tokens),
         "forwards": forwards,
         "refreshes": refreshes,
         "cached_steps": forwards - refreshes,
-        "refresh_interval": ended[0].interval,
+        "refresh_interval": finished[0].refresh_interval,
     }
 
 
-def tokens_used(plan: PlannedRequest, tokens: int) -> dict[str, int]:
-    """OpenAI's part of the usage."""
-    prompt = plan.job.prompt_tokens
+def token_counts(prepared: PreparedRequest, tokens: int) -> dict[str, int]:
+    """OpenAI's fields of the usage for ``tokens`` tokens of answers."""
+    prompt = prepared.engine_request.prompt_tokens
     return {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
 
 
-class Form(Protocol):
-    """How chat and text completions differ."""
-
-    object: str
-    chunk_object: str
-
-    def whole(self, piece: Piece) -> dict[str, Any]:
-        """The answer's part of a choice."""
-        ...
-
-    def opening(self) -> dict[str, Any] | None:
-        """The part of a choice that opens a stream."""
-        ...
-
-    def part(self, piece: Piece) -> dict[str, Any]:
-        """The part of a choice that appends to its answer."""
-        ...
-
-
 class ChatForm:
-    """Choices with messages."""
+    """Choices of a chat completion, which hold messages."""
 
     object, chunk_object = "chat.completion", "chat.completion.chunk"
 
@@ -172,33 +154,36 @@ class ChatForm:
         self._logprobs = logprobs
 
     def whole(self, piece: Piece) -> dict[str, Any]:
+        """Fields of a choice for a whole answer."""
         message = {"role": "assistant", "content": piece.text, "refusal": None}
         return {"message": message, "logprobs": self._logprobs_of(piece)}
 
     def opening(self) -> dict[str, Any] | None:
+        """Fields of a choice for the first chunk of a stream; none: there is no such chunk."""
         return {"delta": {"role": "assistant", "content": ""}, "logprobs": None}
 
     def part(self, piece: Piece) -> dict[str, Any]:
+        """Fields of a choice for a chunk that appends to its answer."""
         delta = {"content": piece.text} if piece.text or piece.tokens else {}
         return {"delta": delta, "logprobs": self._logprobs_of(piece)}
 
     def _logprobs_of(self, piece: Piece) -> dict[str, Any] | None:
         if not self._logprobs:
             return None
-        return {"content": [_logprob(token) for token in piece.tokens], "refusal": None}
-
-
-def _logprob(token: Token) -> dict[str, Any]:
-    return {
-        "token": token.text,
-        "logprob": math.log(max(token.confidence, MIN_PROBABILITY)),
-        "bytes": list(token.written),
-        "top_logprobs": [],
-    }
+        tokens = [
+            {
+                "token": token.text,
+                "logprob": math.log(max(token.confidence, MIN_PROBABILITY)),
+                "bytes": list(token.data),
+                "top_logprobs": [],
+            }
+            for token in piece.tokens
+        ]
+        return {"content": tokens, "refusal": None}
 
 
 class TextForm:
-    """Choices with text."""
+    """Choices of a text completion; the methods are those of ``ChatForm``."""
 
     object = chunk_object = "text_completion"
 
@@ -212,49 +197,56 @@ class TextForm:
         return self.whole(piece)
 
 
+def form_of(prepared: PreparedRequest) -> ChatForm | TextForm:
+    """The form of a request's choices."""
+    return ChatForm(prepared.logprobs) if prepared.chat else TextForm()
+
+
 def choice(number: int, part: Mapping[str, Any], finish: str | None = None) -> dict[str, Any]:
     """A choice of a body or of a chunk."""
     return {"index": number, **part, "finish_reason": finish}
 
 
-def denoise(plan: PlannedRequest, progress: Delta, tokenizer: ChatTokenizer) -> dict[str, Any]:
-    """A step for whoever watches an answer fill in.
+def denoise_step(prepared: PreparedRequest, delta: Delta, tokenizer: ChatTokenizer) -> dict[str, Any]:
+    """The ``denoise`` field for one step: the tokens that the step unmasked.
 
-    Text behind the end of the answer is left out: a stop is never shown as a whole.
+    Text after the end of the answer is left out, so that no stop is ever shown as a whole.
     """
-    unmasked, end = progress.unmasked, progress.end
-    filled = []
-    for place, token, confidence in zip(
-        unmasked.positions, unmasked.tokens, unmasked.confidences, strict=True
-    ):
-        written = tokenizer.token_bytes(token)
-        if place == end - 1:
-            written = written[: len(written) - progress.excess]
-        if place < end or not written:
-            filled.append((place, token, Token(written, confidence)))
-    return _canvas(plan, progress.choice, progress.step, progress.committed, filled)
+    unmasked, end, filled = delta.unmasked, delta.end, []
+    tokens = zip(unmasked.positions, unmasked.tokens, unmasked.confidences, strict=True)
+    for position, token, confidence in tokens:
+        data = tokenizer.token_bytes(token)
+        if position == end - 1:
+            data = data[: len(data) - delta.excess]
+        if position < end or not data:
+            filled.append((position, token, Token(data, confidence)))
+    return _canvas(prepared, delta.choice, delta.step, delta.committed, filled)
 
 
-def blank(plan: PlannedRequest, number: int, tokenizer: ChatTokenizer) -> dict[str, Any]:
-    """The canvas before the first step: what is given stands on it already."""
-    given = plan.job.settings.get("infill", {}).items()
-    shown = [(place, token, Token(tokenizer.token_bytes(token), 1.0)) for place, token in given]
-    return _canvas(plan, number, 0, 0, shown)
+def blank_canvas(prepared: PreparedRequest, number: int, tokenizer: ChatTokenizer) -> dict[str, Any]:
+    """The ``denoise`` field before the first step: the fixed tokens of structured output."""
+    infill = prepared.engine_request.options.infill.items()
+    filled = [(position, token, Token(tokenizer.token_bytes(token), 1.0)) for position, token in infill]
+    return _canvas(prepared, number, 0, 0, filled)
 
 
 def _canvas(
-    plan: PlannedRequest, number: int, step: int, committed: int, filled: Sequence[tuple[int, int, Token]]
+    prepared: PreparedRequest,
+    number: int,
+    step: int,
+    committed: int,
+    filled: Sequence[tuple[int, int, Token]],
 ) -> dict[str, Any]:
-    size = plan.max_tokens
-    shown = [
-        {"place": place, "token": token, "text": written.text, "confidence": written.confidence}
-        for place, token, written in filled
-        if place < size
+    size = prepared.max_tokens
+    reveal = [
+        {"place": position, "token": token_id, "text": token.text, "confidence": token.confidence}
+        for position, token_id, token in filled
+        if position < size
     ]
     return {
         "index": number,
         "step": step,
         "canvas": size,
-        "reveal": shown,
+        "reveal": reveal,
         "committed": min(committed, size),
     }

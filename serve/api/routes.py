@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -17,11 +17,13 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from serve.api.body_reading import BodyReader
-from serve.api.completions import Completions, PreparedRequest
+from serve.api.completions import Completions
+from serve.api.context import RequestContext
 from serve.api.middleware import CLIENT_CLOSED_REQUEST, RequestMiddleware
 from serve.api.openapi import ERRORS, body_of, document
 from serve.api.schemas import ChatRequest, CompletionRequest, DecodingBody
-from serve.auth.keys import Gate
+from serve.auth.keys import Authenticator
+from serve.auth.limits import RateLimiter
 from serve.concurrency import SingleFlight
 from serve.errors import ApiError
 from serve.ops.metrics import IngressMetrics, exposition
@@ -31,32 +33,31 @@ from serve.settings import ServeSettings
 T = TypeVar("T")
 LOG = logging.getLogger("ray.serve.requests")
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-"""Proxies are not to hold events back."""
+"""Ask proxies not to buffer events."""
 METRICS_SECONDS = 5.0
-"""Within which nodes answer."""
+"""Time limit for nodes to report their metrics."""
 READY_SECONDS = 5.0
-"""Within which Ray Serve's controller answers."""
+"""Time limit for Ray Serve's controller to answer."""
 SHARED_SECONDS = 2.0
-"""How long a result of ``/ready`` or ``/metrics`` is shared: each one costs calls to other processes."""
+"""How long a result of ``/ready`` or ``/metrics`` is shared: each costs calls to other processes."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """What the routes need."""
+    """What the routes and the middleware use."""
 
     settings: ServeSettings
     completions: Completions
-    gate: Gate
+    authenticator: Authenticator
+    limiter: RateLimiter
     metrics: IngressMetrics
     ready: Callable[[], Awaitable[bool]]
     """Whether a request would be answered; asks other processes."""
 
 
 def web_app(service: Service) -> FastAPI:
-    """The ASGI application.
-
-    FastAPI's own spans would begin a trace of their own, between those of Ray Serve around it and below it.
-    """
+    """The ASGI application."""
+    # FastAPI's own spans would start a separate trace, between those of Ray Serve around it and below it.
     app = FastAPI(title="LLaDA-V", docs_url=None, redoc_url=None, telemetry={"tracing": False})
     _add_completions(app, service)
     _add_models(app, service.settings)
@@ -65,13 +66,13 @@ def web_app(service: Service) -> FastAPI:
         _add_playground(app)
     _add_errors(app, service.metrics)
     app.openapi = lambda: document(app, service.settings.name)  # type: ignore[method-assign]
-    routes = {getattr(route, "path", "") for route in app.routes}
     app.add_middleware(
         RequestMiddleware,
         settings=service.settings,
-        gate=service.gate,
+        authenticator=service.authenticator,
+        limiter=service.limiter,
         metrics=service.metrics,
-        routes=routes,
+        routes={getattr(route, "path", "") for route in app.routes},
     )
     return app
 
@@ -80,46 +81,40 @@ def _add_completions(app: FastAPI, service: Service) -> None:
     reader = BodyReader(service.settings.limits.text_bytes, service.settings.media.images)
     shared: dict[str, Any] = {"responses": ERRORS, "response_model": None, "tags": ["completions"]}
 
+    async def answer(request: Request, kind: type[DecodingBody]) -> Response:
+        """The whole answer, or a stream that has its first event."""
+        context = RequestContext.of(request)
+        content_type = request.headers.get("content-type", "")
+        # The parsed body has no name here, so that its images are freed before the answer is computed.
+        prepared = await service.completions.prepare(
+            await reader.read(context.body, content_type, kind), context.key
+        )
+        context.release_body()
+        context.notes["answer"] = prepared.engine_request.id
+        if prepared.stream:
+            events = await service.completions.stream(prepared, context)
+            return StreamingResponse(events, media_type="text/event-stream", headers=STREAM_HEADERS)
+        return Response(await service.completions.answer(prepared, context), media_type="application/json")
+
     @app.post("/v1/chat/completions", **shared, openapi_extra=body_of(ChatRequest))
     async def chat(request: Request) -> Response:
         """The next message of a conversation about text and images."""
-        return await _unless_gone(request, _answered(service, request, reader, ChatRequest))
+        return await _unless_disconnected(request, answer(request, ChatRequest))
 
     @app.post("/v1/completions", **shared, openapi_extra=body_of(CompletionRequest))
     async def complete(request: Request) -> Response:
-        """Text that goes on, or that fills the gap before a suffix."""
-        return await _unless_gone(request, _answered(service, request, reader, CompletionRequest))
+        """Text that continues a prompt, or that fills the gap before a suffix."""
+        return await _unless_disconnected(request, answer(request, CompletionRequest))
 
 
-async def _prepared(
-    service: Service, request: Request, reader: BodyReader, kind: type[DecodingBody]
-) -> PreparedRequest:
-    """The task of a request; the body and its images are not kept while it is answered."""
-    exchange, content_type = request.state.exchange, request.headers.get("content-type", "")
-    asked = await reader.read(exchange.body, content_type, kind)
-    task = await service.completions.prepare(asked)
-    exchange.release()
-    exchange.notes["answer"] = task.plan.job.id
-    task.first_token = lambda: service.metrics.first_token(time.monotonic() - exchange.since)
-    return task
+async def _unless_disconnected(request: Request, coroutine: Coroutine[Any, Any, T]) -> T:
+    """The coroutine's result. It is cancelled if the client disconnects: not every server does that."""
 
+    async def disconnect() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
 
-async def _answered(
-    service: Service, request: Request, reader: BodyReader, kind: type[DecodingBody]
-) -> Response:
-    """The whole answer, or a stream that has its first event."""
-    task = await _prepared(service, request, reader, kind)
-    if task.stream:
-        events = _noted(await service.completions.stream(task), service, task, request)
-        return StreamingResponse(events, media_type="text/event-stream", headers=STREAM_HEADERS)
-    answer = await service.completions.answer(task)
-    _note(service, task, request)
-    return Response(answer, media_type="application/json")
-
-
-async def _unless_gone(request: Request, awaited: Coroutine[Any, Any, T]) -> T:
-    """What is awaited; it is cancelled when the client goes away, which not every server does by itself."""
-    task, gone = asyncio.create_task(awaited), asyncio.create_task(_gone(request))
+    task, gone = asyncio.create_task(coroutine), asyncio.create_task(disconnect())
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -130,38 +125,11 @@ async def _unless_gone(request: Request, awaited: Coroutine[Any, Any, T]) -> T:
         gone.cancel()
 
 
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _noted(
-    events: AsyncIterator[str], service: Service, task: PreparedRequest, request: Request
-) -> AsyncIterator[str]:
-    try:
-        async for event in events:
-            yield event
-    finally:
-        await events.aclose()  # type: ignore[attr-defined] - a generator of ours
-        _note(service, task, request)
-
-
-def _note(service: Service, task: PreparedRequest, request: Request) -> None:
-    """What is logged of an answer, and counted."""
-    if task.error is not None:
-        code = task.error.code or str(task.error.status)
-        service.metrics.rejected(code)
-        request.state.exchange.notes["error"] = code
-    if task.used is not None:
-        service.metrics.tokens(task.used["completion_tokens"])
-        request.state.exchange.notes.update(task.used)
-
-
 def _add_models(app: FastAPI, settings: ServeSettings) -> None:
     started = int(time.time())
 
-    def described() -> dict[str, Any]:
-        dial, limits = settings.dial, settings.limits
+    def description() -> dict[str, Any]:
+        refresh, limits = settings.dial, settings.limits
         return {
             "id": settings.name,
             "object": "model",
@@ -171,29 +139,29 @@ def _add_models(app: FastAPI, settings: ServeSettings) -> None:
             "default_max_tokens": limits.default_max_tokens,
             "max_images": settings.media.images,
             "block_length": settings.decoding.block_length,
-            "refresh_interval": {"min": dial.min, "max": dial.max, "default": dial.default},
-            "efforts": sorted(dial.presets),
+            "refresh_interval": {"min": refresh.min, "max": refresh.max, "default": refresh.default},
+            "efforts": sorted(refresh.presets),
         }
 
     @app.get("/v1/models", responses=ERRORS, tags=["models"])
     async def list_models() -> dict[str, Any]:
-        """The one model, and the bounds of what a request may ask of it."""
-        return {"object": "list", "data": [described()]}
+        """The model, and the limits of its requests."""
+        return {"object": "list", "data": [description()]}
 
     @app.get("/v1/models/{model}", responses=ERRORS, tags=["models"])
     async def get_model(model: str) -> dict[str, Any]:
-        """The model by its name."""
+        """A model by its name."""
         if model != settings.name:
             message = f"model: there is no {model!r} here; use {settings.name!r}"
             raise ApiError(404, message, code="model_not_found", param="model")
-        return described()
+        return description()
 
 
 async def _is_ready(service: Service) -> bool:
     try:
         async with asyncio.timeout(READY_SECONDS):
             return await service.ready()
-    except ApiError:  # it says itself why the server is not ready
+    except ApiError:  # its message says why the server is not ready
         raise
     except Exception:
         LOG.exception("cannot find out whether the server is ready")
@@ -202,11 +170,11 @@ async def _is_ready(service: Service) -> bool:
 
 def _add_operations(app: FastAPI, service: Service) -> None:
     readiness = SingleFlight(partial(_is_ready, service), SHARED_SECONDS)
-    gathered = SingleFlight(partial(exposition, METRICS_SECONDS), SHARED_SECONDS)
+    scrape = SingleFlight(partial(exposition, METRICS_SECONDS), SHARED_SECONDS)
 
     @app.get("/health", tags=["operations"])
     async def health() -> dict[str, str]:
-        """Whether this process lives."""
+        """Whether this process runs."""
         return {"status": "ok"}
 
     @app.get("/ready", responses={503: ERRORS[503]}, tags=["operations"])
@@ -224,7 +192,7 @@ def _add_operations(app: FastAPI, service: Service) -> None:
     )
     async def metrics() -> PlainTextResponse:
         """Metrics of all nodes, in Prometheus' text format."""
-        return PlainTextResponse(await gathered.get(), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(await scrape.get(), media_type="text/plain; version=0.0.4")
 
 
 def _add_playground(app: FastAPI) -> None:
@@ -258,7 +226,7 @@ def _add_errors(app: FastAPI, metrics: IngressMetrics) -> None:
         return answer(error)
 
     @app.exception_handler(HTTPException)
-    async def of_http(request: Request, error: HTTPException) -> JSONResponse:
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         reason = HTTPStatus(error.status_code).phrase.lower()
         message = f"{request.method} {request.url.path}: {reason}; /openapi.json lists what there is"
         return answer(ApiError(error.status_code, message, code=reason.replace(" ", "_")), error.headers)

@@ -1,4 +1,4 @@
-"""Bodies of requests: OpenAI's fields, and the knobs of diffusion beside them; unknown fields are refused."""
+"""Bodies of requests: OpenAI's fields and the params of diffusion decoding. Unknown fields are refused."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from serve.decoding_params import Count, DecodingParams, EnumText, Rule, WholeNu
 
 Text = Annotated[str, Field(max_length=1_000_000)]
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
-"""An engine compares each of its beginnings with the answer at every step."""
+"""Short, because an engine compares each prefix of it with the answer at every step."""
 
 
-def shape_of_stop(stop: Any) -> str:
-    """Decides what a value is meant to be, so that what is wrong with it is told of one alone."""
+def stop_tag(stop: Any) -> str:
+    """Selects one alternative of ``Stop`` for a value, so that errors are about this one only."""
     return "list" if isinstance(stop, list) else "text"
 
 
 Stop = Annotated[
     Annotated[StopText, Tag("text")] | Annotated[list[StopText], Field(fail_fast=True), Tag("list")],
-    Discriminator(shape_of_stop),
+    Discriminator(stop_tag),
 ]
 
 
 class Body(BaseModel):
-    """A part of a request; a number is no text and no truth value, as the OpenAPI document says."""
+    """A part of a request. As the OpenAPI document says, a number is no substitute for text or a boolean."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
-    _few_fields = model_validator(mode="before")(limit_fields)
+    _limit_fields = model_validator(mode="before")(limit_fields)
 
 
 class Effort(StrEnum):
-    """Settings by name; the server's configuration says what each stands for."""
+    """Presets of settings; the server's configuration says what each stands for."""
 
     fast = "fast"
     balanced = "balanced"
@@ -50,7 +50,7 @@ class Effort(StrEnum):
 
 
 class StreamMode(StrEnum):
-    """What a stream shows before an answer is done."""
+    """What a stream shows before an answer is finished."""
 
     committed = "committed"
     denoise = "denoise"
@@ -60,7 +60,7 @@ class StreamOptions(Body):
     include_usage: bool = False
     """Whether a last chunk has the usage."""
     continuous_usage_stats: bool = False
-    """Whether each chunk has the tokens so far, as load generators ask for."""
+    """Whether each chunk has the token counts so far; load generators ask for it."""
 
 
 class TextPart(Body):
@@ -70,9 +70,9 @@ class TextPart(Body):
 
 class ImageUrl(Body):
     url: str
-    """A data URI with base64; an https URL where the server fetches from its host."""
+    """A data URI with base64, or an https URL if the server fetches from its host."""
     detail: Literal["auto", "low", "high"] = "auto"
-    """Changes nothing: the size of the image decides its tiles."""
+    """Has no effect: the size of the image decides its tiles."""
 
 
 class ImagePart(Body):
@@ -83,7 +83,7 @@ class ImagePart(Body):
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 Parts = Annotated[list[Part], Field(min_length=1, fail_fast=True)]
 TextParts = Annotated[list[TextPart], Field(fail_fast=True)]
-"""Of a list with many wrong items the first one is enough for a refusal."""
+"""``fail_fast``: validation of a list with many wrong items stops at the first."""
 
 
 class SystemMessage(Body):
@@ -112,9 +112,9 @@ class JsonSchema(Body):
     name: Annotated[str, Field(max_length=64)]
     description: str | None = None
     schema_: Annotated[dict[str, Any], Field(alias="schema")]
-    """JSON Schema of the answer; what is supported stands in the documentation."""
+    """JSON Schema of the answer; the documentation lists what is supported."""
     strict: bool | None = None
-    """Changes nothing: answers always fit the schema."""
+    """Has no effect: answers always fit the schema."""
 
 
 class PlainFormat(Body):
@@ -127,7 +127,7 @@ class SchemaFormat(Body):
 
 
 class DecodingBody(DecodingParams):
-    """What both kinds of completion take."""
+    """Fields of both kinds of completion."""
 
     model_config = ConfigDict(strict=True)
 
@@ -135,7 +135,7 @@ class DecodingBody(DecodingParams):
     max_tokens: Count | None = None
     """Longest answer, in tokens."""
     effort: Annotated[Effort | None, EnumText] = None
-    """Settings by name; those that are given beside it win."""
+    """A preset of settings; settings in the request override it."""
     reveal: Annotated[Rule | None, EnumText] = None  # pyright: ignore[reportInvalidTypeForm] - made of the table
     """The rule that decides how many tokens a step unmasks; a parameter of a rule selects it, too."""
     deadline_ms: Count | None = None
@@ -143,23 +143,23 @@ class DecodingBody(DecodingParams):
     finish in time; without ``refresh_interval`` that is the server's default unless the deadline requires
     more."""
     stop: Stop | None = None
-    """Texts that end an answer; they are not part of it."""
+    """Texts that end an answer; the answer does not include them."""
     ignore_eos: bool = False
     """Fill ``max_tokens`` with text: the end of a turn is never written. For load generators."""
     seed: Annotated[int, Field(ge=-(2**62), lt=2**62), WholeNumber] | None = None
-    """Of the sampling: the same request with the same seed has the same answer."""
+    """Seed of the sampling: the same request with the same seed gets the same answer."""
     n: Count | None = None
-    """Answers, each with draws of its own; 1 unless given."""
+    """Number of answers, each sampled independently; 1 by default."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     stream_mode: Annotated[StreamMode, EnumText] = StreamMode.committed
-    """committed: text is only ever appended. denoise: every step is shown, in a field of its own."""
+    """committed: text is only ever appended. denoise: an additional field shows every step."""
     user: str | None = None
-    """Changes nothing."""
+    """Has no effect."""
 
     @property
     def choices(self) -> int:
-        """How many answers are wanted."""
+        """Number of answers."""
         return self.n or 1
 
     @property
@@ -175,30 +175,30 @@ class ChatRequest(DecodingBody):
     max_completion_tokens: Count | None = None
     """OpenAI's newer name of ``max_tokens``."""
     logprobs: bool | None = None
-    """Whether each token comes with the logarithm of its probability when it was revealed."""
+    """Whether each token comes with the logarithm of its probability when it was unmasked."""
     top_logprobs: Literal[0] | None = None
-    """Other candidates are not kept."""
+    """Other candidates are not available."""
     response_format: Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")] | None = None
     """json_schema: the answer is JSON that fits the schema."""
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
-    """0 alone: penalties have no meaning where tokens are not written in order."""
+    """0 only: penalties have no meaning if tokens are not written in order."""
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
-    """0 alone, as above."""
+    """0 only, as above."""
     metadata: Annotated[dict[str, str], BeforeValidator(limit_fields)] | None = None
-    """Changes nothing."""
+    """Has no effect."""
     store: Literal[False] | None = None
     """Nothing is stored."""
 
 
 class CompletionRequest(DecodingBody):
-    """Body of ``POST /v1/completions``: text that goes on, or that fills the gap before ``suffix``."""
+    """Body of ``POST /v1/completions``: text that continues a prompt, or fills the gap before ``suffix``."""
 
     prompt: Text
     suffix: Text | None = None
-    """What follows the answer; it is seen from the first step."""
+    """Text that follows the answer; it is visible from the first step."""
     echo: Literal[False] | None = None
-    """The prompt is not repeated."""
+    """The answer does not repeat the prompt."""
     best_of: Literal[1] | None = None
     """All answers are returned."""
     logprobs: None = None
-    """Chat completions alone give probabilities."""
+    """Only chat completions give probabilities."""

@@ -1,1 +1,1 @@
-"""API keys and rate limits."""
+"""Authentication: API keys, their rate and concurrency limits, and the loopback rule without keys."""

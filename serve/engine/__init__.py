@@ -1,1 +1,1 @@
-"""The deployment that decodes, and how the ingress asks it."""
+"""The engine deployment, its messages, and the client through which an ingress calls it."""

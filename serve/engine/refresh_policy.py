@@ -1,8 +1,7 @@
-"""Which refresh interval a request gets: as small as load and deadline allow, within what it permits.
+"""Which refresh interval a request gets: the smallest that load and deadline allow, within its range.
 
-1 is exact, more is faster and less faithful. Load counts only where the request gives a range. Everything
-here is arithmetic on the host, without torch; the engine's thread does it between two steps, so nothing may
-take long however many blocks there are.
+Interval 1 is exact; larger ones are faster and less accurate. Everything here is arithmetic on the host. The
+engine's thread runs it between two steps, so it must stay fast for any number of blocks.
 
 Shapes: K blocks of an answer.
 """
@@ -19,58 +18,53 @@ import numpy as np
 from lladav.decoding.params import Cache, DecodingOptions
 
 DECAY = 0.95
-"""What a step counts for after one more step."""
-
+"""Weight of a measured step relative to the step after it."""
 MAX_SLOWDOWN = 4.0
-"""A step counts as at most so many times what was expected: a hiccup moves the estimate little, a lasting
-slow-down moves it at every step."""
-
+"""A measured step counts as at most this multiple of its estimate: one slow step moves the model little, a
+lasting slowdown moves it at every step."""
 WARMUP_STEPS = 8
-"""Steps after which there is something to expect."""
+"""Measured steps before ``MAX_SLOWDOWN`` applies."""
 
 
 @dataclass(frozen=True)
 class RefreshRange:
-    """Smallest and largest refresh interval that a request may get, clipped to the operator's bounds."""
+    """Smallest and largest refresh interval that a request may get, within the server's bounds."""
 
     min: int
     max: int
     follows_load: bool = True
-    """Whether load raises the interval, as in a range that the request gives; a deadline raises it always."""
+    """Whether load raises the interval. A deadline always does."""
 
 
 def choose_interval(
-    dial: RefreshRange,
-    load: float,
-    busy: float,
-    seconds_left: float,
-    estimate: Callable[[int], float],
+    allowed: RefreshRange, load: float, busy: float, seconds_left: float, estimate: Callable[[int], float]
 ) -> int:
-    """The smallest interval that ``load`` allows and whose forecast fits in ``seconds_left``.
+    """The smallest interval that ``load`` allows and whose estimated latency fits into ``seconds_left``.
 
-    ``load`` is the number of running and waiting requests per row; ``estimate`` returns the seconds of the
-    request at an interval. Where no interval fits, the result is the largest one.
+    ``load`` is the number of running and waiting requests per row, ``busy`` the load at which the largest
+    interval is used. ``estimate`` returns the latency of the request at an interval, in seconds. If no
+    interval fits, the result is the largest one.
     """
-    least = interval_for_load(dial, load, busy) if dial.follows_load else dial.min
-    return next((r for r in range(least, dial.max + 1) if estimate(r) <= seconds_left), dial.max)
+    smallest = interval_for_load(allowed, load, busy) if allowed.follows_load else allowed.min
+    return next((r for r in range(smallest, allowed.max + 1) if estimate(r) <= seconds_left), allowed.max)
 
 
-def interval_for_load(dial: RefreshRange, load: float, busy: float) -> int:
-    """From the smallest interval while rows are free, geometrically to the largest at ``busy``."""
+def interval_for_load(allowed: RefreshRange, load: float, busy: float) -> int:
+    """The smallest interval up to load 1, then growing geometrically to the largest at ``busy``."""
     if load >= busy:
-        return dial.max
+        return allowed.max
     if load <= 1:
-        return dial.min
-    interval = dial.min * (dial.max / dial.min) ** ((load - 1) / (busy - 1))
-    return max(dial.min, min(round(interval), dial.max))
+        return allowed.min
+    interval = allowed.min * (allowed.max / allowed.min) ** ((load - 1) / (busy - 1))
+    return max(allowed.min, min(round(interval), allowed.max))
 
 
 @dataclass(frozen=True)
 class RequestCost:
-    """What an answer behind ``prompt`` positions forwards; exact without a stop where steps reveal a quota.
+    """Steps of an answer and positions that they forward, for a prompt of ``prompt`` positions.
 
-    Where confidence decides, at most so many steps are taken. A second stream of guidance is not counted, as
-    ``Decoded.positions`` does not.
+    Exact for an answer without a stop if steps unmask a quota. If confidence decides, it is an upper bound.
+    The second forward of guidance is not counted, as in ``Decoded.positions``.
     """
 
     options: DecodingOptions
@@ -78,53 +72,55 @@ class RequestCost:
 
     @cached_property
     def steps_K(self) -> np.ndarray:
-        """Steps of each block; infilled places need none."""
+        """Steps of each block. Infilled positions need no step."""
         options = self.options
-        given = Counter(place // options.positions_per_block for place in options.infill)
-        masks_K = options.positions_per_block - np.array(
-            [given[block] for block in range(options.num_blocks)]
-        )
+        block_size, blocks = options.positions_per_block, range(options.num_blocks)
+        infilled = Counter(position // block_size for position in options.infill)
+        masks_K = block_size - np.array([infilled[block] for block in blocks])
         if options.quotas is None:
             return masks_K
         return np.searchsorted(np.cumsum([0, *options.quotas]), masks_K)
 
     @property
-    def forwards(self) -> int:
-        """Steps in all."""
+    def steps(self) -> int:
+        """Steps of all blocks."""
         return int(self.steps_K.sum())
 
     def positions(self, interval: int | None) -> int:
-        """Positions of all steps at a refresh interval."""
+        """Positions that all steps forward at a refresh interval."""
         options, steps_K = self.options, self.steps_K
         refreshes_K = -(-steps_K // (interval or np.maximum(1, steps_K)))
         if options.cache is Cache.none:
             refreshes_K = steps_K
-        behind_K = options.answer_positions - options.positions_per_block * np.arange(options.num_blocks)
-        cached_K = options.positions_per_block if options.cache is Cache.dual else behind_K
-        refreshed_K = refreshes_K * (self.prompt + options.answer_positions)
+        answer, block_size = options.answer_positions, options.positions_per_block
+        remaining_K = answer - block_size * np.arange(options.num_blocks)
+        cached_K = block_size if options.cache is Cache.dual else remaining_K
+        refreshed_K = refreshes_K * (self.prompt + answer)
         return int((refreshed_K + (steps_K - refreshes_K) * cached_K).sum())
 
 
 def latency_estimate(
-    pace: StepTimeModel, options: DecodingOptions, prompt: int, company: float = 0.0
+    model: StepTimeModel, options: DecodingOptions, prompt: int, other_positions: float = 0.0
 ) -> Callable[[int], float]:
-    """The seconds of a request at an interval, its waiting left out.
+    """A function from refresh interval to the seconds that a request takes once it is admitted.
 
-    ``company`` is the positions that the other rows forward at each of its steps.
+    ``prompt`` is the number of prompt positions, ``other_positions`` the number of positions that other
+    requests forward in each of its steps.
     """
-    cost, streams = RequestCost(options, prompt), 2 if options.guidance > 0 else 1
+    cost, forwards_per_step = RequestCost(options, prompt), 2 if options.guidance > 0 else 1
 
     def seconds(interval: int) -> float:
-        steps = cost.forwards
-        return pace.seconds(steps, streams * cost.positions(interval) + steps * company)
+        steps = cost.steps
+        own = forwards_per_step * cost.positions(interval)
+        return model.seconds(steps, own + steps * other_positions)
 
     return seconds
 
 
 class StepTimeModel:
-    """Seconds that a step takes besides its positions, and seconds of a position, learnt from steps.
+    """Seconds of a step as a line: an overhead and a time per position, fitted to measured steps.
 
-    A least-squares line through steps that count less the older they are; neither number is negative.
+    The fit is least squares with weights that decay with the age of a step. Neither number is negative.
     """
 
     def __init__(self) -> None:
@@ -132,7 +128,7 @@ class StepTimeModel:
         self._weight = self._x = self._y = self._xx = self._xy = 0.0
 
     def add(self, positions: float, seconds: float) -> None:
-        """Learn from a step that forwarded so many positions, of all rows, in so many seconds."""
+        """Add a measured step that forwarded ``positions`` positions of all rows in ``seconds``."""
         if self.steps >= WARMUP_STEPS:
             seconds = min(seconds, MAX_SLOWDOWN * self.seconds(1, positions))
         self.steps += 1
@@ -141,23 +137,25 @@ class StepTimeModel:
         self._xx, self._xy = DECAY * self._xx + x * x, DECAY * self._xy + x * y
 
     def seconds(self, steps: float, positions: float) -> float:
-        """What so many steps that forward so many positions together take; 0 before the first step."""
-        overhead, each = self.line
-        return steps * overhead + positions * each
+        """Seconds for ``steps`` steps that forward ``positions`` positions in total; 0 before any step."""
+        overhead, per_position = self.line
+        return steps * overhead + positions * per_position
 
     @property
     def positions(self) -> float:
-        """Positions of a step lately."""
+        """Mean positions of recent steps."""
         return self._x / self._weight if self._weight else 0.0
 
     @property
     def line(self) -> tuple[float, float]:
-        """Seconds of a step besides its positions, and of a position."""
+        """Overhead of a step and time per position, in seconds."""
         if self._x <= 0:
             return (self._y / self._weight if self._weight else 0.0), 0.0
         mean_x, mean_y = self._x / self._weight, self._y / self._weight
         variance = self._xx / self._weight - mean_x**2
-        if variance <= 1e-9 * mean_x**2:  # steps of one size tell nothing else
+        if (
+            variance <= 1e-9 * mean_x**2
+        ):  # steps of equal size cannot separate overhead from time per position
             return 0.0, mean_y / mean_x
         slope = max(0.0, (self._xy / self._weight - mean_x * mean_y) / variance)
         overhead = mean_y - slope * mean_x

@@ -1,10 +1,10 @@
-"""The deployment that decodes: a model, its engine and the thread that runs it, one for each replica."""
+"""The engine deployment: each replica holds a model, its engine and the thread that runs it."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,13 +26,13 @@ from serve.settings import ServeSettings
 
 LOG = logging.getLogger("ray.serve.engine")
 MAX_CPU_KERNELS = 64
-"""Kernels that oneDNN keeps. Each size of a step has its own; the usual 1024 of them take half a gigabyte."""
+"""Kernels that oneDNN caches, one for each step size. Its default of 1024 takes half a gigabyte."""
 FAILED_STEPS_UNHEALTHY = 5
-"""Steps that fail one after another, and nothing else, when something is wrong with more than a request."""
+"""Consecutive failed steps after which the cause is not a request but the replica, so Ray replaces it."""
 
 
 class EngineReplica:
-    """Answers jobs; its methods are called through a handle of Ray Serve."""
+    """Answers engine requests; its methods are called through a handle of Ray Serve."""
 
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings.engine
@@ -47,26 +47,24 @@ class EngineReplica:
             engine, tokenizer, settings.engine.max_rows, settings.dial.busy, self._metrics
         )
 
-    async def answer(self, job: EngineRequest) -> list[Finished]:
-        """All answers of a job, in order."""
-        ended = [
+    async def answer(self, request: EngineRequest) -> list[Finished]:
+        """All answers of a request, in order."""
+        finished = [
             event
-            async for events in self._worker.events(job)
+            async for events in self._worker.events(request)
             for event in events
             if isinstance(event, Finished)
         ]
-        return sorted(ended, key=lambda each: each.choice)
+        return sorted(finished, key=lambda each: each.choice)
 
-    async def events(self, job: EngineRequest) -> AsyncIterator[list[Event]]:
-        """What happens to a job, as it happens."""
-        async for events in self._worker.events(job):
+    async def events(self, request: EngineRequest) -> AsyncGenerator[list[Event], None]:
+        """Events of a request as they happen."""
+        async for events in self._worker.events(request):
             yield events
 
     def check_health(self) -> None:
-        """Called by Ray Serve, which replaces a replica whose check raises.
-
-        Gauges that nobody sets are forgotten within seconds, so an idle engine's are set here.
-        """
+        """Called by Ray Serve, which replaces a replica if this raises."""
+        # Ray drops gauges that are not set for some seconds, so an idle engine sets them here.
         self._metrics.gauges(**asdict(self._worker.load))
         if not self._worker.alive:
             raise RuntimeError("the engine's thread has ended")
@@ -76,7 +74,7 @@ class EngineReplica:
             raise RuntimeError(f"a step has been running for {seconds:.0f} s")
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Called by Ray Serve, for the policy in ``serve.ops.autoscaling``."""
+        """Called by Ray Serve; the autoscaling policy in ``serve.ops.autoscaling`` reads the result."""
         load = self._worker.load
         return {name: float(getattr(load, name)) for name in STATS}
 
@@ -94,7 +92,7 @@ def open_replica_model(settings: ServeSettings) -> LLaDAV:
 
 
 def engine_of(model: LLaDAV, settings: ServeSettings) -> Engine:
-    """The replica's engine around a model."""
+    """The engine of a replica."""
     replica = settings.engine
     config = EngineConfig(
         replica.kv_bytes,
@@ -108,8 +106,8 @@ def engine_of(model: LLaDAV, settings: ServeSettings) -> Engine:
 
 
 def graph_sizes(settings: ServeSettings) -> list[GraphSize]:
-    """Sizes of cached steps that are captured as CUDA graphs; none where there are to be no graphs."""
+    """Sizes of cached steps to capture as CUDA graphs; empty if graphs are off."""
     replica, canvas = settings.engine, settings.limits.max_tokens
-    wanted = replica.gpus > 0 if replica.cuda_graphs is None else replica.cuda_graphs
+    enabled = replica.gpus > 0 if replica.cuda_graphs is None else replica.cuda_graphs
     block = settings.decoding.block_length or settings.limits.default_max_tokens
-    return capture_sizes(replica.max_rows, canvas, block) if wanted else []
+    return capture_sizes(replica.max_rows, canvas, block) if enabled else []

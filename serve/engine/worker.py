@@ -1,8 +1,8 @@
-"""A decoding engine in a thread of its own, asked from an event loop.
+"""A decoding engine in its own thread, called from event loops.
 
-The thread takes a step after another while anybody is running; what a step did is handed to the event loop at
-once, in one call. An event loop never waits for a step, and a request that is abandoned leaves the engine
-before the next one.
+The thread runs one step after another while there is any request, and hands the events of a step to each
+event loop in one call. An event loop never waits for a step. A request whose client is gone leaves the engine
+before the next step.
 """
 
 from __future__ import annotations
@@ -14,160 +14,160 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from lladav.decoding.engine import Engine
 from lladav.decoding.errors import FailureKind
 from lladav.decoding.model_runner import UnmaskedTokens
 from lladav.decoding.params import DecodingOptions
-from lladav.decoding.results import Decoded, Update
+from lladav.decoding.results import Update
+from lladav.decoding.stops import StopTexts
 from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer
 from serve.engine.messages import Delta, DeltaMode, EngineRequest, Event, Finished
 from serve.engine.refresh_policy import StepTimeModel, choose_interval, latency_estimate
 from serve.errors import NOT_FINITE, ApiError
 
+if TYPE_CHECKING:
+    from serve.ops.metrics import EngineMetrics
+
 LOG = logging.getLogger("ray.serve.engine")
 
-MARGIN = 0.8
-"""Share of the time that is left which the forecast of an answer may take."""
-
-
-class StepObserver(Protocol):
-    """Who counts what an engine does; see ``serve.ops.metrics.EngineMetrics``."""
-
-    def step(self, seconds: float, refreshes: int, cached: int) -> None: ...
-
-    def admitted(self, queue_seconds: float, interval: int) -> None: ...
-
-    def gauges(self, rows_used: int, rows: int, waiting: int, oldest_waiting_seconds: float) -> None: ...
-
-    def image_cache(self, hits: int, misses: int) -> None: ...
-
-    def failed(self, reason: str) -> None: ...
+LATENCY_MARGIN = 0.8
+"""Share of the time left that the estimated latency of a request may take."""
 
 
 @dataclass(frozen=True)
 class WorkerLoad:
-    """Rows in use and in all, answers that wait for one, and for how long the oldest has."""
+    """Load of an engine; all counts are answers."""
 
     rows_used: int
+    """Answers that are decoded now."""
     rows: int
+    """Answers that can be decoded at a time."""
     waiting: int
+    """Answers that wait for a row."""
     oldest_waiting_seconds: float
 
 
 @dataclass
 class _Answer:
-    """An answer of a job, as far as it is."""
+    """An answer in the engine, and how much of it was sent."""
 
-    work: _Work
+    submission: _Submission
     choice: int
-    given: dict[int, tuple[int, float]]
-    """Token and confidence at places that are filled."""
-    told: int = 0
+    unmasked: dict[int, tuple[int, float]]
+    """Token and confidence by canvas position."""
+    sent: int = 0
+    """Committed tokens that were sent."""
 
     @property
     def name(self) -> str:
-        return f"{self.work.job.id}/{self.work.number}/{self.choice}"
+        """The id under which the engine runs the answer."""
+        return f"{self.submission.request.id}/{self.submission.number}/{self.choice}"
 
 
 @dataclass(eq=False)
-class _Work:
-    """A job in the engine, and where its events go."""
+class _Submission:
+    """A request in the engine, and the event loop that receives its events."""
 
-    job: EngineRequest
+    request: EngineRequest
     loop: asyncio.AbstractEventLoop
     number: int = field(default_factory=itertools.count().__next__)
-    """A job may be here twice: it is asked again where its replica seemed to be lost."""
+    """Tells apart two submissions of one request: an ingress repeats a request if its replica seems lost."""
     inbox: asyncio.Queue[Event | ApiError] = field(default_factory=asyncio.Queue)
-    since: float = field(default_factory=time.monotonic)
-    interval: int | None = None
+    submitted_at: float = field(default_factory=time.monotonic)
+    refresh_interval: int | None = None
+    """Chosen when the first answer is admitted, the same for all answers."""
     answers: list[_Answer] = field(default_factory=list)
 
 
-Command = tuple[Callable[[_Work], None], _Work]
-"""Something to do in the thread, and with what."""
-Message = tuple[_Work, Event | ApiError]
-"""Something to tell, and whose it is."""
+Command = tuple[Callable[[_Submission], None], _Submission]
+"""A method of the worker for the thread to call, with its argument."""
+Message = tuple[_Submission, Event | ApiError]
+"""An event or an error, and the submission that receives it."""
 
 
 class EngineWorker:
-    """Runs jobs in an engine; the methods are called from event loops."""
+    """Runs requests in an engine. The public methods are called from event loops, the private ones by the
+    thread."""
 
     def __init__(
-        self, engine: Engine, tokenizer: ChatTokenizer, rows: int, busy: float, observer: StepObserver
+        self, engine: Engine, tokenizer: ChatTokenizer, rows: int, busy: float, metrics: EngineMetrics
     ) -> None:
-        """``rows`` are those of the engine, ``busy`` the requests per row at which dials stand at their
-        largest interval.
+        """``rows`` is the number of rows of the engine. At ``busy`` requests per row, a request gets the
+        largest refresh interval of its range.
         """
-        self._engine, self._tokenizer, self._observer = engine, tokenizer, observer
+        self._engine, self._tokenizer, self._metrics = engine, tokenizer, metrics
         self._rows, self._busy = rows, busy
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
-        self._works: set[_Work] = set()
-        """Jobs whose clients are there, whatever became of their answers."""
+        self._submissions: set[_Submission] = set()
+        """Submissions whose client still listens, even if all of their answers have ended."""
         self._answers: dict[str, _Answer] = {}
-        self._over = False
-        self._pace = StepTimeModel()
+        self._ended = False
+        self._step_time = StepTimeModel()
         self._failed_steps = 0
-        self._images = (0, 0)
-        self._load, self._oldest = WorkerLoad(0, rows, 0, 0.0), None
-        self._stepping_since: float | None = None
+        self._cache_counts = (0, 0)
+        self._load = WorkerLoad(0, rows, 0, 0.0)
+        self._oldest_submitted_at: float | None = None
+        self._step_started_at: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    async def events(self, job: EngineRequest) -> AsyncIterator[list[Event]]:
-        """What happens to a job, as it happens; what came in the meantime comes together.
+    async def events(self, request: EngineRequest) -> AsyncGenerator[list[Event], None]:
+        """Events of a request as they happen; events that arrived meanwhile come together.
 
-        Raises ``ApiError`` for a job that cannot run or that fails. The job leaves the engine when the
-        iterator is closed.
+        Raises ``ApiError`` for a request that is refused or fails. Closing the generator removes the request
+        from the engine.
         """
-        work = _Work(job, asyncio.get_running_loop())
-        self._commands.put((self._submit, work))
+        submission = _Submission(request, asyncio.get_running_loop())
+        self._commands.put((self._submit, submission))
         try:
-            if self._over:  # asked after the command is in the queue, which is emptied after this is set
-                raise _failed()
-            left = job.choices
-            while left:
-                events = await _next_events(work.inbox)
-                left -= sum(isinstance(event, Finished) for event in events)
+            # Checked after the command is queued: the thread sets the flag before it empties the queue.
+            if self._ended:
+                raise _engine_error()
+            unfinished = request.choices
+            while unfinished:
+                events = await _next_events(submission.inbox)
+                unfinished -= sum(isinstance(event, Finished) for event in events)
                 yield events
         finally:
-            self._commands.put((self._leave, work))
+            self._commands.put((self._withdraw, submission))
 
     @property
     def load(self) -> WorkerLoad:
-        """What was in the engine after the last step."""
-        age = 0.0 if self._oldest is None else time.monotonic() - self._oldest
+        """The load after the last step."""
+        oldest = self._oldest_submitted_at
+        age = 0.0 if oldest is None else time.monotonic() - oldest
         return replace(self._load, oldest_waiting_seconds=age)
 
     @property
     def step_seconds(self) -> float:
-        """For how long the step that runs now has been running."""
-        since = self._stepping_since
-        return 0.0 if since is None else time.monotonic() - since
+        """How long the current step has been running; 0 between steps."""
+        started_at = self._step_started_at
+        return 0.0 if started_at is None else time.monotonic() - started_at
 
     @property
     def alive(self) -> bool:
-        """Whether the thread runs; it ends by itself only when something is wrong with it."""
+        """Whether the thread runs. It ends by itself only after an error that no request can cause."""
         return self._thread.is_alive()
 
     @property
     def failed_steps(self) -> int:
-        """Steps up to the last one in which nothing went well."""
+        """Consecutive steps, up to the last one, in which every row failed."""
         return self._failed_steps
 
     def stop(self) -> None:
-        """End the thread after the step that it is in."""
+        """End the thread after its current step."""
         self._commands.put(None)
         self._thread.join()
 
     def _run(self) -> None:
         try:
-            while self._take_commands():
+            while self._run_commands():
                 messages = self._step() if self._engine.busy else []
                 self._report()
                 _deliver(messages)
@@ -177,16 +177,16 @@ class EngineWorker:
             self._end()
 
     def _end(self) -> None:
-        """Tell everybody who is here; who comes now finds out by himself."""
-        self._over = True
+        """Fail all submissions; later ones see ``_ended``."""
+        self._ended = True
         with contextlib.suppress(queue.Empty):
             while True:
                 if (command := self._commands.get_nowait()) is not None:
-                    self._works.add(command[1])
-        _deliver([(work, _failed()) for work in self._works])
+                    self._submissions.add(command[1])
+        _deliver([(submission, _engine_error()) for submission in self._submissions])
 
-    def _take_commands(self) -> bool:
-        """Do what was asked for since the last step; with nothing to run, wait. False when it is to stop."""
+    def _run_commands(self) -> bool:
+        """Run all queued commands; wait for one if the engine is idle. False if the thread is to stop."""
         wait = not self._engine.busy
         while True:
             try:
@@ -195,152 +195,160 @@ class EngineWorker:
                 return True
             if command is None:
                 return False
-            do, work = command
-            do(work)
+            method, submission = command
+            method(submission)
             wait = False
 
-    def _submit(self, work: _Work) -> None:
-        job = work.job
-        self._works.add(work)
+    def _submit(self, submission: _Submission) -> None:
+        request = submission.request
+        self._submissions.add(submission)
+        stop_texts = StopTexts(request.stop, self._tokenizer.token_bytes) if request.stop else None
+        options = request.options.at_admission(request.refresh.max, stop_texts)
+        on_admit = partial(self._options_on_admit, submission, options)
+        infilled = {position: (token, 1.0) for position, token in options.infill.items()}
         try:
-            options = job.options(self._tokenizer, job.dial.max)
-            for choice in range(job.choices):
-                answer = _Answer(
-                    work, choice, {place: (token, 1.0) for place, token in options.infill.items()}
-                )
-                prompt = replace(job.prompt, id=f"answer {choice}")  # on which its draws depend
-                self._engine.submit(prompt, options, answer.name, partial(self._settle, work))
-                work.answers.append(answer)
+            for choice in range(request.choices):
+                answer = _Answer(submission, choice, dict(infilled))
+                # Random draws depend on the prompt's id, so each choice gets its own.
+                prompt = replace(request.prompt, id=f"answer {choice}")
+                self._engine.submit(prompt, options, answer.name, on_admit)
+                submission.answers.append(answer)
                 self._answers[answer.name] = answer
         except UserError as error:
-            self._drop(work)
-            _deliver([(work, ApiError(400, str(error)))])
+            self._cancel(submission)
+            _deliver([(submission, ApiError(400, str(error)))])
 
-    def _leave(self, work: _Work) -> None:
-        self._works.discard(work)
-        self._drop(work)
+    def _withdraw(self, submission: _Submission) -> None:
+        self._submissions.discard(submission)
+        self._cancel(submission)
 
-    def _drop(self, work: _Work) -> None:
-        for answer in work.answers:
+    def _cancel(self, submission: _Submission) -> None:
+        for answer in submission.answers:
             self._engine.cancel(answer.name)
             self._answers.pop(answer.name, None)
 
-    def _settle(self, work: _Work) -> DecodingOptions:
-        """Options of a job that a row is free for; all of its answers get the interval of the first.
+    def _options_on_admit(self, submission: _Submission, options: DecodingOptions) -> DecodingOptions:
+        """The options with the refresh interval that load and deadline call for now.
 
-        One whose memory is not free yet is asked about again, when load and time left are others.
+        Called when a row is free. If there is no memory yet, the engine calls again later, so the interval is
+        chosen again until an answer has started; the other answers get the same interval.
         """
-        if work.interval is None or not self._begun(work):
-            work.interval = self._choose(work.job)
-        return work.job.options(self._tokenizer, work.interval)
-
-    def _begun(self, work: _Work) -> bool:
-        """Whether any answer of a job runs or has ended."""
         running = self._engine.running
-        return any(each.name in running or each.name not in self._answers for each in work.answers)
+        started = any(
+            answer.name in running or answer.name not in self._answers for answer in submission.answers
+        )
+        if submission.refresh_interval is None or not started:
+            submission.refresh_interval = self._choose_interval(submission.request, options)
+        return options.at_admission(submission.refresh_interval, options.stop_texts)
 
-    def _choose(self, job: EngineRequest) -> int:
+    def _choose_interval(self, request: EngineRequest, options: DecodingOptions) -> int:
         running, waiting = len(self._engine.running), len(self._engine.waiting)
-        options = job.options(self._tokenizer, job.dial.max)
-        company = self._pace.positions if running else 0.0
-        seconds_left = MARGIN * (job.deadline - time.time())
-        ahead = latency_estimate(self._pace, options, job.prompt_tokens, company)
-        return choose_interval(job.dial, (running + waiting) / self._rows, self._busy, seconds_left, ahead)
+        others = self._step_time.positions if running else 0.0
+        estimate = latency_estimate(self._step_time, options, request.prompt_tokens, others)
+        seconds_left = LATENCY_MARGIN * (request.deadline - time.time())
+        load = (running + waiting) / self._rows
+        return choose_interval(request.refresh, load, self._busy, seconds_left, estimate)
 
     def _step(self) -> list[Message]:
-        """Take a step; what it has to say to whom."""
+        """Run a step; returns the messages that follow from it."""
         before = set(self._engine.running)
-        start = self._stepping_since = time.monotonic()
+        start = self._step_started_at = time.monotonic()
         updates = self._engine.step()
-        self._stepping_since, seconds = None, time.monotonic() - start
+        self._step_started_at, seconds = None, time.monotonic() - start
         admitted = {*self._engine.running, *(update.id for update in updates)} - before
-        self._observe(updates, seconds, [self._answers[name].work for name in admitted])
+        self._record(updates, seconds, [self._answers[name].submission for name in admitted])
         return [message for update in updates for message in self._messages(update)]
 
-    def _observe(self, updates: Sequence[Update], seconds: float, admitted: Sequence[_Work]) -> None:
-        """Count and time a step; one that also encoded prompts tells nothing of the pace."""
-        for work in admitted:
-            self._observer.admitted(time.monotonic() - work.since, work.interval or 1)
+    def _record(self, updates: Sequence[Update], seconds: float, admitted: Sequence[_Submission]) -> None:
+        """Count a step and add its time to the step-time model."""
+        for submission in admitted:
+            waited = time.monotonic() - submission.submitted_at
+            self._metrics.admitted(waited, submission.refresh_interval or 1)
         forwarded = sum(update.forwarded for update in updates)
-        if forwarded and not admitted:
-            self._pace.add(forwarded, seconds)
+        if forwarded and not admitted:  # a step that admits also encodes prompts, which the model leaves out
+            self._step_time.add(forwarded, seconds)
         for update in updates:
             if update.failure is not None:
-                self._observer.failed(update.failure.value)
+                self._metrics.failed(update.failure.value)
         if updates:
             failed = all(update.error is not None for update in updates)
             self._failed_steps = self._failed_steps + 1 if failed else 0
         refreshes = sum(update.refresh for update in updates)
-        self._observer.step(seconds, refreshes, sum(update.forwarded > 0 for update in updates) - refreshes)
+        self._metrics.step(seconds, refreshes, sum(update.forwarded > 0 for update in updates) - refreshes)
 
     def _report(self) -> None:
+        """Publish the load and the counts of the image cache."""
         waiting = self._engine.waiting
         self._load = WorkerLoad(len(self._engine.running), self._rows, len(waiting), 0.0)
-        self._oldest = self._answers[waiting[0]].work.since if waiting else None
+        oldest = self._answers[waiting[0]].submission.submitted_at if waiting else None
+        self._oldest_submitted_at = oldest
         load, prompts = self.load, self._engine.prompt_encoder
-        self._observer.gauges(load.rows_used, load.rows, load.waiting, load.oldest_waiting_seconds)
-        hits, misses = self._images
-        if (prompts.hits, prompts.misses) != self._images:
-            self._images = (prompts.hits, prompts.misses)
-            self._observer.image_cache(prompts.hits - hits, prompts.misses - misses)
+        self._metrics.gauges(load.rows_used, load.rows, load.waiting, load.oldest_waiting_seconds)
+        hits, misses = self._cache_counts
+        if (prompts.hits, prompts.misses) != self._cache_counts:
+            self._cache_counts = (prompts.hits, prompts.misses)
+            self._metrics.image_cache(prompts.hits - hits, prompts.misses - misses)
 
     def _messages(self, update: Update) -> list[Message]:
-        """What its client is told of an update."""
+        """Messages about an answer that follow from its update."""
         answer = self._answers.get(update.id)
-        if answer is None:  # its job has failed in this very step
+        if answer is None:  # another answer of the request failed in the same step
             return []
-        work = answer.work
+        submission = answer.submission
         if update.error is not None:
-            self._drop(work)
-            return [(work, _failure(update))]
-        told = self._progress(answer, update)
+            self._cancel(submission)
+            return [(submission, _error_of(update))]
+        messages: list[Message] = [(submission, delta) for delta in self._deltas(answer, update)]
         if update.answer is not None:
             del self._answers[update.id]
-            told.append(_ended(answer, update.answer))
-        return [(work, event) for event in told]
+            interval = submission.refresh_interval or 1
+            messages.append((submission, Finished(answer.choice, update.answer, interval)))
+        return messages
 
-    def _progress(self, answer: _Answer, update: Update) -> list[Event]:
-        watch, unmasked = answer.work.job.watch, update.unmasked
-        if watch is DeltaMode.nothing:
+    def _deltas(self, answer: _Answer, update: Update) -> list[Delta]:
+        """The delta of an update, if the request wants one."""
+        mode, unmasked = answer.submission.request.deltas, update.unmasked
+        if mode is DeltaMode.none:
             return []
-        answer.given |= {
-            place: (token, confidence)
-            for place, token, confidence in zip(
-                unmasked.positions, unmasked.tokens, unmasked.confidences, strict=True
+        new = zip(unmasked.tokens, unmasked.confidences, strict=True)
+        answer.unmasked |= dict(zip(unmasked.positions, new, strict=True))
+        still_masked = self._tokenizer.ids.mask, 1.0
+        committed = range(answer.sent, update.committed)
+        tokens = [answer.unmasked.get(position, still_masked) for position in committed]
+        answer.sent = max(answer.sent, update.committed)
+        if not tokens and mode is DeltaMode.committed:
+            return []
+        return [
+            Delta(
+                answer.choice,
+                update.step,
+                answer.sent,
+                [token for token, _ in tokens],
+                [confidence for _, confidence in tokens],
+                unmasked if mode is DeltaMode.denoise else UnmaskedTokens(),
+                update.end,
+                update.excess,
             )
-        }
-        unfilled = self._tokenizer.ids.mask, 1.0  # a place that was left as a mask
-        new = [answer.given.get(place, unfilled) for place in range(answer.told, update.committed)]
-        answer.told = max(answer.told, update.committed)
-        if not new and watch is DeltaMode.committed:
-            return []
-        tokens, confidences = [token for token, _ in new], [confidence for _, confidence in new]
-        shown = unmasked if watch is DeltaMode.denoise else UnmaskedTokens()
-        ends = update.end, update.excess
-        return [Delta(answer.choice, update.step, answer.told, tokens, confidences, shown, *ends)]
+        ]
 
 
-def _failed() -> ApiError:
+def _engine_error() -> ApiError:
     return ApiError(500, "the engine failed; ask again", code="engine_error")
 
 
-def _failure(update: Update) -> ApiError:
-    """The error of a request; asking again does not help where the model's numbers are not finite."""
+def _error_of(update: Update) -> ApiError:
+    """The error of a failed answer. Repeating does not help if the model's numbers are not finite."""
     if update.failure is FailureKind.not_finite:
         return ApiError(500, str(update.error), code=NOT_FINITE)
     return ApiError(500, f"{update.error}; ask again", code="engine_error")
 
 
-def _ended(answer: _Answer, decoded: Decoded) -> Finished:
-    return Finished(answer.choice, decoded, answer.work.interval or 1)
-
-
 async def _next_events(inbox: asyncio.Queue[Event | ApiError]) -> list[Event]:
-    """Wait for an event and take whatever is there."""
-    found, events = [await inbox.get()], []
+    """Wait for an event, then take all that have arrived."""
+    received, events = [await inbox.get()], list[Event]()
     while not inbox.empty():
-        found.append(inbox.get_nowait())
-    for each in found:
+        received.append(inbox.get_nowait())
+    for each in received:
         if isinstance(each, ApiError):
             raise each
         events.append(each)
@@ -348,15 +356,15 @@ async def _next_events(inbox: asyncio.Queue[Event | ApiError]) -> list[Event]:
 
 
 def _deliver(messages: Sequence[Message]) -> None:
-    """Hand messages over, those for one event loop in one call."""
+    """Hand messages to their event loops, one call per loop."""
     by_loop: dict[asyncio.AbstractEventLoop, list[Message]] = {}
-    for work, message in messages:
-        by_loop.setdefault(work.loop, []).append((work, message))
+    for message in messages:
+        by_loop.setdefault(message[0].loop, []).append(message)
     for loop, of_loop in by_loop.items():
-        with contextlib.suppress(RuntimeError):  # a loop that is closed has nobody left in it
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits for its messages
             loop.call_soon_threadsafe(_put, of_loop)
 
 
 def _put(messages: Sequence[Message]) -> None:
-    for work, message in messages:
-        work.inbox.put_nowait(message)
+    for submission, message in messages:
+        submission.inbox.put_nowait(message)

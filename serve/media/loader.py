@@ -73,10 +73,6 @@ class MediaLoader:
 
     def _check(self, references: Sequence[tuple[str, str]]) -> None:
         """Check what needs no decoding or fetching."""
-        limit = self._media.images
-        if len(references) > limit:
-            message = f"{len(references)} images; a request may have {limit} at most; send fewer"
-            raise ApiError(400, message, code="too_many_images", param=references[limit][1])
         for url, param in references:
             if _is_remote(url):
                 self._fetcher_for(param)

@@ -1,4 +1,4 @@
-"""The API for tests: a small model, its engine in this process, and a web server in front, without Ray."""
+"""The API for tests: a small model, its engine in this process, and a web server, without Ray."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,13 @@ from ray.serve._private.http_util import RequestIdMiddleware
 from lladav.checkpoint import export
 from lladav.config.schema import TokenIds
 from lladav.inputs.chat import ChatTokenizer
-from serve.api.routes import Service, web_app
-from serve.auth.keys import Gate
+from serve.api.routes import web_app
 from serve.engine.client import Engines
 from serve.engine.messages import EngineRequest, Event, Finished
 from serve.engine.replica import engine_of, open_replica_model
 from serve.engine.worker import EngineWorker
-from serve.ingress import completions_of
-from serve.ops.metrics import EngineMetrics, IngressMetrics
+from serve.ingress import service_of
+from serve.ops.metrics import EngineMetrics
 from serve.settings import ServeSettings, load
 from tests.lladav.build import tiny_config, tiny_model
 
@@ -42,13 +41,13 @@ def checkpoint(folder: Path, tokenizer_folder: Path) -> Path:
 
 
 def settings_of(model: Path, **given: Any) -> ServeSettings:
-    """The settings of ``conf/serve/local.yaml`` with some of one's own, dots as double underscores."""
+    """The settings of ``conf/serve/local.yaml`` with overrides, double underscores for dots."""
     dotted = {name.replace("__", "."): value for name, value in given.items()}
     return load({"config": "local", "model": str(model), **dotted})
 
 
 class LocalEngines(Engines):
-    """An engine in this process; ``worker`` may be asked what is in it."""
+    """An engine in this process."""
 
     def __init__(self, settings: ServeSettings) -> None:
         self.engine = engine_of(open_replica_model(settings), settings)
@@ -57,33 +56,33 @@ class LocalEngines(Engines):
             self.engine, tokenizer, settings.engine.max_rows, settings.dial.busy, EngineMetrics(settings.name)
         )
 
-    async def answer(self, job: EngineRequest) -> list[Finished]:
-        ended = [e async for events in self.worker.events(job) for e in events if isinstance(e, Finished)]
-        return sorted(ended, key=lambda each: each.choice)
+    async def answer(self, request: EngineRequest) -> list[Finished]:
+        events = [event async for some in self.worker.events(request) for event in some]
+        finished = [event for event in events if isinstance(event, Finished)]
+        return sorted(finished, key=lambda each: each.choice)
 
-    def events(self, job: EngineRequest) -> AsyncIterator[list[Event]]:
-        return self.worker.events(job)
+    def events(self, request: EngineRequest) -> AsyncGenerator[list[Event], None]:
+        return self.worker.events(request)
 
 
 def app_of(settings: ServeSettings, engines: Engines) -> FastAPI:
-    """The web application in front of engines."""
+    """The web application in front of engines, always ready."""
 
     async def is_ready() -> bool:
         return True
 
-    metrics = IngressMetrics(settings.name)
-    return web_app(Service(settings, completions_of(settings, engines), Gate(settings), metrics, is_ready))
+    return web_app(service_of(settings, engines, is_ready))
 
 
 @contextlib.contextmanager
 def serving(settings: ServeSettings, engines: Engines) -> Iterator[str]:
-    """The address of a server that asks ``engines``, for as long as the block lasts."""
+    """The address of a server in front of ``engines``, which runs until the block ends."""
     listener = socket.create_server(("127.0.0.1", 0))
     ready = threading.Event()
     stop: list[uvicorn.Server] = []
 
     async def run() -> None:
-        app = RequestIdMiddleware(app_of(settings, engines))  # as Ray Serve does
+        app = RequestIdMiddleware(app_of(settings, engines))  # as in Ray Serve
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
         stop.append(server)
         asyncio.get_running_loop().call_soon(ready.set)

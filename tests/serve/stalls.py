@@ -1,4 +1,4 @@
-"""How long an event loop is blocked, on a machine that does other work at the same time."""
+"""Measure how long an event loop is blocked, on a machine with other work."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ TICK = 0.001
 
 
 class Stalls:
-    """Measures the longest time in which an event loop did nothing else.
+    """Measures the longest time for which an event loop is blocked.
 
-    A tick that comes late is a stall, as long as this process computed in the meantime: a loop that waits for
-    a processor is not blocked by what it runs. Threads count, since they hold the GIL.
+    A late tick is a stall, limited to the CPU time of this process: a loop that waits for a CPU is not
+    blocked by its own work. CPU time of threads counts, because they may hold the GIL.
     """
 
     def __init__(self) -> None:
         self.longest = 0.0
 
     async def during(self, awaited: Awaitable[object]) -> None:
-        """Watch while something runs."""
+        """Measure while ``awaited`` runs."""
         watching = asyncio.create_task(self._watch())
         await asyncio.sleep(0)
         try:
             await awaited
-            await asyncio.sleep(2 * TICK)  # the tick that tells of the last stall
+            await asyncio.sleep(2 * TICK)  # for the tick that measures the last stall
         finally:
             watching.cancel()
 
@@ -43,9 +43,9 @@ class Stalls:
 async def longest_stall(
     begin: Callable[[], Awaitable[object]], attempts: int = 5, enough: float = 0.0
 ) -> float:
-    """The shortest of the longest stalls of some attempts, the last being the first of at most ``enough``.
+    """The minimum over attempts of the longest stall; stops at the first of at most ``enough``.
 
-    What blocks a loop does so at each attempt; the machine's other work does not.
+    Code that blocks the loop does so in every attempt; other work on the machine does not.
     """
     found = []
     for _ in range(attempts):
@@ -58,8 +58,8 @@ async def longest_stall(
 
 
 @contextmanager
-def settled_heap() -> Iterator[None]:
-    """Collections look through what the block makes only, as in an ingress; a test run's heap is large."""
+def frozen_heap() -> Iterator[None]:
+    """Exclude objects of the test run from garbage collection, as an ingress does with its own."""
     gc.collect()
     gc.freeze()
     try:

@@ -6,6 +6,7 @@ lists settings that have no effect.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -93,6 +94,15 @@ class DecodingOptions(UnmaskingOptions):
         """Options that stop at eot and never sample BOS, EOS or header ids, as the released decoder does."""
         forbidden = (ids.eos, ids.bos, ids.start_header, ids.end_header)
         return cls(**{"stop": ((ids.eot,),), "forbidden": forbidden, **settings})
+
+    def at_admission(self, refresh_interval: int | None, stop_texts: StopTexts | None) -> DecodingOptions:
+        """A copy with the values that are known only when a request is admitted.
+
+        Nothing is validated again: the caller chooses ``refresh_interval`` from a range that it has checked.
+        """
+        options = copy.copy(self)  # not dataclasses.replace, which validates every option
+        options.__dict__.update(refresh_interval=refresh_interval, stop_texts=stop_texts)
+        return options
 
     @property
     def positions_per_block(self) -> int:

@@ -1,4 +1,4 @@
-"""A body is read as JSON says, whatever is cut out of it on the way."""
+"""A body is parsed as JSON, although data URIs are cut out of it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def texts(draw: st.DrawFn) -> str:
 
 @given(texts(), st.integers(6, 40))
 @example(json.dumps({"text": f'<img src="{LINK}AAAAAAAAAAAA">', LINK: [f"{LINK}A", f'{LINK}"']}), 8)
-def test_a_body_is_what_json_says(text: str, piece: int) -> None:
+def test_a_body_is_parsed_as_json(text: str, piece: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "MIN_URI_BYTES", 4)
         patch.setattr(reading, "PIECE_BYTES", len(LINK) + piece)
@@ -76,18 +76,18 @@ def test_images_do_not_count_as_text() -> None:
         (b"[" * 150_000, "body_too_complex"),
     ],
 )
-def test_what_is_no_json(body: bytes, code: str) -> None:
+def test_what_is_not_json_is_refused(body: bytes, code: str) -> None:
     with pytest.raises(ApiError) as error:
         READER.parsed(body)
     assert error.value.code == code
 
 
-def test_a_byte_order_mark_is_no_part_of_the_body() -> None:
+def test_a_byte_order_mark_is_ignored() -> None:
     assert READER.parsed(b"\xef\xbb\xbf{}") == {}
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "", "application/x-www-form-urlencoded", "json", "text/json"])
-def test_types_that_a_page_may_send_without_asking_are_refused(kind: str) -> None:
+def test_types_that_need_no_preflight_are_refused(kind: str) -> None:
     with pytest.raises(ApiError, match="Content-Type: application/json"):
         READER._read([b"{}"], kind, ChatRequest)
 

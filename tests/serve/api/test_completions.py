@@ -10,15 +10,12 @@ from collections.abc import AsyncIterator, Iterable
 import pytest
 from starlette.types import Message
 
-from serve.api.completions import Completions
 from serve.api.middleware import CLIENT_CLOSED_REQUEST
 from serve.api.routes import Service, web_app
 from serve.api.schemas import ChatRequest
-from serve.auth.keys import Gate
 from serve.errors import ApiError
-from serve.ingress import completions_of
+from serve.ingress import service_of
 from serve.media.loader import MediaLoader
-from serve.ops.metrics import IngressMetrics
 from serve.settings import ServeSettings
 from tests.lladav.build import tiny_config
 from tests.serve.apis import NAME, LocalEngines
@@ -34,16 +31,16 @@ def request(**given: object) -> ChatRequest:
     return ChatRequest.model_validate({"model": NAME, "messages": MESSAGES, **given})
 
 
-def test_the_deadline_counts_while_a_decoder_is_waited_for(
+def test_the_deadline_applies_while_a_request_waits_for_a_decoder(
     served: ServeSettings, engines: LocalEngines
 ) -> None:
     async def with_all_decoders_busy() -> None:
-        completions = completions_of(served, engines)
+        completions = service(served, engines).completions
         slots = completions._media._pool._semaphore
         for _ in range(served.media.workers):
             await slots.acquire()
         async with asyncio.timeout(20):
-            await completions.prepare_chat(request(deadline_ms=100))
+            await completions.prepare(request(deadline_ms=100), None)
 
     since = time.monotonic()
     with pytest.raises(ApiError, match="images were not read") as late:
@@ -56,7 +53,8 @@ def test_images_count_as_a_part_of_the_prompt(served: ServeSettings, engines: Lo
     def tokens(text: str, *images: object) -> int:
         content = [*images, {"type": "text", "text": text}]
         asked = request(messages=[{"role": "user", "content": content}], max_tokens=8)
-        return asyncio.run(completions_of(served, engines).prepare_chat(asked)).plan.job.prompt_tokens
+        prepared = asyncio.run(service(served, engines).completions.prepare(asked, None))
+        return prepared.engine_request.prompt_tokens
 
     longest = tiny_config().language.max_positions - 8
     whole = "x" * (1 + longest - tokens("x"))
@@ -67,22 +65,22 @@ def test_images_count_as_a_part_of_the_prompt(served: ServeSettings, engines: Lo
     assert refused.value.code == "context_length_exceeded"
 
 
-async def web_with(served: ServeSettings, completions: Completions, request: Messages) -> int:
-    """The status of a request, asked of a web application in this event loop."""
-
+def service(settings: ServeSettings, engines: LocalEngines) -> Service:
     async def ready() -> bool:
         return True
 
-    app = web_app(Service(served, completions, Gate(served), IngressMetrics(served.name), ready))
-    return (await ask(app, "/v1/chat/completions", request)).status
+    return service_of(settings, engines, ready)
 
 
-def test_a_client_that_leaves_while_its_images_wait_is_noticed(
-    served: ServeSettings, engines: LocalEngines
-) -> None:
+async def status_of(service: Service, request: Messages) -> int:
+    """The status of a request to a web application in this event loop."""
+    return (await ask(web_app(service), "/v1/chat/completions", request)).status
+
+
+def test_a_disconnect_is_noticed_while_images_wait(served: ServeSettings, engines: LocalEngines) -> None:
     async def leaves() -> int:
-        completions, gone = completions_of(served, engines), asyncio.Event()
-        slots = completions._media._pool._semaphore
+        made, gone = service(served, engines), asyncio.Event()
+        slots = made.completions._media._pool._semaphore
         for _ in range(served.media.workers):
             await slots.acquire()
 
@@ -92,7 +90,7 @@ def test_a_client_that_leaves_while_its_images_wait_is_noticed(
             await gone.wait()
             yield {"type": "http.disconnect"}
 
-        asked = asyncio.create_task(web_with(served, completions, messages()))
+        asked = asyncio.create_task(status_of(made, messages()))
         await until(lambda: bool(slots._waiters))
         gone.set()
         status = await asyncio.wait_for(asked, PATIENCE)
@@ -102,7 +100,7 @@ def test_a_client_that_leaves_while_its_images_wait_is_noticed(
     assert asyncio.run(leaves()) == CLIENT_CLOSED_REQUEST
 
 
-def test_the_decoding_of_an_image_ends_when_the_client_leaves(
+def test_decoding_an_image_ends_when_the_client_disconnects(
     served: ServeSettings, engines: LocalEngines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, ended = asyncio.Event(), asyncio.Event()
@@ -123,7 +121,7 @@ def test_the_decoding_of_an_image_ends_when_the_client_leaves(
         yield {"type": "http.disconnect"}
 
     async def leaves() -> None:
-        assert await web_with(served, completions_of(served, engines), messages()) == CLIENT_CLOSED_REQUEST
+        assert await status_of(service(served, engines), messages()) == CLIENT_CLOSED_REQUEST
         await asyncio.wait_for(ended.wait(), PATIENCE)
 
     asyncio.run(leaves())

@@ -1,4 +1,4 @@
-"""Bodies that do not end, readiness that many ask for: what unfriendly clients can cost."""
+"""Bodies that do not end, disconnects, and many calls of ``/ready``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from starlette.types import Message
 from serve.api.completions import Completions
 from serve.api.middleware import CLIENT_CLOSED_REQUEST
 from serve.api.routes import Service, web_app
-from serve.auth.keys import Gate, hash_of
+from serve.auth.keys import Authenticator, hash_of
+from serve.auth.limits import RateLimiter
 from serve.errors import ApiError
 from serve.ops.metrics import IngressMetrics
 from serve.settings import Auth, KeySettings, ServeSettings
@@ -26,7 +27,7 @@ PIECE: Message = {"type": "http.request", "body": b" ", "more_body": True}
 
 
 class Seen(IngressMetrics):
-    """Metrics that tests can look at."""
+    """Metrics that tests can read."""
 
     def __init__(self) -> None:
         self.statuses, self.reasons = list[int](), list[str]()
@@ -40,13 +41,14 @@ class Seen(IngressMetrics):
 
 
 class Server:
-    """The web application for one key with two places, and nothing behind it."""
+    """The web application for one key that may run two requests, without engines."""
 
     def __init__(self, served: ServeSettings, **limits: Any) -> None:
         key = KeySettings(name="a", sha256=hash_of("k"), concurrency=2)
         changed = {"auth": Auth.keys, "keys": [key], "limits": served.limits.model_copy(update=limits)}
         self.settings = served.model_copy(update=changed)
-        self.gate, self.metrics, self.probes = Gate(self.settings), Seen(), 0
+        self.limiter = RateLimiter(self.settings.name, self.settings.limits_storage)
+        self.metrics, self.probes = Seen(), 0
         self.answers = asyncio.Event()
         self.ready: bool | Exception = True
 
@@ -59,13 +61,15 @@ class Server:
 
     @property
     def app(self) -> FastAPI:
-        service = Service(self.settings, cast(Completions, None), self.gate, self.metrics, self.is_ready)
-        return web_app(service)
+        keys, no_completions = Authenticator(self.settings.keys), cast(Completions, None)
+        return web_app(
+            Service(self.settings, no_completions, keys, self.limiter, self.metrics, self.is_ready)
+        )
 
     @property
-    def places(self) -> int:
-        """Those of the key that are taken."""
-        return self.gate._running["a"]
+    def running(self) -> int:
+        """Requests of the key that count as running."""
+        return self.limiter._running["a"]
 
 
 async def trickle() -> AsyncIterator[Message]:
@@ -82,11 +86,11 @@ def test_a_body_that_does_not_end_is_a_timeout(served: ServeSettings, messages: 
     assert (answer.status, error["code"], error["type"]) == (408, "body_timeout", "timeout_error")
     assert "not complete after 0.2 s" in error["message"]
     assert answer.headers["connection"] == "close"
-    assert server.places == 0
+    assert server.running == 0
     assert server.metrics.reasons == ["body_timeout"]
 
 
-def test_a_client_that_leaves_in_the_middle_of_its_body_frees_its_place(served: ServeSettings) -> None:
+def test_a_client_that_disconnects_within_its_body_no_longer_counts_as_running(served: ServeSettings) -> None:
     server, leaves = Server(served), asyncio.Event()
 
     async def messages() -> AsyncIterator[Message]:
@@ -96,16 +100,16 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_frees_its_place(served: 
 
     async def asked() -> None:
         asking = asyncio.create_task(ask(server.app, CHAT, messages(), headers=KEYED))
-        await until(lambda: server.places == 1)
+        await until(lambda: server.running == 1)
         leaves.set()
         await asking
 
     asyncio.run(asked())
-    assert server.places == 0
+    assert server.running == 0
     assert server.metrics.statuses == [CLIENT_CLOSED_REQUEST]
 
 
-def test_there_is_no_room_for_more_bodies_than_fit_into_memory(served: ServeSettings) -> None:
+def test_bodies_beyond_the_memory_are_refused(served: ServeSettings) -> None:
     server = Server(served, body_bytes=1000)
     server.settings = server.settings.model_copy(
         update={"ingress": served.ingress.model_copy(update={"held_bytes": 1500})}
@@ -120,7 +124,7 @@ def test_there_is_no_room_for_more_bodies_than_fit_into_memory(served: ServeSett
     async def asked() -> list[Answer]:
         app = server.app
         held = asyncio.create_task(ask(app, "/v1/none", half(), headers=KEYED))
-        await until(lambda: server.places == 1)
+        await until(lambda: server.running == 1)
         await asyncio.sleep(0)
         refused = await ask(app, "/v1/none", whole, headers=KEYED)
         leaves.set()
@@ -133,7 +137,7 @@ def test_there_is_no_room_for_more_bodies_than_fit_into_memory(served: ServeSett
     assert [answer.status for answer in others] == [404] * 3
 
 
-def test_the_time_for_a_body_does_not_count_for_its_answer(served: ServeSettings) -> None:
+def test_the_time_limit_of_a_body_does_not_apply_to_its_answer(served: ServeSettings) -> None:
     server = Server(served, body_seconds=0.05)
 
     async def asked() -> Answer:
@@ -152,7 +156,7 @@ def test_a_whole_body_is_on_time(served: ServeSettings) -> None:
     assert answer.status == 404
 
 
-def test_many_probes_ask_the_controller_once(served: ServeSettings) -> None:
+def test_many_probes_call_the_controller_once(served: ServeSettings) -> None:
     server = Server(served)
 
     async def asked() -> list[Answer]:
@@ -174,7 +178,7 @@ def test_many_probes_ask_the_controller_once(served: ServeSettings) -> None:
         (ApiError(503, "no numbers", code="not_finite"), "not_finite"),
     ],
 )
-def test_a_server_that_cannot_tell_is_not_ready(
+def test_a_server_that_cannot_find_out_is_not_ready(
     served: ServeSettings, ready: bool | Exception, code: str
 ) -> None:
     server = Server(served)
@@ -184,7 +188,7 @@ def test_a_server_that_cannot_tell_is_not_ready(
     assert (answer.status, json.loads(answer.body)["error"]["code"]) == (503, code)
 
 
-def test_a_controller_that_does_not_answer_is_not_waited_for(
+def test_a_controller_that_does_not_answer_means_not_ready(
     served: ServeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serve.api.routes.READY_SECONDS", 0.1)

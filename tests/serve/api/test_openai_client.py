@@ -68,7 +68,7 @@ def test_an_answer_about_an_image(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize("given", [{}, {"threshold": 0.2}, {"block_length": 4, "refresh_interval": 3}])
-def test_a_stream_says_what_the_whole_answer_says(client: openai.OpenAI, given: Any) -> None:
+def test_a_stream_equals_the_whole_answer(client: openai.OpenAI, given: Any) -> None:
     whole = ask(client, extra_body=given)
     chunks = ask(client, extra_body=given, stream=True, stream_options={"include_usage": True})
     text, finish, usage = streamed(chunks)
@@ -130,7 +130,7 @@ def test_the_gap_before_a_suffix_is_filled(client: openai.OpenAI) -> None:
     assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == answer.choices[0].text
 
 
-def test_models_tell_their_bounds(client: openai.OpenAI) -> None:
+def test_models_list_their_limits(client: openai.OpenAI) -> None:
     [model] = client.models.list().data
     assert model.id == NAME
     assert cast(Any, model).refresh_interval == {"min": 1, "max": 64, "default": 1}
@@ -162,28 +162,28 @@ def test_refusals_are_the_clients_own_errors(
     assert refused.value.request_id
 
 
-def test_the_async_client_runs_many_at_a_time(api: str) -> None:
+def test_the_async_client_sends_many_requests_at_a_time(api: str) -> None:
     async def several() -> list[str | None]:
         async with openai.AsyncOpenAI(base_url=f"{api}/v1", api_key="none") as client:
             asked = [
                 client.chat.completions.create(model=NAME, messages=question(), max_tokens=12, temperature=0)
-                for _ in range(24)
+                for _ in range(12)
             ]
             return [answer.choices[0].message.content for answer in await asyncio.gather(*asked)]
 
     assert len(set(asyncio.run(several()))) == 1
 
 
-def test_a_refusal_that_passes_is_retried(served: ServeSettings, engines: LocalEngines) -> None:
+def test_a_temporary_refusal_is_retried(served: ServeSettings, engines: LocalEngines) -> None:
     class BusyAtFirst(LocalEngines):
         def __init__(self) -> None:
             self.refusals = 2
 
-        async def answer(self, job: EngineRequest) -> list[Finished]:
+        async def answer(self, request: EngineRequest) -> list[Finished]:
             if self.refusals:
                 self.refusals -= 1
                 raise ApiError(503, "all replicas are busy", code="saturated", retry_after=0.1)
-            return await engines.answer(job)
+            return await engines.answer(request)
 
     with (
         serving(served, BusyAtFirst()) as address,

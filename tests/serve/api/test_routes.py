@@ -1,4 +1,4 @@
-"""The API over plain HTTP: what is refused and how, streams that stay honest, what is logged."""
+"""The API over plain HTTP: errors, streams, and log lines."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def body(**given: Any) -> dict[str, Any]:
 
 
 def events(client: httpx.Client, path: str = CHAT, **given: Any) -> list[Any]:
-    """The chunks of a stream; the last is what stands for the end."""
+    """The chunks of a stream."""
     with client.stream("POST", path, json=body(stream=True, **given)) as response:
         assert response.status_code == 200, response.read()
         assert response.headers["content-type"].startswith("text/event-stream")
@@ -83,7 +83,7 @@ def content(chunks: list[Any]) -> str:
         ({"refresh_interval": {"min": True, "max": 4}}, 422, "refresh_interval.min", "valid integer"),
     ],
 )  # fmt: skip
-def test_what_cannot_work_is_refused_by_name_before_images_are_read(
+def test_invalid_requests_are_refused_before_images_are_read(
     client: httpx.Client,
     monkeypatch: pytest.MonkeyPatch,
     given: Any,
@@ -113,7 +113,7 @@ PART = {"type": "text", "text": "x" * 10_000}
         ("/v1/completions", {"prompt": "x" * 70_000, "suffix": "x" * 70_000}, "prompt"),
     ],
 )
-def test_texts_that_cannot_fit_are_not_encoded(
+def test_texts_that_are_too_long_are_not_encoded(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch, path: str, given: Any, param: str
 ) -> None:
     def encode(*_: Any) -> Any:
@@ -134,7 +134,9 @@ def test_texts_that_cannot_fit_are_not_encoded(
         (b"", 422, "invalid_body"),
     ],
 )
-def test_bodies_that_are_no_objects(client: httpx.Client, sent: bytes, status: int, code: str) -> None:
+def test_bodies_that_are_not_objects_are_refused(
+    client: httpx.Client, sent: bytes, status: int, code: str
+) -> None:
     response = client.post(CHAT, content=sent, headers={"Content-Type": "application/json"})
     assert (response.status_code, response.json()["error"]["code"]) == (status, code)
 
@@ -201,7 +203,7 @@ def test_answers_are_cut_at_max_tokens_though_blocks_are_whole(client: httpx.Cli
     assert content(events(client, max_tokens=5, block_length=4)) == answer["choices"][0]["message"]["content"]
 
 
-def test_load_generators_get_full_answers_and_usage_all_along(client: httpx.Client) -> None:
+def test_load_generators_get_full_answers_and_continuous_usage(client: httpx.Client) -> None:
     asked = {"include_usage": True, "continuous_usage_stats": True}
     *chunks, last = events(client, ignore_eos=True, temperature=5.0, stream_options=asked)
     counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
@@ -210,7 +212,7 @@ def test_load_generators_get_full_answers_and_usage_all_along(client: httpx.Clie
     assert chunks[-1]["choices"][0]["finish_reason"] == "length"
 
 
-def test_efforts_are_settings_by_name_and_what_is_given_wins(client: httpx.Client) -> None:
+def test_an_effort_is_a_preset_that_the_request_overrides(client: httpx.Client) -> None:
     def interval(**given: Any) -> int:
         return client.post(CHAT, json=body(**given)).json()["usage"]["refresh_interval"]
 
@@ -221,7 +223,7 @@ def test_efforts_are_settings_by_name_and_what_is_given_wins(client: httpx.Clien
     assert client.post(CHAT, json=body(effort="fast", tokens_per_step=2)).status_code == 200
 
 
-def test_a_whole_number_may_have_a_point(client: httpx.Client) -> None:
+def test_a_whole_number_may_be_written_as_a_float(client: httpx.Client) -> None:
     given = body(max_tokens=8.0, n=1.0, seed=3.0, refresh_interval=2.0)
     answer, same = client.post(CHAT, json=given).json(), client.post(CHAT, json=body(max_tokens=8)).json()
     assert answer["usage"]["completion_tokens"] == same["usage"]["completion_tokens"]
@@ -238,20 +240,20 @@ def test_the_deadline_is_kept(client: httpx.Client, engines: LocalEngines) -> No
     _wait_until_empty(engines)
 
 
-def test_settings_that_change_nothing_are_told(client: httpx.Client) -> None:
+def test_settings_without_effect_are_warnings(client: httpx.Client) -> None:
     assert "top_p" in client.post(CHAT, json=body(top_p=0.5)).json()["warnings"][0]
     first, *others = events(client, top_p=0.5)
     assert "top_p" in first["warnings"][0]
     assert not any("warnings" in chunk for chunk in others)
 
 
-def test_null_is_what_is_left_out(client: httpx.Client) -> None:
+def test_null_means_left_out(client: httpx.Client) -> None:
     given = dict.fromkeys(("n", "stream", "logprobs", "stop", "seed", "temperature", "refresh_interval"))
     answer = client.post(CHAT, json=body(**given)).json()
     assert answer == {**client.post(CHAT, json=body()).json(), **{k: answer[k] for k in ("id", "created")}}
 
 
-def test_what_fails_in_mid_stream_is_an_event_and_then_the_end(
+def test_an_engine_error_in_a_stream_is_its_last_event(
     client: httpx.Client, engines: LocalEngines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forward, steps = engines.engine._runner.step, iter(range(3))
@@ -267,13 +269,13 @@ def test_what_fails_in_mid_stream_is_an_event_and_then_the_end(
     assert last["error"]["type"] == "server_error"
 
 
-def test_what_nobody_foresaw_in_mid_stream_is_an_event_too(
+def test_an_unexpected_error_in_a_stream_is_its_last_event(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fails(*_: Any) -> Any:
         raise ZeroDivisionError("at /home/secret")
 
-    monkeypatch.setattr("serve.api.responses.denoise", fails)
+    monkeypatch.setattr("serve.api.responses.denoise_step", fails)
     with caplog.at_level(logging.INFO, "ray.serve.requests"):
         *_, last = events(client, stream_mode="denoise")
     assert last["error"]["code"] == "internal_error"
@@ -282,7 +284,7 @@ def test_what_nobody_foresaw_in_mid_stream_is_an_event_too(
     assert json.loads(caplog.records[-1].getMessage())["error"] == "internal_error"
 
 
-def test_a_client_that_leaves_frees_its_rows(client: httpx.Client, engines: LocalEngines) -> None:
+def test_a_client_that_disconnects_frees_its_rows(client: httpx.Client, engines: LocalEngines) -> None:
     given = {"stream_mode": "denoise", "max_tokens": 512, "n": 4, "temperature": 5.0, "ignore_eos": True}
     endless = body(stream=True, **given)
     for _ in range(5):
@@ -321,7 +323,7 @@ def test_requests_have_ids_and_a_line_in_the_log(
     assert not any(word in said for word in ("What is this", "secret", "nothing", "base64"))
 
 
-def test_below_a_prefix_paths_mean_the_same(served: ServeSettings, engines: LocalEngines) -> None:
+def test_paths_work_below_a_prefix(served: ServeSettings, engines: LocalEngines) -> None:
     key = KeySettings(name="a", sha256="0" * 64)
     settings = served.model_copy(update={"auth": Auth.keys, "keys": [key]})
 
@@ -352,15 +354,15 @@ def test_health_readiness_and_the_document(client: httpx.Client) -> None:
     assert "text/event-stream" in paths[CHAT]["post"]["responses"]["200"]["content"]
 
 
-def test_a_failure_inside_is_told_without_its_reasons(
+def test_an_unexpected_error_is_reported_without_its_reason(
     served: ServeSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken(LocalEngines):
         def __init__(self) -> None:
             pass
 
-        async def answer(self, job: Any) -> Any:
-            raise ZeroDivisionError(f"{job.id} at /home/secret")
+        async def answer(self, request: Any) -> Any:
+            raise ZeroDivisionError(f"{request.id} at /home/secret")
 
     with serving(served, Broken()) as address:
         response = httpx.post(f"{address}{CHAT}", json=body())
@@ -369,7 +371,7 @@ def test_a_failure_inside_is_told_without_its_reasons(
     assert response.headers["x-request-id"] in caplog.text
 
 
-def test_a_picture_that_is_none_is_refused_with_its_place(client: httpx.Client) -> None:
+def test_an_invalid_image_is_refused_with_its_path(client: httpx.Client) -> None:
     bad = f"data:image/png;base64,{base64.b64encode(b'not an image').decode()}"
     content = [{"type": "text", "text": "?"}, {"type": "image_url", "image_url": {"url": bad}}]
     response = client.post(CHAT, json=body(messages=[{"role": "user", "content": content}]))

@@ -1,4 +1,4 @@
-"""No request blocks an ingress's event loop: hostile ones, and the largest that the limits admit."""
+"""No request blocks the event loop of an ingress: neither hostile ones nor the largest within the limits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import pickle
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from serve.settings import ServeSettings
 from tests.serve.apis import NAME, app_of, settings_of
 from tests.serve.asgi import Answer, ask, parts
 from tests.serve.images import encoded, uri
-from tests.serve.stalls import longest_stall, settled_heap
+from tests.serve.stalls import frozen_heap, longest_stall
 
 LIMIT = 0.05
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -35,28 +35,25 @@ SHOWN = 50
 
 
 class Answers(Engines):
-    """An engine that has all tokens at once; what it is sent is pickled, as by Ray."""
+    """Engines that have all tokens at once; requests are pickled, as by Ray."""
 
-    def __init__(self) -> None:
-        self.jobs = 0
-
-    async def answer(self, job: EngineRequest) -> list[Finished]:
-        self.jobs += 1
-        pickle.dumps(job, protocol=5)
-        length = job.settings["max_tokens"]
-        draw = random.Random(0)
-        tokens = [draw.randrange(64, 300) for _ in range(length)]
-        tokens = [job.settings.get("infill", {}).get(place, token) for place, token in enumerate(tokens)]
+    async def answer(self, request: EngineRequest) -> list[Finished]:
+        pickle.dumps(request, protocol=5)
+        options, draw = request.options, random.Random(0)
+        tokens = [draw.randrange(64, 300) for _ in range(options.max_tokens)]
+        tokens = [options.infill.get(position, token) for position, token in enumerate(tokens)]
+        length = len(tokens)
         decoded = Decoded(tokens, [0.5] * length, forwards=length, refreshes=1, positions=length)
-        return [Finished(choice, decoded, 1) for choice in range(job.choices)]
+        return [Finished(choice, decoded, 1) for choice in range(request.choices)]
 
-    async def events(self, job: EngineRequest) -> AsyncIterator[list[Event]]:
-        for ended in await self.answer(job):
-            tokens, confidences = ended.answer.tokens, ended.answer.confidences
-            for at in range(0, len(tokens), 32 if job.watch is not DeltaMode.nothing else len(tokens)):
+    async def events(self, request: EngineRequest) -> AsyncGenerator[list[Event], None]:
+        for finished in await self.answer(request):
+            tokens, confidences = finished.answer.tokens, finished.answer.confidences
+            step = len(tokens) if request.deltas is DeltaMode.none else 32
+            for at in range(0, len(tokens), step):
                 some = slice(at, at + 32)
-                yield [Delta(ended.choice, at, at + 32, tokens[some], confidences[some])]
-            yield [ended]
+                yield [Delta(finished.choice, at, at + 32, tokens[some], confidences[some])]
+            yield [finished]
 
 
 @pytest.fixture(scope="module")
@@ -119,13 +116,13 @@ DIGITS = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum":
 DEFINITIONS = {
     f"d{n}": record({name: {"$ref": f"#/$defs/d{n + 1}"} for name in ("a", "b")}) for n in range(30)
 }
-"""A few lines that stand for a billion values."""
+"""A few lines that expand to a billion values."""
 LARGEST = 2**20  # bytes of a body besides its images
 
 
 @dataclass(frozen=True)
 class Case:
-    """A request and what becomes of it."""
+    """A request and its expected response."""
 
     body: Callable[[], Any]
     status: int
@@ -241,16 +238,15 @@ def seen(begin: Callable[[], Awaitable[object]], attempts: int = 3) -> float:
     return max(asyncio.run(longest_stall(begin, attempts=1)) for _ in range(attempts))
 
 
-def test_a_loop_that_computes_is_seen() -> None:
+def test_computing_in_the_loop_is_a_stall() -> None:
     async def block() -> None:
         compute(2 * LIMIT)
 
     assert seen(block) > LIMIT
 
 
-def test_a_thread_that_holds_the_gil_is_seen() -> None:
-    lists = filled(b"[", b"[],", b"[]]", 4 * 2**20)
-    assert seen(lambda: asyncio.to_thread(json.loads, lists)) > LIMIT
+def test_a_thread_that_holds_the_gil_is_a_stall() -> None:
+    assert seen(lambda: asyncio.to_thread(pow, 7, 800_000)) > LIMIT
 
 
 def test_a_thread_that_shares_the_gil_is_no_stall() -> None:
@@ -262,7 +258,7 @@ def test_a_thread_that_shares_the_gil_is_no_stall() -> None:
 
 @pytest.fixture(scope="module")
 def heap() -> Iterator[None]:
-    with settled_heap():
+    with frozen_heap():
         yield
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lladav.errors import UserError
-from serve.auth.keys import Gate, entry, hash_of, new_key
+from serve.auth.keys import Authenticator, entry, hash_of, keys_of, new_key
 from serve.errors import ApiError
 from serve.settings import ServeSettings, load
 
@@ -30,7 +30,7 @@ def settings_of(file: Path, *names: str) -> ServeSettings:
 def refused(file: Path, *names: str) -> str:
     """What is said of a file, in one line that begins with its name."""
     with pytest.raises(UserError) as error:
-        Gate(settings_of(file, *names))
+        keys_of(settings_of(file, *names))
     said = str(error.value)
     assert "\n" not in said
     assert said.startswith(str(file))
@@ -39,22 +39,22 @@ def refused(file: Path, *names: str) -> str:
 
 @pytest.mark.parametrize("names", [(), ("alan",)])
 def test_its_keys_join_those_of_the_settings(file: Path, names: tuple[str, ...]) -> None:
-    gate = Gate(settings_of(file, *names))
+    keys = Authenticator(keys_of(settings_of(file, *names)))
     for name in ("ada", "grace", *names):
-        assert gate.identify(f"Bearer {KEYS[name]}").name == name
+        assert keys.identify(f"Bearer {KEYS[name]}").name == name
     with pytest.raises(ApiError):
-        gate.identify("Bearer sk-unknown")
+        keys.identify("Bearer sk-unknown")
 
 
 def test_its_entries_have_limits(file: Path) -> None:
     file.write_text(file.read_text() + "  concurrency: 3\n")
-    assert Gate(settings_of(file)).identify(f"Bearer {KEYS['grace']}").concurrency == 3
+    assert Authenticator(keys_of(settings_of(file))).identify(f"Bearer {KEYS['grace']}").concurrency == 3
 
 
 def test_it_is_read_when_an_ingress_starts(file: Path) -> None:
     settings = settings_of(file)
     file.write_text(entry("alan", KEYS["alan"]))
-    assert Gate(settings).identify(f"Bearer {KEYS['alan']}").name == "alan"
+    assert Authenticator(keys_of(settings)).identify(f"Bearer {KEYS['alan']}").name == "alan"
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_file_that_is_not_yaml(content: bytes, file: Path) -> None:
         ("- {name: a, sha256: sk-lladav-secret}", "keys[0].sha256: String should match pattern"),
     ],
 )
-def test_an_entry_that_is_none(text: str, said: str, file: Path) -> None:
+def test_an_invalid_entry_is_refused(text: str, said: str, file: Path) -> None:
     file.write_text(text)
     assert refused(file).startswith(f": {said}")
 
@@ -100,9 +100,9 @@ def test_a_key_in_clear_is_not_repeated(text: str, file: Path) -> None:
         ("ada", "new", "names differ from each other; rename one"),
         ("augusta", KEYS["ada"], "two entries are of the same key; make another one"),
     ],
-    ids=["names", "keys"],  # keys are drawn, and processes have to agree on names
+    ids=["names", "keys"],  # fixed ids: keys are random, and pytest-xdist needs equal names in all processes
 )
-def test_twins(name: str, key: str, said: str, file: Path) -> None:
+def test_conflicting_keys_are_refused(name: str, key: str, said: str, file: Path) -> None:
     alone = file.read_text()
     file.write_text(alone + entry(name, key))
     assert refused(file) == f", with keys: {said}"

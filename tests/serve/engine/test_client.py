@@ -1,4 +1,4 @@
-"""How an ingress sees that no forward of the engines gives finite numbers."""
+"""An ingress reports that it is not ready if no request gets finite numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from serve.engine.messages import Delta, EngineRequest, Event, Finished
 from serve.errors import NOT_FINITE, ApiError
 from serve.ingress import Ingress
 from serve.settings import ReplicaSettings, ServeSettings
-from tests.serve.engine.test_worker import job
+from tests.serve.engine.test_worker import request
 
 BAD = ApiError(500, "logits are not finite", code=NOT_FINITE)
 
@@ -25,23 +25,23 @@ def test_faults_persist_after_several_in_a_row_and_for_a_while() -> None:
     now = [0.0]
     faults = FaultTracker(lambda: now[0])
     for _ in range(FAULTS_NOT_READY - 1):
-        faults.note(BAD)
+        faults.record(BAD)
     assert not faults.persist
-    faults.note()
+    faults.record()
     for _ in range(FAULTS_NOT_READY):
-        faults.note(BAD)
-    faults.note(ApiError(500, "the step failed", code="engine_error"))
+        faults.record(BAD)
+    faults.record(ApiError(500, "the step failed", code="engine_error"))
     assert faults.persist
     now[0] = FAULT_SECONDS + 1
     assert not faults.persist
-    faults.note(BAD)
+    faults.record(BAD)
     assert faults.persist
-    faults.note()
+    faults.record()
     assert not faults.persist
 
 
 class Response:
-    """What a handle of Ray Serve gives for a call: one result to await, or several to iterate over."""
+    """Stands for the response of a handle of Ray Serve: awaited for one result, or iterated for several."""
 
     def __init__(self, results: list[Any]) -> None:
         self._results = results
@@ -66,7 +66,7 @@ class Response:
 
 
 class Handle:
-    """A handle whose calls all give the same."""
+    """A handle whose calls all return the same results."""
 
     def __init__(self, *results: Any) -> None:
         self.answer = self.events = self
@@ -84,8 +84,8 @@ ENDED = Finished(0, Decoded([1], [1.0], 1, 1, 1), 1)
 
 async def asked(replicas: EngineReplicas, stream: bool) -> list[list[Event]]:
     if stream:
-        return [events async for events in replicas.events(job())]
-    return [list(await replicas.answer(job()))]
+        return [events async for events in replicas.events(request())]
+    return [list(await replicas.answer(request()))]
 
 
 def test_an_ingress_is_not_ready_where_no_forward_gives_finite_numbers(served: ServeSettings) -> None:
@@ -94,7 +94,7 @@ def test_an_ingress_is_not_ready_where_no_forward_gives_finite_numbers(served: S
     ingress: Any = SimpleNamespace(_settings=settings, _replicas=EngineReplicas(failing))
     assert asyncio.run(Ingress._ready(ingress))
     for _ in range(FAULTS_NOT_READY):
-        ingress._replicas.faults.note(BAD)
+        ingress._replicas.faults.record(BAD)
     with pytest.raises(ApiError, match="got finite numbers") as refused:
         asyncio.run(Ingress._ready(ingress))
     assert (refused.value.status, refused.value.code) == (503, NOT_FINITE)

@@ -1,4 +1,4 @@
-"""The refresh interval rises with the load and with haste, within its bounds; its costs are the engine's."""
+"""The refresh interval rises with load and with short deadlines, within its range; costs match the engine."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from lladav.decoding.engine import decode
 from lladav.decoding.params import Cache, DecodingOptions
 from lladav.decoding.sequence import SequenceState
-from serve.api.requests import _dial as dial_of
+from serve.api.requests import refresh_range
 from serve.api.schemas import ChatRequest
-from serve.engine import messages as jobs
+from serve.engine import messages
 from serve.engine.messages import EngineRequest
 from serve.engine.refresh_policy import (
     RefreshRange,
@@ -36,38 +36,40 @@ NO_STOP = {"stop": ()}
 
 
 @st.composite
-def dials(draw: st.DrawFn) -> RefreshRange:
-    least = draw(st.integers(1, 32))
-    return RefreshRange(least, draw(st.integers(least, 64)))
+def ranges(draw: st.DrawFn) -> RefreshRange:
+    smallest = draw(st.integers(1, 32))
+    return RefreshRange(smallest, draw(st.integers(smallest, 64)))
 
 
 LOADS = st.floats(0, 10)
 BUSY = st.floats(0.1, 8)
 LEFT = st.floats(-1, 100)
-FORECASTS = st.lists(st.floats(0, 100), min_size=64, max_size=64).map(lambda each: lambda r: each[r - 1])
+ESTIMATES = st.lists(st.floats(0, 100), min_size=64, max_size=64).map(lambda each: lambda r: each[r - 1])
 
 
-@given(dials(), LOADS, BUSY, LEFT, FORECASTS)
+@given(ranges(), LOADS, BUSY, LEFT, ESTIMATES)
 def test_the_interval_is_within_its_bounds(
-    dial: RefreshRange, load: float, busy: float, left: float, cost: Any
+    allowed: RefreshRange, load: float, busy: float, left: float, cost: Any
 ) -> None:
-    assert dial.min <= choose_interval(dial, load, busy, left, cost) <= dial.max
+    assert allowed.min <= choose_interval(allowed, load, busy, left, cost) <= allowed.max
 
 
-@given(dials(), LOADS, LOADS, BUSY, LEFT, FORECASTS)
+@given(ranges(), LOADS, LOADS, BUSY, LEFT, ESTIMATES)
 def test_more_load_gives_no_smaller_interval(
-    dial: RefreshRange, load: float, more: float, busy: float, left: float, cost: Any
+    allowed: RefreshRange, load: float, more: float, busy: float, left: float, cost: Any
 ) -> None:
     low, high = sorted((load, more))
-    assert choose_interval(dial, low, busy, left, cost) <= choose_interval(dial, high, busy, left, cost)
+    assert choose_interval(allowed, low, busy, left, cost) <= choose_interval(allowed, high, busy, left, cost)
 
 
-@given(dials(), LOADS, BUSY, LEFT, LEFT, FORECASTS)
+@given(ranges(), LOADS, BUSY, LEFT, LEFT, ESTIMATES)
 def test_less_time_gives_no_smaller_interval(
-    dial: RefreshRange, load: float, busy: float, left: float, more: float, cost: Any
+    allowed: RefreshRange, load: float, busy: float, left: float, more: float, cost: Any
 ) -> None:
     short, long = sorted((left, more))
-    assert choose_interval(dial, load, busy, long, cost) <= choose_interval(dial, load, busy, short, cost)
+    assert choose_interval(allowed, load, busy, long, cost) <= choose_interval(
+        allowed, load, busy, short, cost
+    )
 
 
 @pytest.mark.parametrize(
@@ -78,21 +80,21 @@ def test_load_turns_the_dial_geometrically(load: float, interval: int) -> None:
 
 
 def test_the_deadline_gets_the_smallest_interval_that_fits_or_the_largest() -> None:
-    dial = RefreshRange(1, 16)
-    assert choose_interval(dial, 0, 2, 5.0, lambda r: 20 / r) == 4
-    assert choose_interval(dial, 0, 2, 0.1, lambda r: 20 / r) == 16
-    assert choose_interval(dial, 1.5, 2, 100.0, lambda r: 20 / r) == 4  # by load
+    allowed = RefreshRange(1, 16)
+    assert choose_interval(allowed, 0, 2, 5.0, lambda r: 20 / r) == 4
+    assert choose_interval(allowed, 0, 2, 0.1, lambda r: 20 / r) == 16
+    assert choose_interval(allowed, 1.5, 2, 100.0, lambda r: 20 / r) == 4  # by load
     assert (
-        choose_interval(dial, 1.5, 2, 5.0, lambda r: 9.0 if r == 4 else 1.0) == 5
+        choose_interval(allowed, 1.5, 2, 5.0, lambda r: 9.0 if r == 4 else 1.0) == 5
     )  # a forecast that is not monotone
 
 
 def interval_of(given: dict[str, Any], load: float, seconds: float) -> int:
     """The interval of a request whose forecast is ``seconds``, divided by the interval."""
     request = ChatRequest.model_validate({"model": "m", "messages": QUESTION, **given})
-    dial = dial_of(request.refresh_interval, request.deadline_ms is not None, BOUNDS)
+    allowed = refresh_range(request.refresh_interval, request.deadline_ms is not None, BOUNDS)
     return choose_interval(
-        dial, load, BOUNDS.busy, (request.deadline_ms or 300_000) / 1000, lambda r: seconds / r
+        allowed, load, BOUNDS.busy, (request.deadline_ms or 300_000) / 1000, lambda r: seconds / r
     )
 
 
@@ -118,22 +120,22 @@ RANGE = {"refresh_interval": {"min": 1, "max": 16}}
         ({**RANGE, "deadline_ms": 300_000}, 9.0, 1.0, 16),
     ],
 )
-def test_load_counts_where_a_range_is_given_and_a_deadline_where_it_is_near(
+def test_load_counts_for_a_range_and_a_deadline_if_it_is_near(
     given: dict[str, Any], load: float, seconds: float, interval: int
 ) -> None:
     assert interval_of(given, load, seconds) == interval
 
 
-def test_a_job_keeps_the_seconds_that_are_left_on_a_host_with_another_clock(
+def test_a_request_keeps_its_seconds_left_on_a_host_with_another_clock(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    job = EngineRequest("a", text_sample("answer", 9), 9, {}, RefreshRange(1, 1), deadline=1007.0)
-    monkeypatch.setattr(jobs, "time", SimpleNamespace(time=lambda: 1000.0))
-    sent = pickle.dumps(job)
-    monkeypatch.setattr(jobs, "time", SimpleNamespace(time=lambda: 4000.0))
+    request = EngineRequest("a", text_sample("answer", 9), 9, DecodingOptions(), RefreshRange(1, 1), 1007.0)
+    monkeypatch.setattr(messages, "time", SimpleNamespace(time=lambda: 1000.0))
+    sent = pickle.dumps(request)
+    monkeypatch.setattr(messages, "time", SimpleNamespace(time=lambda: 4000.0))
     received = pickle.loads(sent)
     assert received.deadline == 4007.0
-    assert (received.id, received.dial, received.choices) == (job.id, job.dial, job.choices)
+    assert (received.id, received.options, received.refresh) == (request.id, request.options, request.refresh)
 
 
 CASES: list[dict[str, Any]] = [
@@ -155,14 +157,14 @@ def test_positions_are_those_that_the_engine_forwards(case: dict[str, Any], inte
     options = DecodingOptions(**{"max_tokens": 12, **NO_STOP, **case, "refresh_interval": interval})
     (answer,) = decode(MODEL, [text_sample("p", 9)], options)
     cost = RequestCost(options, 9)
-    assert (answer.forwards, answer.positions) == (cost.forwards, cost.positions(interval))
+    assert (answer.forwards, answer.positions) == (cost.steps, cost.positions(interval))
 
 
 @pytest.mark.parametrize("rule", [{"threshold": 0.3}, {"factor": 1.0}, {"entropy": 0.5}])
-def test_where_confidence_decides_they_are_no_less_than_the_engine_forwards(rule: dict[str, Any]) -> None:
+def test_if_confidence_decides_they_are_an_upper_bound(rule: dict[str, Any]) -> None:
     options = DecodingOptions(max_tokens=12, block_length=4, refresh_interval=3, **rule)
     (answer,) = decode(MODEL, [text_sample("p", 9)], options)
-    assert answer.forwards <= RequestCost(options, 9).forwards == 12
+    assert answer.forwards <= RequestCost(options, 9).steps == 12
     assert answer.positions <= RequestCost(options, 9).positions(3)
 
 
@@ -185,62 +187,64 @@ def test_positions_are_those_of_the_state(data: st.DataObject) -> None:
         chosen = state.candidates[: int(state.rule.value)].tolist()
         state.fill(state.span, chosen, [1] * len(chosen), [0.5] * len(chosen))
     cost = RequestCost(options, prompt)
-    assert (state.forwards, state.positions) == (cost.forwards, cost.positions(options.refresh_interval))
+    assert (state.forwards, state.positions) == (cost.steps, cost.positions(options.refresh_interval))
 
 
-def taught(overhead: float, each: float, sizes: list[int], noise: float = 0.0) -> StepTimeModel:
-    """A pace that saw steps of these sizes."""
-    pace, drawn = StepTimeModel(), random.Random(0)
+def fitted(overhead: float, each: float, sizes: list[int], noise: float = 0.0) -> StepTimeModel:
+    """A model of steps of these sizes."""
+    model, drawn = StepTimeModel(), random.Random(0)
     for size in sizes:
-        pace.add(size, (overhead + each * size) * drawn.uniform(1 - noise, 1 + noise))
-    return pace
+        model.add(size, (overhead + each * size) * drawn.uniform(1 - noise, 1 + noise))
+    return model
 
 
 MIXED = [32, 400, 32, 32, 64, 800, 32, 96] * 20
 
 
-def test_pace_learns_both_numbers() -> None:
-    assert taught(0.02, 1e-4, MIXED).line == pytest.approx((0.02, 1e-4), rel=1e-6)
-    assert taught(0.02, 1e-4, MIXED, noise=0.1).line == pytest.approx((0.02, 1e-4), rel=0.2)
+def test_the_model_fits_both_numbers() -> None:
+    assert fitted(0.02, 1e-4, MIXED).line == pytest.approx((0.02, 1e-4), rel=1e-6)
+    assert fitted(0.02, 1e-4, MIXED, noise=0.1).line == pytest.approx((0.02, 1e-4), rel=0.2)
 
 
-def test_pace_follows_a_change_and_shrugs_at_a_hiccup() -> None:
-    pace = taught(0.02, 1e-4, MIXED)
-    pace.add(32, 60.0)
-    assert pace.seconds(1, 32) < 0.05
+def test_the_model_follows_a_change_and_ignores_one_slow_step() -> None:
+    model = fitted(0.02, 1e-4, MIXED)
+    model.add(32, 60.0)
+    assert model.seconds(1, 32) < 0.05
     for size in MIXED:
-        pace.add(size, 10 * (0.02 + 1e-4 * size))
-    assert pace.line == pytest.approx((0.2, 1e-3), rel=0.05)
+        model.add(size, 10 * (0.02 + 1e-4 * size))
+    assert model.line == pytest.approx((0.2, 1e-3), rel=0.05)
 
 
-def test_steps_of_one_size_are_told_apart_by_nothing() -> None:
-    assert taught(0.02, 1e-4, [100] * 50).line == pytest.approx((0.0, 3e-4))
+def test_steps_of_one_size_give_no_overhead() -> None:
+    assert fitted(0.02, 1e-4, [100] * 50).line == pytest.approx((0.0, 3e-4))
     assert StepTimeModel().line == (0.0, 0.0)
     assert StepTimeModel().positions == 0.0
 
 
 @given(st.lists(st.tuples(st.integers(0, 10000), st.floats(0, 100)), max_size=60))
-def test_pace_is_never_negative(steps: list[tuple[int, float]]) -> None:
-    pace = StepTimeModel()
+def test_the_model_is_never_negative(steps: list[tuple[int, float]]) -> None:
+    model = StepTimeModel()
     for size, seconds in steps:
-        pace.add(size, seconds)
-        assert min(pace.line) >= 0
+        model.add(size, seconds)
+        assert min(model.line) >= 0
 
 
-def test_a_forecast_adds_overheads_positions_and_company() -> None:
-    pace = taught(0.02, 1e-4, MIXED)
+def test_an_estimate_adds_overheads_own_positions_and_others() -> None:
+    model = fitted(0.02, 1e-4, MIXED)
     options = DecodingOptions(max_tokens=12, block_length=4)
     alone = 12 * 0.02 + 1e-4 * RequestCost(options, 100).positions(4)
-    assert latency_estimate(pace, options, 100)(4) == pytest.approx(alone)
-    assert latency_estimate(pace, options, 100, company=50)(4) == pytest.approx(alone + 12 * 50 * 1e-4)
-    guided = latency_estimate(pace, replace(options, guidance=1.0), 100)(4)
+    assert latency_estimate(model, options, 100)(4) == pytest.approx(alone)
+    assert latency_estimate(model, options, 100, other_positions=50)(4) == pytest.approx(
+        alone + 12 * 50 * 1e-4
+    )
+    guided = latency_estimate(model, replace(options, guidance=1.0), 100)(4)
     assert guided == pytest.approx(alone + 1e-4 * RequestCost(options, 100).positions(4))
 
 
-def test_a_forecast_for_every_interval_takes_no_time_however_many_blocks_there_are() -> None:
+def test_estimates_for_all_intervals_are_fast_with_many_blocks() -> None:
     count = 8192
     options = DecodingOptions(max_tokens=count, block_length=1, infill=dict.fromkeys(range(1, count), 5))
     since = time.process_time()
-    seconds = latency_estimate(taught(0.02, 1e-4, MIXED), options, 100)
+    seconds = latency_estimate(fitted(0.02, 1e-4, MIXED), options, 100)
     assert len({seconds(interval) for interval in range(1, 65)}) == 1
     assert time.process_time() - since < 2.0

@@ -1,4 +1,4 @@
-"""The engine's thread: events in order, rows that are free at once, failures that stay alone, the dial."""
+"""The engine worker: events in order, rows freed at once, isolated failures, the refresh interval."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from lladav.decoding.params import DecodingOptions
 from serve.engine.messages import Delta, DeltaMode, EngineRequest, Event, Finished
 from serve.engine.refresh_policy import RefreshRange
 from serve.engine.worker import EngineWorker
@@ -26,7 +27,7 @@ ROWS = 16
 
 @pytest.fixture
 def worker(engines: LocalEngines) -> Iterator[EngineWorker]:
-    """The worker that all tests share; nobody leaves anything in it."""
+    """The worker that all tests share; checks that each leaves it empty."""
     yield engines.worker
     wait_until(lambda: (engines.worker.load.rows_used, engines.worker.load.waiting) == (0, 0))
     kv_cache, admission = engines.engine.kv_cache, engines.engine.admission
@@ -37,15 +38,15 @@ def worker(engines: LocalEngines) -> Iterator[EngineWorker]:
 def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < deadline, "it does not come to hold"
+        assert time.monotonic() < deadline, "the condition does not come true"
         time.sleep(0.01)
 
 
-def job(name: str = "job", tokens: int = 16, **given: Any) -> EngineRequest:
-    settings = {"max_tokens": tokens, "stop": (), **given.pop("settings", {})}
-    return EngineRequest(
-        name, text_sample("answer", 9), 9, settings, **{"dial": RefreshRange(1, 1), "deadline": FAR, **given}
-    )
+def request(name: str = "request", tokens: int = 16, **given: Any) -> EngineRequest:
+    """A request without stops; ``options`` and other fields as given."""
+    options = DecodingOptions(**{"max_tokens": tokens, "stop": (), **given.pop("options", {})})
+    fields = {"refresh": RefreshRange(1, 1), "deadline": FAR, **given}
+    return EngineRequest(name, text_sample("answer", 9), 9, options, **fields)
 
 
 async def collected(worker: EngineWorker, wanted: EngineRequest) -> list[Event]:
@@ -57,30 +58,30 @@ def run(worker: EngineWorker, wanted: EngineRequest) -> list[Event]:
 
 
 def test_committed_tokens_come_in_order_and_once(worker: EngineWorker) -> None:
-    *steps, ended = run(worker, job(watch=DeltaMode.committed))
+    *steps, ended = run(worker, request(deltas=DeltaMode.committed))
     assert isinstance(ended, Finished)
     tokens = [token for step in steps if isinstance(step, Delta) for token in step.tokens]
     assert tokens == ended.answer.tokens[: len(tokens)]
     assert len(tokens) == 16
 
 
-def test_who_watches_every_step_sees_each_place_once(worker: EngineWorker) -> None:
-    *steps, ended = run(worker, job(watch=DeltaMode.denoise))
+def test_denoising_deltas_unmask_each_position_once(worker: EngineWorker) -> None:
+    *steps, ended = run(worker, request(deltas=DeltaMode.denoise))
     assert [step.step for step in steps if isinstance(step, Delta)] == list(range(1, 17))
     places = [place for step in steps if isinstance(step, Delta) for place in step.unmasked.positions]
     assert sorted(places) == list(range(16))
     assert isinstance(ended, Finished)
 
 
-def test_who_watches_nothing_hears_of_the_end_alone(worker: EngineWorker) -> None:
-    ended = run(worker, job(choices=3, settings={"temperature": 1.0}))
+def test_without_deltas_only_the_end_is_sent(worker: EngineWorker) -> None:
+    ended = run(worker, request(choices=3, options={"temperature": 1.0}))
     assert sorted(each.choice for each in ended) == [0, 1, 2]
     assert len({tuple(each.answer.tokens) for each in ended if isinstance(each, Finished)}) == 3
 
 
-def test_answers_do_not_depend_on_company(worker: EngineWorker) -> None:
+def test_answers_do_not_depend_on_other_requests(worker: EngineWorker) -> None:
     async def together() -> list[list[Event]]:
-        jobs = [job(f"job {n}", settings={"temperature": 1.0, "seed": n % 2}) for n in range(2 * ROWS)]
+        jobs = [request(f"request {n}", options={"temperature": 1.0, "seed": n % 2}) for n in range(2 * ROWS)]
         return await asyncio.gather(*(collected(worker, each) for each in jobs))
 
     found = [events[-1] for events in asyncio.run(together())]
@@ -91,7 +92,7 @@ def test_answers_do_not_depend_on_company(worker: EngineWorker) -> None:
 
 @pytest.fixture
 def steps(engines: LocalEngines, monkeypatch: pytest.MonkeyPatch) -> list[None]:
-    """One entry for each step that the engine has begun."""
+    """One entry for each step that the engine has started."""
     begun: list[None] = []
     step = engines.engine.step
 
@@ -104,12 +105,12 @@ def steps(engines: LocalEngines, monkeypatch: pytest.MonkeyPatch) -> list[None]:
 
 
 A_FEW = 3
-"""Steps: the one that runs when a job leaves, and the one that finds it gone."""
+"""Steps: the one that runs when a request leaves, and the one after it."""
 
 
-def test_an_abandoned_job_leaves_within_a_step(worker: EngineWorker, steps: list[None]) -> None:
+def test_an_abandoned_request_leaves_within_a_step(worker: EngineWorker, steps: list[None]) -> None:
     async def begin_and_leave() -> int:
-        events = worker.events(job(tokens=512, choices=4, watch=DeltaMode.denoise))
+        events = worker.events(request(tokens=512, choices=4, deltas=DeltaMode.denoise))
         await anext(events)
         await events.aclose()  # type: ignore[attr-defined]
         return len(steps)
@@ -121,7 +122,7 @@ def test_an_abandoned_job_leaves_within_a_step(worker: EngineWorker, steps: list
 
 def test_a_cancelled_task_leaves_too(worker: EngineWorker, steps: list[None]) -> None:
     async def begin_and_cancel() -> int:
-        task = asyncio.create_task(collected(worker, job(tokens=512)))
+        task = asyncio.create_task(collected(worker, request(tokens=512)))
         while not worker.load.rows_used:
             await asyncio.sleep(0.01)
         task.cancel()
@@ -134,10 +135,10 @@ def test_a_cancelled_task_leaves_too(worker: EngineWorker, steps: list[None]) ->
     assert len(steps) <= until_left + A_FEW
 
 
-def test_jobs_of_one_id_do_not_know_of_each_other(worker: EngineWorker) -> None:
+def test_requests_with_one_id_are_independent(worker: EngineWorker) -> None:
     async def leave_one_of_two() -> list[Event]:
-        stays = asyncio.create_task(collected(worker, job(tokens=64)))
-        leaves = worker.events(job(tokens=64, watch=DeltaMode.denoise))
+        stays = asyncio.create_task(collected(worker, request(tokens=64)))
+        leaves = worker.events(request(tokens=64, deltas=DeltaMode.denoise))
         await anext(leaves)
         await leaves.aclose()  # type: ignore[attr-defined]
         return await stays
@@ -147,9 +148,12 @@ def test_jobs_of_one_id_do_not_know_of_each_other(worker: EngineWorker) -> None:
     assert len(ended.answer.tokens) == 64
 
 
-def test_load_counts_rows_and_who_waits(worker: EngineWorker) -> None:
+def test_load_counts_rows_and_waiting_answers(worker: EngineWorker) -> None:
     async def crowd() -> None:
-        tasks = [asyncio.create_task(collected(worker, job(f"job {n}", tokens=512))) for n in range(ROWS + 5)]
+        tasks = [
+            asyncio.create_task(collected(worker, request(f"request {n}", tokens=512)))
+            for n in range(ROWS + 5)
+        ]
         while not worker.load.oldest_waiting_seconds > 0.05:
             await asyncio.sleep(0.01)
         assert (worker.load.rows_used, worker.load.rows, worker.load.waiting) == (ROWS, ROWS, 5)
@@ -160,13 +164,13 @@ def test_load_counts_rows_and_who_waits(worker: EngineWorker) -> None:
     asyncio.run(crowd())
 
 
-def test_a_job_that_cannot_run_is_refused(worker: EngineWorker) -> None:
-    with pytest.raises(ApiError, match="exclude each other") as refused:
-        run(worker, job(settings={"steps": 4, "threshold": 0.5}))
+def test_a_request_that_cannot_run_is_refused(worker: EngineWorker) -> None:
+    with pytest.raises(ApiError, match="outside the vocabulary") as refused:
+        run(worker, request(options={"suffix": (10**9,)}))
     assert refused.value.status == 400
 
 
-def test_a_job_that_fails_the_forward_fails_alone(
+def test_a_request_that_fails_the_forward_fails_alone(
     worker: EngineWorker, engines: LocalEngines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forward = engines.engine._runner.step
@@ -177,7 +181,7 @@ def test_a_job_that_fails_the_forward_fails_alone(
         return forward(rows)
 
     async def both() -> list[Any]:
-        jobs = [collected(worker, job("bad", choices=2)), collected(worker, job("good", choices=2))]
+        jobs = [collected(worker, request("bad", choices=2)), collected(worker, request("good", choices=2))]
         return await asyncio.gather(*jobs, return_exceptions=True)
 
     with monkeypatch.context() as patched:
@@ -190,26 +194,26 @@ def test_a_job_that_fails_the_forward_fails_alone(
         )
         assert len(answered) == 2
         with pytest.raises(ApiError):
-            run(worker, job("bad"))
+            run(worker, request("bad"))
         assert worker.failed_steps > 0
-    run(worker, job())
+    run(worker, request())
     assert worker.failed_steps == 0
 
 
 def test_numbers_that_are_not_finite_are_an_error_and_counted(served: ServeSettings) -> None:
     engines, failed = LocalEngines(served), list[str]()
-    engines.worker._observer.failed = failed.append  # type: ignore[method-assign]
+    engines.worker._metrics.failed = failed.append  # type: ignore[method-assign]
     with torch.no_grad():
         engines.engine._model.language.norm.weight.fill_(torch.nan)
     try:
         requests: list[dict[str, Any]] = [
             {},
-            {"settings": {"temperature": 1.0}, "choices": 2},
-            {"watch": DeltaMode.denoise},
+            {"options": {"temperature": 1.0}, "choices": 2},
+            {"deltas": DeltaMode.denoise},
         ]
         for given in requests:
             with pytest.raises(ApiError, match="logits are not finite: the weights are damaged") as refused:
-                run(engines.worker, job(**given))
+                run(engines.worker, request(**given))
             assert (refused.value.status, refused.value.code) == (500, "not_finite")
         assert failed == ["not_finite"] * 4
         assert engines.worker.failed_steps == 3
@@ -220,20 +224,20 @@ def test_numbers_that_are_not_finite_are_an_error_and_counted(served: ServeSetti
 def interval(worker: EngineWorker, wanted: EngineRequest) -> int:
     ended = run(worker, wanted)[-1]
     assert isinstance(ended, Finished)
-    return ended.interval
+    return ended.refresh_interval
 
 
-def test_the_dial_stays_low_where_nobody_waits(worker: EngineWorker) -> None:
-    assert interval(worker, job(dial=RefreshRange(2, 32))) == 2
+def test_the_interval_is_the_smallest_without_load(worker: EngineWorker) -> None:
+    assert interval(worker, request(refresh=RefreshRange(2, 32))) == 2
 
 
-def test_the_dial_goes_up_where_many_wait(worker: EngineWorker) -> None:
+def test_the_interval_rises_with_load(worker: EngineWorker) -> None:
     async def crowd() -> list[list[Event]]:
-        jobs = [job(f"job {n}", dial=RefreshRange(2, 32)) for n in range(4 * ROWS)]
+        jobs = [request(f"request {n}", refresh=RefreshRange(2, 32)) for n in range(4 * ROWS)]
         return await asyncio.gather(*(collected(worker, each) for each in jobs))
 
     ends = [events[-1] for events in asyncio.run(crowd())]
-    intervals = [each.interval for each in ends if isinstance(each, Finished)]
+    intervals = [each.refresh_interval for each in ends if isinstance(each, Finished)]
     assert max(intervals) == 32
     assert intervals[-1] < 32
 
@@ -251,53 +255,49 @@ def scarce(engines: LocalEngines, blocks: int) -> Iterator[None]:
 
 
 async def crowd_behind(worker: EngineWorker, first: asyncio.Task[Any], waiting: int) -> None:
-    """Many that come when so many answers of the first job have to wait for memory."""
+    """Send many requests once ``waiting`` answers of the first wait for memory."""
     while worker.load.waiting < waiting:
         assert not first.done()
         await asyncio.sleep(0.01)
-    jobs = [job(f"job {n}", tokens=1) for n in range(2 * ROWS)]
+    jobs = [request(f"request {n}", tokens=1) for n in range(2 * ROWS)]
     tasks = [asyncio.create_task(collected(worker, each)) for each in jobs]
     while worker.load.waiting < waiting + len(tasks):
         assert not first.done()
         await asyncio.sleep(0.01)
 
 
-def test_the_dial_is_turned_once_there_is_memory_and_not_before(
-    worker: EngineWorker, engines: LocalEngines
-) -> None:
+def test_the_interval_is_chosen_when_there_is_memory(worker: EngineWorker, engines: LocalEngines) -> None:
     async def wait_for_memory() -> list[Event]:
         with scarce(engines, 0):
-            first = asyncio.create_task(collected(worker, job(dial=RefreshRange(2, 32))))
+            first = asyncio.create_task(collected(worker, request(refresh=RefreshRange(2, 32))))
             await crowd_behind(worker, first, 1)
         return await first
 
     (ended,) = asyncio.run(wait_for_memory())
     assert isinstance(ended, Finished)
-    assert ended.interval == 32
+    assert ended.refresh_interval == 32
 
 
-def test_answers_of_a_job_have_one_interval_though_one_begins_after_another(
-    worker: EngineWorker, engines: LocalEngines
-) -> None:
+def test_all_answers_of_a_request_have_one_interval(worker: EngineWorker, engines: LocalEngines) -> None:
     async def one_by_one() -> list[Event]:
         with scarce(engines, 9):
             first = asyncio.create_task(
-                collected(worker, job(tokens=256, choices=2, dial=RefreshRange(2, 32)))
+                collected(worker, request(tokens=256, choices=2, refresh=RefreshRange(2, 32)))
             )
             await crowd_behind(worker, first, 1)
             return await first
 
     ended = asyncio.run(one_by_one())
-    assert [each.interval for each in ended if isinstance(each, Finished)] == [2, 2]
+    assert [each.refresh_interval for each in ended if isinstance(each, Finished)] == [2, 2]
 
 
-def test_the_dial_goes_up_where_time_is_short(served: ServeSettings) -> None:
-    """The pace is learnt from steps; here each takes as long as the clock of the test says."""
+def test_the_interval_rises_if_time_is_short(served: ServeSettings) -> None:
+    """The step-time model gets steps with times that the test makes up."""
     engines = LocalEngines(served)
     try:
         for n in range(12):
-            engines.worker._pace.add(60.0 + n, 1e-2 * (60.0 + n))
-        short = replace(job(tokens=64, dial=RefreshRange(1, 64)), deadline=time.time() + 40.0)
+            engines.worker._step_time.add(60.0 + n, 1e-2 * (60.0 + n))
+        short = replace(request(tokens=64, refresh=RefreshRange(1, 64)), deadline=time.time() + 40.0)
         assert interval(engines.worker, short) > 1
         assert interval(engines.worker, replace(short, deadline=FAR)) == 1
     finally:
@@ -315,7 +315,7 @@ def test_a_step_that_hangs_is_seen(served: ServeSettings, monkeypatch: pytest.Mo
     monkeypatch.setattr(engines.engine, "step", slow)
 
     async def begin() -> None:
-        task = asyncio.create_task(collected(engines.worker, job()))
+        task = asyncio.create_task(collected(engines.worker, request()))
         while engines.worker.step_seconds < 0.2:
             await asyncio.sleep(0.01)
         task.cancel()
@@ -326,8 +326,8 @@ def test_a_step_that_hangs_is_seen(served: ServeSettings, monkeypatch: pytest.Mo
     assert not engines.worker.alive
 
 
-def told(worker: EngineWorker, *wanted: EngineRequest) -> list[tuple[int, str | None]]:
-    """Status and code of the errors that jobs come to, soon."""
+def errors_of(worker: EngineWorker, *wanted: EngineRequest) -> list[tuple[int, str | None]]:
+    """Status and code of the errors of requests, within seconds."""
 
     async def all_of_them() -> list[Any]:
         async with asyncio.timeout(20):
@@ -341,7 +341,7 @@ ENGINE_ERROR = 500, "engine_error"
 
 
 @pytest.mark.parametrize("method", ["submit", "step"])
-def test_all_are_told_when_the_thread_ends(
+def test_all_requests_fail_when_the_thread_ends(
     served: ServeSettings, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     def fails(*_: Any) -> Any:
@@ -349,17 +349,17 @@ def test_all_are_told_when_the_thread_ends(
 
     engines = LocalEngines(served)
     monkeypatch.setattr(engines.engine, method, fails)
-    assert told(engines.worker, job("a"), job("b")) == [ENGINE_ERROR] * 2
+    assert errors_of(engines.worker, request("a"), request("b")) == [ENGINE_ERROR] * 2
     wait_until(lambda: not engines.worker.alive)
-    assert told(engines.worker, job("late")) == [ENGINE_ERROR]
+    assert errors_of(engines.worker, request("late")) == [ENGINE_ERROR]
 
 
-def test_who_is_done_in_the_very_step_that_ends_the_thread_is_told(
+def test_a_request_that_finishes_in_the_last_step_fails_too(
     served: ServeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: Any) -> Any:
         raise MemoryError("no room for anything")
 
     engines = LocalEngines(served)
-    monkeypatch.setattr(engines.worker._observer, "gauges", fails)
-    assert told(engines.worker, job(tokens=1)) == [ENGINE_ERROR]
+    monkeypatch.setattr(engines.worker._metrics, "gauges", fails)
+    assert errors_of(engines.worker, request(tokens=1)) == [ENGINE_ERROR]

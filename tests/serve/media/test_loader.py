@@ -133,10 +133,6 @@ NO_IMAGES = [
 class TestRefusals:
     """Each limit and each mistake has its own status and code."""
 
-    def test_too_many_images(self, load_error: LoadError):
-        error = load_error(*[uri(b"never read")] * 3, images=2)
-        assert (error.status, error.code, error.param) == (400, "too_many_images", named(*"abc")[2][1])
-
     def test_too_many_bytes_are_refused_before_base64_is_decoded(self, load_error: LoadError):
         error = load_error("data:image/png;base64," + "!" * 1004, image_bytes=750)
         assert (error.status, error.code) == (413, "image_too_large")

@@ -1,0 +1,106 @@
+"""All counts of a request, checked in one place against the limits of the server and of the API key.
+
+To add a count, yield it in ``RequestLimits.counts`` and give its limit in ``RequestLimits.__init__``. To
+limit a count for a single API key, add an optional field with the name of the count to ``KeySettings``; a key
+can only lower the limit of the server. Rate and concurrency of a key are not counts of a request: see
+``serve.auth.limits``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from serve.api.prompts import characters, image_references
+from serve.api.schemas import ChatRequest, CompletionRequest, DecodingBody
+from serve.errors import ApiError
+from serve.settings import KeySettings, ServeSettings
+
+
+@dataclass(frozen=True)
+class Count:
+    """A number in a request that has a limit."""
+
+    name: str
+    value: int
+    error: Callable[[int, int], ApiError]
+    """Makes the error for a value and the limit that it exceeds."""
+
+
+class RequestLimits:
+    """Limits of the counts of a request, by name."""
+
+    def __init__(self, settings: ServeSettings, max_positions: int) -> None:
+        """``max_positions`` is the context length of the model."""
+        limits = settings.limits
+        self._max_positions = max_positions
+        self._server = {
+            "choices": limits.choices,
+            "stops": limits.stops,
+            "max_tokens": limits.max_tokens,
+            "messages": limits.messages,
+            "images": settings.media.images,
+            "characters": limits.characters_per_token * max_positions,
+        }
+
+    def limit(self, name: str, key: KeySettings | None) -> int:
+        """The limit of a count for an API key; none is a request without a key."""
+        own: int | None = getattr(key, name, None)
+        return self._server[name] if own is None else min(self._server[name], own)
+
+    def check(self, body: DecodingBody, key: KeySettings | None) -> None:
+        """Raise ``ApiError`` 400 for the first count that is above its limit."""
+        for count in self.counts(body):
+            limit = self.limit(count.name, key)
+            if count.value > limit:
+                raise count.error(count.value, limit)
+
+    def counts(self, body: DecodingBody) -> Iterator[Count]:
+        """The counts of a request."""
+        yield Count("choices", body.choices, partial(_too_many, "n", "answers"))
+        yield Count("stops", len(body.stops), partial(_too_many, "stop", "texts"))
+        max_tokens, param = requested_max_tokens(body)
+        yield Count("max_tokens", max_tokens or 0, partial(_too_many, param, "tokens"))
+        if isinstance(body, ChatRequest):
+            yield Count("messages", len(body.messages), partial(_too_many, "messages", "messages"))
+            images = image_references(body.messages)
+            yield Count("images", len(images), partial(_too_many_images, images))
+        param = "prompt" if isinstance(body, CompletionRequest) else "messages"
+        yield Count("characters", text_characters(body), partial(_too_long, param, self._max_positions))
+
+
+def requested_max_tokens(body: DecodingBody) -> tuple[int | None, str]:
+    """The longest answer that a request asks for, and the field that says so; raises ``ApiError`` 400 for two
+    fields that differ."""
+    if not isinstance(body, ChatRequest) or body.max_completion_tokens is None:
+        return body.max_tokens, "max_tokens"
+    if body.max_tokens not in (None, body.max_completion_tokens):
+        message = "max_tokens and max_completion_tokens differ; keep one of them"
+        raise ApiError(400, message, param="max_tokens")
+    return body.max_completion_tokens, "max_completion_tokens"
+
+
+def text_characters(body: DecodingBody) -> int:
+    """Characters of all texts of the prompt."""
+    if isinstance(body, CompletionRequest):
+        return len(body.prompt) + len(body.suffix or "")
+    assert isinstance(body, ChatRequest)
+    return characters(body.messages)
+
+
+def _too_many(param: str, unit: str, value: int, limit: int) -> ApiError:
+    return ApiError(400, f"{param}: at most {limit} {unit} here, not {value}; ask for less", param=param)
+
+
+def _too_many_images(images: list[tuple[str, str]], value: int, limit: int) -> ApiError:
+    message = f"{value} images; a request may have {limit} at most; send fewer"
+    return ApiError(400, message, code="too_many_images", param=images[limit][1])
+
+
+def _too_long(param: str, max_positions: int, value: int, limit: int) -> ApiError:
+    message = (
+        f"{param}: {value} characters are more than the {limit} that are allowed for the model's "
+        f"{max_positions} tokens; shorten the text"
+    )
+    return ApiError(400, message, code="context_length_exceeded", param=param)
