@@ -28,8 +28,8 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # finds ninja
 
 
-hypothesis.settings.register_profile("untimed", deadline=None)
-hypothesis.settings.load_profile("untimed")
+hypothesis.settings.register_profile("short", deadline=None, max_examples=30)
+hypothesis.settings.register_profile("full", deadline=None, max_examples=300)
 
 
 class Golden:
@@ -61,7 +61,13 @@ class Golden:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--full", action="store_true", help="run the long form of tests marked proof")
+    meaning = "run the long form of tests marked proof, and property tests with more examples"
+    parser.addoption("--full", action="store_true", help=meaning)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose how many examples property tests try."""
+    hypothesis.settings.load_profile("full" if config.getoption("--full") else "short")
 
 
 @pytest.fixture(scope="session")

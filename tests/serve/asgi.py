@@ -1,4 +1,4 @@
-"""An ASGI server for tests: requests whose every message the test decides, in the event loop of the test."""
+"""An ASGI server for tests: the test controls every message, in its own event loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message
 
 PATIENCE = 60.0
-"""Seconds until a condition counts as one that never comes true."""
+"""Seconds after which waiting for a condition fails."""
 JSON = {"content-type": "application/json"}
 
 
@@ -25,7 +25,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @dataclass
 class Answer:
-    """What came back."""
+    """A response."""
 
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
@@ -48,7 +48,7 @@ async def ask(
     headers: Mapping[str, str] = JSON,
     client: str = "127.0.0.1",
 ) -> Answer:
-    """Ask an application. ``messages`` is what the server receives; after it, the client waits."""
+    """Send a request to an application. After ``messages``, the client sends nothing more."""
     answer, received = Answer(), _iterated(messages)
 
     async def receive() -> Message:
@@ -73,7 +73,7 @@ async def _iterated(messages: Iterable[Message] | AsyncIterator[Message]) -> Asy
 
 
 def parts(body: bytes, size: int = 2**16) -> list[Message]:
-    """The messages of a whole body, as servers cut it."""
+    """The messages of a whole body, split as servers do."""
     pieces = [body[at : at + size] for at in range(0, len(body), size)] or [b""]
     last = len(pieces) - 1
     return [

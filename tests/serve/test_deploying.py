@@ -45,7 +45,7 @@ class Deployed:
 
 @pytest.fixture(scope="module")
 def config(root: Path, model_folder: Path) -> dict[str, Any]:
-    """The documented file with a model and a port of our own, and more."""
+    """The documented file with a test model, a free port and overrides."""
     config = yaml.safe_load((root / "docs/serve_config.yaml").read_text())
     with socket.create_server(("127.0.0.1", 0)) as probe:
         config["http_options"]["port"] = probe.getsockname()[1]
@@ -68,11 +68,11 @@ def deployed(root: Path, config: dict[str, Any]) -> Iterator[Deployed]:
         httpx.delete(applications, timeout=60).raise_for_status()
 
 
-def test_the_config_is_understood(config: dict[str, Any]) -> None:
+def test_the_config_is_valid(config: dict[str, Any]) -> None:
     check(config)
 
 
-def test_its_settings_and_overrides_hold(deployed: Deployed) -> None:
+def test_its_settings_and_overrides_apply(deployed: Deployed) -> None:
     engine, ingress = deployed.options_of("engine"), deployed.options_of("ingress")
     assert engine["autoscaling_config"]["max_replicas"] == 2
     assert engine["autoscaling_config"]["policy"]["policy_function"] == "serve.ops.autoscaling:EnginePolicy"
@@ -96,14 +96,14 @@ def test_a_request_is_one_trace_from_proxy_to_engine(deployed: Deployed, stream:
     ]
 
 
-def test_a_trace_that_the_client_began_goes_on(deployed: Deployed) -> None:
+def test_a_trace_that_the_client_started_continues(deployed: Deployed) -> None:
     trace = secrets.token_hex(16)
     spans = spans_of_a_request(deployed, traceparent=f"00-{trace}-{secrets.token_hex(8)}-01")
     assert {span["context"]["trace_id"] for span in spans} == {f"0x{trace}"}
 
 
 def spans_of_a_request(deployed: Deployed, stream: bool = False, **headers: str) -> list[dict[str, Any]]:
-    """Ask, and wait for what the five parties wrote about it."""
+    """Send a request and wait for the spans of its five parts."""
     name = secrets.token_hex(8)
     (outcome,) = ask_all(deployed.address, 1, headers={"X-Request-ID": name, **headers}, stream=stream)
     assert outcome.ok
@@ -115,7 +115,7 @@ def spans_of_a_request(deployed: Deployed, stream: bool = False, **headers: str)
 
 
 def written_spans(deployed: Deployed) -> Iterator[dict[str, Any]]:
-    """What Ray's own exporter has written so far: indented JSON objects, one after another."""
+    """Spans that Ray's own exporter has written so far: indented JSON objects, one after another."""
     for file in deployed.head.folder.glob("session_latest/logs/serve/spans/*"):
         *whole, _ = file.read_text().split("\n}\n")
         yield from (json.loads(f"{text}}}") for text in whole)
@@ -132,16 +132,14 @@ def chain(spans: list[dict[str, Any]]) -> list[str]:
     return names
 
 
-def test_replicas_that_are_taken_away_finish_what_they_run(
-    deployed: Deployed, config: dict[str, Any]
-) -> None:
+def test_removed_replicas_finish_their_requests(deployed: Deployed, config: dict[str, Any]) -> None:
     applications = f"{deployed.head.dashboard}/api/serve/applications/"
     assert replicas_of(put(applications, with_engines(config, 2))) == {"engine": 2, "ingress": 2}
-    begun = threading.Semaphore(0)
+    started = threading.Semaphore(0)
     with ThreadPoolExecutor(1) as pool:
-        long = {"max_tokens": 256, "ignore_eos": True, "stream": True, "begun": begun.release}
+        long = {"max_tokens": 256, "ignore_eos": True, "stream": True, "begun": started.release}
         asked = pool.submit(ask_all, deployed.address, 12, **long)
-        assert all(begun.acquire(timeout=60) for _ in range(12))
+        assert all(started.acquire(timeout=60) for _ in range(12))
         fewer = with_engines(config, 1)
         fewer["applications"][0]["deployments"][1]["num_replicas"] = 1
         httpx.put(applications, json=fewer, timeout=60).raise_for_status()
@@ -150,7 +148,7 @@ def test_replicas_that_are_taken_away_finish_what_they_run(
     assert replicas_of(put(applications, fewer)) == {"engine": 1, "ingress": 1}
 
 
-def test_a_file_of_keys_that_is_not_there_is_told(deployed: Deployed, config: dict[str, Any]) -> None:
+def test_a_missing_file_of_keys_is_reported(deployed: Deployed, config: dict[str, Any]) -> None:
     applications = f"{deployed.head.dashboard}/api/serve/applications/"
     changed = copy.deepcopy(config)
     changed["applications"][0]["args"] |= {"auth": "keys", "keys_file": "/none.yaml"}

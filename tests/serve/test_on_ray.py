@@ -1,4 +1,4 @@
-"""The whole application on Ray Serve: answers, clients that leave, overload, faults, new versions."""
+"""The whole application on Ray Serve: answers, disconnects, overload, failures, new versions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ from tests.serve.images import encoded, uri
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 ENDLESS: dict[str, Any] = {"max_tokens": 512, "temperature": 5.0, "stream_mode": "denoise"}
 LONG: dict[str, Any] = {"max_tokens": 256, "ignore_eos": True}
-"""So that replicas have something to finish."""
+"""An answer that takes a while."""
 SMALL: dict[str, Any] = {"engine__cpus": 0.5, "engine__max_rows": 4, "engine__max_waiting": 4}
 ONE: dict[str, Any] = {**SMALL, "engine__max_queued": 4, "limits__body_seconds": 5.0}
 PAIR: dict[str, Any] = {
@@ -39,7 +40,7 @@ PAIR: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def application(model_folder: Path) -> Iterator[Served]:
-    """In whatever version the last test left it."""
+    """The application, in the version that the last test left."""
     with cluster(model_folder, **ONE) as running:
         yield running
 
@@ -80,8 +81,8 @@ def test_a_body_that_does_not_end_is_a_timeout(served: Served) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_clients_that_leave_free_their_rows(served: Served, stream: bool) -> None:
-    async def begin_and_leave(session: aiohttp.ClientSession) -> None:
+def test_clients_that_disconnect_free_their_rows(served: Served, stream: bool) -> None:
+    async def start_and_disconnect(session: aiohttp.ClientSession) -> None:
         body = {
             "model": NAME,
             "messages": [{"role": "user", "content": "Count."}],
@@ -97,14 +98,14 @@ def test_clients_that_leave_free_their_rows(served: Served, stream: bool) -> Non
 
     async def several() -> None:
         async with aiohttp.ClientSession() as session:
-            await asyncio.gather(*(begin_and_leave(session) for _ in range(4)))
+            await asyncio.gather(*(start_and_disconnect(session) for _ in range(4)))
 
     for _ in range(5):
         asyncio.run(several())
         served.wait_until_empty(seconds=5.0)
 
 
-def test_overload_is_told_and_others_are_answered(served: Served) -> None:
+def test_overload_refuses_some_and_answers_others(served: Served) -> None:
     outcomes = ask_all(served.address, 40, max_tokens=128, temperature=5.0)
     refused = [outcome for outcome in outcomes if not outcome.ok]
     assert {(each.status, code_of(each)) for each in refused} == {(503, "saturated")}
@@ -113,7 +114,7 @@ def test_overload_is_told_and_others_are_answered(served: Served) -> None:
     served.wait_until_empty()
 
 
-def test_metrics_tell_of_engines_and_requests(served: Served) -> None:
+def test_metrics_cover_engines_and_requests(served: Served) -> None:
     wanted = ("ray_lladav_requests_total", "ray_lladav_forwards_total", "ray_lladav_step_seconds_bucket")
     assert [outcome for outcome in ask_all(served.address, 1) if not outcome.ok] == []
     deadline = time.monotonic() + 60
@@ -124,19 +125,26 @@ def test_metrics_tell_of_engines_and_requests(served: Served) -> None:
         time.sleep(1)
 
 
-def test_a_replica_that_gets_sigterm_ends_after_what_it_runs(served: Served) -> None:
-    """Ray takes notice of the signal once the replica's calls are done."""
-    (told,) = served.engines()
+def test_a_replica_that_gets_sigterm_finishes_its_requests(served: Served) -> None:
+    """Ray handles the signal once the calls of the replica are done."""
+    (victim,) = served.engines()
     with ConstantLoad(served.address, given=LONG) as load:
         load.wait_for(4)
         served.wait_until_used(load.clients)
-        told.send_signal(signal.SIGTERM)
-        told.wait(timeout=60)
+        victim.send_signal(signal.SIGTERM)
+        victim.wait(timeout=60)
         load.wait_for(4)
     assert [outcome for outcome in load.outcomes if not outcome.ok] == []
 
 
-def test_a_new_version_under_load_fails_nobody(served: Served) -> None:
+def test_a_new_version_a_lost_replica_and_the_end(served: Served) -> None:
+    """One test: each part needs the deployment that the part before leaves, and deployments are slow."""
+    a_new_version_under_load_fails_no_request(served)
+    a_killed_replica_fails_only_its_streams(served)
+    the_application_finishes_its_requests_before_it_ends(served)
+
+
+def a_new_version_under_load_fails_no_request(served: Served) -> None:
     with ConstantLoad(served.address, given=LONG) as load:
         load.wait_for(4)
         served.deploy(**PAIR)
@@ -144,10 +152,9 @@ def test_a_new_version_under_load_fails_nobody(served: Served) -> None:
     assert [outcome for outcome in load.outcomes if not outcome.ok] == []
 
 
-def test_a_replica_that_is_killed_fails_its_streams_alone(application: Served) -> None:
-    application.ensure(**PAIR)
-    victim = application.engines()[0]
-    with ConstantLoad(application.address, clients=6, given={"max_tokens": 128, "temperature": 5.0}) as load:
+def a_killed_replica_fails_only_its_streams(served: Served) -> None:
+    victim = served.engines()[0]
+    with ConstantLoad(served.address, clients=6, given={"max_tokens": 128, "temperature": 5.0}) as load:
         load.wait_for(4)
         victim.send_signal(signal.SIGKILL)
         load.wait_for(12)
@@ -157,11 +164,12 @@ def test_a_replica_that_is_killed_fails_its_streams_alone(application: Served) -
     assert all(outcome.ended for outcome in failed)
 
 
-def test_the_application_ends_after_what_it_runs(served: Served) -> None:
-    long = {"max_tokens": 512, "ignore_eos": True, "stream": True}
+def the_application_finishes_its_requests_before_it_ends(served: Served) -> None:
+    started = threading.Semaphore(0)
+    long = {"max_tokens": 512, "ignore_eos": True, "stream": True, "begun": started.release}
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(ask_all, served.address, 4, **long)
-        served.wait_until_used(4)
+        assert all(started.acquire(timeout=60) for _ in range(4))
         served.delete()
     assert [outcome.error for outcome in asked.result() if not outcome.ok] == []
 

@@ -1,4 +1,4 @@
-"""Settings of serving: every shipped file loads, mistakes are told in one line."""
+"""Settings of serving: every shipped file loads, mistakes are reported in one line."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from serve.settings import Auth, ServeSettings, load
 
 KEY = {"name": "someone", "sha256": "0" * 64}
 NEEDED = {"local": {"model": "folder"}, "gpu": {"model": "folder", "keys": [KEY]}}
-"""What each shipped file leaves to whoever uses it."""
+"""Settings that each shipped file needs."""
 
 
-def told(**given: Any) -> str:
-    """What is said about arguments that are wrong, in one line."""
+def error_of(**given: Any) -> str:
+    """The error for invalid arguments, which is one line."""
     with pytest.raises(UserError) as error:
         load({"model": "folder", **given})
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
-def test_the_files_are_those_that_are_tested() -> None:
+def test_all_files_are_tested() -> None:
     assert group_choices("serve") == sorted(NEEDED)
 
 
@@ -40,26 +40,26 @@ def test_every_shipped_file_loads(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", group_choices("serve"))
-def test_every_preset_is_something_that_can_be_decoded(name: str) -> None:
+def test_every_preset_is_valid_for_decoding(name: str) -> None:
     settings = load({"config": name, **NEEDED[name]})
     for preset in settings.dial.presets.values():
-        knobs = {k: v for k, v in preset.given().items() if k != "refresh_interval"}
-        DecodingOptions(max_tokens=64, **knobs)
+        params = {k: v for k, v in preset.given().items() if k != "refresh_interval"}
+        DecodingOptions(max_tokens=64, **params)
 
 
-def test_the_file_for_a_cluster_wants_a_model_and_keys() -> None:
+def test_the_file_for_a_cluster_needs_a_model_and_keys() -> None:
     with pytest.raises(UserError, match="model: needs a value"):
         load({"config": "gpu", "keys": [KEY]})
-    assert "add keys" in told(config="gpu")
+    assert "add keys" in error_of(config="gpu")
     assert load({"config": "gpu", "model": "m", "keys_file": "/on/other/nodes"}).keys == []
 
 
-def test_local_is_the_file_where_none_is_named() -> None:
+def test_local_is_the_default_file() -> None:
     assert load({"model": "m"}) == load({"model": "m", "config": "local"})
     assert load({"model": "m"}).auth is Auth.off
 
 
-def test_dotted_and_nested_keys_go_on_top_of_the_file() -> None:
+def test_dotted_and_nested_keys_override_the_file() -> None:
     fast = {"dial.presets.fast.steps": 4, "dial.presets.fast.threshold": None}
     settings = load({"model": "m", "engine.max_rows": "3", "engine": {"cpus": 2}, **fast})
     assert (settings.engine.max_rows, settings.engine.cpus, settings.engine.threads) == (3, 2, 1)
@@ -68,7 +68,7 @@ def test_dotted_and_nested_keys_go_on_top_of_the_file() -> None:
     )
 
 
-def test_a_builder_of_ray_serve_gets_the_same() -> None:
+def test_the_builder_of_ray_serve_gets_the_same_settings() -> None:
     """Ray validates the arguments of an application with the builder's annotation."""
     given = {"config": "local", "model": "m", "engine.max_rows": 3}
     assert ServeSettings.model_validate(given) == load(given)
@@ -76,10 +76,10 @@ def test_a_builder_of_ray_serve_gets_the_same() -> None:
 
 
 @pytest.mark.parametrize("given", [{"engine.max_row": 3}, {"config": "locl"}, {"name": "${x"}])
-def test_a_builder_tells_the_same(given: dict[str, Any]) -> None:
+def test_the_builder_reports_the_same_error(given: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as error:
         ServeSettings.model_validate({"config": "local", "model": "m", **given})
-    assert told(**given) in str(error.value)
+    assert error_of(**given) in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -94,12 +94,12 @@ def test_a_builder_tells_the_same(given: dict[str, Any]) -> None:
     ],
 )
 def test_misspelt_keys_get_a_suggestion(key: str, meant: str) -> None:
-    assert told(**{key: 1}).endswith(f": unknown setting; did you mean {meant}?")
+    assert error_of(**{key: 1}).endswith(f": unknown setting; did you mean {meant}?")
 
 
-def test_a_misspelt_key_of_a_list_comes_before_what_is_missing_for_it() -> None:
+def test_a_misspelt_key_in_a_list_is_reported_before_the_missing_one() -> None:
     keys = [KEY, {"name": "b", "sha25": "0" * 64}]
-    assert told(config="gpu", keys=keys) == "keys[1].sha25: unknown setting; did you mean keys[1].sha256?"
+    assert error_of(config="gpu", keys=keys) == "keys[1].sha25: unknown setting; did you mean keys[1].sha256?"
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_misspelt_key_of_a_list_comes_before_what_is_missing_for_it() -> None:
         ({"zzz": 1}, "zzz: unknown setting; see conf/serve"),
         ({"": 1}, "'': not a setting"),
         ({"engine..max_rows": 1}, "'engine..max_rows': not a setting"),
-        ({"name": "${x"}, "name: ${ begins something that does not end"),
+        ({"name": "${x"}, "name: ${ is not closed"),
         ({"name": {1, 2}}, "name: cannot be set"),
         ({"keys[0].name": "a"}, "keys: Input should be a valid list"),
         ({"engine": 3}, "engine=3: "),
@@ -145,11 +145,11 @@ def test_a_misspelt_key_of_a_list_comes_before_what_is_missing_for_it() -> None:
         ({"auth": "keys", "keys": [KEY, {**KEY, "name": "b"}]}, "keys: two entries are of the same key"),
     ],
 )
-def test_mistakes_are_told_by_where_they_are(given: dict[str, Any], expected: str) -> None:
-    assert told(**given).startswith(expected)
+def test_mistakes_are_reported_with_their_path(given: dict[str, Any], expected: str) -> None:
+    assert error_of(**given).startswith(expected)
 
 
-def test_a_key_that_is_no_text_is_no_setting() -> None:
+def test_a_key_that_is_not_text_is_refused() -> None:
     with pytest.raises(UserError, match="3: unknown setting"):
         load({3: 4})  # type: ignore[dict-item]
 
@@ -157,7 +157,7 @@ def test_a_key_that_is_no_text_is_no_setting() -> None:
 def test_a_key_in_clear_is_not_repeated() -> None:
     secret = "sk-lladav-secret"
     given = {"config": "gpu", "model": "m", "keys": [{"name": "a", "sha256": secret}]}
-    assert secret not in told(**given)
+    assert secret not in error_of(**given)
     with pytest.raises(ValidationError) as error:
         ServeSettings.model_validate(given)
     assert secret not in str(error.value)
@@ -169,7 +169,7 @@ def test_off_needs_no_quotes(tmp_path: Path) -> None:
     assert load({"model": "m"}, tmp_path).auth is Auth.off
 
 
-def test_values_given_to_a_file_that_is_no_mapping(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_mapping_is_refused(tmp_path: Path) -> None:
     (tmp_path / "serve").mkdir()
     (tmp_path / "serve" / "local.yaml").write_text("[1]\n")
     with pytest.raises(UserError, match="no mapping"):
@@ -177,7 +177,7 @@ def test_values_given_to_a_file_that_is_no_mapping(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    "params",
     [
         {"refresh_interval": 0}, {"steps": 0}, {"tokens_per_step": 0}, {"block_length": 0}, {"threshold": 0},
         {"threshold": 1.01}, {"threshold": float("nan")}, {"factor": 0}, {"entropy": float("inf")},
@@ -186,13 +186,13 @@ def test_values_given_to_a_file_that_is_no_mapping(tmp_path: Path) -> None:
         {"refresh_interval": [1, 2]}, {"refresh_interval": "many"},
     ],
 )  # fmt: skip
-def test_a_knob_out_of_its_range_is_one_finding(knobs: dict[str, Any]) -> None:
+def test_a_param_out_of_its_range_is_one_error(params: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as error:
-        DecodingParams.model_validate(knobs)
+        DecodingParams.model_validate(params)
     assert error.value.error_count() == 1
 
 
-def test_knobs_that_are_given() -> None:
+def test_given_params() -> None:
     class Body(DecodingParams):
         model: str
 
@@ -201,7 +201,7 @@ def test_knobs_that_are_given() -> None:
     assert DecodingParams().given() == {}
 
 
-def test_every_knob_is_an_option_and_every_setting_of_a_preset_is_documented() -> None:
+def test_every_param_is_a_documented_option() -> None:
     assert set(DecodingParams.model_fields) <= set(DecodingOptions.__dataclass_fields__)
     assert all(field.description for field in DecodingParams.model_fields.values())
 
@@ -214,5 +214,5 @@ def test_sections_are_closed() -> None:
             assert section.model_config.get("frozen") is True
 
 
-def test_shipped_files_are_beside_the_code_in_a_checkout(root: Path) -> None:
+def test_shipped_files_are_in_the_checkout(root: Path) -> None:
     assert Path(CONF).samefile(root / "conf")

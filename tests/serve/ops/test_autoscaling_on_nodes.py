@@ -70,7 +70,7 @@ def come_and_go(model_folder: Path) -> None:
         ThreadPoolExecutor(1) as pool,
     ):
         assert (running(), nodes()) == (0, 1)
-        asked = pool.submit(ask_all, served.address, REQUESTS, max_tokens=512, ignore_eos=True)
+        asked = pool.submit(ask_all, served.address, REQUESTS, max_tokens=256, ignore_eos=True)
         up = wait_until(lambda: running() == REPLICAS, 120)
         assert nodes() == 1 + REPLICAS
         outcomes = asked.result()

@@ -1,4 +1,4 @@
-"""Images with damage of all kinds, sent to the API: each is shown to the model or refused as OpenAI would."""
+"""Damaged images of all kinds, sent to the API: each is answered or refused with an OpenAI error."""
 
 from __future__ import annotations
 
@@ -48,20 +48,20 @@ def repeat(content: bytes, draw: random.Random) -> bytes:
 
 
 def claim_more(content: bytes, draw: random.Random) -> bytes:
-    """Numbers of the head, where sizes and counts are, as large as can be."""
+    """Overwrite a number in the header, where sizes and counts are, with an extreme one."""
     at = draw.randrange(4, 40)
     return content[:at] + draw.choice([b"\xff" * 4, b"\x7f\xff\xff\xff", b"\x00" * 4]) + content[at + 4 :]
 
 
-def go_on_as_another(content: bytes, draw: random.Random) -> bytes:
+def continue_as_another_format(content: bytes, draw: random.Random) -> bytes:
     at = draw.randrange(len(content))
     return content[:at] + draw.choice(list(FILES.values()))[at:]
 
 
-DAMAGES: list[Damage] = [flip_bits, cut_off, leave_out, repeat, claim_more, go_on_as_another]
+DAMAGES: list[Damage] = [flip_bits, cut_off, leave_out, repeat, claim_more, continue_as_another_format]
 
 
-def test_damaged_images_are_shown_or_refused(api: str, engines: LocalEngines, full: bool) -> None:
+def test_damaged_images_are_answered_or_refused(api: str, engines: LocalEngines, full: bool) -> None:
     count = LONG if full else SHORT
     outcomes = asyncio.run(_send(api, count))
     for outcome in outcomes:
@@ -97,7 +97,7 @@ async def _send(api: str, count: int, damages: list[Damage] = DAMAGES) -> list[O
 
 
 def _request(number: int, draw: random.Random, damages: list[Damage]) -> dict[str, Any]:
-    """A question about an image, or about two, of which the second is whole: that goes another way."""
+    """A question about an image, or about two with the second intact: two are padded, one is tiled."""
     name = FORMATS[number % len(FORMATS)]
     urls = [uri(draw.choice(damages)(FILES[name], draw)), *[uri(FILES[name])] * (number % 4 == 0)]
     parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]

@@ -1,4 +1,4 @@
-"""Clients that leave at any moment leave nothing behind: no row, no page of memory, no task."""
+"""Clients that disconnect at any moment leave nothing behind: no row, no memory, no task."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tests.serve.images import encoded, uri
 pytestmark = [pytest.mark.proof, pytest.mark.slow]
 SHORT, LONG = 60, 1000
 AT_A_TIME, PATIENCE = 24, 0.4
-"""Clients, and the seconds after which the most patient has left."""
+"""Clients at a time, and the seconds after which all have disconnected."""
 
 
-def test_who_leaves_leaves_nothing_behind(api: str, engines: LocalEngines, full: bool) -> None:
+def test_a_disconnected_client_leaves_nothing_behind(api: str, engines: LocalEngines, full: bool) -> None:
     count = LONG if full else SHORT
     left = asyncio.run(_come_and_go(api, count))
     deadline = time.monotonic() + 10
@@ -31,7 +31,7 @@ def test_who_leaves_leaves_nothing_behind(api: str, engines: LocalEngines, full:
     kv_cache = engines.engine.kv_cache
     assert kv_cache.free_blocks == kv_cache.total_blocks
     assert left >= count // 2
-    print(f"\n{left} of {count} clients left before their answer; nothing is left of them")
+    print(f"\n{left} of {count} clients disconnected before their answer; nothing is left behind")
     assert asyncio.run(_one(api)).ok
 
 
@@ -44,7 +44,7 @@ async def _come_and_go(api: str, count: int) -> int:
 
 
 async def _leaves(session: aiohttp.ClientSession, gate: asyncio.Semaphore, api: str, number: int) -> bool:
-    """Whether the client had left before its answer was there."""
+    """Whether the client disconnected before its answer arrived."""
     async with gate:
         try:
             async with asyncio.timeout(random.uniform(0, PATIENCE)):
@@ -55,7 +55,7 @@ async def _leaves(session: aiohttp.ClientSession, gate: asyncio.Semaphore, api: 
 
 
 def _request(number: int) -> dict[str, Any]:
-    """Long answers: streams of both kinds and whole ones, about texts and images, one or several."""
+    """Long answers: whole or streamed, about text or an image, one or two."""
     text: dict[str, Any] = {"type": "text", "text": "Count."}
     image = {"type": "image_url", "image_url": {"url": uri(encoded(Image.new("RGB", (40, 30), number)))}}
     return {

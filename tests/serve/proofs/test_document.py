@@ -1,4 +1,4 @@
-"""Schemathesis asks what the OpenAPI document describes, and what it rules out; answers are as it says."""
+"""Schemathesis sends requests that the OpenAPI document allows or forbids; responses match the document."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from tests.serve.apis import LocalEngines, serving, settings_of
 
 pytestmark = [pytest.mark.proof, pytest.mark.slow]
 SHORT, LONG = 12, 400
-"""Requests of each operation, in each way that there is."""
+"""Requests of each operation, in each way of ``_ways``."""
 LIMITS = {"n": 4, "max_tokens": 32, "max_completion_tokens": 32, "block_length": 8, "refresh_interval": 64}
 OPERATIONS = {
     *("POST /v1/chat/completions", "POST /v1/completions", "GET /v1/models", "GET /v1/models/{model}"),
     *("GET /health", "GET /ready", "GET /metrics"),
 }
 REFUSED = {"negative_data_rejection": {"expected-statuses": [400, 404, 413, 422]}}
-"""What does not fit the document may be too long as well."""
+"""A request that violates the document may be refused for its size as well."""
 CONFIG = schemathesis.Config.from_dict({"checks": REFUSED})
 FORMS: dict[str, Any] = {"chat.completion": ChatCompletion, "text_completion": Completion}
 
 
 @pytest.fixture(scope="module")
 def address(model_folder: Path) -> Iterator[str]:
-    """An API whose answers are short, whatever is asked."""
+    """An API whose answers are short."""
     made = settings_of(model_folder, limits__max_tokens=32, limits__default_max_tokens=16)
     engines = LocalEngines(made)
     with serving(made, engines) as at:
@@ -56,26 +56,26 @@ def test_answers_are_as_the_document_says(address: str, full: bool) -> None:
 
 
 def _ways(operation: Any) -> dict[str, SearchStrategy[Any]]:
-    """Requests that fit the document, such of them as can be answered, and what it rules out."""
+    """Requests that fit the document, requests also within the server's limits, and invalid requests."""
     fitting = operation.as_strategy(generation_mode=GenerationMode.POSITIVE).map(_patient)
     if operation.method != "post":
         return {"fitting": fitting}
     return {
         "fitting": fitting,
         "answerable": st.builds(_answerable, fitting, st.sets(st.integers(0, 30), max_size=4)),
-        "ruled out": operation.as_strategy(generation_mode=GenerationMode.NEGATIVE),
+        "forbidden": operation.as_strategy(generation_mode=GenerationMode.NEGATIVE),
     }
 
 
 def _patient(case: Any) -> Any:
-    """The case with a deadline that can be met: 504 is no fault of the server's."""
+    """The case with a deadline that can be met, so that 504 is an error."""
     if isinstance(case.body, dict) and isinstance(case.body.get("deadline_ms"), int | float):
         case.body["deadline_ms"] = max(case.body["deadline_ms"], 60_000)
     return case
 
 
 def _answerable(case: Any, kept: set[int]) -> Any:
-    """The case with a few of its settings, within this server's limits, about an ordinary question."""
+    """The case with an ordinary question and a few of its settings, within this server's limits."""
     names = [name for name in sorted(case.body) if name not in ("model", "messages", "prompt")]
     body = {name: case.body[name] for number, name in enumerate(names) if number in kept}
     for name, limit in LIMITS.items():
@@ -87,7 +87,7 @@ def _answerable(case: Any, kept: set[int]) -> Any:
 
 
 def _ask(cases: SearchStrategy[Any], count: int) -> Counter[int]:
-    """How often which status came back."""
+    """Number of responses by status."""
     statuses: Counter[int] = Counter()
 
     @settings(
@@ -110,7 +110,7 @@ def _ask(cases: SearchStrategy[Any], count: int) -> Counter[int]:
 
 
 def _check_answer(response: Any) -> None:
-    """Whether OpenAI's client would understand it."""
+    """Check that OpenAI's client can parse the response."""
     if response.headers["content-type"][0].startswith("application/json"):
         answer = response.json()
         FORMS[answer["object"]].model_validate(answer)

@@ -1,4 +1,4 @@
-"""The application under twice the load that it can take, and with a replica that hangs: who suffers what.
+"""The application under twice its capacity, and with a replica that hangs.
 
 ``tests/serve/test_on_ray.py`` checks in seconds how overload and a lost replica are reported. These tests
 take minutes, and only ``--full`` runs them.
@@ -32,9 +32,9 @@ SETTINGS = {
 }
 ANSWER = {"max_tokens": 64, "ignore_eos": True}
 SECONDS = 40.0
-"""Of a load."""
+"""Duration of a load."""
 GOODPUT = 0.7
-"""Share of its capacity that an overloaded server still has to answer."""
+"""Share of its capacity that an overloaded server must still answer."""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def served(model_folder: Path, full: bool) -> Iterator[Served]:
         yield running
 
 
-def test_twice_the_load_leaves_goodput_and_clear_refusals(served: Served) -> None:
+def test_twice_the_capacity_leaves_goodput_and_clear_refusals(served: Served) -> None:
     capacity = _capacity(served, SECONDS)
     outcomes = asyncio.run(_arrivals(served, 2 * capacity, SECONDS))
     admitted, refused = _parted(outcomes)

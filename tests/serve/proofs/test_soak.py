@@ -1,4 +1,4 @@
-"""Many requests of all kinds, and memory that stays flat."""
+"""Memory stays flat over many requests of all kinds."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.serve.clusters import Outcome, ask
 from tests.serve.images import encoded, uri
 
 pytestmark = [pytest.mark.proof, pytest.mark.slow]
-SHORT, LONG = 160, 10_000
+SHORT, LONG = 80, 10_000
 CLIENTS = 16
-WARM = 0.2
-"""Share of the requests after which memory is to be flat. The short form ends while caches still fill."""
-GROWTH, GROWTH_OF_CACHES = 24 * 2**20, 300 * 2**20
-"""Bytes that a server may grow by after that; allocators are not tidy."""
+WARM_UP = 0.2
+"""Share of the requests after which memory must be flat. The short form ends while caches still fill."""
+MAX_GROWTH, MAX_CACHE_GROWTH = 24 * 2**20, 300 * 2**20
+"""Bytes by which a server may grow after that, in the long and the short form."""
 SERVER = """
 import sys, time
 from pathlib import Path
@@ -41,7 +41,7 @@ SCHEMA = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 9
 
 @pytest.fixture
 def server(model_folder: Path, tmp_path: Path, root: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """The API in a process of its own, whose memory is nobody else's."""
+    """The API in its own process, so that its memory can be measured."""
     script = tmp_path / "server.py"
     script.write_text(SERVER)
     with subprocess.Popen(
@@ -60,7 +60,7 @@ def server(model_folder: Path, tmp_path: Path, root: Path) -> Iterator[tuple[str
 def test_memory_stays_flat(server: tuple[str, psutil.Process], full: bool) -> None:
     address, process = server
     count = LONG if full else SHORT
-    warm_up = round(WARM * count)
+    warm_up = round(WARM_UP * count)
     asyncio.run(_requests(address, range(warm_up)))
     warm = process.memory_info().rss
     outcomes = asyncio.run(_requests(address, range(warm_up, count)))
@@ -71,14 +71,14 @@ def test_memory_stays_flat(server: tuple[str, psutil.Process], full: bool) -> No
     )
     assert set(statuses) == {200, 400, 422}
     assert all(outcome.ok for outcome in outcomes if outcome.status == 200)
-    assert grown < (GROWTH if full else GROWTH_OF_CACHES)
+    assert grown < (MAX_GROWTH if full else MAX_CACHE_GROWTH)
 
 
 async def _requests(address: str, numbers: range) -> list[Outcome]:
-    gate = asyncio.Semaphore(CLIENTS)
+    semaphore = asyncio.Semaphore(CLIENTS)
 
     async def one(session: aiohttp.ClientSession, number: int) -> Outcome:
-        async with gate:
+        async with semaphore:
             return await ask(session, address, **_request(number))
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
@@ -86,7 +86,7 @@ async def _requests(address: str, numbers: range) -> list[Outcome]:
 
 
 def _request(number: int) -> dict[str, Any]:
-    """Texts, images of which some come again, streams, JSON, and mistakes."""
+    """Texts, images of which some repeat, streams, JSON, and invalid requests."""
     text: dict[str, Any] = {"type": "text", "text": f"Count to {number}."}
     image = Image.new("RGB", (40, 30), number if number % 2 else 7)
     picture = {"type": "image_url", "image_url": {"url": uri(encoded(image))}}
