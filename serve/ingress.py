@@ -49,7 +49,7 @@ class Ingress:
         Raises ``ApiError`` if every recent request failed with numbers that are not finite.
         """
         if self._replicas.faults.persist:
-            message = "no request of late got finite numbers from the model; check weights and engine.dtype"
+            message = "no recent request got finite numbers from the model; check weights and engine.dtype"
             raise ApiError(503, message, code=NOT_FINITE, retry_after=FAULT_SECONDS)
         if self._settings.engine.min_replicas == 0:
             return True

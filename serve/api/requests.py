@@ -97,28 +97,27 @@ class RequestPlanner:
         options = self._options({**params, **canvas, **self._extras(body, template)}, refresh)
         chat = isinstance(body, ChatRequest)
         request = EngineRequest(
-            # Unique, whatever id the client sent: the engine runs answers under this id.
-            f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
-            prompt,
-            prompt_length(prompt, self._geometry),
-            options,
-            refresh,
-            deadline,
-            body.choices,
-            tuple(body.stops),
-            _delta_mode(body),
+            id=f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
+            prompt=prompt,
+            prompt_tokens=prompt_length(prompt, self._geometry),
+            options=options,
+            refresh=refresh,
+            deadline=deadline,
+            choices=body.choices,
+            stop=tuple(body.stops),
+            deltas=_delta_mode(body),
         )
         self._check_length(request)
         return PreparedRequest(
-            request,
-            max_tokens,
-            template,
-            _warnings(request),
-            self._settings.name,
-            chat,
-            isinstance(body, ChatRequest) and bool(body.logprobs),
-            bool(body.stream),
-            body.stream_options or StreamOptions(),
+            engine_request=request,
+            max_tokens=max_tokens,
+            template=template,
+            warnings=_warnings(request),
+            model=self._settings.name,
+            chat=chat,
+            logprobs=isinstance(body, ChatRequest) and bool(body.logprobs),
+            stream=bool(body.stream),
+            stream_options=body.stream_options or StreamOptions(),
         )
 
     def with_visuals(self, prepared: PreparedRequest, visuals: Sequence[Visual]) -> PreparedRequest:
