@@ -26,7 +26,7 @@ def key_of(holder: str = "ada", **limits: Any) -> KeySettings:
     return KeySettings(name=holder, sha256=hash_of(holder), **limits)
 
 
-def limiter_and_key(**limits: int) -> tuple[RateLimiter, KeySettings]:
+def limiter_and_key(**limits: Any) -> tuple[RateLimiter, KeySettings]:
     return RateLimiter("model", STORAGE), key_of(**limits)
 
 
