@@ -278,9 +278,10 @@ def test_an_unexpected_error_in_a_stream_is_its_last_event(
     monkeypatch.setattr("serve.api.responses.denoise_step", fails)
     with caplog.at_level(logging.INFO, "ray.serve.requests"):
         *_, last = events(client, stream_mode="denoise")
+        # The middleware logs its line after the last byte is sent.
+        _wait_until(lambda: caplog.records[-1].getMessage().startswith("{"))
     assert last["error"]["code"] == "internal_error"
     assert "secret" in caplog.text
-    _wait_until(lambda: caplog.records[-1].getMessage().startswith("{"))  # logged after the last byte is sent
     assert json.loads(caplog.records[-1].getMessage())["error"] == "internal_error"
 
 
