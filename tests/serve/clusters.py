@@ -1,4 +1,4 @@
-"""The application on a Ray of its own, and clients that keep asking it."""
+"""The application on a private Ray, and clients that keep sending requests."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class Served:
     ray_folder: Path
     """The ``--temp-dir`` of the Ray that it runs on."""
     given: dict[str, Any] | None
-    """Its settings; none where it was deleted."""
+    """Its settings; none after it is deleted."""
 
     def load(self) -> dict[str, float]:
-        """Rows in use and more, of an application with one engine replica."""
+        """Autoscaling stats of an application with one engine replica."""
         handle: Any = serve.get_deployment_handle(ENGINE, APP)
         return handle.record_autoscaling_stats.remote().result(timeout_s=30)
 
@@ -48,23 +48,23 @@ class Served:
         self.wait_until_used(0, seconds)
 
     def wait_until_used(self, rows: int, seconds: float = 60.0) -> None:
-        """Until so many rows are in use and nobody waits."""
+        """Wait until ``rows`` rows are in use and no request waits."""
         deadline = time.monotonic() + seconds
         while (load := self.load())["rows_used"] != rows or load["waiting"]:
             assert time.monotonic() < deadline, load
             time.sleep(0.05)
 
     def engines(self) -> list[psutil.Process]:
-        """Processes of engine replicas of this Ray, known by the folder in its raylet's command line."""
+        """Processes of engine replicas; the folder in the raylet's command line identifies this Ray."""
         name = f"ray::ServeReplica:{APP}:{ENGINE}"
         found = [process for process in psutil.process_iter() if _title(process).startswith(name)]
         return [process for process in found if str(self.ray_folder) in _title(process.parent())]
 
     def ensure(self, **given: Any) -> None:
-        """Deploy a version unless it is the one that runs: tests come in any order."""
+        """Deploy a version unless it is the one that runs: tests run in any order."""
         if self.given != given:
             self.deploy(**given)
-        self._wait_until_settled()
+        self._wait_for_replicas()
 
     def delete(self) -> None:
         """Delete the application; returns when its replicas have ended."""
@@ -72,13 +72,13 @@ class Served:
         serve.delete(APP)
 
     def deploy(self, **given: Any) -> None:
-        """Put another version in place of this one; returns when its engine replicas run and no other."""
+        """Replace the version; returns when its engine replicas run and no others."""
         serve.run(build(settings_of(self.model, **given)), name=APP, route_prefix="/")
         self.given = given
-        self._wait_until_settled()
+        self._wait_for_replicas()
 
-    def _wait_until_settled(self) -> None:
-        """Ray Serve calls an application running a moment before, if it looks before it has begun."""
+    def _wait_for_replicas(self) -> None:
+        """Wait for the replicas: Ray Serve may report the state from before the deployment."""
         assert self.given is not None
         wanted = settings_of(self.model, **self.given).engine.min_replicas
         deadline = time.monotonic() + 60
@@ -88,7 +88,7 @@ class Served:
 
 
 def replica_states() -> Mapping[Any, int]:
-    """How many engine replicas are in which state."""
+    """Number of engine replicas by state."""
     return serve.status().applications[APP].deployments[ENGINE].replica_states
 
 
@@ -100,14 +100,14 @@ def _title(process: psutil.Process | None) -> str:
 
 @contextlib.contextmanager
 def cluster(model: Path, **given: Any) -> Iterator[Served]:
-    """The application with some settings of one's own, on a private Ray."""
+    """The application with overrides of its settings, on a private Ray."""
     with local_head(cpus=8) as head, deployed(head.address, head.folder, model, **given) as served:
         yield served
 
 
 @contextlib.contextmanager
 def deployed(ray_address: str, ray_folder: Path, model: Path, **given: Any) -> Iterator[Served]:
-    """The application on a running Ray, which has its own folder."""
+    """The application on a running Ray with its folder."""
     settings: ServeSettings = settings_of(model, **given)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -122,24 +122,24 @@ def deployed(ray_address: str, ray_folder: Path, model: Path, **given: Any) -> I
 
 
 def put(applications: str, config: dict[str, Any]) -> dict[str, Any]:
-    """Deploy a config at a dashboard; what Ray says of the application once it runs and is settled."""
+    """Deploy a config at a dashboard; returns Ray's status once all replicas run."""
     httpx.put(applications, json=config, timeout=60).raise_for_status()
     deadline = time.monotonic() + 90
     while True:
         status = httpx.get(applications, timeout=30).json()["applications"].get(APP, {})
-        if status.get("status") == "RUNNING" and all(map(_is_settled, status["deployments"].values())):
+        if status.get("status") == "RUNNING" and all(map(_has_target, status["deployments"].values())):
             return status
         assert time.monotonic() < deadline, status.get("message", status)
         assert status.get("status") != "DEPLOY_FAILED", status["message"]
         time.sleep(0.5)
 
 
-def _is_settled(deployment: dict[str, Any]) -> bool:
+def _has_target(deployment: dict[str, Any]) -> bool:
     return len(deployment["replicas"]) == deployment["target_num_replicas"]
 
 
 def replicas_of(status: dict[str, Any]) -> dict[str, int]:
-    """How many replicas each deployment has, in whatever state."""
+    """Number of replicas by deployment, in any state."""
     return {name: len(each["replicas"]) for name, each in status["deployments"].items()}
 
 
@@ -201,7 +201,7 @@ async def _ask(
 
 
 def ask_all(address: str, count: int, **given: Any) -> list[Outcome]:
-    """So many requests at a time."""
+    """Send ``count`` requests at the same time."""
 
     async def all_of_them() -> list[Outcome]:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
@@ -232,7 +232,7 @@ class ConstantLoad:
         self._thread.join()
 
     def wait_for(self, more: int) -> None:
-        """Until so many more requests have ended."""
+        """Wait until ``more`` further requests have ended."""
         wanted = len(self.outcomes) + more
         while len(self.outcomes) < wanted:
             time.sleep(0.02)

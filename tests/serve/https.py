@@ -1,4 +1,4 @@
-"""A local https server that says what it is told to, and a certificate that nobody else trusts."""
+"""A local https server with scripted responses, and its self-signed certificate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIMIT = 1000
 
 
 class Authority:
-    """A certificate for ``HOST`` and this machine that only those who are told to trust it trust."""
+    """A self-signed certificate for ``HOST`` and this machine, with contexts that trust it."""
 
     def __init__(self, folder: Path) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
@@ -60,7 +60,7 @@ def certificate(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
 
 
 class Server:
-    """A local https server with one answer, sent as it is, piece by piece."""
+    """A local https server with one response, sent as it is, piece by piece."""
 
     def __init__(self, authority: Authority, *pieces: bytes, pause: float = 0.0) -> None:
         self.authority, self.pieces, self.pause = authority, pieces, pause

@@ -14,7 +14,7 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 @contextmanager
 def forever() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Future[Any]]]:
-    """Submits to an event loop in a thread that has no main task."""
+    """Submits to an event loop in a thread, without a main task."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -28,7 +28,7 @@ def forever() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Future[Any]]]:
 
 
 async def ended() -> None:
-    """Cancel whatever else runs in this loop, as ``asyncio.run`` does at its end."""
+    """Cancel all other tasks of this loop, as ``asyncio.run`` does at its end."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()

@@ -54,8 +54,8 @@ def served(application: Served) -> Served:
 
 def test_the_official_client_asks_about_an_image(served: Served) -> None:
     with openai.OpenAI(base_url=f"{served.address}/v1", api_key="none") as client:
-        picture = {"type": "image_url", "image_url": {"url": uri(encoded(Image.new("RGB", (50, 40))))}}
-        content: Any = [picture, {"type": "text", "text": "What is this?"}]
+        image = {"type": "image_url", "image_url": {"url": uri(encoded(Image.new("RGB", (50, 40))))}}
+        content: Any = [image, {"type": "text", "text": "What is this?"}]
         asked: Any = {"model": NAME, "messages": [{"role": "user", "content": content}], "max_tokens": 16}
         whole = client.chat.completions.create(**asked)
         chunks = list(client.chat.completions.create(**asked, stream=True))

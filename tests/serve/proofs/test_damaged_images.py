@@ -81,7 +81,7 @@ def _check(outcome: Outcome) -> None:
         assert set(error) == {"message", "type", "param", "code"}
         assert error["type"] == "invalid_request_error"
         assert error["param"].startswith("messages[0].content[")
-        assert not any(told in json.dumps(error) for told in LEAKS)
+        assert not any(leak in json.dumps(error) for leak in LEAKS)
 
 
 async def _send(api: str, count: int, damages: list[Damage] = DAMAGES) -> list[Outcome]:

@@ -51,8 +51,8 @@ def test_answers_are_as_the_document_says(address: str, full: bool) -> None:
     for name, operation in operations.items():
         for way, cases in _ways(operation).items():
             statuses = _ask(cases, LONG if full else SHORT)
-            told = ", ".join(f"{count} times {status}" for status, count in sorted(statuses.items()))
-            print(f"document: {name}, {way}: {told}")
+            summary = ", ".join(f"{count} times {status}" for status, count in sorted(statuses.items()))
+            print(f"document: {name}, {way}: {summary}")
 
 
 def _ways(operation: Any) -> dict[str, SearchStrategy[Any]]:

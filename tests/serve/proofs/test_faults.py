@@ -72,8 +72,8 @@ def test_a_replica_that_hangs_is_replaced(served: Served) -> None:
         load.wait_for(4 * ROWS)
     failed = Counter(_code(outcome) for outcome in load.outcomes if not outcome.ok)
     answered = len(load.outcomes) - failed.total()
-    told = f"{answered} answered, failed {dict(failed)}"
-    print(f"\na stopped replica was replaced after {replaced:.0f} s; {told}")
+    counts = f"{answered} answered, failed {dict(failed)}"
+    print(f"\na stopped replica was replaced after {replaced:.0f} s; {counts}")
     assert set(failed) <= {"replica_lost"}
     assert failed.total() <= 2 * ROWS
 

@@ -89,11 +89,11 @@ def _request(number: int) -> dict[str, Any]:
     """Texts, images of which some repeat, streams, JSON, and invalid requests."""
     text: dict[str, Any] = {"type": "text", "text": f"Count to {number}."}
     image = Image.new("RGB", (40, 30), number if number % 2 else 7)
-    picture = {"type": "image_url", "image_url": {"url": uri(encoded(image))}}
+    part = {"type": "image_url", "image_url": {"url": uri(encoded(image))}}
     shape = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}
     kinds: list[dict[str, Any]] = [
         {"messages": [{"role": "user", "content": [text]}]},
-        {"messages": [{"role": "user", "content": [picture, text]}]},
+        {"messages": [{"role": "user", "content": [part, text]}]},
         {"stream": True, "temperature": 1.0, "n": 2},
         {"stream": True, "stream_mode": "denoise", "refresh_interval": 4},
         {"response_format": shape},
