@@ -36,9 +36,10 @@ class Fit:
     """Step from which the fit uses all cores: the other tower is finished by then."""
 
     def scaled(self, scale: float) -> Fit:
-        """The same settings with fewer steps."""
+        """The same settings with fewer steps and smaller batches, for tests."""
         all_cores_from = None if self.all_cores_from is None else round(self.all_cores_from * scale)
-        return replace(self, steps=max(1, round(self.steps * scale)), all_cores_from=all_cores_from)
+        steps, batch = max(1, round(self.steps * scale)), max(8, round(self.batch * scale))
+        return replace(self, steps=steps, batch=batch, all_cores_from=all_cores_from)
 
 
 def fit(

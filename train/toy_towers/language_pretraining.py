@@ -46,7 +46,8 @@ SAMPLES = 10000
 
 TEXT_ONLY_EVERY = 4
 """Every fourth step has a batch of text-only samples."""
-TEXT_ONLY_BATCH = 128
+TEXT_ONLY_FACTOR = 2
+"""Samples in a text-only batch, relative to other batches: they are short."""
 TEXT_ONLY_SAMPLES = 20000
 
 IMAGE_QUESTIONS = (*questions.SINGLE, "read", "compare")
@@ -107,7 +108,7 @@ class LanguageLoss:
         # The names are part of the records' ids, which seed the random draws: they stay as they are.
         mixed = list(records(_mixed_record, "lesson", round(SAMPLES * scale), seed, pool))
         text_only = records(_text_only_record, "drill", round(TEXT_ONLY_SAMPLES * scale), seed, pool)
-        self._base_view_steps = BASE_VIEW_STEPS * scale
+        self._batch, self._base_view_steps = SETTINGS.scaled(scale).batch, BASE_VIEW_STEPS * scale
         self._base_views = [writer.sample(record, base_view_only=True) for record in mixed]
         self._tiled = [writer.sample(record) for record in mixed]
         self._text_only = [writer.sample(record) for record in text_only]
@@ -132,9 +133,9 @@ class LanguageLoss:
     def _chosen(self, step: int) -> list[Sample]:
         """The samples of a step."""
         samples = self._base_views if step < self._base_view_steps else self._tiled
-        batch, number = SETTINGS.batch, step
+        batch, number = self._batch, step
         if step % TEXT_ONLY_EVERY == TEXT_ONLY_EVERY - 1:
-            samples, batch, number = self._text_only, TEXT_ONLY_BATCH, step // TEXT_ONLY_EVERY
+            samples, batch, number = self._text_only, TEXT_ONLY_FACTOR * batch, step // TEXT_ONLY_EVERY
         return [samples[i] for i in shuffled(len(samples), batch, number, self._seed)]
 
     def _hidden(self, packed: PackedBatch) -> Tensor:

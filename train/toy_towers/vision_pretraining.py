@@ -70,9 +70,10 @@ def pretrain(
     torch.manual_seed(seed)
     heads = Heads(tower.vision_model.config.hidden_size)
     initialize_embeddings(tower, views.views)
-    loss = VisionLoss(tower, heads, views, SETTINGS.batch, seed)
+    settings = SETTINGS.scaled(scale)
+    loss = VisionLoss(tower, heads, views, settings.batch, seed)
     named = [*tower.named_parameters(), *heads.named_parameters()]
-    return heads, fit("vision tower", named, SETTINGS.scaled(scale), loss)
+    return heads, fit("vision tower", named, settings, loss)
 
 
 class VisionLoss:
