@@ -10,9 +10,12 @@ from __future__ import annotations
 import os
 from typing import Any, cast
 
+import ray
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util import placement_group_table
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from data.manifest.manifest import Manifest
 from data.pipeline.train_data import RankedData
@@ -63,6 +66,7 @@ def _attempt(job: Job, manifest: Manifest, run: Run) -> Failure | None:
         outcome = cast("TrainOutcome", trainer.fit().return_value)
     except TrainingFailedError as error:
         write_durably(run.path / TRACEBACK, f"{error}\n")
+        remove_placement_groups()
         failure = failure_of(error)
         more = f"(traceback in {run.path / TRACEBACK}); the same command resumes from the last checkpoint"
         return Failure(f"{failure.line} {more}", failure.retry)
@@ -76,6 +80,19 @@ def train_worker(settings: dict[str, Job]) -> TrainOutcome:
     from train.trainer.loop import train_rank  # takes ten seconds to import; only workers need it
 
     return train_rank(settings["job"])
+
+
+def remove_placement_groups() -> None:
+    """Remove the placement groups that processes of this Ray job created.
+
+    Ray Train leaves the group of its workers behind when it cannot shut them down, as after Ray's memory
+    monitor killed several processes at once. The group would keep its CPUs until the job ends, and the data
+    tasks of the next attempt would wait for them indefinitely.
+    """
+    job_id = ray.get_runtime_context().get_job_id()
+    for group_id, group in placement_group_table().items():
+        if group_id.endswith(job_id) and group["state"] != "REMOVED":  # an id ends with that of its job
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(group_id)))
 
 
 def ray_storage(run: Run) -> dict[str, Any]:

@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import ray
+from ray.util import placement_group, placement_group_table
 
 from data.manifest.manifest import Manifest
+from lladav.cluster import connect
+from lladav.config.schema import ClusterConfig
 from lladav.errors import UserError
 from tests.train.settings import settings
 from train.checkpoints.run_folder import Run
@@ -64,3 +68,21 @@ def test_failures_without_a_new_checkpoint_end_the_run(monkeypatch: pytest.Monke
 def test_a_permanent_failure_ends_the_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"^stage si: rank 0: no space left"):
         train(monkeypatch, [Attempt(2, PERMANENT)], max_failures=3)
+
+
+@pytest.mark.ray
+def test_placement_groups_of_an_attempt_that_ended_are_removed() -> None:
+    """As Ray Train leaves them when it cannot shut its workers down."""
+
+    @ray.remote(num_cpus=0)
+    class Controller:
+        def reserve(self) -> None:
+            ray.get(placement_group([{"CPU": 1}]).ready())
+
+    with connect(ClusterConfig()):
+        controller = Controller.remote()
+        ray.get(controller.reserve.remote())
+        ray.kill(controller)
+        assert [group["state"] for group in placement_group_table().values()] == ["CREATED"]
+        workers.remove_placement_groups()
+        assert [group["state"] for group in placement_group_table().values()] == ["REMOVED"]
