@@ -82,7 +82,7 @@ def test_placement_groups_of_an_attempt_that_ended_are_removed() -> None:
     with connect(ClusterConfig()):
         controller = Controller.remote()
         ray.get(controller.reserve.remote())
-        ray.kill(controller)
+        ray.kill(controller)  # pyright: ignore[reportArgumentType]
         assert [group["state"] for group in placement_group_table().values()] == ["CREATED"]
         workers.remove_placement_groups()
         assert [group["state"] for group in placement_group_table().values()] == ["REMOVED"]
