@@ -89,14 +89,15 @@ def _pretrain_all(config: Config, folders: dict[ModelPart, Path], scale: float) 
     with ProcessPoolExecutor(len(folders), mp_context=spawn) as pool:
         threads = max(1, (os.cpu_count() or 1) // len(folders))
         futures = [
-            pool.submit(_pretrain, config, part, folder, threads, scale) for part, folder in folders.items()
+            pool.submit(pretrain_tower, config, part, folder, threads, scale)
+            for part, folder in folders.items()
         ]
         for future in as_completed(futures):
             report(future.result())
 
 
-def _pretrain(config: Config, part: ModelPart, folder: Path, threads: int, scale: float) -> str:
-    """Pretrain a tower and write its folder; return a line about the result."""
+def pretrain_tower(config: Config, part: ModelPart, folder: Path, threads: int, scale: float) -> str:
+    """Pretrain a tower in this process and write its folder; return a line about the result."""
     import torch
 
     from lladav.checkpoint.exporting import export
