@@ -165,21 +165,7 @@ class CudaGraphs:
             raise UserError("decoding: no KV block is left for CUDA graphs; raise the memory")
         largest = GraphSize(max(size.positions for size in sizes), max(size.rows for size in sizes))
         buffers = _Buffers(largest, tower, kv_cache, padding)
-        self._graphs: dict[GraphSize, tuple[_Step, Computation]] = {}
-        # The largest first: smaller graphs then reuse its memory in the shared pool.
-        for size in sorted(sizes, reverse=True):
-            step = _Step(size, buffers)
-            graph = recorder.record(step.forward)
-            if recorder.used > budget:
-                LOG.warning(
-                    "%d of %d sizes of cached steps are CUDA graphs: more do not fit in %d bytes; raise "
-                    "engine.graph_bytes",
-                    len(self._graphs),
-                    len(sizes),
-                    budget,
-                )
-                break
-            self._graphs[size] = step, graph
+        self._graphs = dict(_captured(sizes, buffers, budget, recorder))
         self._ascending = sorted(self._graphs)
 
     @property
@@ -200,6 +186,26 @@ class CudaGraphs:
         step.fill(inputs_TW, positions_T, spans)
         graph()
         return step.hidden_TW[: len(inputs_TW)]
+
+
+def _captured(
+    sizes: Sequence[GraphSize], buffers: _Buffers, budget: int, recorder: GraphRecorder
+) -> Iterator[tuple[GraphSize, tuple[_Step, Computation]]]:
+    """Capture graphs until they take more than the budget."""
+    # The largest first: smaller graphs then reuse its memory in the shared pool.
+    for count, size in enumerate(sorted(sizes, reverse=True)):
+        step = _Step(size, buffers)
+        graph = recorder.record(step.forward)
+        if recorder.used > budget:
+            LOG.warning(
+                "%d of %d sizes of cached steps are CUDA graphs: more do not fit in %d bytes; raise "
+                "engine.graph_bytes",
+                count,
+                len(sizes),
+                budget,
+            )
+            return
+        yield size, (step, graph)
 
 
 class _Buffers:

@@ -11,6 +11,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -202,17 +203,7 @@ class Engine:
             )
         if not state.done:
             self._scheduler.set_next_step(row.id, branches * len(state.span), state.span.refresh)
-        return Update(
-            row.id,
-            unmasked,
-            committed=state.committed,
-            end=state.end,
-            excess=state.excess,
-            step=state.forwards,
-            forwarded=branches * len(span),
-            refresh=span.refresh,
-            answer=decoded(state) if state.done else None,
-        )
+        return _progress(row, unmasked=unmasked, forwarded=branches * len(span), refresh=span.refresh)
 
     def _admit(self, name: str) -> bool:
         """Allocate the memory of a waiting request and encode its prompt; False if too little is free."""
@@ -230,19 +221,10 @@ class Engine:
             self._pending_updates.append(Update(name, error=message, failure=failure))
             return True
         self._rows[name] = row
-        state = row.state
-        if state.done:  # the infill leaves nothing to decode
-            self._pending_updates.append(
-                Update(
-                    name,
-                    committed=state.committed,
-                    end=state.end,
-                    excess=state.excess,
-                    answer=decoded(state),
-                )
-            )
+        if row.state.done:  # the infill leaves nothing to decode
+            self._pending_updates.append(_progress(row))
         else:
-            self._scheduler.set_next_step(name, len(row.branches) * state.length, refresh=True)
+            self._scheduler.set_next_step(name, len(row.branches) * row.state.length, refresh=True)
         return True
 
     def _row(self, request: _Request, options: DecodingOptions, grant: MemoryGrant) -> Row:
@@ -322,6 +304,20 @@ def engine_for(model: LLaDAV, prompts: Sequence[Sample], options: DecodingOption
     for prompt in prompts:
         engine.submit(prompt, options)
     return engine
+
+
+def _progress(row: Row, **step: Any) -> Update:
+    """The update of a row in its present state; ``step`` holds the fields of its last step."""
+    state = row.state
+    return Update(
+        row.id,
+        committed=state.committed,
+        end=state.end,
+        excess=state.excess,
+        step=state.forwards,
+        answer=decoded(state) if state.done else None,
+        **step,
+    )
 
 
 def _generator(seed: int, prompt_id: str, device: torch.device) -> torch.Generator:
