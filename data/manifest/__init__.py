@@ -1,1 +1,1 @@
-"""The list of usable samples of a data set: how it is made, stored and read; records that are left out."""
+"""The manifest of a stage's samples: its specification, the scan that builds it, and quarantined samples."""

@@ -1,7 +1,8 @@
-"""Where manifests and indexes of archives are kept, and how they appear there: whole or not at all.
+"""The folder of manifests and archive indexes, and the atomic creation of a manifest in it.
 
-They lie beside the data, so that stages and runs share them. Those of data in an object store lie with the
-runs, for a bucket of data is often read-only. A folder in an object store is written locally and uploaded.
+The folder is next to the data, so that stages and runs share it. If the data are in an object store, it is
+next to the runs: a bucket of data is often read-only. Manifests are written locally, then renamed or
+uploaded.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,40 +18,32 @@ from upath import UPath
 
 from lladav.config.schema import Config
 from lladav.errors import UserError
-from lladav.storage import (
-    local_path,
-    location,
-    make_folder,
-    remove_folder,
-    upload,
-    upload_file,
-    write_durably,
-)
+from lladav.storage import local_path, location, make_folder, remove_folder, upload, write_durably
 
 FOLDER = ".manifests"
 
 
-def folder_of(config: Config) -> UPath:
-    """The folder of manifests, which every process that reads samples must see."""
+def manifests_folder(config: Config) -> UPath:
+    """The folder of manifests; every process that reads samples needs access to it."""
     root = location(config.data.root)
     return (root if local_path(root) else location(config.train.storage)) / FOLDER
 
 
 class PartialFolder:
-    """A manifest in the making: ``path`` to write to, and what other processes see as ``shared``."""
+    """An unfinished manifest: write to the local folder ``path``; other processes read from ``shared``."""
 
     def __init__(self, path: Path, shared: UPath) -> None:
         self.path, self.shared = path, shared
 
     def share(self) -> None:
-        """Let other processes see what is written so far."""
+        """Make the files written so far visible to other processes."""
         if not local_path(self.shared):
             upload(self.path, self.shared)
 
     def publish(self, folder: UPath, last: str, text: str) -> None:
-        """Let the manifest appear as ``folder``, with the file ``last``, which says that it is complete.
+        """Move the manifest to ``folder`` and write the file ``last``, whose presence marks it as complete.
 
-        Another process that made the same one may have been first.
+        Does nothing if another process has published the same manifest.
         """
         if local := local_path(folder):
             (self.path / last).write_text(text, encoding="utf-8")
@@ -66,7 +59,7 @@ class PartialFolder:
 
 @contextmanager
 def partial_folder(folder: UPath) -> Iterator[PartialFolder]:
-    """A folder that is removed at the end unless it is published."""
+    """A temporary folder for the manifest ``folder``; removed on exit unless it is published."""
     local, shared = local_path(folder), folder.with_name(f"{folder.name}.partial-{uuid.uuid4().hex[:8]}")
     try:
         make_folder(folder.parent)
@@ -81,15 +74,3 @@ def partial_folder(folder: UPath) -> Iterator[PartialFolder]:
         shutil.rmtree(path, ignore_errors=True)
         if not local:
             remove_folder(shared)
-
-
-def write_whole(file: UPath, write: Callable[[Path], None]) -> None:
-    """Let a file appear that ``write`` writes to the path it is given."""
-    local = local_path(file)
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=local.parent if local else None) as folder:
-        partial = Path(folder) / file.name
-        write(partial)
-        if local:
-            partial.replace(local)
-        else:
-            upload_file(partial, file)

@@ -1,7 +1,7 @@
-"""The manifest: one row for each usable sample of a stage, made once and kept on disk.
+"""The manifest: a table with one row for each usable sample of a stage, built once and kept on disk.
 
-It is keyed by everything that its samples follow from, so a folder that exists is right as it is: it appears
-whole or not at all, and is never changed.
+Its folder is named by a hash of everything that determines the samples. A manifest is published atomically
+and never changed, so an existing folder can be used as it is.
 """
 
 from __future__ import annotations
@@ -21,31 +21,32 @@ import numpy as np
 import pyarrow as pa
 from upath import UPath
 
-from data.manifest.folder import folder_of, partial_folder, write_whole
+from data.manifest.folder import manifests_folder, partial_folder
 from data.manifest.quarantine import over_budget
-from data.manifest.scan import ORDERS, SCHEMA, Scan, read_orders, scan_chunk, write_orders
-from data.manifest.spec import Preparation
-from data.sources.annotations import chunks
+from data.manifest.scan import SCHEMA, SPEC_FILE, Scan, read_spec, scan_chunk, write_spec
+from data.manifest.spec import ManifestSpec
+from data.sources.annotations import list_chunks
 from data.sources.archives import index_name, write_index
 from lladav.config.schema import Config
 from lladav.errors import UserError
 from lladav.inputs.chat import TEXT_VERSION
-from lladav.storage import exists, local_path, location
+from lladav.storage import exists, local_path, location, write_durably
 from lladav.storage.local_cache import local_copy
 
 LOG = logging.getLogger(__name__)
 
 TABLE, SUMMARY, QUARANTINE = "samples.arrow", "summary.json", "quarantine.jsonl"
+"""Files of a manifest; the summary is written last and marks the manifest as complete."""
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 Mapper = Callable[..., Iterable[Any]]
-"""Like ``map``: applies a function to elements of iterables, in order; may work ahead in other processes."""
+"""A function like ``map`` that may run the calls in other processes; results are in order."""
 
 
 @dataclass(frozen=True)
 class ManifestSummary:
-    """Counts over all sources: records, usable samples, those cut at the end, views, rejects by reason."""
+    """Counts over all sources; ``cut`` counts shortened samples, ``reasons`` the rejects by reason."""
 
     records: int
     samples: int
@@ -55,13 +56,13 @@ class ManifestSummary:
 
 
 class Manifest:
-    """The samples of a stage. Rows are mapped from disk, so that opening costs nothing."""
+    """The samples of a stage; rows are mapped into memory when they are read."""
 
     def __init__(self, folder: UPath) -> None:
         copy = local_copy(folder)
         self.folder = folder
         self.summary = ManifestSummary(**json.loads((copy / SUMMARY).read_text(encoding="utf-8")))
-        self.preparation, self.indexes = read_orders(copy)
+        self.spec, self.indexes = read_spec(copy)
         table = pa.ipc.open_file(pa.memory_map(str(copy / TABLE))).read_all()
         self._lengths = table["length"].to_numpy()
         self._batches = [batch for batch in table.to_batches() if batch.num_rows]
@@ -72,18 +73,18 @@ class Manifest:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each sample, visual ones included (int32)."""
+        """Number of tokens of each sample, visual tokens included (int32)."""
         return self._lengths
 
     @property
     def quarantine(self) -> UPath:
-        """The file of the records that were left out."""
+        """The quarantine file of the scan."""
         return self.folder / QUARANTINE
 
     @property
     def mean_sample_bytes(self) -> float:
-        """Bytes of pixels that a sample has on average."""
-        return self.summary.views / max(1, len(self)) * 3 * self.preparation.geometry.tile**2
+        """Mean number of bytes of a sample's pixels."""
+        return self.summary.views / max(1, len(self)) * 3 * self.spec.geometry.tile**2
 
     def row(self, index: int) -> dict[str, Any]:
         """The columns of one sample."""
@@ -94,45 +95,45 @@ class Manifest:
 
 @lru_cache(4)
 def manifest_in(folder: str) -> Manifest:
-    """The manifest in a folder, opened once in each process."""
+    """The manifest in a folder, opened once per process."""
     return Manifest(location(folder))
 
 
 def open_manifest(config: Config, cache: Path | None = None, mapper: Mapper = map) -> Manifest:
-    """The manifest of the configured stage, made now unless it is in ``cache``.
+    """The manifest of the configured stage, built now unless it exists in ``cache``.
 
-    ``cache`` is by default that of ``manifest_folder``; every process that reads samples must see it. Raises
-    ``UserError`` where a source is missing or damaged as a whole, where more records than
-    ``data.bad_sample_budget`` allows cannot be used, and where none can.
+    ``cache`` is ``manifests_folder`` by default; every process that reads samples needs access to it. Raises
+    ``UserError`` if a source is missing or damaged as a whole, if more records are unusable than
+    ``data.bad_sample_budget`` allows, and if no record is usable.
     """
-    preparation = Preparation.of(config)
-    folders = location(cache) if cache else folder_of(config)
-    folder = folders / preparation.key()
+    spec = ManifestSpec.of(config)
+    folders = location(cache) if cache else manifests_folder(config)
+    folder = folders / spec.key()
     if not exists(folder / SUMMARY):
-        _tell_of_outdated(folders, preparation)
-        _make(folder, preparation, mapper)
+        _log_outdated(folders, spec)
+        _build(folder, spec, mapper)
     manifest = manifest_in(str(folder))
     summary = manifest.summary
     budget = config.data.bad_sample_budget
-    if complaint := over_budget(summary.reasons, summary.records, budget, manifest.quarantine):
-        raise UserError(complaint)
+    if error := over_budget(summary.reasons, summary.records, budget, manifest.quarantine):
+        raise UserError(error)
     if not len(manifest):
         names = ", ".join(config.stage.sources)
         raise UserError(f"stage.sources: no usable record in {names}; prepare the data again")
     return manifest
 
 
-def _tell_of_outdated(cache: UPath, preparation: Preparation) -> None:
-    """Log one line where the cache has a manifest of these settings that another text processing made."""
-    now = json.loads(json.dumps(preparation.to_json()))
+def _log_outdated(cache: UPath, spec: ManifestSpec) -> None:
+    """Log one line if the cache has a manifest of the same settings but of another ``TEXT_VERSION``."""
+    now = json.loads(json.dumps(spec.to_json()))
     local = local_path(cache)
-    for file in sorted(local.glob(f"*/{ORDERS}") if local else ()):
-        orders = json.loads(file.read_text(encoding="utf-8"))
-        version, was = orders.get("text_version", 1), orders["preparation"]
-        if version != TEXT_VERSION and _agree(was, now):
+    for file in sorted(local.glob(f"*/{SPEC_FILE}") if local else ()):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        version, before = content.get("text_version", 1), content["preparation"]
+        if version != TEXT_VERSION and _agree(before, now):
             LOG.warning(
-                "%s: made with text processing %d; with %d, which this version has, records give other token "
-                "ids, so a new manifest is made",
+                "%s: built with text processing version %d; version %d gives other token ids, so a new "
+                "manifest is built",
                 file.parent,
                 version,
                 TEXT_VERSION,
@@ -140,41 +141,41 @@ def _tell_of_outdated(cache: UPath, preparation: Preparation) -> None:
             return
 
 
-def _agree(was: Any, now: Any) -> bool:
-    """Whether two trees of settings have the same values at the keys that both have."""
-    if isinstance(was, dict) and isinstance(now, dict):
-        return all(_agree(was[key], now[key]) for key in was.keys() & now.keys())
-    return was == now
+def _agree(before: Any, now: Any) -> bool:
+    """Whether two trees of settings have equal values at all keys that both have."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return all(_agree(before[key], now[key]) for key in before.keys() & now.keys())
+    return before == now
 
 
-def _make(folder: UPath, preparation: Preparation, mapper: Mapper) -> None:
+def _build(folder: UPath, spec: ManifestSpec, mapper: Mapper) -> None:
     try:
-        with partial_folder(folder) as making:
-            write_orders(making.path, preparation, _indexes(folder.parent, preparation, mapper))
-            making.share()
-            scans = mapper(scan_chunk, repeat(str(making.shared)), chunks(preparation.sources))
-            summary = _write(making.path, scans)
-            making.publish(folder, SUMMARY, json.dumps(asdict(summary), indent=1))
+        with partial_folder(folder) as unfinished:
+            write_spec(unfinished.path, spec, _indexes(folder.parent, spec, mapper))
+            unfinished.share()
+            scans = mapper(scan_chunk, repeat(str(unfinished.shared)), list_chunks(spec.sources))
+            summary = _write(unfinished.path, scans)
+            unfinished.publish(folder, SUMMARY, json.dumps(asdict(summary), indent=1))
     except OSError as error:
         if error.errno in NO_SPACE:
-            raise UserError(f"{folder.parent}: no space left for the manifest; make some") from None
+            raise UserError(f"{folder.parent}: no space left for the manifest; free some") from None
         raise
 
 
-def _indexes(cache: UPath, preparation: Preparation, mapper: Mapper) -> dict[str, str]:
-    """The index file of each source that has archives; made where it is not there, shared between stages."""
+def _indexes(cache: UPath, spec: ManifestSpec, mapper: Mapper) -> dict[str, str]:
+    """The index file of each source that has archives, written if missing; stages share index files."""
     indexes = {}
-    for source in preparation.sources:
+    for source in spec.sources:
         if source.archives:
             file = cache / index_name(source.archives)
             if not exists(file):
-                write_whole(file, partial(write_index, source.archives, mapper=mapper))
+                write_durably(file, partial(write_index, source.archives, mapper=mapper))
             indexes[source.name] = str(file)
     return indexes
 
 
 def _write(folder: Path, scans: Iterable[Scan]) -> ManifestSummary:
-    """Write rows and rejects as they come."""
+    """Write the rows and rejects of each scan as it arrives; returns the counts."""
     counts, reasons = Counter(), Counter()
     with (
         pa.OSFile(str(folder / TABLE), "wb") as sink,

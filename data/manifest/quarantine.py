@@ -1,14 +1,15 @@
-"""The record of what was left out, one JSON line each, and the budget that it counts against.
+"""Quarantine files: the records that were left out, one JSON line each, and the budget for them.
 
-Lines are appended by whoever consumes a sample's place in the plan. After a crash the same places are
-consumed again: a sample that is on file is not written twice.
+During training each rank appends the samples that it cannot read. After a crash it reads the same part of the
+plan again; a sample that is in the file already is not written twice.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -28,13 +29,15 @@ from lladav.storage import (
     write_durably,
 )
 
-LONGEST_FIELD = 500
-"""Characters of an id or a detail that are kept: both can come from the record itself."""
+LOG = logging.getLogger(__name__)
+
+MAX_FIELD_CHARACTERS = 500
+"""An id or a detail is cut to this length: both can come from the record itself."""
 
 
 @dataclass(frozen=True)
 class Reject:
-    """A sample left out: its source, its own id, where it lies, and why."""
+    """A sample that was left out, and why; ``record`` is the record's own id, ``where`` its position."""
 
     source: str
     sample: str
@@ -45,8 +48,8 @@ class Reject:
 
     @classmethod
     def of(cls, source: str, sample: str, record: str, where: str, bad: BadSample) -> Reject:
-        """The line of the quarantine file for this sample; long texts are cut."""
-        record, detail = record[:LONGEST_FIELD], bad.detail[:LONGEST_FIELD]
+        """The reject for a bad sample; long texts are cut."""
+        record, detail = record[:MAX_FIELD_CHARACTERS], bad.detail[:MAX_FIELD_CHARACTERS]
         return cls(source, sample, record, where, bad.reason.value, detail)
 
     def to_line(self) -> str:
@@ -58,31 +61,48 @@ class Reject:
 
 
 def read_rejects(file: AnyPath) -> list[Reject]:
-    """What a quarantine file holds; a last line that a crash cut short is left out."""
+    """The rejects in a quarantine file; empty if the file does not exist.
+
+    A last line without its end, which a crash leaves behind, is ignored. Any other line that cannot be parsed
+    is skipped and logged: a record of bad samples must not stop the run that it belongs to.
+    """
     try:
-        lines = read_text(file).splitlines(keepends=True)
+        lines = read_text(file, errors="replace").splitlines(keepends=True)
     except FileNotFoundError:
         return []
-    return [Reject.from_line(line) for line in lines if line.endswith("\n")]
+    return list(_parse_lines(file, [line for line in lines if line.endswith("\n")]))
+
+
+def _parse_lines(file: AnyPath, lines: list[str]) -> Iterator[Reject]:
+    for number, line in enumerate(lines, 1):
+        try:
+            yield Reject.from_line(line)
+        except (ValueError, TypeError) as error:
+            LOG.warning(
+                "%s, line %d: not a quarantined sample (%s); the line is skipped", file, number, error
+            )
 
 
 def over_budget(reasons: Mapping[str, int], records: int, budget: float, place: AnyPath) -> str | None:
-    """What to tell the user where more than a fraction ``budget`` of the records were left out."""
+    """The error to report if more than the fraction ``budget`` of ``records`` was left out; else None.
+
+    ``reasons`` counts the rejects by reason; ``place`` is their file or folder.
+    """
     total = sum(reasons.values())
     if total <= budget * records:
         return None
-    told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+    counts = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
     return (
-        f"{total} of {records} records cannot be used ({told}); see {place} and mend them, "
+        f"{total} of {records} records cannot be used ({counts}); see {place} and fix them, "
         f"or allow more with data.bad_sample_budget (now {budget})"
     )
 
 
 class Quarantine:
-    """Samples that failed while a run was reading them, one file per rank in the run's folder.
+    """The samples that one rank could not read during training, in its own file of the run folder.
 
-    ``known`` counts by reason what the manifest left out already, of ``records`` in all. Leaving the context
-    saves what is new, also where an exception ends the run.
+    ``known`` counts by reason what the manifest has left out already, and ``records`` all records of the
+    stage. Leaving the context saves new rejects, also if an exception ends the run.
     """
 
     def __init__(self, folder: str | Path | UPath, rank: int, known: Mapping[str, int], records: int) -> None:
@@ -91,10 +111,11 @@ class Quarantine:
         self._file = self._folder / f"quarantine-{rank}.jsonl"
         self._known, self._records = Counter(known), records
         self._own, self._saved = read_rejects(self._file), True
-        names = [name for name in files_in(self._folder) if fnmatch(name, "quarantine-*.jsonl")]
-        self.found = {r.sample: r.reason for name in names for r in read_rejects(self._folder / name)}
-        """Reasons by sample: of all ranks until this run of the workers began, of this rank since."""
-        self._truncate()
+        names = {name for name in files_in(self._folder) if fnmatch(name, "quarantine-*.jsonl")}
+        others = (read_rejects(self._folder / name) for name in sorted(names - {self._file.name}))
+        self.found = {reject.sample: reject.reason for each in (self._own, *others) for reject in each}
+        """Reasons by sample: those of all ranks at the start of these workers, and new ones of this rank."""
+        self._remove_unreadable_lines()
 
     def __enter__(self) -> Quarantine:
         return self
@@ -105,11 +126,11 @@ class Quarantine:
         try:
             self.save()
         except OSError:
-            if kind is None:  # else the error that ends the run is the one to report
+            if kind is None:  # otherwise the exception that ends the run is the one to report
                 raise
 
     def add(self, rejects: Iterable[Reject]) -> None:
-        """Put samples on file, unless they are there; in an object store they are with the next ``save``."""
+        """Append rejects that are not in the files yet; an object store receives them with ``save``."""
         new = [reject for reject in rejects if reject.sample not in self.found]
         if not new:
             return
@@ -117,32 +138,29 @@ class Quarantine:
         self.found |= {reject.sample: reject.reason for reject in new}
         if local := local_path(self._file):
             with local.open("a", encoding="utf-8") as stream:
-                stream.write(_text(new))
+                stream.write(_to_text(new))
         else:
             self._saved = False
 
     def save(self) -> None:
-        """Write what is new to an object store; local files have it already."""
+        """Write new rejects to an object store; local files have them already."""
         if not self._saved:
-            write_durably(self._file, _text(self._own))
+            write_durably(self._file, _to_text(self._own))
             self._saved = True
 
     def over_budget(self, budget: float, found: Iterable[Mapping[str, str]] = ()) -> str | None:
-        """What to report where all that was left out is more than the budget allows.
-
-        ``found`` are those of all ranks.
-        """
+        """The error to report if more was left out than the budget allows; ``found`` is that of all ranks."""
         merged = dict(self.found)
         for each in found:
             merged |= each
         reasons = self._known + Counter(merged.values())
         return over_budget(reasons, self._records, budget, self._folder)
 
-    def _truncate(self) -> None:
-        """Remove a line that a crash cut short, so that the next one starts on a line of its own."""
+    def _remove_unreadable_lines(self) -> None:
+        """Rewrite the file: after a line that a crash cut short, an appended line would be unreadable too."""
         if local_path(self._file) and exists(self._file):
-            write_durably(self._file, _text(self._own))
+            write_durably(self._file, _to_text(self._own))
 
 
-def _text(rejects: Iterable[Reject]) -> str:
+def _to_text(rejects: Iterable[Reject]) -> str:
     return "".join(reject.to_line() for reject in rejects)

@@ -1,4 +1,4 @@
-"""``map`` over Ray tasks, for the one pass that makes a manifest."""
+"""``map`` over Ray tasks, for building a manifest in parallel."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ray.exceptions import RayTaskError
 
 from lladav.errors import UserError
 
-AHEAD_PER_CPU = 2
+PENDING_TASKS_PER_CPU = 2
 
 
 def ray_map(function: Callable[..., Any], *iterables: Iterable[Any]) -> Iterator[Any]:
-    """Like ``map`` with the calls spread over the cluster; results come in order, few are held at a time.
+    """Like ``map``, with the calls as Ray tasks; results are in order and only a few are held at a time.
 
-    A ``UserError`` of a task is raised as it was.
+    A ``UserError`` raised in a task is raised here unchanged.
     """
     task = ray.remote(function)
-    limit = AHEAD_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    limit = PENDING_TASKS_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
     pending: deque[ray.ObjectRef] = deque()
     for arguments in zip(*iterables, strict=False):
         pending.append(task.remote(*arguments))

@@ -1,6 +1,7 @@
-"""One pass over a chunk of records: what the plan needs to know of each sample, and what must be left out.
+"""The scan of a chunk of records: a manifest row for each usable sample, a reject for each other record.
 
-Opens headers of images, never their pixels; lists the packets of videos whose header does not count frames.
+The scan reads the headers of images, never their pixels. It lists the packets of a video if its header does
+not count the frames.
 """
 
 from __future__ import annotations
@@ -16,20 +17,21 @@ import pyarrow as pa
 
 from data.manifest.encoding import Encoder
 from data.manifest.quarantine import Reject
-from data.manifest.spec import Preparation
+from data.manifest.spec import ManifestSpec
 from data.records.parsing import parse, record_id
-from data.records.record import BadSample, Reason, Record, contained
-from data.sources.annotations import Chunk, Raw, read_chunk
-from data.sources.archives import FRAMES, Place
-from data.sources.media import MediaStore, shown
-from data.sources.visuals import Opener, clip_header, image_size
+from data.records.record import BadSample, Reason, Record, errors_as_bad_sample
+from data.sources.annotations import Chunk, RawRecord, read_chunk
+from data.sources.archives import FRAMES, MediaLocation
+from data.sources.media import MediaStore, display_name
 from lladav.inputs.chat import TEXT_VERSION
+from lladav.inputs.clips import Opener, clip_header
+from lladav.inputs.image_files import image_size
 from lladav.inputs.images import view_count
 from lladav.inputs.types import VisualKind, VisualShape
 from lladav.storage import AnyPath, location, read_text
 
-ORDERS = "preparation.json"
-"""The file in a manifest's folder that says how its samples are made."""
+SPEC_FILE = "preparation.json"
+"""File in a manifest's folder: its specification and the archive index of each source."""
 
 SCHEMA = pa.schema(
     {
@@ -54,31 +56,34 @@ SCHEMA = pa.schema(
         "was_cut": pa.bool_(),
     }
 )
-"""A row for each sample. The lists have an element for each picture of the record, kept by the cut or not."""
+"""One row per sample. Lists have an element for each image or video of the record, also for those that
+``max_length`` cuts off: ``kind`` to ``views`` are its ``VisualShape``, ``archive`` to ``deflated`` its
+``MediaLocation``."""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """Rows of the samples that can be used, and the others."""
+    """The manifest rows of a chunk and its rejects."""
 
     table: pa.Table
     rejects: list[Reject]
 
 
-def write_orders(folder: Path, preparation: Preparation, indexes: dict[str, str]) -> None:
-    """Tell the processes that scan and read what to do; ``indexes``: by source, the file of its archives."""
-    orders = {"text_version": TEXT_VERSION, "preparation": preparation.to_json(), "indexes": indexes}
-    (folder / ORDERS).write_text(json.dumps(orders, indent=1), encoding="utf-8")
+def write_spec(folder: Path, spec: ManifestSpec, indexes: dict[str, str]) -> None:
+    """Write what processes need to scan and to read; ``indexes`` has the archive index of each source."""
+    # The file keeps the key "preparation": manifests of earlier versions are still in use.
+    content = {"text_version": TEXT_VERSION, "preparation": spec.to_json(), "indexes": indexes}
+    (folder / SPEC_FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def read_orders(folder: AnyPath) -> tuple[Preparation, dict[str, str]]:
-    """How the samples of a manifest are made, and the index file of each source with archives."""
-    orders = json.loads(read_text(folder / ORDERS))
-    return Preparation.from_json(orders["preparation"]), orders["indexes"]
+def read_spec(folder: AnyPath) -> tuple[ManifestSpec, dict[str, str]]:
+    """The specification of a manifest, and the archive index of each source that has archives."""
+    content = json.loads(read_text(folder / SPEC_FILE))
+    return ManifestSpec.from_json(content["preparation"]), content["indexes"]
 
 
 def scan_chunk(folder: str, chunk: Chunk) -> Scan:
-    """Scan one chunk by the orders in ``folder``; can run in any process."""
+    """Scan one chunk, in any process, by the specification in ``folder``."""
     return _scanner(folder).scan(chunk)
 
 
@@ -88,38 +93,40 @@ def _scanner(folder: str) -> Scanner:
 
 
 class Scanner:
-    """Looks at records without decoding pictures."""
+    """Scans chunks for the manifest whose specification is in ``folder``."""
 
     def __init__(self, folder: AnyPath) -> None:
-        self._preparation, indexes = read_orders(folder)
-        self._encoder = Encoder(self._preparation)
-        self._stores = [MediaStore(s, indexes.get(s.name)) for s in self._preparation.sources]
+        self._spec, indexes = read_spec(folder)
+        self._encoder = Encoder(self._spec)
+        self._stores = [MediaStore(source, indexes.get(source.name)) for source in self._spec.sources]
 
     def scan(self, chunk: Chunk) -> Scan:
-        """The rows of a chunk's samples, in order, and its rejects."""
+        """The manifest rows and rejects of a chunk, in order."""
         rows, rejects = [], []
         for number, raw in enumerate(read_chunk(chunk)):
             try:
-                with contained():
+                with errors_as_bad_sample():
                     rows.append(self._row(chunk, number, raw))
             except BadSample as bad:
                 rejects.append(self._reject(chunk, number, raw, bad))
         return Scan(pa.Table.from_pylist(rows, SCHEMA), rejects)
 
-    def _row(self, chunk: Chunk, number: int, raw: Raw) -> dict[str, Any]:
+    def _row(self, chunk: Chunk, number: int, raw: RawRecord) -> dict[str, Any]:
         record, sample = parse(raw), self._sample_id(chunk, number)
-        places = [self._stores[chunk.source].locate(medium, record.is_video) for medium in record.media]
-        sizes = [self._size(chunk.source, record, *pair) for pair in zip(record.media, places, strict=True)]
+        locations = [self._stores[chunk.source].locate(medium, record.is_video) for medium in record.media]
+        shapes = [
+            self._shape(chunk.source, record, *pair) for pair in zip(record.media, locations, strict=True)
+        ]
         suffix = self._encoder.draws_suffix(chunk.source, sample)
-        encoded = self._encoder.encode(record, chunk.source, suffix, sizes)
+        encoded = self._encoder.encode(record, chunk.source, suffix, shapes)
         return {
             "id": sample,
             "source": chunk.source,
             "file": chunk.file,
             "position": int(chunk.positions[number]),
             "extent": int(chunk.extents[number]),
-            **_columns(VisualShape, sizes),
-            **_columns(Place, places),
+            **_columns(VisualShape, shapes),
+            **_columns(MediaLocation, locations),
             "text_tokens": encoded.length - encoded.visual_tokens,
             "visual_tokens": encoded.visual_tokens,
             "length": encoded.length,
@@ -128,38 +135,41 @@ class Scanner:
             "was_cut": encoded.was_cut,
         }
 
-    def _size(self, source: int, record: Record, medium: str | bytes, place: Place) -> VisualShape:
-        store, geometry = self._stores[source], self._preparation.geometry
-        if place.archive == FRAMES:
-            return self._folder_size(store.frames(shown(medium), place), shown(medium))
-        with store.stream(medium, place) as stream:
+    def _shape(
+        self, source: int, record: Record, medium: str | bytes, location: MediaLocation
+    ) -> VisualShape:
+        """The shape of an image or video from its header."""
+        store, geometry, name = self._stores[source], self._spec.geometry, display_name(medium)
+        if location.archive == FRAMES:
+            return self._frames_shape(store.frames(name, location), name)
+        with store.stream(medium, location) as stream:
             if record.is_video:
-                clip = clip_header(stream, shown(medium))
-                frames = len(self._preparation.frames_of(clip))
+                clip = clip_header(stream, name)
+                frames = len(self._spec.frames_of(clip))
                 return VisualShape(VisualKind.video, clip.width, clip.height, frames)
-            width, height = image_size(stream, shown(medium), geometry.pixels)
+            width, height = image_size(stream, name, geometry.pixels)
         if not width * height:
-            raise BadSample(Reason.bad_image, f"{shown(medium)} has {width}x{height} pixels")
+            raise BadSample(Reason.bad_image, f"{name} has {width}x{height} pixels")
         kind = self._encoder.kind_of(record)
         return VisualShape(kind, width, height, view_count(kind, width, height, geometry))
 
-    def _folder_size(self, files: list[Opener], name: str) -> VisualShape:
-        frames = self._preparation.frames_of_folder(len(files))
+    def _frames_shape(self, files: list[Opener], name: str) -> VisualShape:
+        frames = self._spec.frames_of_folder(len(files))
         with files[frames[0]]() as stream:
-            size = image_size(stream, name, self._preparation.geometry.pixels)
+            size = image_size(stream, name, self._spec.geometry.pixels)
         return VisualShape(VisualKind.video, *size, len(frames))
 
     def _sample_id(self, chunk: Chunk, number: int) -> str:
-        """The source, its file and the record's index there: unlike the record's own id, surely unique."""
-        told = chunk.path.removeprefix(f"{self._preparation.root.rstrip('/')}/")
-        file = told.encode(errors="backslashreplace").decode()
-        return f"{self._preparation.sources[chunk.source].name}:{file}#{chunk.first + number}"
+        """Source, file and number of the record in the file: unique, which the record's own id may not be."""
+        relative = chunk.path.removeprefix(f"{self._spec.root.rstrip('/')}/")
+        file = relative.encode(errors="backslashreplace").decode()
+        return f"{self._spec.sources[chunk.source].name}:{file}#{chunk.first + number}"
 
-    def _reject(self, chunk: Chunk, number: int, raw: Raw, bad: BadSample) -> Reject:
-        source, sample = self._preparation.sources[chunk.source].name, self._sample_id(chunk, number)
-        return Reject.of(source, sample, record_id(raw), chunk.place(number), bad)
+    def _reject(self, chunk: Chunk, number: int, raw: RawRecord, bad: BadSample) -> Reject:
+        source, sample = self._spec.sources[chunk.source].name, self._sample_id(chunk, number)
+        return Reject.of(source, sample, record_id(raw), chunk.describe(number), bad)
 
 
 def _columns(kind: type, values: list[Any]) -> dict[str, list[Any]]:
-    """Objects with the same fields as one list for each field."""
+    """Objects of class ``kind`` as one list for each of its fields."""
     return {name: [getattr(value, name) for value in values] for name in kind.__annotations__}

@@ -1,6 +1,7 @@
-"""What the samples of a stage follow from: the settings that decide how a record becomes tokens and views.
+"""The specification of a manifest: all settings that determine how a record becomes tokens and views.
 
-Whatever is in here is part of the manifest's key; settings that only decide how samples are batched are not.
+The key of a manifest is a hash of its specification. Settings that only affect how samples are batched are
+not part of it.
 """
 
 from __future__ import annotations
@@ -29,12 +30,15 @@ from lladav.inputs.video_files import Clip
 from lladav.storage import absolute, location, version
 
 VERSION = 3
-"""Raised when the same settings give another manifest; ``TEXT_VERSION`` when they give other token ids."""
+"""Increased when the same settings give another manifest; ``TEXT_VERSION`` when they give other token ids."""
 
 
 @dataclass(frozen=True)
-class Preparation:
-    """Sources, tokenizer, template and geometry of a stage; paths are absolute or URIs."""
+class ManifestSpec:
+    """Sources, tokenizer, template and view geometry of a stage; paths are absolute or URIs.
+
+    The names of the fields are part of the manifest's key and of its file.
+    """
 
     root: str
     sources: list[SourceFiles]
@@ -53,8 +57,8 @@ class Preparation:
     seed: int
 
     @classmethod
-    def of(cls, config: Config) -> Preparation:
-        """Raises ``UserError`` where a source or the tokenizer is not there."""
+    def of(cls, config: Config) -> ManifestSpec:
+        """The specification of the configured stage; raises ``UserError`` if a source is missing."""
         stage, images = config.stage, config.model.images
         return cls(
             root=absolute(config.data.root),
@@ -75,25 +79,28 @@ class Preparation:
         )
 
     def frames_of(self, clip: Clip) -> list[int]:
-        """The frames to take of a clip, as the released trainer does."""
+        """Indices of the frames that training takes of a video file, as the released trainer does."""
         return sample_frames(clip.frames, clip.rate, self.frames_per_second, self.max_frames)
 
     def frames_of_folder(self, files: int) -> list[int]:
-        """The frames to take of a folder of that many, as the released trainer does whatever their rate."""
+        """Indices of the frames that training takes of a folder of ``files`` frames, as released."""
         return spread_frames(files, min(self.folder_frames, self.max_frames))
 
     def key(self) -> str:
-        """Hash over the settings and over size and time of every file behind them."""
+        """A hash of the settings and of the size and version of every source file.
+
+        Raises ``UserError`` if the tokenizer is missing.
+        """
         versions = [VERSION, TEXT_VERSION, SYSTEM_PROMPT]
-        text = json.dumps([*versions, self.to_json(), list(self._fingerprints())], sort_keys=True)
+        text = json.dumps([*versions, self.to_json(), list(self._file_versions())], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, which ``from_json`` reads back."""
+        """The values as JSON; ``from_json`` reads them."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Preparation:
+    def from_json(cls, values: dict[str, Any]) -> ManifestSpec:
         typed = {
             "sources": [_source(source) for source in values["sources"]],
             "geometry": ViewGeometry(**values["geometry"] | {"pixels": Pixels(values["geometry"]["pixels"])}),
@@ -105,7 +112,7 @@ class Preparation:
         }
         return cls(**values | typed)
 
-    def _fingerprints(self) -> Iterator[tuple[str, int, str | int]]:
+    def _file_versions(self) -> Iterator[tuple[str, int, str | int]]:
         for source in self.sources:
             for path in (*source.annotations, *source.archives, source.folder or source.annotations[0]):
                 yield path, *version(location(path))

@@ -1,1 +1,1 @@
-"""From a manifest to the micro-batches of each rank: the plan, encoding, reading, Ray Data."""
+"""The data pipeline: from a manifest to the micro-batches of each rank, with Ray Data."""

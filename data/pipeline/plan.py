@@ -1,8 +1,8 @@
-"""Which samples form which optimizer step, and which rank sees them when.
+"""The plan of a run: the samples of each optimizer step, and their distribution over ranks and micro-batches.
 
-Pure functions of the samples' lengths, the seed and the step. The members of a global batch, and their order
-in it, depend on nothing else: workers and micro-batch only cut it up. Steps go on over epochs; the last batch
-of an epoch may be smaller.
+The plan is a pure function of the samples' lengths, the seed and the step. The members of a global batch and
+their order do not depend on the number of workers or the size of a micro-batch; these only divide it. Steps
+are numbered across epochs, and the last batch of an epoch may be smaller.
 """
 
 from __future__ import annotations
@@ -23,55 +23,57 @@ _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
 class HasLengths(Protocol):
-    """What a plan needs of a manifest: tokens of each sample, visual ones included."""
+    """The part of a manifest that a plan needs."""
 
     @property
-    def lengths(self) -> np.ndarray: ...
+    def lengths(self) -> np.ndarray:
+        """Number of tokens of each sample, visual tokens included."""
+        ...
 
 
 @dataclass(frozen=True)
 class BatchLayout:
-    """How global batches are cut: micro-batches of each worker in a step (slots), and workers."""
+    """The division of a global batch: micro-batches per worker and step, and number of workers."""
 
-    slots: int
+    accumulation_steps: int
     workers: int
 
     @classmethod
     def of(cls, config: Config, workers: int) -> BatchLayout:
-        """As many slots as ``train.micro_batch`` needs for the global batch, whether or not it divides it."""
+        """The layout with as few steps as micro-batches of ``train.micro_batch`` samples allow."""
         return cls(math.ceil(config.stage.global_batch / (config.train.micro_batch * workers)), workers)
 
 
 @dataclass(frozen=True)
 class MicroBatchPlan:
-    """The samples of one rank in one accumulation slot.
+    """The samples of one rank in one accumulation step (``micro_step``) of an optimizer step.
 
-    ``rows`` are those of the manifest, ``places`` the samples' positions in the global batch of
-    ``global_samples``; both are int64. They are empty only where a step has fewer samples than micro-batches:
-    in an epoch's last step, or with workers that do not divide the global batch.
+    ``rows`` are manifest rows, ``positions`` the samples' positions in the global batch, which has
+    ``global_samples`` samples; both are int64. They are empty only if a step has fewer samples than
+    micro-batches: in the last step of an epoch, or if the workers do not divide the global batch.
     """
 
     step: int
     epoch: int
-    slot: int
+    micro_step: int
     rank: int
     global_samples: int
     rows: np.ndarray
-    places: np.ndarray
+    positions: np.ndarray
 
 
 class Plan:
-    """Steps 0 to ``steps`` (exclusive) over samples of ``lengths`` tokens."""
+    """The optimizer steps 0 to ``steps`` (exclusive) over samples of ``lengths`` tokens."""
 
     def __init__(self, lengths: np.ndarray, seed: int, global_batch: int, steps: int) -> None:
         self._lengths, self._seed, self._batch = lengths, seed, global_batch
         self.steps = steps
         self._order = lru_cache(2)(self._shuffled)
-        self._hands = lru_cache(4)(self._dealt)
+        self._division = lru_cache(4)(self._divide)
 
     @classmethod
     def of(cls, manifest: HasLengths, config: Config) -> Plan:
-        """The plan of a run; raises ``UserError`` where there is nothing to train on."""
+        """The plan of a run; raises ``UserError`` if there are no samples."""
         lengths, batch = manifest.lengths, config.stage.global_batch
         if not len(lengths):
             raise UserError(f"stage {config.stage.name}: no samples to train on; check stage.sources")
@@ -83,59 +85,61 @@ class Plan:
         return math.ceil(len(self._lengths) / self._batch)
 
     def epoch(self, step: int) -> int:
-        """The pass over the data that a step belongs to, from 0."""
+        """The epoch that a step belongs to, from 0."""
         return step // self.steps_per_epoch
 
     def global_batch(self, step: int) -> np.ndarray:
-        """Rows of the samples of a step (int64), in the order in which they count for noise."""
+        """Manifest rows of the samples of a step (int64); stratified noise follows their order."""
         start = step % self.steps_per_epoch * self._batch
         return self._order(self.epoch(step))[start : start + self._batch]
 
-    def micro_batch(self, step: int, slot: int, rank: int, layout: BatchLayout) -> MicroBatchPlan:
-        """What ``rank`` sees in ``slot`` of a step."""
-        batch, places = self.global_batch(step), self._hands(step, layout)[slot][rank]
-        return MicroBatchPlan(step, self.epoch(step), slot, rank, len(batch), batch[places], places)
+    def micro_batch(self, step: int, micro_step: int, rank: int, layout: BatchLayout) -> MicroBatchPlan:
+        """The micro-batch of ``rank`` in one accumulation step of a step."""
+        batch, positions = self.global_batch(step), self._division(step, layout)[micro_step][rank]
+        epoch = self.epoch(step)
+        return MicroBatchPlan(step, epoch, micro_step, rank, len(batch), batch[positions], positions)
 
-    def _dealt(self, step: int, layout: BatchLayout) -> list[list[np.ndarray]]:
-        return deal(self._lengths[self.global_batch(step)], layout)
+    def _divide(self, step: int, layout: BatchLayout) -> list[list[np.ndarray]]:
+        return divide_batch(self._lengths[self.global_batch(step)], layout)
 
     def _shuffled(self, epoch: int) -> np.ndarray:
-        """A permutation that hangs on no random generator's version: rows in the order of their hashes.
-
-        Hashes are all different, for each step of the mixing can be undone.
-        """
+        """The rows sorted by a hash: a permutation that no version of a random generator can change."""
+        # The mixing is invertible, so no two rows have the same hash.
         salt = (self._seed * _SEED_STRIDE + epoch + 1) * _GOLDEN % 2**64
         rows = np.arange(len(self._lengths), dtype=np.uint64)
         return np.argsort(_mixed(_mixed(rows) + np.uint64(salt)))
 
 
-def deal(lengths: np.ndarray, layout: BatchLayout) -> list[list[np.ndarray]]:
-    """Places (int64) of a global batch's samples by slot and rank.
+def divide_batch(lengths: np.ndarray, layout: BatchLayout) -> list[list[np.ndarray]]:
+    """Positions (int64) of a global batch's samples, by accumulation step and rank.
 
-    Longest first, each sample goes to the micro-batch with the fewest tokens that has room: all get nearly
-    the same number of tokens, and so need nearly the same memory. Those most alike then share a slot, so that
-    ranks wait little for each other. None stays empty unless there are fewer samples than micro-batches.
+    All micro-batches get nearly the same number of tokens, and so need nearly the same memory. The most
+    similar ones share an accumulation step, so that ranks wait little for each other. No micro-batch is empty
+    unless there are fewer samples than micro-batches.
     """
-    cells = layout.slots * layout.workers
-    hands = _even_hands(lengths, cells, room=math.ceil(len(lengths) / cells))
-    hands.sort(key=lambda hand: -int(lengths[hand].sum()))
-    return [hands[start : start + layout.workers] for start in range(0, cells, layout.workers)]
+    count = layout.accumulation_steps * layout.workers
+    bins = _balanced_bins(lengths, count, capacity=math.ceil(len(lengths) / count))
+    bins.sort(key=lambda positions: -int(lengths[positions].sum()))
+    return [bins[start : start + layout.workers] for start in range(0, count, layout.workers)]
 
 
-def _even_hands(lengths: np.ndarray, count: int, room: int) -> list[np.ndarray]:
-    """Places in ``count`` groups of at most ``room``, their sums of lengths alike."""
-    hands: list[list[int]] = [[] for _ in range(count)]
-    open_hands = [(0, number) for number in range(count)]
-    for place in np.argsort(-lengths.astype(np.int64), kind="stable").tolist():
-        tokens, number = heapq.heappop(open_hands)
-        hands[number].append(place)
-        if len(hands[number]) < room:
-            heapq.heappush(open_hands, (tokens + int(lengths[place]), number))
-    return [np.array(hand, np.int64) for hand in hands]
+def _balanced_bins(lengths: np.ndarray, count: int, capacity: int) -> list[np.ndarray]:
+    """Positions in ``count`` bins of at most ``capacity``, with similar sums of lengths.
+
+    Longest first, each sample goes to the bin with the fewest tokens that has room.
+    """
+    bins: list[list[int]] = [[] for _ in range(count)]
+    open_bins = [(0, number) for number in range(count)]
+    for position in np.argsort(-lengths.astype(np.int64), kind="stable").tolist():
+        tokens, number = heapq.heappop(open_bins)
+        bins[number].append(position)
+        if len(bins[number]) < capacity:
+            heapq.heappush(open_bins, (tokens + int(lengths[position]), number))
+    return [np.array(positions, np.int64) for positions in bins]
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:
-    """SplitMix64's finalizer: spreads neighbouring numbers over 64 bits."""
+    """The finalizer of SplitMix64, which spreads neighbouring numbers over 64 bits."""
     values = (values ^ (values >> np.uint64(30))) * _MIX[0]
     values = (values ^ (values >> np.uint64(27))) * _MIX[1]
     return values ^ (values >> np.uint64(31))

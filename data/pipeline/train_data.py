@@ -1,7 +1,7 @@
-"""Training data in Ray Train: each rank gets its own stream of micro-batches and reads it in order.
+"""Training data in Ray Train: each rank reads its own stream of micro-batches in order.
 
-The consumer compares the place of every micro-batch with the one it expects, so that a stream that does not
-fit the checkpoint stops the run instead of training on something else.
+The consumer compares step and rank of every micro-batch with those it expects, so that a stream that does not
+match the checkpoint stops the run instead of training on other samples.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from lladav.storage import AnyPath
 
 
 class RankedData(DataConfig):
-    """Gives each rank of a Ray Train run its own stream, from the step committed when its workers start.
+    """The ``dataset_config`` of ``TorchTrainer``: gives each rank its own stream from the committed step on.
 
-    ``first_step`` is asked at every start of the worker group. Goes to ``TorchTrainer`` as
-    ``dataset_config``, with ``datasets={"train": RankedData.placeholder}``, which is never read.
+    ``first_step`` is called at every start of the worker group. Pass ``RankedData.placeholder()`` as the
+    trainer's dataset; it is never read.
     """
 
     def __init__(self, config: Config, manifest: Manifest, first_step: Callable[[], int]) -> None:
@@ -37,13 +37,13 @@ class RankedData(DataConfig):
 
     @staticmethod
     def placeholder() -> Dataset:
-        """Ray Train wants a data set to hand to ``configure``."""
+        """A dataset that Ray Train requires and passes to ``configure``."""
         return ray.data.range(1)
 
     def configure(
         self, datasets: dict[str, Dataset], world_size: int, *_: Any, **__: Any
     ) -> list[dict[str, DataIterator]]:
-        """An iterator for each rank."""
+        """One iterator per rank."""
         manifest, first = manifest_in(self._folder), self._first_step()
         streams = [
             SampleStream.of(self._config, manifest, rank, world_size, first) for rank in range(world_size)
@@ -54,23 +54,25 @@ class RankedData(DataConfig):
 def micro_batches(
     shard: DataIterator, config: Config, rank: int, workers: int, first_step: int, quarantine: Quarantine
 ) -> Iterator[MicroBatch]:
-    """The micro-batches of a rank in order, ``data.prefetch`` of them ready ahead.
+    """The micro-batches of a rank in order; ``data.prefetch`` of them are read ahead.
 
-    Samples that could not be read go to ``quarantine`` first. Raises ``RuntimeError`` where the shard holds
-    another step, slot or rank than is due.
+    Samples that could not be read are added to ``quarantine``. Raises ``RuntimeError`` for a micro-batch of
+    another step or rank than expected.
     """
-    slots, tile = BatchLayout.of(config, workers).slots, config.model.vision.image_size
-    for row, number in zip(_rows(shard, config.data.prefetch), count(first_step * slots), strict=False):
+    per_step, tile = BatchLayout.of(config, workers).accumulation_steps, config.model.vision.image_size
+    for row, number in zip(_rows(shard, config.data.prefetch), count(first_step * per_step), strict=False):
         batch = to_batch(row, tile)
-        due, found = (*divmod(number, slots), rank), (batch.step, batch.slot, batch.rank)
-        if found != due:
-            raise RuntimeError(f"data stream out of step: (step, slot, rank) {found} came where {due} is due")
+        expected, found = (*divmod(number, per_step), rank), (batch.step, batch.micro_step, batch.rank)
+        if found != expected:
+            raise RuntimeError(
+                f"data stream out of step: (step, micro-step, rank) is {found}, expected {expected}"
+            )
         quarantine.add(batch.rejected)
         yield batch
 
 
 def quarantine_of(manifest: Manifest, folder: AnyPath, rank: int) -> Quarantine:
-    """Where a rank puts samples that it could not read, in a folder that all ranks of the run share."""
+    """The quarantine of a rank, in a folder that all ranks of the run share."""
     return Quarantine(folder, rank, manifest.summary.reasons, manifest.summary.records)
 
 

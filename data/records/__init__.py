@@ -1,1 +1,1 @@
-"""A training record: what it holds, and how the published formats are parsed."""
+"""Training records and the parser for all their published forms."""

@@ -1,4 +1,4 @@
-"""A record of a data set, and the ways in which one can be bad."""
+"""A record of a data set, and the reasons why a record or its sample cannot be used."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from lladav.errors import StorageError, UserError
+from lladav.errors import MediaError, StorageError, UserError
 
 
 class Reason(StrEnum):
-    """Why a sample is left out."""
+    """Why a sample is left out; the values are written to quarantine files."""
 
     bad_json = "bad_json"
     bad_record = "bad_record"
@@ -28,7 +28,7 @@ class Reason(StrEnum):
 
 
 class BadSample(Exception):
-    """A sample that cannot be used: counted and quarantined by whoever catches it."""
+    """A sample that cannot be used; the catcher counts it and writes it to quarantine."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(reason, detail)
@@ -41,14 +41,17 @@ class BadSample(Exception):
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Stands for the value of a column that cannot be read, and says why."""
+    """Replaces a column value that cannot be read."""
 
     why: str
 
 
 @dataclass(frozen=True)
 class Record:
-    """A conversation and its images or video: paths into the source's media, or the bytes themselves."""
+    """A conversation and its media: either images or one video.
+
+    An element of ``media`` is a path within the media of the source, or the bytes of the file.
+    """
 
     id: str
     media: list[str | bytes]
@@ -57,14 +60,16 @@ class Record:
 
 
 @contextmanager
-def contained() -> Iterator[None]:
-    """Turn an error that nobody foresaw into a ``BadSample``, so that no record ends a run.
+def errors_as_bad_sample() -> Iterator[None]:
+    """Raise ``BadSample`` for damaged media and for any unexpected error, so that no record ends a run.
 
-    A ``UserError`` and a ``StorageError`` pass: they are about settings, installation or network, not about
-    the record.
+    Any other ``UserError`` and ``StorageError`` pass unchanged: they are about settings, installation or
+    network, not about the record.
     """
     try:
         yield
+    except MediaError as error:
+        raise BadSample(Reason.bad_image, str(error)) from None
     except (BadSample, UserError, StorageError):
         raise
     except Exception as error:

@@ -1,1 +1,1 @@
-"""Reading of data sets as they lie on disk: records by place, pictures by name."""
+"""Data sets on disk or in an object store: records by their position, images and videos by their name."""

@@ -1,7 +1,7 @@
-"""Where the records of a JSON list or of JSON lines begin and end, as byte ranges.
+"""Byte ranges of the records in a JSON list or in JSON lines.
 
-A list may be far larger than memory: it is never parsed as a whole. Only its quotes and brackets are looked
-at, a window at a time, so that a record that is no valid JSON costs itself and not its neighbours.
+A list may be far larger than memory and is never parsed as a whole. The scan looks only at quotes and
+brackets, one window of bytes at a time: a record that is invalid JSON does not affect its neighbours.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy as np
 from lladav.errors import UserError
 
 Span = tuple[int, int]
-"""First byte and the one after the last."""
+"""The first byte of a record and the byte after its last."""
 
 WINDOW = 1 << 24
-"""Bytes looked at together; grows where a single record is larger."""
+"""Bytes that are scanned at a time; doubled while a single record is larger."""
 
 _OPENING = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[")
 _BLANK = re.compile(rb"\s*")
@@ -31,7 +31,7 @@ _STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
 
 
 def line_spans(path: Path) -> Iterator[Span]:
-    """The lines of a file that are not blank."""
+    """The lines of a file, blank ones skipped; raises ``UserError`` for an empty file."""
     with _mapped(path) as content:
         start, size = 0, len(content)
         while start < size:
@@ -43,9 +43,9 @@ def line_spans(path: Path) -> Iterator[Span]:
 
 
 def list_spans(path: Path) -> Iterator[Span]:
-    """The elements of the list that a file holds.
+    """The elements of the JSON list in a file.
 
-    Raises ``UserError`` where the file is not a list, ends inside one, or has more text after it.
+    Raises ``UserError`` if the file is not a list, ends within the list, or has more text after it.
     """
     with _mapped(path) as content:
         opening = _OPENING.match(content)
@@ -66,7 +66,7 @@ def list_spans(path: Path) -> Iterator[Span]:
 
 
 def _check_end(content: mmap.mmap, closing: int, path: Path) -> None:
-    """Records behind a bracket that closes the list too early would be lost without a word."""
+    """Raise ``UserError`` if text follows the list: a stray bracket would silently hide records."""
     rest = _BLANK.match(content, closing + 1)
     if content[closing : closing + 1] != b"]" or (rest and rest.end() < len(content)):
         raise UserError(
@@ -76,7 +76,10 @@ def _check_end(content: mmap.mmap, closing: int, path: Path) -> None:
 
 
 def _elements(text: bytes) -> tuple[list[Span], int | None]:
-    """Elements that end inside the text, which begins between two, and where their list ends if it does."""
+    """The elements that end within the text, and the position of the bracket that closes the list, if any.
+
+    The text starts between two elements, or before the first.
+    """
     marks, depth = _brackets(text)
     ends_at = np.flatnonzero(depth < 0)[:1]
     closed = len(ends_at) > 0
@@ -90,9 +93,9 @@ def _elements(text: bytes) -> tuple[list[Span], int | None]:
 
 
 def _with_strays(text: bytes, begins: list[int], ends: list[int], stops: list[int]) -> Iterator[Span]:
-    """The elements and, as elements too, whatever stands between them and is no comma.
+    """The elements, and any other text between them that is not a comma as elements of its own.
 
-    It will be refused as a record; skipping it would hide it.
+    Such text then counts as a bad record instead of being skipped silently.
     """
     for number, stop in enumerate(stops):
         start = ends[number - 1] if number else 0
@@ -104,15 +107,15 @@ def _with_strays(text: bytes, begins: list[int], ends: list[int], stops: list[in
 
 
 def _brackets(text: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Places of the brackets outside strings, and the depth after each."""
+    """Positions of the brackets outside strings, and the nesting depth after each."""
     codes = np.frombuffer(text, np.uint8)
     quotes = np.flatnonzero(codes == _QUOTE)
     escaped = quotes[(quotes > 0) & (codes[quotes - 1] == _BACKSLASH)]
     quotes = np.setdiff1d(quotes, [q for q in escaped.tolist() if _is_escaped(text, q)], assume_unique=True)
     steps = _STEPS[codes]
-    places = np.flatnonzero(steps)
-    places = places[np.searchsorted(quotes, places) % 2 == 0]
-    return places, np.cumsum(steps[places], dtype=np.int64)
+    positions = np.flatnonzero(steps)
+    positions = positions[np.searchsorted(quotes, positions) % 2 == 0]
+    return positions, np.cumsum(steps[positions], dtype=np.int64)
 
 
 def _is_escaped(text: bytes, quote: int) -> bool:

@@ -1,4 +1,4 @@
-"""Small data sets, written in every format, and settings that read them."""
+"""Small data sets in every format, and settings that read them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from lladav.config.schema import (
 )
 
 Records = Sequence[Mapping[str, Any]]
-Pictures = Mapping[str, bytes]
+Media = Mapping[str, bytes]
 
 
 def settings(root: Path, tokenizer: Path, sources: Mapping[str, SourceConfig], **stage: Any) -> Config:
@@ -47,16 +47,16 @@ def settings(root: Path, tokenizer: Path, sources: Mapping[str, SourceConfig], *
     )
 
 
-def picture(width: int, height: int, seed: int = 0, suffix: str = "PNG") -> bytes:
-    """A picture of noise."""
+def image_file(width: int, height: int, seed: int = 0, suffix: str = "PNG") -> bytes:
+    """An image of random pixels."""
     pixels = np.random.default_rng([seed, width, height]).integers(0, 255, (height, width, 3), np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, suffix)
     return stream.getvalue()
 
 
-def clip(frames: int, milliseconds: int, suffix: str = "GIF") -> bytes:
-    """An animation of frames of one colour each, ever brighter."""
+def animation_file(frames: int, milliseconds: int, suffix: str = "GIF") -> bytes:
+    """An animation whose frames are uniformly grey and increasingly bright."""
     first, *rest = [Image.new("RGB", (30, 20), (10 * n,) * 3) for n in range(frames)]
     stream = io.BytesIO()
     first.save(stream, suffix, save_all=True, append_images=rest, duration=milliseconds, lossless=True)
@@ -64,14 +64,14 @@ def clip(frames: int, milliseconds: int, suffix: str = "GIF") -> bytes:
 
 
 def turns(*values: str) -> list[dict[str, str]]:
-    """A conversation that a human begins."""
+    """A conversation that starts with a human turn."""
     return [{"from": "human" if n % 2 == 0 else "gpt", "value": value} for n, value in enumerate(values)]
 
 
-def asked(name: str, *images: str, answer: str = "Seven.") -> dict[str, Any]:
-    """A record with these images, one mark each."""
-    media = {} if not images else {"image": images[0] if len(images) == 1 else list(images)}
-    return {"id": name, **media, "conversations": turns("<image>\n" * len(images) + "What is it?", answer)}
+def record(name: str, *images: str, answer: str = "Seven.") -> dict[str, Any]:
+    """A record with these images, each with a mark."""
+    fields = {} if not images else {"image": images[0] if len(images) == 1 else list(images)}
+    return {"id": name, **fields, "conversations": turns("<image>\n" * len(images) + "What is it?", answer)}
 
 
 def write_json(root: Path, records: Records, name: str = "records.json") -> str:
@@ -86,12 +86,12 @@ def write_lines(root: Path, records: Records, name: str = "records.jsonl") -> st
     return name
 
 
-def write_parquet(root: Path, records: Records, pictures: Pictures, row_group: int = 2) -> str:
+def write_parquet(root: Path, records: Records, media: Media, row_group: int = 2) -> str:
     """Rows with embedded images (records with none or one); returns the file's path under ``root``."""
     rows = [
         {
             "id": record["id"],
-            "image": {"bytes": pictures[record["image"]], "path": record["image"]}
+            "image": {"bytes": media[record["image"]], "path": record["image"]}
             if "image" in record
             else None,
             "conversations": record["conversations"],
@@ -102,36 +102,36 @@ def write_parquet(root: Path, records: Records, pictures: Pictures, row_group: i
     return "records.parquet"
 
 
-def write_folder(root: Path, pictures: Pictures) -> str:
+def write_folder(root: Path, media: Media) -> str:
     """A folder of files; returns its path under ``root``."""
-    for name, content in pictures.items():
+    for name, content in media.items():
         file = root / "images" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
     return "images"
 
 
-def write_tars(root: Path, pictures: Pictures, archives: int = 2) -> str:
-    """Several tars, the pictures dealt out in turn; returns their glob under ``root``."""
+def write_tars(root: Path, media: Media, archives: int = 2) -> str:
+    """Several tars, each with every n-th file; returns their glob under ``root``."""
     for number in range(archives):
         with tarfile.open(root / f"images_{number}.tar", "w") as tar:
-            for name, content in list(pictures.items())[number::archives]:
+            for name, content in list(media.items())[number::archives]:
                 member = tarfile.TarInfo(f"./{name}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
     return "images_*.tar"
 
 
-def write_zip(root: Path, pictures: Pictures, method: int = zipfile.ZIP_DEFLATED) -> str:
+def write_zip(root: Path, media: Media, method: int = zipfile.ZIP_DEFLATED) -> str:
     """A zip; returns its path under ``root``."""
     with zipfile.ZipFile(root / f"images_{method}.zip", "w", method) as archive:
-        for name, content in pictures.items():
+        for name, content in media.items():
             archive.writestr(name, content)
     return f"images_{method}.zip"
 
 
-def json_source(root: Path, records: Records, pictures: Pictures) -> SourceConfig:
-    """A JSON list beside a folder of pictures."""
+def json_source(root: Path, records: Records, media: Media) -> SourceConfig:
+    """A JSON list and a folder of media."""
     return SourceConfig(
-        SourceFormat.json, write_json(root, records), write_folder(root, pictures) if pictures else None
+        SourceFormat.json, write_json(root, records), write_folder(root, media) if media else None
     )

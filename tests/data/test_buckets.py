@@ -1,4 +1,4 @@
-"""Data in a bucket gives the manifest and the samples that the same files give in a folder."""
+"""Data in a bucket give the same manifest and samples as the same files in a folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STAGES = {
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded data set."""
+    """The built-in data set."""
     folder = tmp_path_factory.mktemp("digits") / "digits"
     prepare(folder, scale=0.02)
     return folder
@@ -43,8 +43,8 @@ def data(digits: Path, s3_server: S3Server) -> str:
 
 
 def settings(root: Path | str, storage: Path | str, stage: str) -> Config:
-    places = (f"data.root={root}", f"model.tokenizer={root}/tokenizer", f"train.storage={storage}")
-    return load([f"stage={stage}", "model=tiny", "data=digits", *places])
+    overrides = (f"data.root={root}", f"model.tokenizer={root}/tokenizer", f"train.storage={storage}")
+    return load([f"stage={stage}", "model=tiny", "data=digits", *overrides])
 
 
 def rows(manifest: Manifest) -> list[dict]:
@@ -52,7 +52,7 @@ def rows(manifest: Manifest) -> list[dict]:
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=STAGES.values())
-def test_a_bucket_gives_what_a_folder_gives(
+def test_a_bucket_gives_the_same_samples_as_a_folder(
     stage: str, digits: Path, data: str, tmp_path: Path, bucket: str
 ) -> None:
     here = open_manifest(settings(digits, tmp_path, stage))
@@ -67,21 +67,21 @@ def test_a_bucket_gives_what_a_folder_gives(
         assert all(np.array_equal(a.views, b.views) for a, b in zip(one.visuals, other.visuals, strict=True))
 
 
-def test_a_manifest_in_a_bucket_is_made_once(
+def test_a_manifest_in_a_bucket_is_built_once(
     data: str, tmp_path: Path, bucket: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = open_manifest(settings(data, f"{bucket}/runs", "si"))
+    built = open_manifest(settings(data, f"{bucket}/runs", "si"))
     monkeypatch.setenv("LLADAV_CACHE", str(tmp_path / "cache of another machine"))
     before = len(s3_server.requests)
     again = open_manifest(settings(data, f"{bucket}/runs", "si"))
-    assert again.folder == made.folder
+    assert again.folder == built.folder
     assert not any(request.method == "PUT" for request in s3_server.requests[before:])
 
 
 @pytest.mark.parametrize(
     ("answer", "raised"), [(TimeoutError("no answer"), StorageError), (FileNotFoundError(), BadSample)]
 )
-def test_an_object_that_is_gone_is_a_bad_sample_and_a_store_that_is_gone_is_not(
+def test_a_missing_object_is_a_bad_sample_and_an_unreachable_store_is_not(
     answer: OSError, raised: type[Exception], data: str, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = open_manifest(settings(data, f"{bucket}/runs", "pretrain"))
@@ -94,8 +94,8 @@ def test_an_object_that_is_gone_is_a_bad_sample_and_a_store_that_is_gone_is_not(
         next(read_samples(manifest, [0]))
 
 
-def test_data_that_is_not_there_is_one_line(bucket: str, digits: Path) -> None:
+def test_missing_data_is_an_error_of_one_line(bucket: str, digits: Path) -> None:
     config = settings(f"{bucket}/none", f"{bucket}/runs", "si")
     config.model.tokenizer = str(digits / "tokenizer")
-    with pytest.raises(UserError, match=rf"nothing there under {re.escape(bucket)}/none; prepare the data"):
+    with pytest.raises(UserError, match=rf"no such file under {re.escape(bucket)}/none; prepare the data"):
         open_manifest(config)

@@ -1,4 +1,4 @@
-"""Records with videos of every form give the frames that the released trainer takes, or are counted."""
+"""Videos in any form give the frames that the released trainer takes, or their record is a counted reject."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def frame(level: int, width: int = 30) -> bytes:
 
 
 def folder(frames: int) -> dict[str, bytes]:
-    """Frames that grow brighter by name, in another order, beside files of other folders."""
+    """Frames that get brighter in the order of their names, not of storage, and files of other folders."""
     files = {f"clips/a/{number:02d}.png": frame(10 * number) for number in reversed(range(frames))}
     others = {"clips/a.json": b"{}", "clips/ab/00.png": frame(255), "clips/a/deeper/00.png": frame(255)}
     return others | files | {"clips/a/.00.png": b"hidden"}
@@ -70,7 +70,7 @@ def manifest_of(root: Path, tokenizer: Path, media: str, **settings: int) -> Man
 def sample_of(manifest: Manifest) -> Sample:
     assert not manifest.summary.reasons
     (sample,) = read_samples(manifest, [0])
-    assert len(expand_placeholders(sample, manifest.preparation.geometry).ids) == manifest.lengths[0]
+    assert len(expand_placeholders(sample, manifest.spec.geometry).ids) == manifest.lengths[0]
     return sample
 
 
@@ -97,23 +97,23 @@ def test_frames_of_a_folder_are_limited_like_those_of_a_file(
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_a_folder_that_is_not_there_is_counted(write: Writer, tmp_path: Path, tokenizer: Path) -> None:
+def test_a_missing_folder_is_counted(write: Writer, tmp_path: Path, tokenizer: Path) -> None:
     with pytest.raises(UserError, match="no usable record"):
         manifest_of(tmp_path, tokenizer, write(tmp_path, {"clips/b/00.png": frame(0)}))
 
 
-def test_a_folder_is_no_image(tmp_path: Path, tokenizer: Path) -> None:
-    record = build.asked("r", "clips/a")
-    source = build.json_source(tmp_path, [record, build.asked("text")], folder(3))
+def test_a_folder_is_not_an_image(tmp_path: Path, tokenizer: Path) -> None:
+    record = build.record("r", "clips/a")
+    source = build.json_source(tmp_path, [record, build.record("text")], folder(3))
     manifest = open_manifest(build.settings(tmp_path, tokenizer, {"source": source}))
     assert manifest.summary.reasons == {"missing_file": 1}
 
 
-def test_a_folder_that_has_changed_since_is_not_used(tmp_path: Path, tokenizer: Path) -> None:
+def test_a_folder_that_has_changed_since_the_scan_is_not_used(tmp_path: Path, tokenizer: Path) -> None:
     manifest = manifest_of(tmp_path, tokenizer, on_disk(tmp_path, folder(3)))
     for path in (tmp_path / "images/clips/a").glob("0*.png"):
         path.unlink()
-    with pytest.raises(BadSample, match="not what it was"):
+    with pytest.raises(BadSample, match="has changed since the manifest was built"):
         next(read_samples(manifest, [0]))
 
 
@@ -137,7 +137,7 @@ def test_a_video_gives_a_frame_a_second_in_any_container(
     manifest = manifest_of(tmp_path, tokenizer, write(tmp_path, {"clips/a": video_of(kind)}), max_frames=32)
     (visual,) = sample_of(manifest).visuals
     reference = recorded.everything(video_of(kind))
-    tile = manifest.preparation.geometry.tile
+    tile = manifest.spec.geometry.tile
     expected = [reference[n].resize((tile, tile), Image.Resampling.BICUBIC) for n in (0, 10, 20, 30, 40, 50)]
     assert np.array_equal(visual.views, np.stack([np.asarray(e).transpose(2, 0, 1) for e in expected]))
 
@@ -146,7 +146,7 @@ def test_a_video_gives_a_frame_a_second_in_any_container(
 def test_a_video_cut_short_is_counted(kind: str, tmp_path: Path, tokenizer: Path) -> None:
     content = video_of(kind)
     files = {"clips/a": content[: len(content) * 2 // 3]}
-    records = [RECORD, build.asked("text")]
+    records = [RECORD, build.record("text")]
     source = SourceConfig(SourceFormat.json, build.write_json(tmp_path, records), on_disk(tmp_path, files))
     manifest = open_manifest(build.settings(tmp_path, tokenizer, {"source": source}))
     assert manifest.summary.reasons == {"bad_image": 1}
@@ -155,18 +155,18 @@ def test_a_video_cut_short_is_counted(kind: str, tmp_path: Path, tokenizer: Path
 def test_a_large_member_of_a_deflated_zip_is_read_from_a_temporary_file(
     tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bytes_at, "IN_MEMORY", 1000)
+    monkeypatch.setattr(bytes_at, "MAX_BYTES_IN_MEMORY", 1000)
     manifest = manifest_of(tmp_path, tokenizer, in_zip(tmp_path, {"clips/a": video_of("mp4 h264")}))
     assert len(sample_of(manifest).visuals[0].views) == 4
 
 
-def test_how_files_become_pixels_is_part_of_the_manifest(tmp_path: Path, tokenizer: Path) -> None:
+def test_the_pixels_setting_gives_another_manifest(tmp_path: Path, tokenizer: Path) -> None:
     image = Image.new("RGB", (40, 20), "red")
     exif = Image.Exif()
     exif[0x0112] = 6
     stream = io.BytesIO()
     image.save(stream, "JPEG", exif=exif)
-    source = build.json_source(tmp_path, [build.asked("r", "a.jpg")], {"a.jpg": stream.getvalue()})
+    source = build.json_source(tmp_path, [build.record("r", "a.jpg")], {"a.jpg": stream.getvalue()})
     config = build.settings(tmp_path, tokenizer, {"source": source})
     sizes = {}
     for pixels in Pixels:

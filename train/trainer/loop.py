@@ -52,7 +52,7 @@ class Worker:
         self._deadline = deadline
         self.job, self.config = job, job.config
         self.rank, self.workers = dist.get_rank(), dist.get_world_size()
-        self.accumulation_steps = BatchLayout.of(self.config, self.workers).slots
+        self.accumulation_steps = BatchLayout.of(self.config, self.workers).accumulation_steps
         self.geometry = ViewGeometry.of(self.config.model)
         self.store = replace(Run.of(self.config), token=job.token)
         self.engine, self.first_step = resume(self.store, self.config, job.total_steps, job.start_from)
@@ -128,7 +128,7 @@ class Worker:
         the global batch.
         """
         packed, objective = pack(micro.samples, self.geometry), self.config.objective
-        strata = [Stratum(int(index), micro.global_samples) for index in micro.indices]
+        strata = [Stratum(int(index), micro.global_samples) for index in micro.positions]
         noises = draw_noises(
             packed,
             [sample.id for sample in micro.samples],

@@ -68,7 +68,7 @@ def headline(job: Job, samples: int, latest: Checkpoint | None) -> str:
     """The line at the start of a stage: samples, steps, global batch, trained parts, start."""
     config, cluster = job.config, job.config.cluster
     stage, micro = config.stage, config.train.micro_batch
-    accumulation = BatchLayout.of(config, cluster.workers).slots
+    accumulation = BatchLayout.of(config, cluster.workers).accumulation_steps
     begin = f"resumes after step {latest.step}" if latest else f"starts from {job.start_from or 'the towers'}"
     return (
         f"{stage.name:<8} {samples} samples, {job.total_steps} steps; "

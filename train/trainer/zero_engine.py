@@ -189,7 +189,7 @@ def deepspeed_settings(config: Config, workers: int) -> dict[str, Any]:
     train = config.train
     return {
         "train_micro_batch_size_per_gpu": train.micro_batch,
-        "gradient_accumulation_steps": BatchLayout.of(config, workers).slots,
+        "gradient_accumulation_steps": BatchLayout.of(config, workers).accumulation_steps,
         "gradient_clipping": train.clip,
         "bf16": {"enabled": train.precision is Precision.bf16},
         # By default DeepSpeed sums gradients over ranks and micro-batches in the format of the weights; in

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from glob import escape
 from os import fsync
@@ -100,13 +101,16 @@ def remove_file(file: UPath) -> None:
         file.fs.rm_file(file.path)
 
 
-def read_text(file: AnyPath) -> str:
-    """Return the UTF-8 text of a file. While an object is replaced, this is the old or the new text."""
+def read_text(file: AnyPath, errors: str = "strict") -> str:
+    """Return the UTF-8 text of a file. While an object is replaced, this is the old or the new text.
+
+    ``errors`` is that of ``bytes.decode``.
+    """
     if isinstance(file, Path):
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8", errors=errors)
     with as_os_error(file):
         content: Any = file.fs.cat_file(file.path)
-    return content.decode()
+    return content.decode(errors=errors)
 
 
 def version(path: AnyPath) -> tuple[int, str | int]:
@@ -151,20 +155,42 @@ def read_into(file: AnyPath, start: int, buffer: memoryview) -> int:
     return len(content)
 
 
-def write_durably(file: UPath, text: str) -> None:
-    """Write a file. When this returns, the file survives a power failure."""
+def write_durably(file: UPath, content: str | Callable[[Path], None]) -> None:
+    """Create or replace a file. When this returns, the file survives a power failure.
+
+    ``content`` is the text, or a function that writes the file to the local path it is called with.
+    """
     local = local_path(file)
     if local is None:
-        with as_os_error(file):
-            file.fs.pipe_file(file.path, text.encode())
+        _write_object(file, content)
         return
     partial = local.with_name(f"{local.name}.{os.getpid()}.part")
-    with partial.open("wb") as stream:
-        stream.write(text.encode())
-        stream.flush()
-        fsync(stream.fileno())
-    partial.replace(local)
+    try:
+        _write_local(partial, content)
+        partial.replace(local)
+    finally:
+        partial.unlink(missing_ok=True)
     fsync_folder(local.parent)
+
+
+def _write_local(file: Path, content: str | Callable[[Path], None]) -> None:
+    if isinstance(content, str):
+        file.write_bytes(content.encode())
+    else:
+        content(file)
+    with file.open("rb") as stream:
+        fsync(stream.fileno())
+
+
+def _write_object(file: UPath, content: str | Callable[[Path], None]) -> None:
+    if isinstance(content, str):
+        with as_os_error(file):
+            file.fs.pipe_file(file.path, content.encode())
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / file.name
+        content(local)
+        upload_file(local, file)
 
 
 def create_if_absent(file: UPath, text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Records become token ids as the stage asks; cuts fall between tokens and never through an image."""
+"""Records become token ids by the settings of the stage; a cut never divides an image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.manifest.encoding import EncodedRecord, Encoder, cut
-from data.manifest.spec import Preparation
+from data.manifest.spec import ManifestSpec
 from data.records.parsing import parse
 from data.records.record import BadSample, Reason, Record
 from lladav.config.schema import (
@@ -45,13 +45,13 @@ class Stage:
         config = build.settings(root, tokenizer, {"s": source}, **stage)
         config.objective = objective or config.objective
         config.data.missing_mark = missing_mark
-        self.encoder = Encoder(Preparation.of(config))
+        self.encoder = Encoder(ManifestSpec.of(config))
         self.tokenizer = ChatTokenizer.load(tokenizer)
 
     def encode(
-        self, *said: str, name: str = "r", images: int = 0, video: bool = False, suffixed: bool = False
+        self, *texts: str, name: str = "r", images: int = 0, video: bool = False, suffixed: bool = False
     ) -> EncodedRecord:
-        record = Record(name, ["a.png"] * images, video, build.turns(*said))
+        record = Record(name, ["a.png"] * images, video, build.turns(*texts))
         shapes = [VisualShape(self.encoder.kind_of(record), 30, 30, 1)] * images
         return self.encoder.encode(record, 0, suffixed, shapes)
 
@@ -65,26 +65,26 @@ def stage(tmp_path: Path, tokenizer: Path) -> Stage:
     return Stage(tmp_path, tokenizer)
 
 
-def text_with_images(places: list[bool]) -> Encoded:
-    ids = np.where(places, IMAGE_PLACEHOLDER, np.arange(len(places))).astype(np.int32)
+def text_with_images(is_image: list[bool]) -> Encoded:
+    ids = np.where(is_image, IMAGE_PLACEHOLDER, np.arange(len(is_image))).astype(np.int32)
     return Encoded(ids, ids, np.zeros_like(ids), np.ones(len(ids), bool))
 
 
 @given(st.data())
 def test_a_cut_keeps_the_longest_beginning_and_whole_images(data: st.DataObject) -> None:
-    places = data.draw(st.lists(st.booleans(), min_size=1, max_size=30))
-    tokens = data.draw(st.lists(st.integers(1, 20), min_size=sum(places), max_size=sum(places)))
+    is_image = data.draw(st.lists(st.booleans(), min_size=1, max_size=30))
+    tokens = data.draw(st.lists(st.integers(1, 20), min_size=sum(is_image), max_size=sum(is_image)))
     limit = data.draw(st.integers(0, 200))
-    text = text_with_images(places)
+    text = text_with_images(is_image)
     found = cut(text, tokens, limit)
     kept = len(found.text.input_ids)
     np.testing.assert_array_equal(found.text.input_ids, text.input_ids[:kept])
-    assert found.visuals == sum(places[:kept])
+    assert found.visuals == sum(is_image[:kept])
     assert found.visual_tokens == sum(tokens[: found.visuals])
     assert found.length <= limit
-    assert found.was_cut == (kept < len(places))
+    assert found.was_cut == (kept < len(is_image))
     if found.was_cut:
-        following = tokens[found.visuals] if places[kept] else 1
+        following = tokens[found.visuals] if is_image[kept] else 1
         assert found.length + following > limit
 
 
@@ -98,7 +98,7 @@ def test_a_cut_keeps_the_longest_beginning_and_whole_images(data: st.DataObject)
         (1, True, ImageMode.tiled, VisualKind.video),
     ],
 )
-def test_the_kind_of_a_picture_follows_from_their_number_and_the_stage(
+def test_the_kind_of_images_depends_on_their_number_and_the_stage(
     images: int, video: bool, mode: ImageMode, kind: VisualKind, tmp_path: Path, tokenizer: Path
 ) -> None:
     encoder = Stage(tmp_path, tokenizer, images=mode).encoder
@@ -125,41 +125,41 @@ def test_marks_must_match_the_images(stage: Stage, marks: int, images: int) -> N
 
 
 @pytest.mark.parametrize("mark", ["<video>", "<image>"])
-def test_a_video_is_marked_once_by_either_name(stage: Stage, mark: str) -> None:
+def test_either_mark_stands_for_a_video(stage: Stage, mark: str) -> None:
     encoded = stage.encode(f"{mark}\nWhat?", "That.", images=1, video=True)
     assert list(encoded.text.input_ids).count(IMAGE_PLACEHOLDER) == 1
 
 
-def test_beside_an_image_mark_the_mark_of_a_video_is_text(stage: Stage) -> None:
+def test_a_video_mark_is_text_if_there_is_an_image_mark(stage: Stage) -> None:
     encoded = stage.encode("<image>\nWhat is <video>?", "A mark.", images=1, video=True)
     assert "What is <video>?" in stage.text_of(encoded)
 
 
-def test_the_suffix_is_part_of_a_turn_before_its_mark_moves(tmp_path: Path, tokenizer: Path) -> None:
+def test_the_suffix_is_appended_before_the_mark_is_moved(tmp_path: Path, tokenizer: Path) -> None:
     stage = Stage(tmp_path, tokenizer, suffixes={"s": Suffix(" /think")})
     encoded = stage.encode("What is this? <image>", "That.", images=1, suffixed=True)
-    assert "What is this?  /think" in stage.text_of(encoded)  # as in data that were written with the suffix
+    assert "What is this?  /think" in stage.text_of(encoded)  # as in data sets whose turns contain the suffix
 
 
 def test_noise_is_removed_only_beside_images(stage: Stage) -> None:
-    said = "QA_GT_caption_based_noisy What?"
-    assert "noisy" in stage.text_of(stage.encode(said, "That."))
-    assert "noisy" not in stage.text_of(stage.encode(f"<image>\n{said}", "That.", images=1))
+    question = "QA_GT_caption_based_noisy What?"
+    assert "noisy" in stage.text_of(stage.encode(question, "That."))
+    assert "noisy" not in stage.text_of(stage.encode(f"<image>\n{question}", "That.", images=1))
 
 
 @pytest.mark.parametrize(("images", "video"), [(1, False), (3, False), (1, True)])
-def test_missing_marks_can_be_put_in_front_of_the_first_question(
+def test_missing_marks_can_be_prepended_to_the_first_question(
     images: int, video: bool, tmp_path: Path, tokenizer: Path
 ) -> None:
     stage = Stage(tmp_path, tokenizer, missing_mark=MissingMark.prepend)
-    said = ("What?", "That.", "And?", "This.")
-    found = stage.encode(*said, images=images, video=video)
-    marked = stage.encode(f"{IMAGE_MARK}\n" * images + said[0], *said[1:], images=images, video=video)
+    texts = ("What?", "That.", "And?", "This.")
+    found = stage.encode(*texts, images=images, video=video)
+    marked = stage.encode(f"{IMAGE_MARK}\n" * images + texts[0], *texts[1:], images=images, video=video)
     np.testing.assert_array_equal(found.text.input_ids, marked.text.input_ids)
     assert found.visuals == images
 
 
-def test_marks_that_are_there_but_too_few_are_never_filled_up(tmp_path: Path, tokenizer: Path) -> None:
+def test_too_few_marks_are_never_completed(tmp_path: Path, tokenizer: Path) -> None:
     stage = Stage(tmp_path, tokenizer, missing_mark=MissingMark.prepend)
     with pytest.raises(BadSample, match="image_count: 1 <image> marks for 2 images"):
         stage.encode("<image>\nWhat?", "That.", images=2)
@@ -173,7 +173,7 @@ def test_an_image_in_an_answer_carries_no_loss(stage: Stage) -> None:
     assert not encoded.text.supervised[image].any()
 
 
-def test_in_a_record_without_video_its_mark_is_text(stage: Stage) -> None:
+def test_a_video_mark_in_a_record_without_video_is_text(stage: Stage) -> None:
     assert "<video>" in stage.text_of(stage.encode("What is <video>?", "A mark."))
 
 
@@ -187,7 +187,7 @@ def test_the_suffix_ends_every_human_turn(tmp_path: Path, tokenizer: Path) -> No
     assert "/think" not in stage.text_of(stage.encode("One?", "Yes."))
 
 
-def test_suffixes_are_drawn_from_seed_and_id_with_the_probability(tmp_path: Path, tokenizer: Path) -> None:
+def test_suffixes_are_drawn_by_seed_and_id_with_their_probability(tmp_path: Path, tokenizer: Path) -> None:
     ids = [f"s:records.json#{n}" for n in range(2000)]
 
     def drawn(probability: float) -> list[bool]:
@@ -204,14 +204,14 @@ def test_a_source_without_suffix_draws_none(stage: Stage) -> None:
     assert not stage.encoder.draws_suffix(0, "s:records.json#0")
 
 
-def test_the_plain_template_is_image_caption_line_end(tmp_path: Path, tokenizer: Path) -> None:
+def test_the_plain_template_is_image_caption_and_newline(tmp_path: Path, tokenizer: Path) -> None:
     stage = Stage(tmp_path, tokenizer, template=Template.plain, images=ImageMode.square)
     encoded = stage.encode("<image>\nDescribe it.", "A seven.", images=1)
     assert encoded.text.input_ids[0] == IMAGE_PLACEHOLDER
     assert stage.text_of(encoded) == "A seven.\n"
 
 
-def test_supervision_is_that_of_the_objective(tmp_path: Path, tokenizer: Path) -> None:
+def test_the_objective_decides_which_tokens_are_supervised(tmp_path: Path, tokenizer: Path) -> None:
     answers = Stage(tmp_path, tokenizer, ObjectiveConfig(supervise=Supervise.answers)).encode(
         "What?", "That."
     )
@@ -221,7 +221,7 @@ def test_supervision_is_that_of_the_objective(tmp_path: Path, tokenizer: Path) -
     assert np.count_nonzero(released.text.labels != IGNORED) > np.count_nonzero(released.text.answer)
 
 
-def test_a_tail_of_eos_has_a_length_drawn_by_record(tmp_path: Path, tokenizer: Path) -> None:
+def test_the_number_of_final_eos_is_drawn_by_record(tmp_path: Path, tokenizer: Path) -> None:
     plain = Stage(tmp_path, tokenizer).encode("What?", "That.").text.input_ids
     stage = Stage(tmp_path, tokenizer, ObjectiveConfig(eos_tail=3))
     tails = [stage.encode("What?", "That.", name=f"r{n}").text.input_ids[len(plain) :] for n in range(40)]
@@ -229,7 +229,7 @@ def test_a_tail_of_eos_has_a_length_drawn_by_record(tmp_path: Path, tokenizer: P
     assert set(np.concatenate(tails).tolist()) == {stage.tokenizer.ids.eos}
 
 
-def test_a_sample_whose_answer_is_cut_off_whole_is_bad(tmp_path: Path, tokenizer: Path) -> None:
+def test_a_sample_whose_whole_answer_is_cut_off_is_bad(tmp_path: Path, tokenizer: Path) -> None:
     whole = Stage(tmp_path, tokenizer).encode("What?", "That.")
     first = int(np.argmax(whole.text.answer))
     with pytest.raises(BadSample) as bad:

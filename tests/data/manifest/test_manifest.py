@@ -1,4 +1,4 @@
-"""The manifest has a row for each usable sample, a reason for each other, and is made once."""
+"""The manifest has a row for each usable sample, a reason for each other record, and is built once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from data.manifest import folder as manifest_folder
 from data.manifest import manifest as manifests
 from data.manifest.manifest import Manifest, open_manifest
 from data.manifest.quarantine import read_rejects
-from data.manifest.scan import ORDERS
+from data.manifest.scan import SPEC_FILE
 from data.pipeline.reading import read_samples
 from data.records.record import BadSample
 from lladav.config.schema import Config, MissingMark, SourceConfig, SourceFormat, Suffix
@@ -27,11 +27,15 @@ from lladav.inputs.packing import expand_placeholders
 from lladav.inputs.types import IGNORED
 from tests.data import build
 
-PICTURES = {"a.png": build.picture(30, 30), "wide.png": build.picture(90, 30), "c.gif": build.clip(3, 1000)}
+IMAGES = {
+    "a.png": build.image_file(30, 30),
+    "wide.png": build.image_file(90, 30),
+    "c.gif": build.animation_file(3, 1000),
+}
 GOOD = [
-    build.asked("text"),
-    build.asked("one", "wide.png"),
-    build.asked("two", "a.png", "wide.png"),
+    build.record("text"),
+    build.record("one", "wide.png"),
+    build.record("two", "a.png", "wide.png"),
     {"id": "clip", "video": "c.gif", "conversations": build.turns("<image>What?", "That.")},
 ]
 BAD: dict[str, Any] = {
@@ -39,25 +43,25 @@ BAD: dict[str, Any] = {
     "no conversation": ({"id": "b"}, "bad_record"),
     "a turn without text": ({"id": "b", "conversations": [{"from": "human"}]}, "bad_record"),
     "no answer": ({"id": "b", "conversations": build.turns("What?")}, "bad_record"),
-    "image and video": (build.asked("b", "a.png") | {"video": "c.gif"}, "bad_record"),
-    "image that is a number": (build.asked("b") | {"image": 3}, "bad_record"),
+    "image and video": (build.record("b", "a.png") | {"video": "c.gif"}, "bad_record"),
+    "image that is a number": (build.record("b") | {"image": 3}, "bad_record"),
     "unknown role": ({"id": "b", "conversations": [{"from": "robot", "value": "Hi"}]}, "unknown_role"),
     "mark without image": ({"id": "b", "conversations": build.turns("<image>?", "Yes.")}, "image_count"),
-    "image without mark": (build.asked("b") | {"image": "a.png"}, "image_count"),
-    "missing file": (build.asked("b", "nowhere.png"), "missing_file"),
-    "path that leads outside": (build.asked("b", "../records.json"), "missing_file"),
-    "empty file": (build.asked("b", "empty.png"), "empty_file"),
-    "no image": (build.asked("b", "text.png"), "bad_image"),
+    "image without mark": (build.record("b") | {"image": "a.png"}, "image_count"),
+    "missing file": (build.record("b", "nowhere.png"), "missing_file"),
+    "path out of the media folder": (build.record("b", "../records.json"), "missing_file"),
+    "empty file": (build.record("b", "empty.png"), "empty_file"),
+    "no image": (build.record("b", "text.png"), "bad_image"),
     "answer beyond the longest length": (
-        build.asked("b") | {"conversations": build.turns("What? " * 900, "No.")},
+        build.record("b") | {"conversations": build.turns("What? " * 900, "No.")},
         "answer_cut",
     ),
 }
 
 
 def settings(root: Path, tokenizer: Path, records: list, **stage: Any) -> Config:
-    """A stage over a JSON list and a folder of pictures, some of them broken."""
-    pictures = PICTURES | {"empty.png": b"", "text.png": b"no image"}
+    """A stage over a JSON list and a folder of images, some of them damaged."""
+    pictures = IMAGES | {"empty.png": b"", "text.png": b"no image"}
     return build.settings(root, tokenizer, {"s": build.json_source(root, records, pictures)}, **stage)
 
 
@@ -66,8 +70,8 @@ def good(tmp_path: Path, tokenizer: Path) -> Manifest:
     return open_manifest(settings(tmp_path, tokenizer, GOOD))
 
 
-def test_rows_tell_what_the_samples_turn_out_to_be(good: Manifest) -> None:
-    geometry = good.preparation.geometry
+def test_rows_describe_the_samples(good: Manifest) -> None:
+    geometry = good.spec.geometry
     for number, sample in enumerate(read_samples(good, range(len(good)))):
         row, expanded = good.row(number), expand_placeholders(sample, geometry)
         assert row["id"] == sample.id
@@ -85,17 +89,17 @@ def test_rows_are_found_across_chunks(
     tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("data.sources.annotations.RECORDS_PER_CHUNK", 3)
-    records = [build.asked(f"r{n}") for n in range(7)] + [17] + [build.asked(f"r{n}") for n in range(8, 12)]
+    records = [build.record(f"r{n}") for n in range(7)] + [17] + [build.record(f"r{n}") for n in range(8, 12)]
     manifest = open_manifest(settings(tmp_path, tokenizer, records))
     found = [manifest.row(number)["id"] for number in range(len(manifest))]
     assert found == [f"s:records.json#{n}" for n in range(12) if n != 7]
 
 
-@pytest.mark.parametrize("what", BAD)
-def test_a_bad_record_is_counted_by_its_reason_and_its_neighbours_stay(
-    what: str, tmp_path: Path, tokenizer: Path
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_record_is_counted_by_its_reason_and_costs_no_other(
+    case: str, tmp_path: Path, tokenizer: Path
 ) -> None:
-    record, reason = BAD[what]
+    record, reason = BAD[case]
     manifest = open_manifest(settings(tmp_path, tokenizer, [GOOD[0], record, GOOD[1]]))
     assert manifest.summary.reasons == {reason: 1}
     assert (manifest.summary.records, len(manifest)) == (3, 2)
@@ -107,7 +111,7 @@ def test_a_bad_record_is_counted_by_its_reason_and_its_neighbours_stay(
     assert reject.detail
 
 
-def test_records_that_are_no_json_are_quarantined(tmp_path: Path, tokenizer: Path) -> None:
+def test_records_that_are_not_json_are_quarantined(tmp_path: Path, tokenizer: Path) -> None:
     (tmp_path / "records.jsonl").write_text('{"id": "x", \n' + '{"conversations": oops}\n')
     build.write_lines(tmp_path, GOOD[:1], "more.jsonl")
     source = SourceConfig(SourceFormat.jsonl, "*.jsonl")
@@ -117,8 +121,8 @@ def test_records_that_are_no_json_are_quarantined(tmp_path: Path, tokenizer: Pat
 
 
 def test_an_image_whose_pixels_are_damaged_is_found_when_it_is_read(tmp_path: Path, tokenizer: Path) -> None:
-    jpeg = build.picture(90, 60, suffix="JPEG")
-    source = build.json_source(tmp_path, [build.asked("r", "a.jpg")], {"a.jpg": jpeg[: len(jpeg) // 2]})
+    jpeg = build.image_file(90, 60, suffix="JPEG")
+    source = build.json_source(tmp_path, [build.record("r", "a.jpg")], {"a.jpg": jpeg[: len(jpeg) // 2]})
     manifest = open_manifest(build.settings(tmp_path, tokenizer, {"s": source}))
     assert len(manifest) == 1
     with pytest.raises(BadSample, match=r"bad_image: a\.jpg"):
@@ -126,14 +130,14 @@ def test_an_image_whose_pixels_are_damaged_is_found_when_it_is_read(tmp_path: Pa
 
 
 def test_an_image_that_has_changed_since_is_not_used(tmp_path: Path, tokenizer: Path) -> None:
-    manifest = open_manifest(settings(tmp_path, tokenizer, [build.asked("r", "a.png")]))
-    (tmp_path / "images" / "a.png").write_bytes(build.picture(31, 30))
-    with pytest.raises(BadSample, match="not what it was"):
+    manifest = open_manifest(settings(tmp_path, tokenizer, [build.record("r", "a.png")]))
+    (tmp_path / "images" / "a.png").write_bytes(build.image_file(31, 30))
+    with pytest.raises(BadSample, match="has changed since the manifest was built"):
         next(read_samples(manifest, [0]))
 
 
-def test_more_bad_records_than_the_budget_stop_the_run_in_one_line(tmp_path: Path, tokenizer: Path) -> None:
-    config = settings(tmp_path, tokenizer, [*GOOD, 17, 18, build.asked("b", "nowhere.png"), GOOD[0]])
+def test_more_bad_records_than_the_budget_are_an_error_of_one_line(tmp_path: Path, tokenizer: Path) -> None:
+    config = settings(tmp_path, tokenizer, [*GOOD, 17, 18, build.record("b", "nowhere.png"), GOOD[0]])
     config.data.bad_sample_budget = 0.3
     with pytest.raises(UserError) as error:
         open_manifest(config)
@@ -150,30 +154,30 @@ def test_no_usable_record_is_an_error(tmp_path: Path, tokenizer: Path) -> None:
         open_manifest(settings(tmp_path, tokenizer, [17]))
 
 
-def test_a_sample_cut_in_part_is_kept_and_counted(tmp_path: Path, tokenizer: Path) -> None:
-    long = build.asked("long", "a.png", answer="word " * 200)
+def test_a_sample_that_is_cut_is_kept_and_counted(tmp_path: Path, tokenizer: Path) -> None:
+    long = build.record("long", "a.png", answer="word " * 200)
     manifest = open_manifest(settings(tmp_path, tokenizer, [long, GOOD[0]], max_length=250))
     assert manifest.summary.cut == 1
     assert manifest.row(0)["was_cut"]
     assert manifest.lengths[0] == 250
     (sample,) = read_samples(manifest, [0])
-    assert len(expand_placeholders(sample, manifest.preparation.geometry).ids) == 250
+    assert len(expand_placeholders(sample, manifest.spec.geometry).ids) == 250
 
 
-def test_images_behind_the_cut_are_left_out(tmp_path: Path, tokenizer: Path) -> None:
-    said = build.turns("<image>\nOne?", "word " * 300, "<image>\nTwo?", "No.")
-    record = {"id": "r", "image": ["a.png", "wide.png"], "conversations": said}
+def test_images_after_the_cut_are_dropped(tmp_path: Path, tokenizer: Path) -> None:
+    turns = build.turns("<image>\nOne?", "word " * 300, "<image>\nTwo?", "No.")
+    record = {"id": "r", "image": ["a.png", "wide.png"], "conversations": turns}
     manifest = open_manifest(settings(tmp_path, tokenizer, [record], max_length=300))
     (sample,) = read_samples(manifest, [0])
     assert [visual.shape.width for visual in sample.visuals] == [30]
-    assert len(expand_placeholders(sample, manifest.preparation.geometry).ids) == manifest.lengths[0]
+    assert len(expand_placeholders(sample, manifest.spec.geometry).ids) == manifest.lengths[0]
 
 
 def fail(*_: Any) -> None:
     raise AssertionError("scanned again")
 
 
-def test_a_manifest_is_made_once(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_manifest_is_built_once(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = settings(tmp_path, tokenizer, GOOD)
     first = open_manifest(config)
     monkeypatch.setattr(manifests, "scan_chunk", fail)
@@ -189,20 +193,22 @@ def touch_records(config: Config) -> None:
     os.utime(Path(config.data.root) / "records.json", ns=(1, 1))
 
 
-def test_a_manifest_of_another_text_processing_is_made_again_and_said_so_in_one_line(
+def test_a_manifest_of_another_text_version_is_built_again_with_one_log_line(
     tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = settings(tmp_path, tokenizer, GOOD)
     with monkeypatch.context() as patch:
         patch.setattr("data.manifest.spec.TEXT_VERSION", 1)
         old = open_manifest(config)
-    orders = json.loads((old.folder / ORDERS).read_text())
-    del orders["text_version"], orders["preparation"]["missing_mark"]  # as the first version left them out
-    (old.folder / ORDERS).write_text(json.dumps(orders))
+    content = json.loads((old.folder / SPEC_FILE).read_text())
+    del content["text_version"], content["preparation"]["missing_mark"]  # the first version had neither
+    (old.folder / SPEC_FILE).write_text(json.dumps(content))
     assert not caplog.records
     assert open_manifest(config).folder != old.folder
     (record,) = caplog.records
-    assert record.getMessage().startswith(f"{old.folder}: made with text processing 1; with {TEXT_VERSION}")
+    assert record.getMessage().startswith(
+        f"{old.folder}: built with text processing version 1; version {TEXT_VERSION} "
+    )
     assert "\n" not in record.getMessage()
     open_manifest(config)
     config.stage.max_length = 900
@@ -221,7 +227,7 @@ def test_a_manifest_of_another_text_processing_is_made_again_and_said_so_in_one_
         touch_records,
     ],
 )
-def test_whatever_changes_samples_makes_another_manifest(
+def test_any_setting_that_changes_samples_gives_another_manifest(
     change: Callable[[Config], None], tmp_path: Path, tokenizer: Path
 ) -> None:
     config = settings(tmp_path, tokenizer, GOOD)
@@ -230,7 +236,7 @@ def test_whatever_changes_samples_makes_another_manifest(
     assert open_manifest(config).folder != first.folder
 
 
-def test_a_pass_that_fails_leaves_nothing(
+def test_a_scan_that_fails_leaves_no_files(
     tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = settings(tmp_path, tokenizer, GOOD)
@@ -242,13 +248,13 @@ def test_a_pass_that_fails_leaves_nothing(
     assert len(open_manifest(config)) == len(GOOD)
 
 
-def test_a_place_that_cannot_be_written_is_told_in_one_line(tmp_path: Path, tokenizer: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error_of_one_line(tmp_path: Path, tokenizer: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="the manifest cannot be written there"):
         open_manifest(settings(tmp_path, tokenizer, GOOD), tmp_path / "file")
 
 
-def test_a_full_disk_is_told_in_one_line(
+def test_a_full_disk_is_an_error_of_one_line(
     tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
@@ -260,8 +266,8 @@ def test_a_full_disk_is_told_in_one_line(
     assert list((tmp_path / manifest_folder.FOLDER).iterdir()) == []
 
 
-def test_suffixes_are_noted_and_used(tmp_path: Path, tokenizer: Path) -> None:
-    records = [build.asked(f"r{n}") for n in range(40)]
+def test_suffixes_are_recorded_and_used(tmp_path: Path, tokenizer: Path) -> None:
+    records = [build.record(f"r{n}") for n in range(40)]
     config = settings(tmp_path, tokenizer, records, suffixes={"s": Suffix(" /think", 0.5)})
     manifest = open_manifest(config)
     lengths = {manifest.row(n)["suffix"]: int(manifest.lengths[n]) for n in range(len(manifest))}
@@ -271,5 +277,5 @@ def test_suffixes_are_noted_and_used(tmp_path: Path, tokenizer: Path) -> None:
 
 
 def test_the_geometry_is_that_of_the_model(good: Manifest) -> None:
-    config = settings(Path(good.preparation.root), Path(good.preparation.tokenizer), GOOD)
-    assert good.preparation.geometry == ViewGeometry.of(config.model)
+    config = settings(Path(good.spec.root), Path(good.spec.tokenizer), GOOD)
+    assert good.spec.geometry == ViewGeometry.of(config.model)

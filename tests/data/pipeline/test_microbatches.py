@@ -1,4 +1,4 @@
-"""A micro-batch survives its way through a table: text alone, one image and several in the same row."""
+"""A micro-batch is unchanged after conversion to a table and back: text alone, one image, several images."""
 
 from __future__ import annotations
 
@@ -15,37 +15,41 @@ from lladav.inputs.packing import pack
 from lladav.inputs.types import IGNORED
 from tests.data import build
 
-PICTURES = {"a.png": build.picture(30, 30), "wide.png": build.picture(90, 30), "c.gif": build.clip(3, 1000)}
+IMAGES = {
+    "a.png": build.image_file(30, 30),
+    "wide.png": build.image_file(90, 30),
+    "c.gif": build.animation_file(3, 1000),
+}
 RECORDS = [
-    build.asked("text"),
-    build.asked("one", "wide.png"),
-    build.asked("two", "a.png", "wide.png"),
+    build.record("text"),
+    build.record("one", "wide.png"),
+    build.record("two", "a.png", "wide.png"),
     {"id": "clip", "video": "c.gif", "conversations": build.turns("<image>What?", "That.")},
-    build.asked("broken", "broken.jpg"),
+    build.record("broken", "broken.jpg"),
 ]
 
 
 @pytest.fixture
 def manifest(tmp_path: Path, tokenizer: Path) -> Manifest:
-    jpeg = build.picture(90, 60, suffix="JPEG")
-    source = build.json_source(tmp_path, RECORDS, PICTURES | {"broken.jpg": jpeg[: len(jpeg) // 2]})
+    jpeg = build.image_file(90, 60, suffix="JPEG")
+    source = build.json_source(tmp_path, RECORDS, IMAGES | {"broken.jpg": jpeg[: len(jpeg) // 2]})
     return open_manifest(build.settings(tmp_path, tokenizer, {"s": source}))
 
 
 def micro_batch(manifest: Manifest, rows: list[int]) -> MicroBatch:
-    """The micro-batch of these rows, by way of a table."""
-    return to_batch(build_row(SampleReader(manifest), planned(rows)), manifest.preparation.geometry.tile)
+    """The micro-batch of these rows, converted to a table and back."""
+    return to_batch(build_row(SampleReader(manifest), planned(rows)), manifest.spec.geometry.tile)
 
 
 def planned(rows: list[int]) -> MicroBatchPlan:
-    """These rows, ten places further in the global batch."""
+    """These rows, at positions 10 higher in the global batch."""
     return MicroBatchPlan(5, 1, 2, 3, 40, np.array(rows, np.int64), np.array(rows, np.int64) + 10)
 
 
-def test_samples_come_out_as_they_went_in(manifest: Manifest) -> None:
+def test_samples_are_unchanged(manifest: Manifest) -> None:
     batch = micro_batch(manifest, [2, 0, 3, 1])
-    assert (batch.step, batch.epoch, batch.slot, batch.rank, batch.global_samples) == (5, 1, 2, 3, 40)
-    assert batch.indices.tolist() == [12, 10, 13, 11]
+    assert (batch.step, batch.epoch, batch.micro_step, batch.rank, batch.global_samples) == (5, 1, 2, 3, 40)
+    assert batch.positions.tolist() == [12, 10, 13, 11]
     assert not batch.is_blank
     for ours, theirs in zip(batch.samples, read_samples(manifest, [2, 0, 3, 1]), strict=True):
         assert ours.id == theirs.id
@@ -61,14 +65,14 @@ def test_samples_come_out_as_they_went_in(manifest: Manifest) -> None:
 def test_views_are_not_copied(manifest: Manifest) -> None:
     table = build_row(SampleReader(manifest), planned([1, 2]))
     pixels = np.frombuffer(table["pixels"].chunk(0).buffers()[2], np.uint8)
-    batch = to_batch(table, manifest.preparation.geometry.tile)
+    batch = to_batch(table, manifest.spec.geometry.tile)
     assert all(np.shares_memory(v.views, pixels) for sample in batch.samples for v in sample.visuals)
 
 
-def test_a_damaged_sample_leaves_its_micro_batch_with_a_reason(manifest: Manifest) -> None:
+def test_a_damaged_sample_becomes_a_reject_of_its_micro_batch(manifest: Manifest) -> None:
     batch = micro_batch(manifest, [1, 4, 0])
     assert [sample.id for sample in batch.samples] == ["s:records.json#1", "s:records.json#0"]
-    assert batch.indices.tolist() == [11, 10]
+    assert batch.positions.tolist() == [11, 10]
     assert batch.global_samples == 40
     (reject,) = batch.rejected
     assert (reject.sample, reject.record, reject.reason) == ("s:records.json#4", "broken", "bad_image")
@@ -77,10 +81,10 @@ def test_a_damaged_sample_leaves_its_micro_batch_with_a_reason(manifest: Manifes
 
 
 @pytest.mark.parametrize("rows", [[], [4]])
-def test_where_no_sample_is_left_a_blank_one_keeps_ranks_in_step(manifest: Manifest, rows: list[int]) -> None:
+def test_a_micro_batch_without_samples_has_a_blank_one(manifest: Manifest, rows: list[int]) -> None:
     batch = micro_batch(manifest, rows)
     assert batch.is_blank
     assert len(batch.rejected) == len(rows)
-    packed = pack(batch.samples, manifest.preparation.geometry)
+    packed = pack(batch.samples, manifest.spec.geometry)
     assert packed.lengths == [1]
     assert (packed.labels_T == IGNORED).all()

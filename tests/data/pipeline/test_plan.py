@@ -1,4 +1,4 @@
-"""Global batches depend on lengths, seed and step alone; workers and micro-batch only cut them up, evenly."""
+"""Global batches depend on lengths, seed and step only; workers and micro-batches divide them evenly."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.pipeline.plan import BatchLayout, Plan, deal
+from data.pipeline.plan import BatchLayout, Plan, divide_batch
 from lladav.config.schema import Config, StageConfig, TrainConfig
 from lladav.errors import UserError
 
@@ -20,19 +20,19 @@ LENGTHS = st.lists(st.integers(1, 16384), min_size=1, max_size=120).map(lambda x
 
 @dataclass(frozen=True)
 class Sizes:
-    """A global batch and ways to cut it."""
+    """A global batch and its division."""
 
     micro_batch: int
     workers: int
-    slots: int
+    accumulation_steps: int
 
     @property
     def global_batch(self) -> int:
-        return self.micro_batch * self.workers * self.slots
+        return self.micro_batch * self.workers * self.accumulation_steps
 
     @property
     def layout(self) -> BatchLayout:
-        return BatchLayout(self.slots, self.workers)
+        return BatchLayout(self.accumulation_steps, self.workers)
 
 
 SIZES = st.builds(Sizes, st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
@@ -42,12 +42,12 @@ def plan_of(lengths: np.ndarray, batch: int, seed: int = 0) -> Plan:
     return Plan(lengths, seed, batch, steps=1000)
 
 
-def cells(plan: Plan, step: int, layout: BatchLayout) -> list:
+def micro_batches(plan: Plan, step: int, layout: BatchLayout) -> list:
     """Every micro-batch of a step, rank by rank."""
     return [
-        plan.micro_batch(step, slot, rank, layout)
+        plan.micro_batch(step, micro_step, rank, layout)
         for rank in range(layout.workers)
-        for slot in range(layout.slots)
+        for micro_step in range(layout.accumulation_steps)
     ]
 
 
@@ -62,20 +62,20 @@ def test_an_epoch_has_each_sample_once(lengths: np.ndarray, batch: int, epoch: i
 
 
 @given(LENGTHS, SIZES, st.integers(0, 20))
-def test_micro_batches_are_the_global_batch_cut_up(lengths: np.ndarray, sizes: Sizes, step: int) -> None:
+def test_micro_batches_divide_the_global_batch(lengths: np.ndarray, sizes: Sizes, step: int) -> None:
     plan = plan_of(lengths, sizes.global_batch)
-    batch, cut = plan.global_batch(step), cells(plan, step, sizes.layout)
-    assert sorted(np.concatenate([cell.places for cell in cut])) == list(range(len(batch)))
-    for cell in cut:
-        np.testing.assert_array_equal(cell.rows, batch[cell.places])
-        assert cell.global_samples == len(batch)
-        assert len(cell.rows) <= sizes.micro_batch
+    batch, parts = plan.global_batch(step), micro_batches(plan, step, sizes.layout)
+    assert sorted(np.concatenate([part.positions for part in parts])) == list(range(len(batch)))
+    for part in parts:
+        np.testing.assert_array_equal(part.rows, batch[part.positions])
+        assert part.global_samples == len(batch)
+        assert len(part.rows) <= sizes.micro_batch
 
 
 @given(LENGTHS, SIZES, st.integers(0, 20))
-def test_no_rank_gets_more_samples_than_it_must(lengths: np.ndarray, sizes: Sizes, step: int) -> None:
+def test_samples_are_distributed_evenly(lengths: np.ndarray, sizes: Sizes, step: int) -> None:
     plan = plan_of(lengths, sizes.global_batch)
-    counts = [len(cell.rows) for cell in cells(plan, step, sizes.layout)]
+    counts = [len(part.rows) for part in micro_batches(plan, step, sizes.layout)]
     if len(plan.global_batch(step)) == sizes.global_batch:
         assert set(counts) == {sizes.micro_batch}
     if len(plan.global_batch(step)) >= len(counts):
@@ -83,18 +83,19 @@ def test_no_rank_gets_more_samples_than_it_must(lengths: np.ndarray, sizes: Size
 
 
 @given(LENGTHS, SIZES)
-def test_micro_batches_most_alike_share_a_slot(lengths: np.ndarray, sizes: Sizes) -> None:
-    dealt = deal(lengths[: sizes.global_batch], sizes.layout)
-    tokens = [[int(lengths[places].sum()) for places in slot] for slot in dealt]
+def test_similar_micro_batches_share_an_accumulation_step(lengths: np.ndarray, sizes: Sizes) -> None:
+    divided = divide_batch(lengths[: sizes.global_batch], sizes.layout)
+    tokens = [[int(lengths[positions].sum()) for positions in ranks] for ranks in divided]
     assert all(min(earlier) >= max(later) for earlier, later in pairwise(tokens))
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 4, 8])
-def test_ranks_wait_far_less_than_if_dealt_in_plan_order(micro_batch: int) -> None:
-    """Lengths are as skewed as those of instruction data; one sample alone can exceed all others."""
+def test_ranks_wait_far_less_than_if_divided_in_plan_order(micro_batch: int) -> None:
+    """The lengths are skewed like those of instruction data: one sample can exceed all others together."""
     lengths = np.random.default_rng(0).lognormal(7, 0.7, 256).astype(np.int32)
-    layout = BatchLayout(slots=32 // micro_batch, workers=8)
-    tokens = np.array([[lengths[places].sum() for places in slot] for slot in deal(lengths, layout)])
+    layout = BatchLayout(accumulation_steps=32 // micro_batch, workers=8)
+    divided = divide_batch(lengths, layout)
+    tokens = np.array([[lengths[positions].sum() for positions in ranks] for ranks in divided])
     in_order = lengths.reshape(*tokens.shape, micro_batch).sum(-1)
 
     def waiting(tokens: np.ndarray) -> float:
@@ -104,7 +105,7 @@ def test_ranks_wait_far_less_than_if_dealt_in_plan_order(micro_batch: int) -> No
     assert tokens.max() <= in_order.max()
 
 
-def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+def test_every_epoch_and_seed_has_its_own_order() -> None:
     lengths = np.ones(1000, np.int32)
     orders = {
         tuple(plan_of(lengths, 1000, seed).global_batch(epoch).tolist())
@@ -122,7 +123,7 @@ def test_the_order_is_spread_evenly() -> None:
 
 
 def test_the_order_never_changes() -> None:
-    """A run must find its batches again with any later version of the libraries."""
+    """A resumed run needs the same batches with any later version of the libraries."""
     plan = plan_of(np.ones(12, np.int32), 12, seed=42)
     assert plan.global_batch(0).tolist() == [5, 1, 11, 7, 9, 0, 8, 2, 10, 6, 4, 3]
     assert plan.global_batch(1).tolist() == [10, 6, 1, 9, 4, 8, 5, 7, 2, 11, 0, 3]
@@ -137,17 +138,22 @@ def config(**train) -> Config:
     return Config(stage=StageConfig(name="s", global_batch=4, epochs=3), train=TrainConfig(**train))
 
 
-def test_steps_follow_from_samples_and_epochs_unless_given() -> None:
+def test_the_number_of_steps_comes_from_samples_and_epochs_unless_set() -> None:
     ten = Tokens(np.ones(10, np.int32))
     assert Plan.of(ten, config()).steps == 9
     assert Plan.of(ten, config(max_steps=50)).steps == 50
 
 
-def test_nothing_to_train_on_is_an_error() -> None:
+def test_a_stage_without_samples_is_an_error() -> None:
     with pytest.raises(UserError, match="no samples to train on"):
         Plan.of(Tokens(np.ones(0, np.int32)), config())
 
 
-@pytest.mark.parametrize(("micro_batch", "workers", "slots"), [(1, 1, 4), (2, 1, 2), (2, 2, 1), (1, 3, 2)])
-def test_slots_hold_the_global_batch(micro_batch: int, workers: int, slots: int) -> None:
-    assert BatchLayout.of(config(micro_batch=micro_batch), workers) == BatchLayout(slots, workers)
+@pytest.mark.parametrize(
+    ("micro_batch", "workers", "accumulation_steps"), [(1, 1, 4), (2, 1, 2), (2, 2, 1), (1, 3, 2)]
+)
+def test_accumulation_steps_hold_the_global_batch(
+    micro_batch: int, workers: int, accumulation_steps: int
+) -> None:
+    layout = BatchLayout.of(config(micro_batch=micro_batch), workers)
+    assert layout == BatchLayout(accumulation_steps, workers)

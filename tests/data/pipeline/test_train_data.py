@@ -1,9 +1,10 @@
-"""Each rank's stream over Ray is its part of the plan, from any step on, whatever tasks do."""
+"""Each rank's stream through Ray is its part of the plan, from any step on."""
 
 from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,17 @@ from tests.conftest import Golden
 from tests.data import build
 
 BROKEN = 7
-"""Number of the record whose picture is cut short."""
+"""Number of the record whose image is cut short."""
 
-PICTURES = {f"{n}.png": build.picture(20 + 11 * (n % 9), 30, seed=n) for n in range(24)}
+IMAGES = {f"{n}.png": build.image_file(20 + 11 * (n % 9), 30, seed=n) for n in range(24)}
 
 
 def records() -> list[dict[str, Any]]:
     """Text alone, one image and two images in turn."""
-    names = list(PICTURES)
+    names = list(IMAGES)
     kinds = [[], names[:1], names[1:3]]
-    made = [build.asked(f"r{n}", *kinds[n % 3], answer="word " * (1 + n % 5)) for n in range(22)]
-    return [*made[:BROKEN], build.asked("broken", "broken.jpg"), *made[BROKEN:]]
+    made = [build.record(f"r{n}", *kinds[n % 3], answer="word " * (1 + n % 5)) for n in range(22)]
+    return [*made[:BROKEN], build.record("broken", "broken.jpg"), *made[BROKEN:]]
 
 
 pytestmark = pytest.mark.ray
@@ -43,7 +44,7 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """A Ray for this module."""
+    """A Ray cluster for this module."""
     with connect(ClusterConfig()):
         yield
 
@@ -52,8 +53,8 @@ def cluster() -> Iterator[None]:
 def config(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Config:
     """A stage of 23 samples in global batches of 6: four steps an epoch, the last one of five samples."""
     folder = tmp_path_factory.mktemp("set")
-    jpeg = build.picture(90, 60, suffix="JPEG")
-    source = build.json_source(folder, records(), PICTURES | {"broken.jpg": jpeg[: len(jpeg) // 2]})
+    jpeg = build.image_file(90, 60, suffix="JPEG")
+    source = build.json_source(folder, records(), IMAGES | {"broken.jpg": jpeg[: len(jpeg) // 2]})
     config = build.settings(folder, golden.folder / "tokenizer", {"s": source}, global_batch=6, epochs=2)
     config.train.micro_batch = 3
     config.cluster.cpus_per_worker = 0.5
@@ -69,7 +70,7 @@ def manifest(cluster: None, config: Config) -> Manifest:
 def seen(
     config: Config, manifest: Manifest, folder: Path, rank: int = 0, workers: int = 1, first: int = 0
 ) -> list[MicroBatch]:
-    """What a rank is given."""
+    """All micro-batches that a rank receives."""
     shard = rank_dataset(SampleStream.of(config, manifest, rank, workers, first), config).iterator()
     quarantine = quarantine_of(manifest, folder, rank)
     return list(micro_batches(shard, config, rank, workers, first, quarantine))
@@ -80,12 +81,12 @@ def by_step(batches: list[MicroBatch]) -> dict[int, set[tuple[int, str]]]:
     steps: dict[int, set[tuple[int, str]]] = {}
     for batch in batches:
         ids = [] if batch.is_blank else [sample.id for sample in batch.samples]
-        steps.setdefault(batch.step, set()).update(zip(batch.indices.tolist(), ids, strict=False))
+        steps.setdefault(batch.step, set()).update(zip(batch.positions.tolist(), ids, strict=False))
     return steps
 
 
 def content(batch: MicroBatch) -> list:
-    """All that a model sees of a micro-batch, comparable."""
+    """Everything in a micro-batch that the model uses, as values that can be compared."""
     return [
         (
             sample.id,
@@ -104,17 +105,15 @@ def whole(config: Config, manifest: Manifest, tmp_path_factory: pytest.TempPathF
 
 def test_a_rank_sees_the_plan_in_order(whole: list[MicroBatch], config: Config, manifest: Manifest) -> None:
     plan = Plan.of(manifest, config)
-    assert [(b.step, b.slot) for b in whole] == [(step, slot) for step in range(8) for slot in range(2)]
+    assert [(b.step, b.micro_step) for b in whole] == list(product(range(8), range(2)))
     assert [b.epoch for b in whole] == [0] * 8 + [1] * 8
     assert [b.global_samples for b in whole] == [6] * 6 + [5] * 2 + [6] * 6 + [5] * 2
     for step, samples in by_step(whole).items():
-        for place, name in samples:
-            assert manifest.row(int(plan.global_batch(step)[place]))["id"] == name
+        for position, name in samples:
+            assert manifest.row(int(plan.global_batch(step)[position]))["id"] == name
 
 
-def test_each_sample_that_can_be_read_comes_once_an_epoch(
-    whole: list[MicroBatch], manifest: Manifest
-) -> None:
+def test_each_readable_sample_comes_once_per_epoch(whole: list[MicroBatch], manifest: Manifest) -> None:
     for epoch in range(2):
         ids = [s.id for b in whole if b.epoch == epoch for s in b.samples]
         assert sorted(ids) == sorted(manifest.row(n)["id"] for n in range(len(manifest)) if n != BROKEN)
@@ -129,15 +128,16 @@ def test_samples_are_those_read_without_ray(whole: list[MicroBatch], manifest: M
 
 
 @pytest.mark.parametrize("first", [3, 5])
-def test_from_any_step_on_the_rest_is_identical(
+def test_a_stream_from_any_step_on_is_identical(
     first: int, whole: list[MicroBatch], config: Config, manifest: Manifest, tmp_path: Path
 ) -> None:
     rest = seen(config, manifest, tmp_path, first=first)
     expected = [batch for batch in whole if batch.step >= first]
-    assert [(b.step, b.slot, content(b)) for b in rest] == [(b.step, b.slot, content(b)) for b in expected]
+    found, expected = ([(b.step, b.micro_step, content(b)) for b in each] for each in (rest, expected))
+    assert found == expected
 
 
-def test_at_the_end_nothing_is_left(config: Config, manifest: Manifest, tmp_path: Path) -> None:
+def test_a_stream_after_the_last_step_is_empty(config: Config, manifest: Manifest, tmp_path: Path) -> None:
     assert seen(config, manifest, tmp_path, first=8) == []
 
 
@@ -150,7 +150,7 @@ def test_two_ranks_have_the_same_global_batches(
     assert together == {step: samples for step, samples in by_step(whole).items() if step >= 2}
 
 
-def test_a_damaged_sample_is_on_file_once_however_often_it_is_met(
+def test_a_damaged_sample_is_quarantined_once_however_often_it_is_read(
     config: Config, manifest: Manifest, tmp_path: Path
 ) -> None:
     for _ in range(2):
@@ -158,26 +158,26 @@ def test_a_damaged_sample_is_on_file_once_however_often_it_is_met(
     (file,) = tmp_path.iterdir()
     (reject,) = read_rejects(file)
     assert (reject.record, reject.reason) == ("broken", "bad_image")
-    complaint = quarantine_of(manifest, tmp_path, 0).over_budget(0.01)
-    assert complaint is not None
-    assert complaint.startswith("1 of 23 records cannot be used (1 bad_image)")
+    error = quarantine_of(manifest, tmp_path, 0).over_budget(0.01)
+    assert error is not None
+    assert error.startswith("1 of 23 records cannot be used (1 bad_image)")
 
 
 @pytest.mark.parametrize(("rank", "first"), [(0, 1), (1, 0)])
-def test_a_stream_that_is_not_the_due_one_is_refused(
+def test_a_stream_of_another_rank_or_step_is_refused(
     rank: int, first: int, config: Config, manifest: Manifest, tmp_path: Path
 ) -> None:
     shard = rank_dataset(SampleStream.of(config, manifest, 0, 2, 0), config).iterator()
     batches = micro_batches(shard, config, rank, 2, first, quarantine_of(manifest, tmp_path, rank))
-    with pytest.raises(RuntimeError, match=r"data stream out of step: \(step, slot, rank\) \(0, 0, 0\) came"):
+    with pytest.raises(RuntimeError, match=r"data stream out of step: .* is \(0, 0, 0\), expected"):
         next(batches)
 
 
 def test_ray_train_gets_a_stream_for_each_rank_from_the_committed_step(
     whole: list[MicroBatch], config: Config, manifest: Manifest, tmp_path: Path
 ) -> None:
-    given = pickle.loads(pickle.dumps(RankedData(config, manifest, committed_step)))
-    shards = given.configure({"train": RankedData.placeholder()}, 2, None, None)
+    data_config = pickle.loads(pickle.dumps(RankedData(config, manifest, committed_step)))
+    shards = data_config.configure({"train": RankedData.placeholder()}, 2, None, None)
     quarantines = [quarantine_of(manifest, tmp_path, rank) for rank in range(2)]
     batches = [
         batch
@@ -191,7 +191,7 @@ def committed_step() -> int:
     return 6
 
 
-def test_the_manifest_made_by_tasks_is_that_made_here(
+def test_tasks_build_the_same_manifest_as_this_process(
     config: Config, manifest: Manifest, tmp_path: Path
 ) -> None:
     here = open_manifest(config, tmp_path)
@@ -200,7 +200,7 @@ def test_the_manifest_made_by_tasks_is_that_made_here(
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_mistake_found_by_a_task_is_told_in_one_line(tmp_path: Path, tokenizer: Path) -> None:
+def test_a_user_error_in_a_task_is_one_line(tmp_path: Path, tokenizer: Path) -> None:
     (tmp_path / "images.zip").write_bytes(b"no zip")
     source = SourceConfig(SourceFormat.json, build.write_json(tmp_path, records()), "images.zip")
     with pytest.raises(UserError, match="damaged archive") as error:
@@ -208,7 +208,7 @@ def test_a_mistake_found_by_a_task_is_told_in_one_line(tmp_path: Path, tokenizer
     assert "\n" not in str(error.value)
 
 
-def test_tasks_share_what_the_workers_leave() -> None:
+def test_tasks_share_the_cpus_that_workers_leave_free() -> None:
     assert task_share(4.0, 0) == TaskShare(1, None)
     assert task_share(4.0, 8) == TaskShare(0.5, 8)
     assert task_share(0.5, 0) == TaskShare(0.5, 1)

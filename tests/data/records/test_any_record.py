@@ -1,4 +1,4 @@
-"""No record ends a run: whatever lies on disk becomes a sample or a reject that is counted."""
+"""No record ends a run: any bytes on disk become a sample or a reject that is counted."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from lladav.errors import UserError
 from tests.conftest import Golden
 from tests.data import build
 
-PICTURES = {
-    "a.png": build.picture(30, 30),
-    "folder/b.png": build.picture(9, 9),
-    "c.gif": build.clip(2, 500),
+IMAGES = {
+    "a.png": build.image_file(30, 30),
+    "folder/b.png": build.image_file(9, 9),
+    "c.gif": build.animation_file(2, 500),
 }
-GOOD = build.asked("good", "a.png")
+GOOD = build.record("good", "a.png")
 
-any_text = st.text(st.characters(codec=None, exclude_categories=()))  # halves of surrogate pairs too
+any_text = st.text(st.characters(codec=None, exclude_categories=()))  # including halves of surrogate pairs
 names = st.sampled_from(["a.png", "folder", "c.gif", "", ".", "..", "/", "a.png/x", "\0", "n" * 300])
 paths = names | any_text | st.builds("/".join, st.lists(names, max_size=3))
 values = st.recursive(
@@ -46,12 +46,12 @@ values = st.recursive(
 )
 media = paths | st.lists(paths | st.lists(paths, max_size=2), max_size=3) | values
 urls = media | st.fixed_dictionaries({"url": media})
-said = st.sampled_from(["<image>", "<image>\nWhat?", "<video>", "", " ", "\0", "QA_GT_caption_based_noisy"])
+texts = st.sampled_from(["<image>", "<image>\nWhat?", "<video>", "", " ", "\0", "QA_GT_caption_based_noisy"])
 parts = st.fixed_dictionaries(
     {"type": st.sampled_from(["text", "image", "image_url", "video"]) | values},
-    optional={"text": said | values, "image": media, "image_url": urls},
+    optional={"text": texts | values, "image": media, "image_url": urls},
 )
-contents = said | any_text | st.lists(parts | values, max_size=3) | values
+contents = texts | any_text | st.lists(parts | values, max_size=3) | values
 roles = st.sampled_from(["human", "gpt", "user", "assistant", "system"])
 turns = st.fixed_dictionaries({"from": roles | values, "value": contents}) | st.fixed_dictionaries(
     {"role": roles | values, "content": contents}
@@ -67,20 +67,20 @@ records = st.fixed_dictionaries(
         "videos": media,
         "conversations": conversations,
         "messages": conversations,
-        "system": said | values,
+        "system": texts | values,
     },
 )
 lines = st.binary(max_size=40).map(lambda line: line.replace(b"\n", b" "))
 
 
 def read_all(manifest: Manifest) -> list[Reject]:
-    """Read every sample as training does; the rejects among them."""
+    """Read every sample as training does; returns the rejects."""
     reader, steps = SampleReader(manifest), len(manifest)
     plan = Plan(manifest.lengths, seed=0, global_batch=1, steps=steps)
     batches = [
         to_batch(
             build_row(reader, plan.micro_batch(step, 0, 0, BatchLayout(1, 1))),
-            manifest.preparation.geometry.tile,
+            manifest.spec.geometry.tile,
         )
         for step in range(steps)
     ]
@@ -89,7 +89,7 @@ def read_all(manifest: Manifest) -> list[Reject]:
 
 
 def check(manifest: Manifest, records: int) -> list[Reject]:
-    """Every record is a sample that can be read, or a reject on file; the rejects."""
+    """Check that every record is a readable sample or a quarantined reject; returns the rejects."""
     rejects = read_rejects(manifest.quarantine)
     assert manifest.summary.records == len(manifest) + len(rejects) == records
     assert not read_all(manifest)
@@ -101,11 +101,11 @@ def settings_of(root: Path, tokenizer: Path, source: SourceConfig) -> Config:
 
 
 def rejects_of(lines: Sequence[bytes], tokenizer: Path, missing_mark: MissingMark) -> list[Reject]:
-    """Rejects of JSON lines beside a good one."""
+    """The rejects of JSON lines that follow a good one."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "records.jsonl").write_bytes(b"\n".join([json.dumps(GOOD).encode(), *lines]))
-        source = SourceConfig(SourceFormat.jsonl, "records.jsonl", build.write_folder(root, PICTURES))
+        source = SourceConfig(SourceFormat.jsonl, "records.jsonl", build.write_folder(root, IMAGES))
         config = settings_of(root, tokenizer, source)
         config.data.missing_mark = missing_mark
         return check(open_manifest(config), 1 + sum(bool(line.strip()) for line in lines))
@@ -140,7 +140,7 @@ COLUMN_TYPES: dict[str, Callable[[], pa.Array]] = {
     "floats": lambda: pa.array([1.5, float("nan"), float("inf")]),
     "booleans": lambda: pa.array([True, False, None]),
     "nulls": lambda: pa.nulls(3),
-    "bytes": lambda: pa.array([b"\xff", b"", PICTURES["a.png"]]),
+    "bytes": lambda: pa.array([b"\xff", b"", IMAGES["a.png"]]),
     "texts that are not UTF-8": lambda: no_utf8(3),
     "dictionary": lambda: pa.array(["a.png", "b", "a.png"]).dictionary_encode(),
     "decimals": lambda: pa.array([decimal.Decimal("1.5")] * 3),
@@ -159,23 +159,23 @@ COLUMN_TYPES: dict[str, Callable[[], pa.Array]] = {
 @pytest.mark.parametrize("column", COLUMNS)
 @pytest.mark.parametrize("kind", COLUMN_TYPES)
 def test_any_column_gives_samples_or_rejects(column: str, kind: str, tmp_path: Path, tokenizer: Path) -> None:
-    said = pa.array([build.turns("<image>What?", "That.")] * 3)
-    columns = {"image": pa.array([{"bytes": PICTURES["a.png"]}] * 3), "conversations": said}
+    conversations = pa.array([build.turns("<image>What?", "That.")] * 3)
+    columns = {"image": pa.array([{"bytes": IMAGES["a.png"]}] * 3), "conversations": conversations}
     table = pa.table(columns | {column: COLUMN_TYPES[kind]()})
     (tmp_path / "parts").mkdir()
     pq.write_table(pa.table(columns).slice(0, 1), tmp_path / "parts" / "0.parquet")
     pq.write_table(table, tmp_path / "parts" / "1.parquet")
-    source = SourceConfig(SourceFormat.parquet, "parts/*.parquet", build.write_folder(tmp_path, PICTURES))
+    source = SourceConfig(SourceFormat.parquet, "parts/*.parquet", build.write_folder(tmp_path, IMAGES))
     rejects = check(open_manifest(settings_of(tmp_path, tokenizer, source)), 4)
     assert Reason.failed not in {reject.reason for reject in rejects}
     assert all(column in reject.detail for reject in rejects if reject.reason == Reason.bad_record)
 
 
 def test_a_value_that_cannot_be_read_costs_its_own_row(tmp_path: Path, tokenizer: Path) -> None:
-    said = pa.array([build.turns("What?", "That.")] * 4)
+    conversations = pa.array([build.turns("What?", "That.")] * 4)
     names = pa.concat_arrays([pa.array(["a", "b"]), no_utf8(1), pa.array(["d"])])
     pictures = pa.concat_arrays([no_utf8(1), pa.array([None, None, None], pa.string())])
-    table = pa.table({"id": names, "image": pictures, "conversations": said})
+    table = pa.table({"id": names, "image": pictures, "conversations": conversations})
     pq.write_table(table, tmp_path / "records.parquet")
     source = SourceConfig(SourceFormat.parquet, "records.parquet")
     manifest = open_manifest(settings_of(tmp_path, tokenizer, source))
@@ -185,8 +185,8 @@ def test_a_value_that_cannot_be_read_costs_its_own_row(tmp_path: Path, tokenizer
 
 
 def test_a_damaged_row_group_costs_its_rows(tmp_path: Path, tokenizer: Path) -> None:
-    records = [build.asked(f"r{n}", "a.png") for n in range(4)]
-    file = tmp_path / build.write_parquet(tmp_path, records, PICTURES, row_group=2)
+    records = [build.record(f"r{n}", "a.png") for n in range(4)]
+    file = tmp_path / build.write_parquet(tmp_path, records, IMAGES, row_group=2)
     column = pq.ParquetFile(file).metadata.row_group(1).column(1)
     content = bytearray(file.read_bytes())
     start = column.dictionary_page_offset or column.data_page_offset
@@ -215,7 +215,7 @@ CHANGES: dict[str, tuple[Callable[[Path], Any], Reason]] = {
     "the records are gone": (lambda root: (root / "records.jsonl").unlink(), Reason.missing_file),
     "the records are cut short": (shorten, Reason.bad_json),
     "the record lost its image": (lambda root: replace_record(root, image=None), Reason.bad_record),
-    "the record says less": (
+    "the record is shorter": (
         lambda root: replace_record(root, conversations=build.turns("<image>?", "No.")),
         Reason.bad_record,
     ),
@@ -228,14 +228,14 @@ CHANGES: dict[str, tuple[Callable[[Path], Any], Reason]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_changes_after_the_scan_is_a_reject_when_it_is_read(
+def test_a_change_after_the_scan_gives_a_reject(
     change: str, tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "records.jsonl").write_text(json.dumps(GOOD))
-    source = SourceConfig(SourceFormat.jsonl, "records.jsonl", build.write_folder(tmp_path, PICTURES))
+    source = SourceConfig(SourceFormat.jsonl, "records.jsonl", build.write_folder(tmp_path, IMAGES))
     manifest = open_manifest(settings_of(tmp_path, tokenizer, source))
     act, reason = CHANGES[change]
-    monkeypatch.setattr("data.sources.annotations.read_at", _read_now)  # files may be open from before
+    monkeypatch.setattr("data.sources.annotations.read_at", _read_now)  # the file may still be open
     act(tmp_path)
     (reject,) = read_all(manifest)
     assert reject.reason == reason
@@ -245,10 +245,10 @@ def _read_now(path: str, offset: int, size: int) -> bytes:
     return Path(path).read_bytes()[offset : offset + size]
 
 
-def test_an_error_that_nobody_foresaw_is_a_reject(
+def test_an_unexpected_error_is_a_reject(
     tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = build.json_source(tmp_path, [GOOD, build.asked("other")], PICTURES)
+    source = build.json_source(tmp_path, [GOOD, build.record("other")], IMAGES)
     config = settings_of(tmp_path, tokenizer, source)
     with monkeypatch.context() as patch:
         patch.setattr("data.manifest.scan.image_size", lambda *_: 1 / 0)
@@ -257,12 +257,12 @@ def test_an_error_that_nobody_foresaw_is_a_reject(
     assert reject.reason == "failed"
     assert reject.detail.startswith("ZeroDivisionError at test_any_record.py:")
     whole = open_manifest(config, tmp_path / "second")
-    monkeypatch.setattr("data.pipeline.reading.decode_image", lambda *_: 1 / 0)
+    monkeypatch.setattr("data.pipeline.reading.read_image", lambda *_: 1 / 0)
     (reject,) = read_all(whole)
     assert (reject.record, reject.reason) == ("good", "failed")
 
 
-def test_what_the_user_must_mend_still_ends_the_run(
+def test_a_user_error_still_ends_the_run(
     tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> None:
@@ -270,10 +270,10 @@ def test_what_the_user_must_mend_still_ends_the_run(
 
     monkeypatch.setattr("data.manifest.scan.image_size", refuse)
     with pytest.raises(UserError, match="install the package av"):
-        open_manifest(settings_of(tmp_path, tokenizer, build.json_source(tmp_path, [GOOD], PICTURES)))
+        open_manifest(settings_of(tmp_path, tokenizer, build.json_source(tmp_path, [GOOD], IMAGES)))
 
 
-def test_odd_ids_and_long_details_go_to_quarantine_and_back(tmp_path: Path) -> None:
+def test_odd_ids_and_long_details_are_quarantined_and_read_back(tmp_path: Path) -> None:
     odd = 'r"\n\u2028\x85\\ud83d' + "x" * 100_000
     reject = Reject.of("s", "s:records.json#1", odd, "here", BadSample(Reason.bad_record, odd))
     Quarantine(tmp_path, 0, {}, 10).add([reject])
@@ -285,7 +285,7 @@ def test_odd_ids_and_long_details_go_to_quarantine_and_back(tmp_path: Path) -> N
 def test_a_records_file_may_have_any_name(tmp_path: Path, tokenizer: Path) -> None:
     name = os.fsdecode(b"r\xff.jsonl")
     (tmp_path / name).write_text(json.dumps(GOOD))
-    source = SourceConfig(SourceFormat.jsonl, "*.jsonl", build.write_folder(tmp_path, PICTURES))
+    source = SourceConfig(SourceFormat.jsonl, "*.jsonl", build.write_folder(tmp_path, IMAGES))
     manifest = open_manifest(settings_of(tmp_path, tokenizer, source))
     check(manifest, 1)
     assert manifest.row(0)["id"] == r"s:r\udcff.jsonl#0"

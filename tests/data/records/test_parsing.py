@@ -1,4 +1,4 @@
-"""A record is read in every form that it may have; any other is refused with the key at fault."""
+"""Records are parsed in every supported form; any other is refused with the key at fault."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def test_media_are_named_in_any_of_these_ways(fields: dict[str, Any], media: lis
     ],
 )
 def test_turns_have_the_keys_of_llava_or_openai(turns: dict[str, Any]) -> None:
-    said = parse(json.dumps(turns).encode()).conversations
-    assert [turn["value"] for turn in said] == ["<image>\nWhat?", "That."]
+    conversations = parse(json.dumps(turns).encode()).conversations
+    assert [turn["value"] for turn in conversations] == ["<image>\nWhat?", "That."]
 
 
 def test_the_system_prompt_of_messages_goes_first() -> None:
@@ -90,7 +90,7 @@ def test_parts_are_written_as_the_server_writes_them() -> None:
     assert between.media == ["a.png", PIXELS]
 
 
-def test_parts_without_a_reference_stand_for_the_images_of_the_record() -> None:
+def test_parts_without_a_reference_use_the_images_of_the_record() -> None:
     record = asked(text("Same?"), {"type": "image"}, {"type": "image"}, images=["a.png", "b.png"])
     assert record.conversations[0]["value"] == "<image>\n<image>\nSame?"
     assert record.media == ["a.png", "b.png"]
@@ -102,7 +102,7 @@ def test_a_part_can_be_a_video() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "reason", "told"),
+    ("fields", "reason", "message"),
     [
         ({"image": 3}, "bad_record", "'image' is a number, not a path"),
         ({"images": [["a.png", 3]]}, "bad_record", "'images' is a number"),
@@ -138,16 +138,16 @@ def test_a_part_can_be_a_video() -> None:
         ),
     ],
 )
-def test_what_cannot_be_read_is_refused_with_its_key(fields: dict[str, Any], reason: str, told: str) -> None:
+def test_a_wrong_value_is_refused_with_its_key(fields: dict[str, Any], reason: str, message: str) -> None:
     with pytest.raises(BadSample) as bad:
         parsed(**fields)
     assert bad.value.reason == reason
-    assert told in bad.value.detail
+    assert message in bad.value.detail
     bad.value.detail.encode()
 
 
 @pytest.mark.parametrize(
-    ("part", "told"),
+    ("part", "message"),
     [
         ("text", "'messages[0].content[1]' is 'text', not a part"),
         ({"type": "audio"}, "'messages[0].content[1].type' is 'audio'"),
@@ -156,10 +156,10 @@ def test_what_cannot_be_read_is_refused_with_its_key(fields: dict[str, Any], rea
         ({"type": "image_url", "image_url": {"url": 3}}, "'messages[0].content[1].image_url' is a number"),
     ],
 )
-def test_a_part_of_another_kind_is_refused_with_its_key(part: Any, told: str) -> None:
+def test_a_part_of_another_kind_is_refused_with_its_key(part: Any, message: str) -> None:
     with pytest.raises(BadSample) as bad:
         asked(text("Hi"), part)
-    assert told in bad.value.detail
+    assert message in bad.value.detail
 
 
 def test_parts_and_a_list_that_differ_are_refused() -> None:
@@ -173,18 +173,18 @@ def test_the_key_of_content_is_that_of_the_role(content: Any) -> None:
         parse({"messages": [{"role": "user", "content": content}]})
 
 
-NO_JSON = {
+NOT_JSON = {
     "nothing": b"",
     "a brace": b"{",
-    "no UTF-8": b'"\xff"',
-    "no text": b"\xff\xfe",
+    "not UTF-8": b'"\xff"',
+    "not text": b"\xff\xfe",
     "a number of 5000 digits": b'{"id": ' + b"1" * 5000 + b"}",
     "a tower of brackets": b"[" * 100_000 + b"]" * 100_000,
 }
 
 
-@pytest.mark.parametrize("raw", NO_JSON.values(), ids=NO_JSON)
-def test_what_is_no_json_is_told_so(raw: bytes) -> None:
+@pytest.mark.parametrize("raw", NOT_JSON.values(), ids=NOT_JSON)
+def test_text_that_is_not_json_is_refused(raw: bytes) -> None:
     with pytest.raises(BadSample) as bad:
         parse(raw)
     assert bad.value.reason is Reason.bad_json
@@ -207,5 +207,5 @@ def test_an_id_of_any_type_becomes_text(value: Any, shown: str) -> None:
     assert parsed(id=value).id == record_id(json.dumps({"id": value}).encode()) == shown
 
 
-def test_bytes_are_an_id_too() -> None:
+def test_an_id_can_be_bytes() -> None:
     assert record_id({"id": b"r\xff"}) == r"r\xff"

@@ -1,4 +1,4 @@
-"""Records of a JSON list or of JSON lines are found by their bytes, whatever they hold."""
+"""The byte ranges of records in a JSON list or in JSON lines are found, whatever the records hold."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ELEMENTS = st.lists(st.dictionaries(TEXTS, VALUES, max_size=3) | st.lists(VALUES
 
 
 def spans_in(folder: Path, text: str | bytes, find=list_spans) -> list[bytes]:
-    """What the spans of a file with this content cover."""
+    """The bytes of each span of a file with this content."""
     content = text.encode() if isinstance(text, str) else text
     file = folder / "records.json"
     file.write_bytes(content)
@@ -45,18 +45,18 @@ def test_elements_of_a_list_are_found(
     assert [json.loads(span) for span in found] == elements
 
 
-def test_a_malformed_element_costs_itself_alone(tmp_path: Path) -> None:
+def test_a_malformed_element_costs_no_other(tmp_path: Path) -> None:
     found = spans_in(tmp_path, '[{"a": 1}, {"b": oops}, {"c": 3}]')
     assert found == [b'{"a": 1}', b'{"b": oops}', b'{"c": 3}']
 
 
-def test_what_is_no_object_is_not_passed_over(tmp_path: Path) -> None:
+def test_elements_that_are_not_objects_are_found(tmp_path: Path) -> None:
     found = spans_in(tmp_path, '[ null , {"a": 1} 17, "x],"]')
     assert found == [b"null", b'{"a": 1}', b"17", b'"x],"']
 
 
 @pytest.mark.parametrize("text", ['[{"a": 1}, {"b": ', '[{"a": 1},', '[{"a": 1}, {"b": "x}]', "["])
-def test_a_list_cut_short_is_refused_as_a_whole(tmp_path: Path, text: str) -> None:
+def test_a_truncated_list_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(UserError, match=r"records\.json: the list breaks off"):
         spans_in(tmp_path, text)
 
@@ -64,7 +64,7 @@ def test_a_list_cut_short_is_refused_as_a_whole(tmp_path: Path, text: str) -> No
 @pytest.mark.parametrize(
     "text", ['[{"a": 1}}, {"b": 2}]', '[{"a": 1}], {"b": 2}]', '[{"a": 1}]\n[{"b": 2}]', "[}"]
 )
-def test_a_list_that_a_stray_bracket_ends_is_refused_as_a_whole(tmp_path: Path, text: str) -> None:
+def test_text_after_the_end_of_a_list_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(UserError, match=r"records\.json: the list ends at byte .* and the file goes on"):
         spans_in(tmp_path, text)
 
@@ -73,7 +73,7 @@ def test_white_space_may_follow_a_list(tmp_path: Path) -> None:
     assert spans_in(tmp_path, '[{"a": 1}]\r\n \n') == [b'{"a": 1}']
 
 
-def test_a_file_that_is_no_list_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_list_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a JSON list; for one record a line set format to jsonl"):
         spans_in(tmp_path, '{"a": 1}\n{"b": 2}\n')
 
@@ -84,7 +84,7 @@ def test_an_empty_file_is_refused(tmp_path: Path, find) -> None:
         spans_in(tmp_path, "", find)
 
 
-def test_lines_are_found_and_blank_ones_left_out(tmp_path: Path) -> None:
+def test_lines_are_found_and_blank_ones_skipped(tmp_path: Path) -> None:
     assert spans_in(tmp_path, '{"a": 1}\n\n  \n{"b": oops}\n{"c": 3}', line_spans) == [
         b'{"a": 1}',
         b'{"b": oops}',

@@ -1,24 +1,29 @@
-"""The same records give the same samples in whatever format they lie on disk."""
+"""The same records give the same samples in every format on disk."""
 
 from __future__ import annotations
 
+import re
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from data.manifest.manifest import open_manifest
+from data.manifest.quarantine import read_rejects
 from data.pipeline.reading import read_samples
+from data.sources.annotations import FORMATS, RecordFormat
 from lladav.config.schema import SourceConfig, SourceFormat
 from lladav.errors import UserError
 from lladav.inputs.types import Sample
 from tests.data import build
 
-PICTURES = {f"part/{n}.png": build.picture(20 + 15 * n, 30, seed=n) for n in range(5)}
-RECORDS = [build.asked(f"r{n}", path) for n, path in enumerate(PICTURES)] + [build.asked("text")]
+IMAGES = {f"part/{n}.png": build.image_file(20 + 15 * n, 30, seed=n) for n in range(5)}
+RECORDS = [build.record(f"r{n}", path) for n, path in enumerate(IMAGES)] + [build.record("text")]
 
 
 def samples_of(source: SourceConfig, root: Path, tokenizer: Path) -> list[Sample]:
@@ -29,30 +34,30 @@ def samples_of(source: SourceConfig, root: Path, tokenizer: Path) -> list[Sample
 
 
 def json_folder(root: Path) -> SourceConfig:
-    return build.json_source(root, RECORDS, PICTURES)
+    return build.json_source(root, RECORDS, IMAGES)
 
 
 def json_tars(root: Path) -> SourceConfig:
-    return SourceConfig(SourceFormat.json, build.write_json(root, RECORDS), build.write_tars(root, PICTURES))
+    return SourceConfig(SourceFormat.json, build.write_json(root, RECORDS), build.write_tars(root, IMAGES))
 
 
 def jsonl_zip(root: Path) -> SourceConfig:
-    return SourceConfig(SourceFormat.jsonl, build.write_lines(root, RECORDS), build.write_zip(root, PICTURES))
+    return SourceConfig(SourceFormat.jsonl, build.write_lines(root, RECORDS), build.write_zip(root, IMAGES))
 
 
 def jsonl_stored_zip(root: Path) -> SourceConfig:
-    stored = build.write_zip(root, PICTURES, zipfile.ZIP_STORED)
+    stored = build.write_zip(root, IMAGES, zipfile.ZIP_STORED)
     return SourceConfig(SourceFormat.jsonl, build.write_lines(root, RECORDS), stored)
 
 
 def parquet(root: Path) -> SourceConfig:
-    return SourceConfig(SourceFormat.parquet, build.write_parquet(root, RECORDS, PICTURES))
+    return SourceConfig(SourceFormat.parquet, build.write_parquet(root, RECORDS, IMAGES))
 
 
 def several_lists(root: Path) -> SourceConfig:
     build.write_json(root, RECORDS[:2], "list_a.json")
     build.write_json(root, RECORDS[2:], "list_b.json")
-    return SourceConfig(SourceFormat.json, "list_*.json", build.write_folder(root, PICTURES))
+    return SourceConfig(SourceFormat.json, "list_*.json", build.write_folder(root, IMAGES))
 
 
 @pytest.mark.parametrize("write", [json_tars, jsonl_zip, jsonl_stored_zip, parquet, several_lists])
@@ -71,23 +76,23 @@ def test_every_format_gives_the_same_samples(
             np.testing.assert_array_equal(ours.views, theirs.views)
 
 
-def test_sample_ids_are_unique_and_do_not_change_with_the_place(tmp_path: Path, tokenizer: Path) -> None:
+def test_sample_ids_are_unique_and_independent_of_the_folder(tmp_path: Path, tokenizer: Path) -> None:
     ids = []
     for name in ("here", "there"):
         (tmp_path / name).mkdir()
-        records = [build.asked("same"), build.asked("same")]
+        records = [build.record("same"), build.record("same")]
         source = build.json_source(tmp_path / name, records, {})
         ids.append([sample.id for sample in samples_of(source, tmp_path / name, tokenizer)])
     assert ids[0] == ids[1] == ["source:records.json#0", "source:records.json#1"]
 
 
-def test_of_two_members_of_one_name_the_first_counts(tmp_path: Path, tokenizer: Path) -> None:
+def test_the_first_of_two_members_with_the_same_name_is_used(tmp_path: Path, tokenizer: Path) -> None:
     for number, side in enumerate((30, 60)):
         with tarfile.open(tmp_path / f"images_{number}.tar", "w") as tar:
             file = tmp_path / "picture"
-            file.write_bytes(build.picture(side, side))
+            file.write_bytes(build.image_file(side, side))
             tar.add(file, "a.png")
-    records = build.write_json(tmp_path, [build.asked("r", "a.png")])
+    records = build.write_json(tmp_path, [build.record("r", "a.png")])
     source = SourceConfig(SourceFormat.json, records, "images_*.tar")
     assert samples_of(source, tmp_path, tokenizer)[0].visuals[0].shape.width == 30
 
@@ -96,12 +101,12 @@ def test_of_two_members_of_one_name_the_first_counts(tmp_path: Path, tokenizer: 
     ("name", "content", "message"),
     [
         ("images.tar.gz", b"x", r"images\.tar\.gz is compressed"),
-        ("images.rar", b"x", "no tar or zip"),
+        ("images.rar", b"x", "not a tar or zip"),
         ("images.zip", b"not a zip", r"images\.zip: damaged archive"),
         ("images.tar", b"not a tar" * 100, r"images\.tar: damaged archive"),
     ],
 )
-def test_unfit_archives_are_refused_in_one_line(
+def test_unusable_archives_are_an_error_of_one_line(
     name: str, content: bytes, message: str, tmp_path: Path, tokenizer: Path
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -111,10 +116,10 @@ def test_unfit_archives_are_refused_in_one_line(
     assert "\n" not in str(error.value)
 
 
-def test_of_a_compressed_archive_and_its_unpacked_one_the_unpacked_is_read(
+def test_a_decompressed_archive_is_read_instead_of_its_compressed_copy(
     tmp_path: Path, tokenizer: Path
 ) -> None:
-    build.write_tars(tmp_path, PICTURES)
+    build.write_tars(tmp_path, IMAGES)
     for name in ("images_0.tar.gz", "images_1.tgz"):
         (tmp_path / name).write_bytes(b"compressed")
     source = SourceConfig(SourceFormat.json, build.write_json(tmp_path, RECORDS), "images_*.t*")
@@ -128,30 +133,71 @@ def test_of_a_compressed_archive_and_its_unpacked_one_the_unpacked_is_read(
 def test_an_absolute_path_within_the_media_folder_is_found(
     name: str, tmp_path: Path, tokenizer: Path
 ) -> None:
-    folder, link = tmp_path / build.write_folder(tmp_path, PICTURES), tmp_path / "link"
+    folder, link = tmp_path / build.write_folder(tmp_path, IMAGES), tmp_path / "link"
     link.symlink_to(folder)
-    records = [build.asked("r", name.format(folder=folder, link=link))]
+    records = [build.record("r", name.format(folder=folder, link=link))]
     source = SourceConfig(SourceFormat.json, build.write_json(tmp_path, records), "images")
     assert samples_of(source, tmp_path, tokenizer)[0].visuals[0].shape.width == 20
 
 
 def test_an_absolute_path_outside_the_media_folder_is_missing(tmp_path: Path, tokenizer: Path) -> None:
-    (tmp_path / "outside.png").write_bytes(build.picture(9, 9))
-    records = [build.asked("r", str(tmp_path / "outside.png")), build.asked("text")]
-    source = build.json_source(tmp_path, records, PICTURES)
+    (tmp_path / "outside.png").write_bytes(build.image_file(9, 9))
+    records = [build.record("r", str(tmp_path / "outside.png")), build.record("text")]
+    source = build.json_source(tmp_path, records, IMAGES)
     manifest = open_manifest(build.settings(tmp_path, tokenizer, {"source": source}))
     assert manifest.summary.reasons == {"missing_file": 1}
 
 
-def test_a_source_that_is_not_there_is_named_with_its_key(tmp_path: Path, tokenizer: Path) -> None:
+def test_a_missing_source_is_named_with_its_key(tmp_path: Path, tokenizer: Path) -> None:
     source = SourceConfig(SourceFormat.json, "nowhere/*.json")
-    with pytest.raises(
-        UserError, match=r"data\.sources\.source\.annotations=nowhere/\*\.json: nothing there"
-    ):
+    with pytest.raises(UserError, match=r"data\.sources\.source\.annotations=nowhere/\*\.json: no such file"):
         samples_of(source, tmp_path, tokenizer)
 
 
-def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path, tokenizer: Path) -> None:
+def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path, tokenizer: Path) -> None:
     source = SourceConfig(SourceFormat.parquet, build.write_json(tmp_path, RECORDS))
     with pytest.raises(UserError, match="not a parquet file"):
+        samples_of(source, tmp_path, tokenizer)
+
+
+def _tsv_lines(path: str) -> Iterator[list[tuple[int, int]]]:
+    """Positions of the lines of a file with one record per line: id, image, question, answer."""
+    ends = [0, *(match.end() for match in re.finditer(b"\n", Path(path).read_bytes()))]
+    yield [(start, end - start) for start, end in pairwise(ends)]
+
+
+def _read_tsv(path: str, positions: Sequence[int], extents: Sequence[int]) -> Iterator[dict[str, Any]]:
+    content = Path(path).read_bytes()
+    for position, extent in zip(positions, extents, strict=True):
+        name, image, *texts = content[position : position + extent].decode().rstrip("\n").split("\t")
+        yield {"id": name, "image": image, "conversations": build.turns(*texts)}
+
+
+def test_a_new_format_is_one_entry_in_the_table(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        FORMATS, SourceFormat.jsonl, RecordFormat(_tsv_lines, _read_tsv, "line at {position}")
+    )
+    lines = ["r0\tpart/0.png\t<image>What?\tSeven.", "r1\t\tHow?\tSo.", "r2\tpart/9.png\t<image>?\tYes."]
+    (tmp_path / "records.tsv").write_text("".join(f"{line}\n" for line in lines))
+    source = SourceConfig(SourceFormat.jsonl, "records.tsv", build.write_folder(tmp_path, IMAGES))
+    manifest = open_manifest(build.settings(tmp_path, tokenizer, {"source": source}))
+    first, second = read_samples(manifest, range(len(manifest)))
+    assert (len(first.visuals), len(second.visuals)) == (1, 0)
+    (reject,) = read_rejects(manifest.quarantine)
+    assert (reject.record, reject.reason) == ("r2", "missing_file")
+    assert reject.where.endswith(f"records.tsv, line at {len(lines[0]) + len(lines[1]) + 2}")
+
+
+def test_every_format_of_the_settings_has_a_reader() -> None:
+    assert set(FORMATS) == set(SourceFormat)
+
+
+def test_a_format_without_a_reader_is_an_error_of_one_line(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = build.json_source(tmp_path, RECORDS, IMAGES)
+    monkeypatch.delitem(FORMATS, SourceFormat.json)
+    with pytest.raises(UserError, match=r"^source format json: has no reader .*; use jsonl, parquet$"):
         samples_of(source, tmp_path, tokenizer)

@@ -44,8 +44,10 @@ def batches_of(config: Config, step: int) -> list[MicroBatch]:
     geometry = ViewGeometry.of(config.model)
     samples, layout = samples_of(geometry), BatchLayout.of(config, dist.get_world_size())
     plan = Plan(np.array([len(s.text.input_ids) for s in samples]), SEED, GLOBAL_BATCH, STEPS)
-    cells = [plan.micro_batch(step, slot, dist.get_rank(), layout) for slot in range(layout.slots)]
-    rows = [to_row(cell, cell.places.tolist(), [samples[row] for row in cell.rows], []) for cell in cells]
+    cells = [
+        plan.micro_batch(step, slot, dist.get_rank(), layout) for slot in range(layout.accumulation_steps)
+    ]
+    rows = [to_row(cell, cell.positions.tolist(), [samples[row] for row in cell.rows], []) for cell in cells]
     return [to_batch(row, geometry.tile) for row in rows]
 
 

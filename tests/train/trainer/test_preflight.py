@@ -39,7 +39,7 @@ def settings(data: Path, storage: Path | str, stage: str, *more: str) -> Config:
         ("model.weights.llada_v=/none", r"^model\.weights\.llada_v=/none: no such weights; "),
         ("train.init=/none", r"^train\.init=/none: no such weights; "),
         ("model.tokenizer=/none", r"^/none/tokenizer\.json: no such tokenizer; "),
-        ("data.root=/none", r"^data\.sources\..*: nothing there under /none; "),
+        ("data.root=/none", r"^data\.sources\..*: no such file under /none; "),
     ],
 )
 def test_a_mistyped_path_does_not_bind_the_run(mistake: str, line: str, data: Path, tmp_path: Path) -> None:
