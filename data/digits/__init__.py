@@ -1,1 +1,1 @@
-"""The embedded data set: real handwritten digits in the on-disk formats of the five data sets."""
+"""The built-in data set: handwritten digits in the on-disk formats of the five published data sets."""

@@ -1,4 +1,4 @@
-"""``python -m data.digits --out FOLDER`` writes the embedded data set."""
+"""``python -m data.digits --out FOLDER`` writes the built-in data set."""
 
 import argparse
 import sys
@@ -14,9 +14,11 @@ from lladav.errors import UserError  # noqa: E402
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prints what the folder holds; exit code 2 and one line where it cannot be written."""
-    parser = argparse.ArgumentParser(prog="python -m data.digits", description="Write the embedded data set.")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write (kept if already complete)")
+    """Write the data set and print its size; returns exit code 2 and prints one line if that fails."""
+    parser = argparse.ArgumentParser(prog="python -m data.digits", description="Write the built-in data set.")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder to write; kept if it is complete already"
+    )
     parser.add_argument("--seed", type=int, default=SEED)
     options = parser.parse_args(arguments)
     try:

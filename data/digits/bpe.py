@@ -1,9 +1,9 @@
-"""A small byte-level BPE with LLaDA's special tokens and chat template.
+"""A small byte-level BPE tokenizer with LLaDA's special tokens and chat template.
 
-Its merges cross words (SuperBPE, arXiv 2503.13423): the system prompt present in every sample and most
-questions are one token each. Digits are always tokens of their own: numbers of any length are read digit by
-digit. Line ends and the suffixes /think and /no_think never share a token with the text beside them: a turn's
-header and a question are encoded alike whatever follows.
+Merges cross word boundaries (SuperBPE, arXiv 2503.13423): the system prompt, which is in every sample, and
+most questions are one token each. Every digit is a separate token, so that numbers are read digit by digit.
+Newlines and the suffixes /think and /no_think never share a token with adjacent text: the tokens of a turn's
+header and of a question do not depend on what follows.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ CHAT_TEMPLATE = (
 
 
 def special_ids() -> TokenIds:
-    """The ids that the special tokens get: the first ones, in the order of ``SPECIAL_ORDER``."""
+    """The ids of the special tokens: the first ids, in the order of ``SPECIAL_ORDER``."""
     return TokenIds(**{role: index for index, role in enumerate(SPECIAL_ORDER)})
 
 
 def train(texts: Iterable[str], max_vocabulary: int = MAX_VOCABULARY) -> Tokenizer:
-    """A tokenizer whose merges come from ``texts``; deterministic."""
+    """Train a tokenizer on ``texts``; deterministic."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -56,7 +56,7 @@ def train(texts: Iterable[str], max_vocabulary: int = MAX_VOCABULARY) -> Tokeniz
 
 
 def save(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write ``tokenizer.json`` and the two files that transformers wants beside it."""
+    """Write ``tokenizer.json`` and the two other files that transformers reads."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     named = {

@@ -1,8 +1,8 @@
-"""Text for the tokenizer and the language tower: the same conversations with pictures written as characters.
+"""Text for the tokenizer and the language tower: conversations whose images are written as characters.
 
-A "picture" has one character per visual token, laid out as those are (base view without line ends, then the
-stitched tiles row by row): a dot for an empty patch, else a letter that says which digit covers the patch and
-which place it has in its view. The projector later has to say the same in its place.
+An image has one character for each of its visual tokens, in their order (base view without newlines, then the
+stitched tiles row by row): a dot for an empty patch, else a letter for the digit that covers the patch and
+its rank from the left. The projector later has to give the language tower the same information.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from lladav.inputs.types import VisualKind
 
 DOT, LINE_END = ".", "\n"
 SIGNS = string.ascii_letters[:30]
-"""One letter for each place (0-2) and digit."""
+"""One letter for each rank from the left (0-2) and digit."""
 
-SYSTEM_SHARE = 20
-"""The system prompt is repeated for one in so many sentences."""
+RECORDS_PER_SYSTEM_PROMPT = 20
+"""The texts of the chat template occur once for this many records."""
 
 
 def sentences(records: Sequence[DigitRecord]) -> Iterator[str]:
-    """What is said in training records, for the tokenizer."""
+    """The texts of training records, on which the tokenizer is trained."""
     for number, record in enumerate(records):
-        if number % SYSTEM_SHARE == 0:
+        if number % RECORDS_PER_SYSTEM_PROMPT == 0:
             yield from (SYSTEM_PROMPT, "system", "user", "assistant", LINE_END + LINE_END)
         for question, answer in record.pairs:
             yield question

@@ -1,7 +1,6 @@
-"""The 1,797 handwritten digits that scikit-learn ships, and the fifth of them that no training image may
-show.
+"""The 1,797 handwritten digits of scikit-learn, split into a training pool and a held-out fifth.
 
-The split is fixed: it depends neither on a seed nor on an option, so that results of different runs compare.
+The split depends on no seed and no option, so that results of different runs are comparable.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ MAX_INK = 16.0
 
 @dataclass(frozen=True)
 class Pool:
-    """Indices of the glyphs that may be drawn, by digit: ``by_digit[d]`` is an int array."""
+    """A set of glyphs: ``by_digit[d]`` is an int array with the indices of the glyphs of digit ``d``."""
 
     by_digit: tuple[np.ndarray, ...]
 
@@ -32,14 +31,14 @@ class Pool:
         return np.sort(np.concatenate(self.by_digit))
 
     def draw(self, digit: int, rng: np.random.Generator) -> int:
-        """A random glyph of this digit."""
+        """The index of a random glyph of this digit."""
         return int(self.by_digit[digit][rng.integers(len(self.by_digit[digit]))])
 
 
 @cache
 def labels() -> np.ndarray:
-    """The digit (0-9) of every glyph, int array of 1,797."""
-    return _bunch()[1]
+    """The digit (0-9) of every glyph, as an int array (1797,)."""
+    return _load()[1]
 
 
 @cache
@@ -55,13 +54,13 @@ def held_out_pool() -> Pool:
 
 
 def stored(index: int) -> np.ndarray:
-    """One glyph's (8, 8) pixels as scikit-learn keeps them, ink up to 16."""
-    return _bunch()[0][index]
+    """The pixels (8, 8) of a glyph as scikit-learn stores them: floats from 0 (paper) to 16 (ink)."""
+    return _load()[0][index]
 
 
 @cache
 def smooth(index: int) -> Image.Image:
-    """One glyph as a grey picture of 36x36 pixels, ink bright, enlarged from its 8x8 stored pixels."""
+    """A glyph as a grey image of 36x36 pixels with bright ink, upscaled from its 8x8 stored pixels."""
     pixels = Image.fromarray((stored(index) * (255.0 / MAX_INK)).round().astype(np.uint8))
     side = SMOOTH_SIDE - 2 * SMOOTH_MARGIN
     framed = Image.new("L", (SMOOTH_SIDE, SMOOTH_SIDE))
@@ -70,7 +69,7 @@ def smooth(index: int) -> Image.Image:
 
 
 @cache
-def _bunch() -> tuple[np.ndarray, np.ndarray]:
+def _load() -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_digits  # takes a second to import
 
     pixels, digits = load_digits(return_X_y=True)

@@ -1,7 +1,7 @@
-"""Which patch of which view holds the middle of which digit.
+"""Label maps: the digit at each patch of each view of a scene.
 
-The same maps are targets of the vision tower (view by view) and, written as characters, the "pictures" that
-the language tower learns to read. They follow ``lladav.inputs.images`` exactly: same grid, resize and crop.
+They are the targets of the vision tower's pretraining. Written as characters, they replace images in the
+pretraining of the language tower. They use the same grid, resize and crop as ``lladav.inputs.images``.
 """
 
 from __future__ import annotations
@@ -15,43 +15,48 @@ from data.digits.scenes import Placed, Scene
 from lladav.inputs.images import ViewGeometry, choose_grid, fitted_size, merge_geometry
 
 EMPTY = 10
-"""A patch that holds no digit's middle."""
+"""Label of a patch that contains the middle of no digit."""
 
 UNSURE = -100
-"""A patch whose digit is cut by the view's edge too much to be told, and too little to be called absent."""
+"""Label of a patch to ignore: its digit is cut by the edge of the view, but not enough to count as absent."""
 
 UNCOVERED = -1
-"""A patch that no digit covers."""
+"""Value of a patch that no digit covers."""
 
-TOLD, ABSENT = 0.7, 0.35
-"""Share of a digit's box inside the view above which it counts, and below which it does not."""
+VISIBLE_SHARE, ABSENT_SHARE = 0.7, 0.35
+"""A digit is visible if at least this share of its box is inside the view, and absent up to this share."""
 
 Box = tuple[float, float, float, float]
+"""Left, top, width and height in pixels."""
 
 
 def middle_maps(scene: Scene, geometry: ViewGeometry) -> np.ndarray:
-    """(views, side, side): the digit with its middle in each patch of a tiled image, else ``EMPTY`` or
-    ``UNSURE``; base view first, tiles row by row.
+    """The digit whose middle is in each patch, else ``EMPTY`` or ``UNSURE``: (views, side, side).
+
+    The views are those of a tiled image: the base view, then the tiles row by row.
     """
     return np.stack([_middle_map(scene, boxes, geometry) for boxes in _tiled_views(scene, geometry)])
 
 
 def cover_maps(scene: Scene, geometry: ViewGeometry) -> np.ndarray:
-    """(views, side, side): which of the scene's digits covers each patch's middle, ``UNCOVERED`` where none
-    that is told.
+    """The index of the visible digit that covers the middle of each patch, else ``UNCOVERED``.
+
+    The shape is (views, side, side), with the views of ``middle_maps``.
     """
     return np.stack([_cover_map(boxes, geometry) for boxes in _tiled_views(scene, geometry)])
 
 
 def base_map(scene: Scene, geometry: ViewGeometry) -> np.ndarray:
-    """(side, side) signs of the squashed view: 10 times the place from the left plus the digit, of the digit
-    that covers the patch, else ``UNCOVERED``.
+    """The sign of each patch (side, side) of the base view.
+
+    The sign of a covered patch is 10 times the rank of its digit from the left plus the digit; other patches
+    are ``UNCOVERED``.
     """
     return _sign_map(scene, _base_view(scene, geometry), geometry)
 
 
 def padded_map(scene: Scene, geometry: ViewGeometry) -> np.ndarray:
-    """(side, side) signs of the one view of an image padded to a square."""
+    """The signs (side, side) of the single view of a padded image."""
     longest = max(scene.width, scene.height)
     left, top = (longest - scene.width) // 2, (longest - scene.height) // 2
     scale = geometry.tile / longest
@@ -60,24 +65,24 @@ def padded_map(scene: Scene, geometry: ViewGeometry) -> np.ndarray:
 
 
 def merged_map(scene: Scene, geometry: ViewGeometry) -> np.ndarray:
-    """(height, width) signs of the stitched, cut and shrunk tiles; places count within a tile."""
+    """The signs (height, width) of the stitched, cropped and shrunk tiles; ranks count within a tile."""
     merge = merge_geometry(scene.width, scene.height, geometry)
     _, *views = [_sign_map(scene, boxes, geometry) for boxes in _tiled_views(scene, geometry)]
     side = geometry.side
     stitched = np.stack(views).reshape(merge.rows, merge.columns, side, side).swapaxes(1, 2)
     stitched = stitched.reshape(merge.rows * side, merge.columns * side)
-    cut = stitched[merge.top : len(stitched) - merge.top, merge.left : stitched.shape[1] - merge.left]
-    return shrink(cut, merge.height, merge.width)
+    cropped = stitched[merge.top : len(stitched) - merge.top, merge.left : stitched.shape[1] - merge.left]
+    return shrink(cropped, merge.height, merge.width)
 
 
-def places(cover: np.ndarray) -> np.ndarray:
-    """The place from the left of each covered patch's digit, from a view's (side, side) cover map."""
-    seen = np.unique(cover[cover != UNCOVERED])
-    return np.where(cover == UNCOVERED, UNCOVERED, np.searchsorted(seen, cover))
+def ranks_from_left(cover: np.ndarray) -> np.ndarray:
+    """The rank from the left of each covered patch's digit among the view's digits, from its cover map."""
+    visible = np.unique(cover[cover != UNCOVERED])
+    return np.where(cover == UNCOVERED, UNCOVERED, np.searchsorted(visible, cover))
 
 
 def shrink(signs: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The map on a coarser grid, whose cells keep a sign if any of theirs has one."""
+    """The map on a coarser grid; a cell is covered if any of its patches is."""
     small = np.full((height, width), UNCOVERED)
     for y, x in np.argwhere(signs != UNCOVERED):
         small[y * height // signs.shape[0], x * width // signs.shape[1]] = signs[y, x]
@@ -90,7 +95,7 @@ def _base_view(scene: Scene, geometry: ViewGeometry) -> list[Box]:
 
 
 def _tiled_views(scene: Scene, geometry: ViewGeometry) -> Iterator[list[Box]]:
-    """The digits' boxes as each view sees them, in pixels from its upper left corner."""
+    """The boxes of the digits in each view, relative to its upper left corner."""
     yield _base_view(scene, geometry)
     columns, rows = choose_grid(scene.width, scene.height, geometry)
     frame = columns * geometry.tile, rows * geometry.tile
@@ -106,9 +111,9 @@ def _scaled(item: Placed, across: float, down: float, left: float, top: float) -
 
 
 def _middle_map(scene: Scene, boxes: list[Box], geometry: ViewGeometry) -> np.ndarray:
-    """Labels of one view.
+    """The labels of one view.
 
-    All digits share the row of the line they stand on, so that a map read row by row is in reading order.
+    All digits are put in the row of their common baseline, so that the rows of a map are in reading order.
     """
     labels = np.full((geometry.side, geometry.side), EMPTY)
     patch = geometry.tile / geometry.side
@@ -116,31 +121,32 @@ def _middle_map(scene: Scene, boxes: list[Box], geometry: ViewGeometry) -> np.nd
     for digit, box in zip(scene.digits, boxes, strict=True):
         column = int((box[0] + box[2] / 2) // patch)
         if 0 <= column < geometry.side and 0 <= row < geometry.side:
-            seen = _seen(box, geometry)
-            labels[row, column] = digit if seen >= TOLD else UNSURE if seen > ABSENT else EMPTY
+            share = _visible_share(box, geometry)
+            unsure = UNSURE if share > ABSENT_SHARE else EMPTY
+            labels[row, column] = digit if share >= VISIBLE_SHARE else unsure
     return labels
 
 
 def _sign_map(scene: Scene, boxes: list[Box], geometry: ViewGeometry) -> np.ndarray:
     cover = _cover_map(boxes, geometry)
     digits = np.array([*scene.digits, 0])[cover]
-    return np.where(cover == UNCOVERED, UNCOVERED, 10 * places(cover) + digits)
+    return np.where(cover == UNCOVERED, UNCOVERED, 10 * ranks_from_left(cover) + digits)
 
 
 def _cover_map(boxes: list[Box], geometry: ViewGeometry) -> np.ndarray:
     cover = np.full((geometry.side, geometry.side), UNCOVERED)
     patch = geometry.tile / geometry.side
     middles = (np.arange(geometry.side) + 0.5) * patch
-    for place, (left, top, width, height) in enumerate(boxes):
-        if _seen(boxes[place], geometry) >= TOLD:
+    for number, (left, top, width, height) in enumerate(boxes):
+        if _visible_share(boxes[number], geometry) >= VISIBLE_SHARE:
             across = np.abs(middles - (left + width / 2)) <= max(width, patch) / 2
             down = np.abs(middles - (top + height / 2)) <= max(height, patch) / 2
-            cover[np.ix_(down, across)] = place
+            cover[np.ix_(down, across)] = number
     return cover
 
 
-def _seen(box: Box, geometry: ViewGeometry) -> float:
-    """Share of a digit's box that lies inside the view."""
+def _visible_share(box: Box, geometry: ViewGeometry) -> float:
+    """The share of a box that is inside the view."""
     left, top, width, height = box
     return _inside(left, width, geometry.tile) * _inside(top, height, geometry.tile)
 

@@ -1,52 +1,64 @@
-"""Writes the whole embedded data set into a folder, once.
+"""Writing of the built-in data set into a folder, once.
 
     llava_pretrain/annotations.json, images/         captions
     mammoth_si/annotations.json, *.tar               questions about one image
-    mammoth_ov/annotations.json, *.tar               several images, text alone, clips, one image
+    mammoth_ov/annotations.json, *.tar               several images, text alone, videos, one image
     visualwebinstruct/annotations.jsonl, images.zip  step-by-step arithmetic
     llava_next/train-00000-of-00001.parquet          the ablation's set
     held_out/questions.jsonl, images/                questions on glyphs that no training image shows
     tokenizer/                                       byte-level BPE with LLaDA's special tokens
-    glyphs.json                                      which glyphs are held out, and which each picture shows
+    glyphs.json                                      the held-out glyphs, and the glyphs in each image
 
-The folder appears whole or not at all: everything is written beside it and renamed at the end.
+The folder is created atomically: everything is written to a temporary folder next to it and renamed at the
+end.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import chain, repeat
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from data.digits import bpe, corpus, glyphs, writers
-from data.digits.records import SETS, held_out, training_set
+from data.digits import bpe, corpus, glyphs, records, writers
+from data.digits.records import DigitRecord, Make
 from lladav.errors import UserError
 
 SEED = 42
-WRITERS = {
-    "llava_pretrain": writers.write_json_folder,
-    "mammoth_si": writers.write_json_tars,
-    "mammoth_ov": writers.write_json_tars,
-    "visualwebinstruct": writers.write_jsonl_zip,
-    "llava_next": writers.write_parquet,
+
+
+class TrainingSet(NamedTuple):
+    """A training set: the function that makes its records, their number, and the writer of its format."""
+
+    make: Make
+    size: int
+    write: Callable[[Sequence[DigitRecord], Path], writers.Provenance]
+
+
+SETS = {
+    "llava_pretrain": TrainingSet(records.captioned, 3000, writers.write_json_folder),
+    "mammoth_si": TrainingSet(records.single_image, 5000, writers.write_json_tars),
+    "mammoth_ov": TrainingSet(records.one_vision, 2500, writers.write_json_tars),
+    "visualwebinstruct": TrainingSet(records.step_by_step, 2500, writers.write_jsonl_zip),
+    "llava_next": TrainingSet(records.single_image, 500, writers.write_parquet),
 }
-"""The on-disk format of each training set."""
+"""The training sets by name. A new one also needs an entry in ``conf/data/digits.yaml``."""
 
 HELD_OUT_FOLDER = "held_out"
 PROCESSES = 2
 MARKER = "prepared.json"
 VERSION = 3
-"""Raised when the content changes: an older folder is then written anew."""
+"""Increased when the content changes; a folder of another version is then written again."""
 
 
 def prepare(out: Path, seed: int = SEED, scale: float = 1.0) -> dict[str, int]:
-    """Write the data set to ``out`` unless it is there already; returns records by set.
+    """Write the data set to ``out`` unless it is complete already; returns the number of records by set.
 
-    ``scale`` shortens the training sets (for tests). Raises ``UserError`` where ``out`` holds something else.
+    ``scale`` shortens the training sets (for tests). Raises ``UserError`` if ``out`` holds something else.
     """
     identity = {"version": VERSION, "seed": seed, "scale": scale}
     done = _marker(out)
@@ -54,7 +66,7 @@ def prepare(out: Path, seed: int = SEED, scale: float = 1.0) -> dict[str, int]:
         return done["records"]
     if out.exists() and not done:
         raise UserError(
-            f"{out}: exists and is not an embedded data set; choose another folder or remove this one"
+            f"{out}: exists and is not a built-in data set; choose another folder or remove this one"
         )
     return _replace(out, identity)
 
@@ -77,29 +89,31 @@ def _marker(out: Path) -> dict | None:
 
 
 def _write_all(root: Path, seed: int, scale: float) -> dict[str, int]:
-    """Write the sets side by side, then what follows from all of them; returns records by set."""
-    names = [*sorted(SETS, key=lambda name: SETS[name][1], reverse=True), HELD_OUT_FOLDER]
+    """Write the sets in parallel, then the files that depend on all of them; returns records by set."""
+    names = [*sorted(SETS, key=lambda name: SETS[name].size, reverse=True), HELD_OUT_FOLDER]
     with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as pool:
         written = pool.map(_write_set, [root / name for name in names], repeat(seed), repeat(scale))
-        parts = dict(zip(names, written, strict=True))
-    shown = {f"{name}/{path}": seen for name, part in parts.items() for path, seen in part.shown.items()}
+        sets = dict(zip(names, written, strict=True))
+    shown = {f"{name}/{path}": seen for name, each in sets.items() for path, seen in each.shown.items()}
     provenance = {"held_out": glyphs.held_out_pool().indices.tolist(), "pictures": shown}
     (root / "glyphs.json").write_text(json.dumps(provenance) + "\n")
-    bpe.save(bpe.train(chain.from_iterable(part.said for part in parts.values())), root / "tokenizer")
-    return {name: parts[name].records for name in (*SETS, HELD_OUT_FOLDER)}
+    bpe.save(bpe.train(chain.from_iterable(each.sentences for each in sets.values())), root / "tokenizer")
+    return {name: sets[name].records for name in (*SETS, HELD_OUT_FOLDER)}
 
 
-class _Part(NamedTuple):
-    """What is left to be told of a set once it is written; ``said`` is empty for held-out questions."""
+class _WrittenSet(NamedTuple):
+    """A set that has been written; only training sets have ``sentences`` for the tokenizer."""
 
     records: int
     shown: writers.Provenance
-    said: list[str]
+    sentences: list[str]
 
 
-def _write_set(folder: Path, seed: int, scale: float) -> _Part:
+def _write_set(folder: Path, seed: int, scale: float) -> _WrittenSet:
     if folder.name == HELD_OUT_FOLDER:
-        questions = list(held_out(glyphs.held_out_pool(), seed))
-        return _Part(len(questions), writers.write_questions(questions, folder), [])
-    records = training_set(folder.name, seed, glyphs.training_pool(), scale)
-    return _Part(len(records), WRITERS[folder.name](records, folder), list(corpus.sentences(records)))
+        questions = list(records.held_out(glyphs.held_out_pool(), seed))
+        return _WrittenSet(len(questions), writers.write_questions(questions, folder), [])
+    make, size, write = SETS[folder.name]
+    total = max(1, round(size * scale))
+    made = list(records.records(make, folder.name, total, seed, glyphs.training_pool()))
+    return _WrittenSet(len(made), write(made, folder), list(corpus.sentences(made)))

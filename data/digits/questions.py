@@ -1,6 +1,6 @@
-"""What is asked about digits, and the right answers: pure functions of the digits and a random generator.
+"""Questions about digits and their correct answers: pure functions of the digits and a random generator.
 
-An answer is as short as it can be, save for step-by-step arithmetic, which writes its steps and ends in
+Answers are as short as possible, except for step-by-step arithmetic, which writes its steps and ends in
 "Answer: N".
 """
 
@@ -33,22 +33,22 @@ COUNT = (
     "How many digits does the image show?",
     "Count the digits in the picture.",
 )
-LARGEST_SUM_SO_FAR = 18
-"""Sum of two digits, to which a third may be added."""
+MAX_PARTIAL_SUM = 18
+"""The largest sum of two digits, to which a third may be added."""
 
-DIFFERENCES = 0.25
-"""How many of the calculations that a question states are differences."""
+DIFFERENCE_SHARE = 0.25
+"""Fraction of the calculations stated in a question that are differences."""
 
 WATCH = ("Which digits does the video show, in order?", "Read the digits in the order they appear.")
 
 
 def choose(options: Sequence, rng: np.random.Generator):
-    """One of the options, each as likely."""
+    """A uniformly random option."""
     return options[int(rng.integers(len(options)))]
 
 
 def joined(digits: Sequence[int]) -> str:
-    """The digits as they are read: 3, 8 and 1 give "381"."""
+    """The digits as text: 3, 8 and 1 give "381"."""
     return "".join(map(str, digits))
 
 
@@ -65,17 +65,17 @@ def count(digits: Sequence[int], rng: np.random.Generator) -> Pair:
 
 
 def locate(digits: Sequence[int], rng: np.random.Generator) -> Pair:
-    name, digit = _any_place(digits, rng)
+    name, digit = _random_digit(digits, rng)
     return f"What is the {name} digit?", str(digit)
 
 
 def parity(digits: Sequence[int], rng: np.random.Generator) -> Pair:
-    name, digit = _any_place(digits, rng)
+    name, digit = _random_digit(digits, rng)
     return f"Is the {name} digit even or odd?", _parity(digit)
 
 
 def compare(digits: Sequence[int], rng: np.random.Generator) -> Pair:
-    """The extreme digit of all, or which of the two ends is the larger."""
+    """The smallest or the largest digit, or the larger one of the first and the last."""
     kind = int(rng.integers(3))
     if kind == 2:
         return "Which is larger, the first digit or the last digit?", _larger_end(digits)
@@ -87,18 +87,18 @@ def compare(digits: Sequence[int], rng: np.random.Generator) -> Pair:
 
 
 def arithmetic(digits: Sequence[int], rng: np.random.Generator) -> Pair:
-    """Two or more digits added or subtracted, every step written out."""
+    """A sum or difference of digits in the image, with every step written out."""
     ask = choose((_total, _ends, _spread), rng)
     question, steps, result = ask(digits)
     return f"{question} Think step by step.", _steps(steps, result)
 
 
 def text_only(rng: np.random.Generator) -> Pair:
-    """A question that needs no image."""
+    """A question without an image."""
     a, b = rng.integers(0, 10, 2).tolist()
-    sum_so_far = int(rng.integers(0, choose((10, LARGEST_SUM_SO_FAR + 1), rng)))
+    partial_sum = int(rng.integers(0, choose((10, MAX_PARTIAL_SUM + 1), rng)))
     options = (
-        (f"What is {sum_so_far} + {b}?", str(sum_so_far + b)),
+        (f"What is {partial_sum} + {b}?", str(partial_sum + b)),
         (f"What is {max(a, b)} - {min(a, b)}?", str(abs(a - b))),
         (f"Which is larger, {a} or {b}?", str(max(a, b))),
         (f"Is {a} even or odd?", _parity(a)),
@@ -107,9 +107,9 @@ def text_only(rng: np.random.Generator) -> Pair:
 
 
 def sum_in_words(rng: np.random.Generator) -> Pair:
-    """A sum or a difference that the question itself states, every step written out."""
+    """A sum or difference stated in the question itself, with every step written out."""
     digits = rng.integers(0, 10, int(rng.integers(2, 4))).tolist()
-    if rng.random() < DIFFERENCES:
+    if rng.random() < DIFFERENCE_SHARE:
         large, small = max(digits), min(digits)
         question, steps, result = f"{large} - {small}", [_step(large, "-", small)], large - small
     else:
@@ -118,7 +118,7 @@ def sum_in_words(rng: np.random.Generator) -> Pair:
 
 
 def multi_image(images: Sequence[Sequence[int]], rng: np.random.Generator) -> Pair:
-    """A question about several images together or one of them."""
+    """A question about all images or about one of them."""
     which = int(rng.integers(len(images)))
     options = (
         ("Read the digits of each image.", ", ".join(map(joined, images))),
@@ -130,7 +130,7 @@ def multi_image(images: Sequence[Sequence[int]], rng: np.random.Generator) -> Pa
 
 
 def video(digits: Sequence[int], rng: np.random.Generator) -> Pair:
-    """A question about a clip that shows one digit after the other."""
+    """A question about a video that shows one digit after another."""
     return choose(((choose(WATCH, rng), joined(digits)), locate(digits, rng)), rng)
 
 
@@ -145,9 +145,9 @@ SINGLE: dict[str, Ask] = {
 
 
 def is_correct(kind: str, answer: str, expected: str) -> bool:
-    """Whether a model's answer to a question of this type is right.
+    """Whether an answer to a question of type ``kind`` is correct.
 
-    Every type wants the exact text, save ``arithmetic``: there the last number of both texts must agree.
+    The text must match exactly, except for ``arithmetic``: there the last number of both texts must match.
     """
     if kind == "arithmetic":
         return _last_number(answer) is not None and _last_number(answer) == _last_number(expected)
@@ -159,7 +159,8 @@ def _last_number(text: str) -> int | None:
     return int(numbers[-1]) if numbers else None
 
 
-def _any_place(digits: Sequence[int], rng: np.random.Generator) -> tuple[str, int]:
+def _random_digit(digits: Sequence[int], rng: np.random.Generator) -> tuple[str, int]:
+    """An ordinal and the digit at that position."""
     return choose([*zip(ORDINALS, digits, strict=False), ("last", digits[-1])], rng)
 
 
@@ -182,7 +183,9 @@ def _step(left: int, sign: str, right: int) -> str:
 
 def _running_sum(digits: Sequence[int]) -> tuple[list[str], int]:
     sums = np.cumsum(digits).tolist()
-    return [_step(so_far, "+", digit) for so_far, digit in zip(sums[:-1], digits[1:], strict=True)], sums[-1]
+    return [_step(partial, "+", digit) for partial, digit in zip(sums[:-1], digits[1:], strict=True)], sums[
+        -1
+    ]
 
 
 def _total(digits: Sequence[int]) -> tuple[str, list[str], int]:

@@ -1,8 +1,7 @@
-"""Records of the five data sets and of the held-out questions, before they are written.
+"""Records of the training sets and of the held-out questions, before they are written to files.
 
-A record names its pictures by ``Picture``; writers decide where the bytes go. Record number i of a set
-follows from the seed, the set's name and i alone, so that sets can be made longer without changing what they
-held.
+Record i of a set depends only on the seed, the name of the set and i, so that a set can be enlarged without
+changing its first records.
 """
 
 from __future__ import annotations
@@ -19,11 +18,12 @@ from data.digits.scenes import Scene, compose, pick
 
 MARK = "<image>"
 TURNS = (0.3, 0.4, 0.3)
-"""How often a conversation about one image has 1, 2, 3 exchanges."""
+"""Probabilities that a conversation has 1, 2 and 3 questions."""
 
 FRAMES = (2, 2, 3)
+"""Numbers of frames of a video, drawn uniformly."""
 HELD_OUT_WARP = 0.3
-"""Distortion of held-out glyphs next to 1 in training, where it stands in for more handwriting."""
+"""Distortion of held-out glyphs; in training it is 1, to augment the few handwritten digits."""
 
 HELD_OUT = {
     "read": 120,
@@ -36,7 +36,7 @@ HELD_OUT = {
     "text": 40,
     "arithmetic": 130,
 }
-"""Held-out questions by type."""
+"""Number of held-out questions by type."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class DigitRecord:
-    """A conversation, as pairs of question and answer, and its pictures; ``kind`` is the type of its first
-    question.
-    """
+    """A conversation as pairs of question and answer; ``kind`` is the type of its first question."""
 
     id: str
     kind: str
@@ -67,7 +65,7 @@ class DigitRecord:
     pictures: list[Picture] = field(default_factory=list)
 
     def conversations(self) -> list[dict[str, str]]:
-        """The turns in LLaVA's form, one ``<image>`` mark per picture in front of the first question."""
+        """The turns with LLaVA's keys; an ``<image>`` mark per image or video precedes the first question."""
         marks = f"{MARK}\n" * len(self.pictures)
         (question, answer), *rest = self.pairs
         return [
@@ -81,7 +79,7 @@ Make = Callable[[str, np.random.Generator, Pool], DigitRecord]
 
 
 def captioned(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
-    """An image and its caption."""
+    """One image and its caption."""
     scene = compose(rng, pool)
     ask = "Describe the image." if rng.random() < 0.5 else "What is this?"
     return DigitRecord(name, "caption", [(ask, questions.caption(scene.digits, rng))], [Picture((scene,))])
@@ -96,13 +94,13 @@ def single_image(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord
 
 
 def one_vision(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
-    """Several images, text alone, a clip, or one image."""
+    """Several images, text alone, a video, or one image."""
     make = (several_images, text_alone, clip, single_image)[pick(rng, (0.4, 0.2, 0.1, 0.3))]
     return make(name, rng, pool)
 
 
 def several_images(name: str, rng: np.random.Generator, pool: Pool, warp: float = 1.0) -> DigitRecord:
-    """Two images of one or two digits, and a question or two."""
+    """Two images of one or two digits each, and one or two questions."""
     scenes = [compose(rng, pool, int(rng.integers(1, 3)), warp) for _ in range(2)]
     digits = [scene.digits for scene in scenes]
     pairs = [questions.multi_image(digits, rng) for _ in range(1 + (rng.random() < 0.4))]
@@ -116,7 +114,7 @@ def text_alone(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
 
 
 def clip(name: str, rng: np.random.Generator, pool: Pool, warp: float = 1.0) -> DigitRecord:
-    """A clip of two or three frames of one digit each; all frames have the size of the first."""
+    """A video of two or three frames of equal size with one digit each."""
     first = compose(rng, pool, 1, warp)
     size = first.width, first.height
     rest = [compose(rng, pool, 1, warp, size) for _ in range(questions.choose(FRAMES, rng) - 1)]
@@ -126,26 +124,26 @@ def clip(name: str, rng: np.random.Generator, pool: Pool, warp: float = 1.0) -> 
 
 
 def step_by_step(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
-    """One image of two or more digits and one or two sums with every step written out."""
+    """One image of two or three digits, and one or two calculations with every step written out."""
     scene = compose(rng, pool, int(rng.integers(2, 4)))
     pairs = [questions.arithmetic(scene.digits, rng) for _ in range(1 + (rng.random() < 0.5))]
     return DigitRecord(name, "arithmetic", pairs, [Picture((scene,))])
 
 
 def records(make: Make, name: str, total: int, seed: int, pool: Pool) -> Iterator[DigitRecord]:
-    """Records 0 to ``total`` - 1 of the set ``name``."""
+    """The first ``total`` records of the set ``name``."""
     for index in range(total):
         rng = np.random.default_rng([seed, zlib.crc32(name.encode()), index])
         yield make(f"{name}-{index:06d}", rng, pool)
 
 
 def held_out(pool: Pool, seed: int, totals: dict[str, int] = HELD_OUT) -> Iterator[DigitRecord]:
-    """Questions of one exchange each on glyphs of ``pool``, type by type."""
+    """Records of one question each about glyphs of ``pool``; ``totals`` are numbers of records by type."""
     for kind, total in totals.items():
-        yield from records(_examiner(kind), f"held-out-{kind}", total, seed, pool)
+        yield from records(_held_out_make(kind), f"held-out-{kind}", total, seed, pool)
 
 
-def _examiner(kind: str) -> Make:
+def _held_out_make(kind: str) -> Make:
     if kind == "multi-image":
         return lambda name, rng, pool: first_only(several_images(name, rng, pool, HELD_OUT_WARP))
     if kind == "video":
@@ -164,21 +162,5 @@ def _single_question(kind: str, name: str, rng: np.random.Generator, pool: Pool)
 
 
 def first_only(record: DigitRecord) -> DigitRecord:
-    """The record with the first of its questions."""
+    """The record with only its first question."""
     return DigitRecord(record.id, record.kind, record.pairs[:1], record.pictures)
-
-
-SETS: dict[str, tuple[Make, int]] = {
-    "llava_pretrain": (captioned, 3000),
-    "mammoth_si": (single_image, 5000),
-    "mammoth_ov": (one_vision, 2500),
-    "visualwebinstruct": (step_by_step, 2500),
-    "llava_next": (single_image, 500),
-}
-"""What each training set is made of, and how many records it has."""
-
-
-def training_set(name: str, seed: int, pool: Pool, scale: float = 1.0) -> list[DigitRecord]:
-    """The records of a training set; ``scale`` shortens it for tests."""
-    make, total = SETS[name]
-    return list(records(make, name, max(1, round(total * scale)), seed, pool))

@@ -1,7 +1,7 @@
-"""Pictures of one to three digits in a row: what is where, and how it is painted.
+"""Scenes: images of one to three digits in a row.
 
-A scene is composed first, as plain numbers, and painted second, so that the places of the digits are known
-without looking at pixels. The reading order is from left to right: digits never overlap in x.
+A scene is first composed as numbers and then painted, so that the positions of the digits are known exactly.
+Digits are read from left to right and never overlap horizontally.
 """
 
 from __future__ import annotations
@@ -17,30 +17,28 @@ from PIL import Image
 from data.digits import glyphs
 
 UNIT = 40
-"""Pixels of a canvas cell; canvases of one to four cells differ in how many tiles they fill."""
+"""Side of a canvas cell in pixels; canvases of different sizes need different tile grids."""
 
 CANVASES = {(1, 1): 0.42, (2, 1): 0.25, (1, 2): 0.1, (3, 1): 0.1, (2, 2): 0.13}
-"""(columns, rows) in cells, and how often."""
+"""Probability of each canvas size, (columns, rows) in cells."""
 
-NARROWEST_CELL = 0.75
-"""Cells are drawn between this and 1 of ``UNIT`` in each direction."""
+MIN_CELL_SCALE = 0.75
+"""Width and height of the cells are drawn between this fraction of ``UNIT`` and ``UNIT``."""
 
 COUNTS = {1: (0.5, 0.5, 0), 2: (0.1, 0.5, 0.4), 3: (0, 0.2, 0.8)}
-"""How often a canvas of so many columns shows 1, 2, 3 digits."""
+"""Probabilities of 1, 2 and 3 digits, by the number of columns of the canvas."""
 
 CANVAS_SHAPES = tuple(CANVASES)
 MIN_CONTRAST = 100
 MAX_GRAIN = 6
 MESH_CELLS = 2
-NET = np.stack(np.meshgrid(*[np.linspace(-0.5, 0.5, MESH_CELLS + 1)] * 2), axis=-1)
-"""The net's points (3, 3, xy), in fractions of the glyph from its middle."""
+MESH = np.stack(np.meshgrid(*[np.linspace(-0.5, 0.5, MESH_CELLS + 1)] * 2), axis=-1)
+"""Points (3, 3, xy) of the mesh that distorts a glyph, in fractions of its side, relative to its center."""
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A glyph and its box on the canvas, in pixels; ``warp`` moves a 3x3 net of points, in fractions of the
-    box.
-    """
+    """A glyph and its box on the canvas in pixels; ``warp`` (3, 3, xy) displaces the points of ``MESH``."""
 
     glyph: int
     digit: int
@@ -53,8 +51,9 @@ class Placed:
 
 @dataclass(frozen=True)
 class Scene:
-    """A canvas of ``width`` x ``height`` pixels, two RGB colours, a grain (0-255) and its digits from left to
-    right.
+    """A canvas of ``width`` x ``height`` pixels, its two RGB colors, and its digits from left to right.
+
+    ``grain`` is the standard deviation of the noise in gray levels (0-255).
     """
 
     width: int
@@ -72,7 +71,7 @@ class Scene:
 
     @property
     def glyphs(self) -> list[int]:
-        """Which glyphs it shows, in reading order."""
+        """The indices of the glyphs in reading order."""
         return [item.glyph for item in self.placed]
 
 
@@ -83,18 +82,18 @@ def compose(
     warp: float = 1.0,
     size: tuple[int, int] | None = None,
 ) -> Scene:
-    """A random scene; ``count`` of digits and ``size`` (width, height) are drawn when not given.
+    """A random scene of ``count`` digits and ``size`` (width, height), both random by default.
 
     ``warp`` scales the distortion of the glyphs.
     """
     shape = CANVAS_SHAPES[pick(rng, _canvas_weights(count))]
     width, height = size or _canvas(rng, shape)
     count = count or pick(rng, COUNTS[shape[0]]) + 1
-    paper, ink = _colours(rng)
+    paper, ink = _colors(rng)
     digits = rng.integers(0, 10, count)
     boxes = _row_of_boxes(rng, count, width, height)
     placed = [
-        Placed(pool.draw(digit, rng), int(digit), *box, _net(rng, warp))
+        Placed(pool.draw(digit, rng), int(digit), *box, _warp(rng, warp))
         for digit, box in zip(digits, boxes, strict=True)
     ]
     return Scene(
@@ -114,25 +113,25 @@ def paint(scene: Scene) -> Image.Image:
 
 
 def pick(rng: np.random.Generator, weights: Iterable[float]) -> int:
-    """An index drawn with the given weights (a hundred times quicker than ``Generator.choice``)."""
-    reach = list(accumulate(weights))
-    return bisect(reach, rng.random() * reach[-1], hi=len(reach) - 1)
+    """A random index with these weights; a hundred times faster than ``Generator.choice``."""
+    cumulative = list(accumulate(weights))
+    return bisect(cumulative, rng.random() * cumulative[-1], hi=len(cumulative) - 1)
 
 
 def _canvas_weights(count: int | None) -> list[float]:
-    """How often each canvas is used, given the number of digits if that is fixed."""
+    """The weight of each canvas size, given the number of digits if that is fixed."""
     return [
         weight * (COUNTS[columns][count - 1] if count else 1) for (columns, _), weight in CANVASES.items()
     ]
 
 
 def _canvas(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[int, int]:
-    width, height = rng.uniform(NARROWEST_CELL, 1.0, 2) * UNIT * shape
+    width, height = rng.uniform(MIN_CELL_SCALE, 1.0, 2) * UNIT * shape
     return round(width), round(height)
 
 
-def _colours(rng: np.random.Generator) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """Paper and ink whose brightness differs enough, dark on light as often as light on dark."""
+def _colors(rng: np.random.Generator) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Colors of paper and ink with at least ``MIN_CONTRAST``; half of the scenes are light on dark."""
     dark = rng.uniform(0, 255 - MIN_CONTRAST)
     light = rng.uniform(dark + MIN_CONTRAST, 255)
     grey = [dark, light] if rng.random() < 0.5 else [light, dark]
@@ -143,9 +142,7 @@ def _colours(rng: np.random.Generator) -> tuple[tuple[int, int, int], tuple[int,
 def _row_of_boxes(
     rng: np.random.Generator, count: int, width: int, height: int
 ) -> list[tuple[int, int, int, int]]:
-    """Boxes (left, top, width, height), one in each of ``count`` equal columns, on a line that is nearly
-    straight.
-    """
+    """Boxes (left, top, width, height), one in each of ``count`` equal columns, on a nearly straight line."""
     column = width / count
     tallest = min(height, UNIT, column * 1.6)
     size = rng.uniform(0.65, 1.0) * tallest
@@ -163,30 +160,32 @@ def _box(
     return int(left), int(top), max(1, int(wide)), max(1, int(high))
 
 
-def _net(rng: np.random.Generator, strength: float) -> np.ndarray:
-    """Displacements (3, 3, 2) of a net over the glyph: a turn, a slant, a stretch and independent jitter."""
-    y, x = NET[..., 1], NET[..., 0]
-    turn, slant = rng.normal(0, [0.08, 0.12]) * strength
+def _warp(rng: np.random.Generator, strength: float) -> np.ndarray:
+    """Displacements (3, 3, xy) of the mesh: a rotation, a slant, a stretch and independent jitter."""
+    y, x = MESH[..., 1], MESH[..., 0]
+    rotation, slant = rng.normal(0, [0.08, 0.12]) * strength
     stretch = rng.normal(0, 0.06, 2) * strength
     jitter = rng.normal(0, 0.025, (*x.shape, 2)) * strength
-    return np.stack([stretch[0] * x - (turn + slant) * y, stretch[1] * y + turn * x], axis=-1) + jitter
+    return (
+        np.stack([stretch[0] * x - (rotation + slant) * y, stretch[1] * y + rotation * x], axis=-1) + jitter
+    )
 
 
 def _warped(item: Placed) -> Image.Image:
-    """The glyph, bent and resized to its box, as coverage (0-255)."""
+    """The glyph, distorted and resized to its box, as ink coverage (0-255)."""
     side, cell = glyphs.SMOOTH_SIDE, glyphs.SMOOTH_SIDE // MESH_CELLS
-    net = ((NET + 0.5 + item.warp) * side).tolist()
+    points = ((MESH + 0.5 + item.warp) * side).tolist()
     mesh = [
-        ((x * cell, y * cell, (x + 1) * cell, (y + 1) * cell), _corners(net, x, y))
+        ((x * cell, y * cell, (x + 1) * cell, (y + 1) * cell), _corners(points, x, y))
         for y in range(MESH_CELLS)
         for x in range(MESH_CELLS)
     ]
-    bent = glyphs.smooth(item.glyph).transform(
+    distorted = glyphs.smooth(item.glyph).transform(
         (side, side), Image.Transform.MESH, mesh, Image.Resampling.BILINEAR
     )
-    return bent.resize((item.width, item.height), Image.Resampling.BICUBIC)
+    return distorted.resize((item.width, item.height), Image.Resampling.BICUBIC)
 
 
-def _corners(net: list[list[list[float]]], x: int, y: int) -> tuple[float, ...]:
-    """Source corners in the order Pillow wants: upper left, lower left, lower right, upper right."""
-    return (*net[y][x], *net[y + 1][x], *net[y + 1][x + 1], *net[y][x + 1])
+def _corners(points: list[list[list[float]]], x: int, y: int) -> tuple[float, ...]:
+    """Source corners in Pillow's order: upper left, lower left, lower right, upper right."""
+    return (*points[y][x], *points[y + 1][x], *points[y + 1][x + 1], *points[y][x + 1])

@@ -1,6 +1,6 @@
-"""Views of many new scenes, labelled patch by patch, for the lessons of the vision tower.
+"""Labelled views of random scenes, for the pretraining of the vision tower.
 
-Painted by two processes that import no torch, so that they start quickly.
+They are painted in two processes that do not import torch, so that they start quickly.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from lladav.inputs.images import ViewGeometry, prepare_image
 from lladav.inputs.types import VisualKind
 
 PROCESSES = 2
-BLANK_SHARE = 0.1
-"""Of the tiles without a digit's middle, how many are kept."""
+EMPTY_TILE_SHARE = 0.1
+"""Fraction of the tiles without the middle of a digit that are kept."""
 
 
 class LabelledViews(NamedTuple):
-    """uint8 views (N, 3, S, S) and int64 labels of their patches (N, P): the digit with its middle there, the
-    covering glyph, and its place among the view's digits from the left and from the right; and what is
-    a base view (N).
+    """Views (N, 3, S, S; uint8) and labels of their patches (N, P; int64).
+
+    ``middles`` is the digit whose middle is in the patch, ``glyphs`` the glyph that covers it, and
+    ``from_left`` and ``from_right`` the rank of that glyph among the view's digits. ``is_base`` (N) marks
+    base views.
     """
 
     views: np.ndarray
@@ -40,7 +42,7 @@ class LabelledViews(NamedTuple):
 def labelled_views(
     pool: Pool, scenes: int, geometry: ViewGeometry, seed: int, warp: float = 1.0
 ) -> LabelledViews:
-    """The base view and tiles of that many scenes, most tiles without a digit left out."""
+    """The base views and tiles of random scenes, without most of the tiles that have no digit."""
     part = scenes // PROCESSES
     jobs = [(pool, part, geometry, (seed, number), warp) for number in range(PROCESSES)]
     with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as workers:
@@ -62,16 +64,16 @@ def _of_scene(scene: Scene, geometry: ViewGeometry, rng: np.random.Generator) ->
     views = prepare_image(paint(scene), VisualKind.tiled, geometry).views
     middles = maps.middle_maps(scene, geometry)
     is_base = np.arange(len(views)) == 0
-    kept = is_base | (middles != maps.EMPTY).any((1, 2)) | (rng.random(len(views)) < BLANK_SHARE)
+    kept = is_base | (middles != maps.EMPTY).any((1, 2)) | (rng.random(len(views)) < EMPTY_TILE_SHARE)
     covers = maps.cover_maps(scene, geometry)[kept]
     glyphs = np.append(scene.glyphs, maps.UNCOVERED)[covers]
-    from_left, from_right = np.stack([_places(cover) for cover in covers], axis=1)
+    from_left, from_right = np.stack([_ranks(cover) for cover in covers], axis=1)
     flat = [x.reshape(kept.sum(), -1) for x in (middles[kept], glyphs, from_left, from_right)]
     return LabelledViews._make([views[kept], *flat, is_base[kept]])
 
 
-def _places(cover: np.ndarray) -> np.ndarray:
-    """(2, side, side): the place of each covered patch's digit from the left and from the right."""
-    from_left = maps.places(cover)
+def _ranks(cover: np.ndarray) -> np.ndarray:
+    """The rank of each covered patch's digit from the left and from the right: (2, side, side)."""
+    from_left = maps.ranks_from_left(cover)
     from_right = np.where(cover == maps.UNCOVERED, maps.UNCOVERED, from_left.max() - from_left)
     return np.stack([from_left, from_right])

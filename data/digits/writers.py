@@ -1,7 +1,6 @@
-"""Writers of the data sets' own on-disk formats (JSON list + folder, JSON list + tars, JSON lines + zip,
-parquet).
+"""Writers of the published data sets' formats: JSON list and folder or tars, JSON lines and zip, parquet.
 
-Archives carry fixed dates and owners: the same seed gives the same bytes.
+Archives have fixed dates and owners, so that the same seed gives the same bytes.
 """
 
 from __future__ import annotations
@@ -21,22 +20,20 @@ from data.digits.scenes import paint
 
 FRAME_MILLISECONDS = 1000
 JPEG_QUALITY = 92
-PER_ARCHIVE = 2000
-"""Pictures per tar or folder."""
+FILES_PER_ARCHIVE = 2000
+"""Number of images per tar or folder."""
 
-EPOCH_OF_ZIP = (1980, 1, 1, 0, 0, 0)
+ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 Provenance = dict[str, list[int]]
-"""The glyphs that each picture shows, by the picture's path under the root (``archive!member`` inside an
-archive).
-"""
+"""The glyphs in each image, by the path of the image below the set (``archive!member`` in an archive)."""
 
 
 def write_json_folder(records: Sequence[DigitRecord], folder: Path, suffix: str = "jpg") -> Provenance:
-    """LLaVA-Pretrain: ``annotations.json`` beside ``images/00000/ID.jpg``."""
+    """The format of LLaVA-Pretrain: ``annotations.json`` and ``images/00000/ID.jpg``."""
     shown = {}
     for number, (name_of_file, picture) in enumerate(_named(records, suffix)):
-        path = f"{number // PER_ARCHIVE:05d}/{name_of_file}"
+        path = f"{number // FILES_PER_ARCHIVE:05d}/{name_of_file}"
         file = folder / "images" / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(encoded(picture, suffix))
@@ -47,13 +44,13 @@ def write_json_folder(records: Sequence[DigitRecord], folder: Path, suffix: str 
 
 
 def write_json_tars(records: Sequence[DigitRecord], folder: Path) -> Provenance:
-    """MAmmoTH-VL: ``annotations.json`` beside ``images_00.tar``, ``images_01.tar``, ..."""
+    """The format of MAmmoTH-VL: ``annotations.json``, ``images_00.tar``, ``images_01.tar``, ..."""
     folder.mkdir(parents=True, exist_ok=True)
     named = [(f"images/{path}", picture) for path, picture in _named(records, "png")]
     shown = {}
-    for number, start in enumerate(range(0, len(named), PER_ARCHIVE)):
+    for number, start in enumerate(range(0, len(named), FILES_PER_ARCHIVE)):
         archive = f"images_{number:02d}.tar"
-        part = named[start : start + PER_ARCHIVE]
+        part = named[start : start + FILES_PER_ARCHIVE]
         with tarfile.open(folder / archive, "w") as tar:
             for path, picture in part:
                 _add_to_tar(tar, path, encoded(picture, "png"))
@@ -63,18 +60,18 @@ def write_json_tars(records: Sequence[DigitRecord], folder: Path) -> Provenance:
 
 
 def write_jsonl_zip(records: Sequence[DigitRecord], folder: Path) -> Provenance:
-    """VisualWebInstruct: ``annotations.jsonl`` beside ``images.zip``."""
+    """The format of VisualWebInstruct: ``annotations.jsonl`` and ``images.zip``."""
     folder.mkdir(parents=True, exist_ok=True)
     named = [(f"images/{path}", picture) for path, picture in _named(records, "png")]
     with zipfile.ZipFile(folder / "images.zip", "w") as archive:
         for path, picture in named:
-            archive.writestr(zipfile.ZipInfo(path, EPOCH_OF_ZIP), encoded(picture, "png"))
+            archive.writestr(zipfile.ZipInfo(path, ZIP_DATE), encoded(picture, "png"))
     _write_lines(folder / "annotations.jsonl", _as_dicts(records, [path for path, _ in named]))
     return {f"images.zip!{path}": picture.glyphs for path, picture in named}
 
 
 def write_parquet(records: Sequence[DigitRecord], folder: Path) -> Provenance:
-    """LLaVA-NeXT: ``train-00000-of-00001.parquet`` with columns id, image {bytes, path} and conversations."""
+    """The format of LLaVA-NeXT: one parquet file with columns id, image {bytes, path} and conversations."""
     folder.mkdir(parents=True, exist_ok=True)
     named = list(_named(records, "png"))
     rows = [
@@ -91,9 +88,7 @@ def write_parquet(records: Sequence[DigitRecord], folder: Path) -> Provenance:
 
 
 def write_questions(records: Sequence[DigitRecord], folder: Path) -> Provenance:
-    """Held-out questions: ``questions.jsonl`` (id, type, images or video, question, answer) beside
-    ``images/``.
-    """
+    """Held-out questions: ``questions.jsonl`` (id, type, media, question, answer) and ``images/``."""
     shown = write_json_folder(records, folder, "png")
     (folder / "annotations.json").unlink()
     paths = iter([path.removeprefix("images/") for path in shown])
@@ -102,7 +97,7 @@ def write_questions(records: Sequence[DigitRecord], folder: Path) -> Provenance:
 
 
 def encoded(picture: Picture, suffix: str) -> bytes:
-    """The bytes of an image file, or of an animated GIF of one frame a second."""
+    """An image file, or an animated GIF with one frame per second for a video."""
     first, *rest = [paint(scene) for scene in picture.scenes]
     stream = io.BytesIO()
     if rest:
@@ -120,8 +115,8 @@ def _named(records: Sequence[DigitRecord], suffix: str) -> Iterator[tuple[str, P
     """Every picture of the records, in order, and its file name."""
     for record in records:
         for number, picture in enumerate(record.pictures):
-            place = f"-{number}" if len(record.pictures) > 1 else ""
-            yield f"{record.id}{place}.{'gif' if picture.is_video else suffix}", picture
+            index = f"-{number}" if len(record.pictures) > 1 else ""
+            yield f"{record.id}{index}.{'gif' if picture.is_video else suffix}", picture
 
 
 def _as_dicts(records: Sequence[DigitRecord], paths: Sequence[str]) -> list[dict]:
@@ -133,7 +128,7 @@ def _as_dicts(records: Sequence[DigitRecord], paths: Sequence[str]) -> list[dict
 
 
 def _media(record: DigitRecord, paths: Iterator[str]) -> dict[str, str | list[str]]:
-    """The ``image`` or ``video`` key of a record; a lone path is not put into a list."""
+    """The ``image`` or ``video`` key of a record: a single path, or a list of several."""
     own = [next(paths) for _ in record.pictures]
     if not own:
         return {}

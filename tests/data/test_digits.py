@@ -1,4 +1,4 @@
-"""The embedded data set: formats as published, held-out digits unseen in training, answers that are right."""
+"""The built-in data set: published formats, held-out digits unseen in training, correct answers."""
 
 import io
 import json
@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from data.digits import bpe, corpus, glyphs, maps, preparation, questions, records, scenes
+from lladav.config.loader import load
 from lladav.errors import UserError
 from lladav.inputs.chat import SYSTEM_PROMPT, ChatTokenizer, parse_conversation
 from lladav.inputs.images import ViewGeometry, token_count, view_count
@@ -26,7 +27,7 @@ GEOMETRY = ViewGeometry(
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("embedded") / "digits"
+    folder = tmp_path_factory.mktemp("built_in") / "digits"
     preparation.prepare(folder, scale=SCALE)
     return folder
 
@@ -45,7 +46,7 @@ def test_a_stratified_fifth_is_held_out():
         assert share == pytest.approx(0.2, abs=0.01)
 
 
-def test_no_training_picture_shows_a_held_out_digit(root: Path):
+def test_no_training_image_shows_a_held_out_digit(root: Path):
     recorded = json.loads((root / "glyphs.json").read_text())
     held_out = set(recorded["held_out"])
     assert held_out == set(glyphs.held_out_pool().indices.tolist())
@@ -57,15 +58,15 @@ def test_no_training_picture_shows_a_held_out_digit(root: Path):
     assert all(shown and shown <= held_out for shown in examined.values())
 
 
-def test_every_picture_on_disk_is_accounted_for(root: Path):
+def test_every_image_on_disk_is_listed_with_its_glyphs(root: Path):
     recorded = json.loads((root / "glyphs.json").read_text())["pictures"]
     assert set(recorded) == set(_pictures_on_disk(root))
 
 
 def test_full_size_sets_draw_from_the_training_glyphs_only():
     allowed = set(glyphs.training_pool().indices.tolist())
-    for make, _ in records.SETS.values():
-        for record in records.records(make, "any", 50, 1, glyphs.training_pool()):
+    for training_set in preparation.SETS.values():
+        for record in records.records(training_set.make, "any", 50, 1, glyphs.training_pool()):
             assert all(set(picture.glyphs) <= allowed for picture in record.pictures)
 
 
@@ -84,9 +85,9 @@ def test_preparing_again_changes_nothing(root: Path):
     assert before == {path: path.stat().st_mtime_ns for path in root.rglob("*")}
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path):
+def test_a_folder_with_other_files_is_left_unchanged(tmp_path: Path):
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(UserError, match="not an embedded data set"):
+    with pytest.raises(UserError, match="not a built-in data set"):
         preparation.prepare(tmp_path, scale=SCALE)
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
@@ -138,6 +139,10 @@ def test_llava_next_layout(root: Path):
         assert Image.open(io.BytesIO(record["image"]["bytes"])).format == "PNG"
 
 
+def test_every_training_set_is_a_source_in_the_settings():
+    assert set(load(["stage=si", "model=tiny", "data=digits"]).data.sources) == set(preparation.SETS)
+
+
 def test_at_least_five_hundred_held_out_questions_of_every_type(root: Path):
     asked = [json.loads(line) for line in (root / "held_out/questions.jsonl").read_text().splitlines()]
     assert len(asked) >= 500
@@ -166,7 +171,7 @@ def test_digits_are_dark_on_light_and_light_on_dark():
     assert all(abs(sum(scene.ink) - sum(scene.paper)) > 60 for scene in some_scenes())
 
 
-def test_ink_is_where_the_scene_says():
+def test_ink_is_within_the_boxes_of_the_scene():
     for scene in some_scenes(30):
         far = np.abs(np.asarray(scenes.paint(scene), dtype=float) - scene.paper).mean(-1)
         inside = np.zeros(far.shape, dtype=bool)
@@ -194,11 +199,11 @@ def test_middles_of_the_base_view_are_in_reading_order():
     assert np.mean(exact) > 0.95  # two digits rarely share a patch
 
 
-def test_the_picture_in_characters_tells_every_digit_and_its_place():
+def test_the_characters_of_an_image_encode_its_digits_and_their_order():
     for scene in some_scenes(100):
         signs = np.unique(maps.base_map(scene, GEOMETRY))
-        told = {divmod(int(sign), 10) for sign in signs[signs != maps.UNCOVERED]}
-        assert told <= set(enumerate(scene.digits))
+        found = {divmod(int(sign), 10) for sign in signs[signs != maps.UNCOVERED]}
+        assert found <= set(enumerate(scene.digits))
 
 
 @pytest.mark.parametrize(
