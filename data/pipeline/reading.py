@@ -68,7 +68,7 @@ class SampleReader:
 
     def _read(self, row: dict[str, Any]) -> Sample:
         record = self._record(row)
-        shapes = [VisualShape(VisualKind(kind), *rest) for kind, *rest in _zipped(row, VisualShape)]
+        shapes = shapes_of(row)
         if len(record.media) != len(shapes):
             raise _changed(Reason.bad_record, "the record")
         encoded = self._encoder.encode(record, row["source"], row["suffix"], shapes)
@@ -105,6 +105,11 @@ class SampleReader:
             return prepare_video(frames, geometry)
         with store.stream(medium, location) as stream:
             return prepare_video(clip_frames(stream, spec.frames_of, name, geometry.pixels), geometry)
+
+
+def shapes_of(row: dict[str, Any]) -> list[VisualShape]:
+    """The shapes of the images or the video of a manifest row."""
+    return [VisualShape(VisualKind(kind), *rest) for kind, *rest in _zipped(row, VisualShape)]
 
 
 def _changed(reason: Reason, name: str) -> BadSample:

@@ -1,16 +1,20 @@
-"""The data pipeline against a plain torch DataLoader: samples a second, same work, same number of processes.
+"""Throughput of the data pipeline compared with a plain torch DataLoader, in samples per second.
 
     python tests/bench/bench_data.py
     python tests/bench/bench_data.py --cases photos --rounds 5
+    python tests/bench/bench_data.py --parts --cases photos digits text
 
-Both read, decode, tile and tokenise by the same functions and hand over the same micro-batches in the same
-order. Ray Data has as many tasks at a time as the DataLoader has workers. Each way passes once over the data
-to warm its processes, then they take turns, so that noise of the machine meets both; a pass is timed from its
-first request to its last micro-batch. What Ray adds is a process that schedules, and micro-batches in shared
-memory; the DataLoader moves tensors through shared memory as well.
+Both sides read, decode, tile and tokenize with the same functions and return the same micro-batches in the
+same order. Ray Data runs as many concurrent tasks as the DataLoader has workers. Each side first passes over
+the data once to warm up its processes; then the sides alternate, so that noise of the machine affects both. A
+pass is timed from its first request to its last micro-batch. Ray adds a scheduler process and keeps
+micro-batches in shared memory; the DataLoader sends tensors through shared memory as well.
 
-Cases: ``photos`` are JPEGs of 640 x 480 cut for the 8B model (5 views of 384 pixels), ``digits`` the embedded
-set.
+``--parts`` measures one process without Ray instead: the share of parsing and encoding, which training
+repeats after the scan, in the time to read a sample, and the bytes that storing the token ids would take.
+
+Cases: ``photos`` are JPEGs of 640 x 480 for the 8B model (5 views of 384 pixels), ``digits`` is the built-in
+data set, ``text`` has conversations without images.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +39,14 @@ from PIL import Image  # noqa: E402
 from torch.utils.data import DataLoader, Dataset  # noqa: E402
 
 from data.digits.preparation import prepare  # noqa: E402
+from data.manifest.encoding import Encoder  # noqa: E402
 from data.manifest.manifest import open_manifest  # noqa: E402
 from data.pipeline.microbatches import to_batch  # noqa: E402
+from data.pipeline.reading import SampleReader, shapes_of  # noqa: E402
 from data.pipeline.streams import SampleStream, rank_dataset  # noqa: E402
 from data.pipeline.train_data import micro_batches, quarantine_of  # noqa: E402
+from data.records.parsing import parse  # noqa: E402
+from data.sources.annotations import read_record  # noqa: E402
 from lladav.cluster import connect  # noqa: E402
 from lladav.config.loader import load  # noqa: E402
 from lladav.config.schema import ClusterConfig, Config  # noqa: E402
@@ -46,11 +54,15 @@ from tests.bench.reporting import report, table  # noqa: E402
 
 MICRO_BATCH = 8
 PHOTOS = 100
+PARTS_SAMPLES = 100
 AGAINST = "torch DataLoader, same functions and number of processes; worst of the cases"
+PARTS_AGAINST = "the whole time to read a sample in one process; largest share of the cases"
+STORED_BYTES_PER_TOKEN = 5
+"""A token id as int32, and one byte for label, answer and turn."""
 
 
-class RowsOfStream(Dataset):
-    """Micro-batches by number, as tensors: what torch can share between processes."""
+class StreamDataset(Dataset):
+    """The micro-batches of a stream by number, as tensors, which torch can share between processes."""
 
     def __init__(self, stream: SampleStream, tile: int) -> None:
         self.stream, self.tile = stream, tile
@@ -70,16 +82,31 @@ class RowsOfStream(Dataset):
 
 
 def photos(folder: Path) -> list[str]:
-    """Settings for a set of photo-like JPEGs and long answers, written to ``folder``."""
+    """Write photo-like JPEGs with long answers to ``folder``; returns the settings that read them."""
     random = np.random.default_rng(0)
     (folder / "images").mkdir(parents=True)
     records = []
     for number in range(PHOTOS):
         coarse = Image.fromarray(random.integers(0, 255, (60, 80, 3), np.uint8))
         coarse.resize((640, 480), Image.Resampling.BICUBIC).save(folder / f"images/{number}.jpg", quality=90)
-        said = [("human", "<image>\nWhat is to be seen?"), ("gpt", "Many colours in soft patches. " * 20)]
-        turns = [{"from": who, "value": what} for who, what in said]
+        turns = _turns("<image>\nWhat does the image show?", "Many colors in soft patches. " * 20)
         records.append({"id": str(number), "image": f"{number}.jpg", "conversations": turns})
+    return _write_records(folder, records)
+
+
+def text(folder: Path) -> list[str]:
+    """Write conversations without images to ``folder``; returns the settings that read them."""
+    (folder / "images").mkdir(parents=True)
+    sentence = "The quick brown fox jumps over the lazy dog, and number {} looks on. "
+    turns = [_turns(sentence.format(n) * 4, sentence.format(-n) * 12) * 2 for n in range(1000)]
+    return _write_records(folder, [{"id": str(n), "conversations": each} for n, each in enumerate(turns)])
+
+
+def _turns(question: str, answer: str) -> list[dict[str, str]]:
+    return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+
+
+def _write_records(folder: Path, records: list[dict[str, Any]]) -> list[str]:
     (folder / "records.json").write_text(json.dumps(records))
     source = "data.sources.mammoth_si"
     return [
@@ -93,7 +120,7 @@ def photos(folder: Path) -> list[str]:
 
 
 def digits(folder: Path) -> list[str]:
-    """Settings for a tenth of the embedded set, written to ``folder``."""
+    """Write a tenth of the built-in data set to ``folder``; returns the settings that read it."""
     prepare(folder, scale=0.1)
     return ["model=tiny", "data=digits", f"data.root={folder}", f"model.tokenizer={folder / 'tokenizer'}"]
 
@@ -101,12 +128,13 @@ def digits(folder: Path) -> list[str]:
 CASES: dict[str, tuple[Callable[[Path], list[str]], int]] = {
     "photos": (photos, 320),
     "digits": (digits, 4000),
+    "text": (text, 4000),
 }
-"""How a case's data is made, and how many samples a round reads."""
+"""The function that writes the data of a case, and the number of samples that a round reads."""
 
 
 def settings(case: str, folder: Path, processes: int) -> Config:
-    """Settings of a stage that passes over the case's samples as often as a round needs."""
+    """Settings of a stage whose steps read as many samples as a round of the case."""
     make, samples = CASES[case]
     steps = f"train.max_steps={samples // (2 * MICRO_BATCH)}"
     batch = [f"stage.global_batch={2 * MICRO_BATCH}", f"train.micro_batch={MICRO_BATCH}", steps]
@@ -115,25 +143,24 @@ def settings(case: str, folder: Path, processes: int) -> Config:
 
 
 class ByRay:
-    """Passes over a stream with Ray Data."""
+    """Iterates over a stream with Ray Data; yields the number of samples of each micro-batch."""
 
     def __init__(self, stream: SampleStream, config: Config, folder: Path) -> None:
         self.stream, self.config = stream, config
         self.quarantine = quarantine_of(open_manifest(config), folder, rank=0)
 
     def __iter__(self) -> Iterator[int]:
-        """Samples of one micro-batch after the other."""
         shard = rank_dataset(self.stream, self.config).iterator()
         for batch in micro_batches(shard, self.config, 0, 1, 0, self.quarantine):
             yield len(batch.samples)
 
 
 class ByTorch:
-    """Passes over a stream with a DataLoader that keeps its workers."""
+    """Iterates over a stream with a DataLoader that keeps its workers; yields as ``ByRay``."""
 
     def __init__(self, stream: SampleStream, config: Config, processes: int) -> None:
         self.loader = DataLoader(
-            RowsOfStream(stream, config.model.vision.image_size),
+            StreamDataset(stream, config.model.vision.image_size),
             batch_size=None,
             num_workers=processes,
             prefetch_factor=config.data.prefetch,
@@ -142,18 +169,17 @@ class ByTorch:
         )
 
     def __iter__(self) -> Iterator[int]:
-        """Samples of one micro-batch after the other."""
         return (len(batch) for batch in self.loader)
 
 
 def rate(way: Iterable[int]) -> float:
-    """Samples a second of a whole pass."""
+    """Samples per second of a whole pass."""
     begin, samples = time.perf_counter(), sum(way)
     return samples / (time.perf_counter() - begin)
 
 
 def compare(case: str, folder: Path, options: argparse.Namespace) -> dict[str, float]:
-    """Median rates of both ways, and the median of their ratios round by round."""
+    """Median rates of both sides, and the median over the rounds of their ratio."""
     config = settings(case, folder / case, options.processes)
     stream = SampleStream.of(config, open_manifest(config), rank=0, workers=1, first_step=0)
     ways = ByRay(stream, config, folder), ByTorch(stream, config, options.processes)
@@ -162,8 +188,61 @@ def compare(case: str, folder: Path, options: argparse.Namespace) -> dict[str, f
     return {"ray": ours, "torch": theirs, "ratio": statistics.median(a / b for a, b in rounds)}
 
 
+def parts(case: str, folder: Path) -> dict[str, float]:
+    """Milliseconds per sample: all of reading, parsing, encoding; and bytes to store its token ids."""
+    manifest = open_manifest(settings(case, folder / case, processes=1))
+    reader, encoder = SampleReader(manifest), Encoder(manifest.spec)
+    rows = [manifest.row(index) for index in range(min(len(manifest), PARTS_SAMPLES))]
+    sources = manifest.spec.sources
+    raw = [
+        read_record(source.annotations[row["file"]], source.format, row["position"], row["extent"])
+        for row, source in ((row, sources[row["source"]]) for row in rows)
+    ]
+    read, _ = timed(lambda: [reader.read(index) for index in range(len(rows))])
+    parse_ms, records = timed(lambda: [parse(each) for each in raw])
+    encode_ms, encoded = timed(
+        lambda: [
+            encoder.encode(record, row["source"], row["suffix"], shapes_of(row))
+            for record, row in zip(records, rows, strict=True)
+        ]
+    )
+    tokens = statistics.mean(len(each.text.input_ids) for each in encoded)
+    return {
+        "read": read / len(rows),
+        "parse": parse_ms / len(rows),
+        "encode": encode_ms / len(rows),
+        "share": (parse_ms + encode_ms) / read,
+        "bytes": tokens * STORED_BYTES_PER_TOKEN,
+    }
+
+
+def timed(function: Callable[[], list[Any]]) -> tuple[float, list[Any]]:
+    """Median milliseconds of three calls after a first one, and the result."""
+    result, times = function(), []
+    for _ in range(3):
+        begin = time.perf_counter()
+        function()
+        times.append(1000 * (time.perf_counter() - begin))
+    return statistics.median(times), result
+
+
+def report_parts(cases: Sequence[str]) -> None:
+    """Measure and print the parts of reading a sample."""
+    with tempfile.TemporaryDirectory() as folder:
+        results = {case: parts(case, Path(folder)) for case in cases}
+    rows = [
+        [case, *(f"{r[key]:.2f}" for key in ("read", "parse", "encode", "share")), f"{r['bytes']:.0f}"]
+        for case, r in results.items()
+    ]
+    table(["case", "read, ms", "parse, ms", "encode, ms", "share", "bytes of token ids"], rows)
+    report("parse_encode_share", max(r["share"] for r in results.values()), "", PARTS_AGAINST, cases=results)
+
+
 def main() -> None:
     options = parse_options()
+    if options.parts:
+        report_parts(options.cases)
+        return
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     cluster = ClusterConfig(name="bench", cpus_per_worker=0)
     with tempfile.TemporaryDirectory() as folder, connect(cluster):
@@ -179,7 +258,8 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=["photos", "digits"])
+    parser.add_argument("--parts", action="store_true", help="measure the parts of reading a sample instead")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
     return parser.parse_args()
