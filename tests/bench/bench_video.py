@@ -1,11 +1,11 @@
-"""Frames of a video by seeking, against decoding everything: seconds, and memory by the length of the video.
+"""Reading 32 frames of a video by seeking, compared with decoding all frames: seconds and peak memory.
 
     python tests/bench/bench_video.py
     python tests/bench/bench_video.py --minutes 0.167 120 --rounds 1
 
-Writes h264 videos with B-frames and a keyframe every 250 frames, as x264 makes them by default, and takes the
-32 frames that inference takes of each. The other side decodes every frame and converts the wanted ones. Each
-side runs in a process of its own, so that peak memory is its own.
+The benchmark writes h264 videos with B-frames and a keyframe every 250 frames, the defaults of x264, and
+reads the 32 frames that inference takes of each. The other side decodes every frame and converts only those
+32. Each measurement runs in a process of its own, so that its peak memory can be measured.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ WAYS = ("seeking", "everything")
 
 
 def write(file: Path, minutes: float, width: int, height: int) -> None:
-    """A video of this length: the same ten seconds over and over."""
+    """Write a video of this length that repeats the same ten seconds."""
     part, times = io.BytesIO(ten_seconds(width, height)), round(minutes * 6)
     with av.open(part, "r") as source, av.open(str(file), "w") as target:
         track = target.add_stream_from_template(source.streams.video[0])
@@ -53,7 +53,7 @@ def write(file: Path, minutes: float, width: int, height: int) -> None:
 
 
 def ten_seconds(width: int, height: int) -> bytes:
-    """Noise that moves, in h264 with B-frames, as most videos are."""
+    """A video of moving noise in h264 with B-frames."""
     noise = np.random.default_rng(0).integers(0, 255, (height // 8, width // 8, 3), np.uint8)
     frame, stream = np.kron(noise, np.ones((8, 8, 1), np.uint8)), io.BytesIO()
     with av.open(stream, "w", format="mp4") as container:
@@ -67,7 +67,7 @@ def ten_seconds(width: int, height: int) -> bytes:
 
 
 def take(way: str, file: Path) -> dict[str, float]:
-    """Seconds for the frames of one video, and the peak memory of this process in MB."""
+    """Read the frames of one video; returns the seconds and the peak memory of this process in MB."""
     geometry, begin = ViewGeometry.of(ModelConfig()), time.perf_counter()
     with file.open("rb") as stream:
         if way == "seeking":
@@ -77,22 +77,22 @@ def take(way: str, file: Path) -> dict[str, float]:
             visual = prepare_video(frames, geometry)
         else:
             with av.open(stream, "r") as container:
-                wanted = set(inference_frames(container.streams.video[0].frames, FRAMES))
+                indices = set(inference_frames(container.streams.video[0].frames, FRAMES))
                 container.streams.video[0].codec_context.thread_count = 1
-                every = enumerate(container.decode(video=0))
-                visual = prepare_video((f.to_image() for n, f in every if n in wanted), geometry)
+                frames = enumerate(container.decode(video=0))
+                visual = prepare_video((f.to_image() for n, f in frames if n in indices), geometry)
     assert len(visual.views) == FRAMES
     return {"seconds": time.perf_counter() - begin, "megabytes": peak_megabytes()}
 
 
 def peak_megabytes() -> float:
-    """Most memory that this program has held; what getrusage tells includes the process that started it."""
+    """Peak memory of this process; the value of getrusage would include that of the parent process."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
     return int(line.split()[1]) / 1024
 
 
 def measure(way: str, file: Path, rounds: int) -> dict[str, float]:
-    """Medians over processes of their own."""
+    """Medians over ``rounds`` runs, each in its own process."""
     command = [sys.executable, __file__, "--take", way, str(file)]
     runs = [json.loads(subprocess.check_output(command)) for _ in range(rounds)]
     return {key: statistics.median(run[key] for run in runs) for key in runs[0]}

@@ -1,6 +1,7 @@
-"""The batches that the training benchmark trains on: random ids and pixels in shapes that real samples have.
+"""The batches of the training benchmark: random ids and pixels with the lengths and shapes of real samples.
 
-Cases are three samples: text alone, a clip of four frames and a tiled image, or three equal tiled images.
+A case has three samples: either text alone, a video of four frames and a tiled image, or three equal tiled
+images.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from lladav.inputs.packing import pack
 from lladav.inputs.types import IGNORED, IMAGE_PLACEHOLDER, Encoded, Sample, Visual, VisualKind
 
 TEMPLATE_IDS = 11
-"""Supervised ids of the chat template outside the answer."""
+"""Number of supervised ids of the chat template outside the answer."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A sample: its visual, text tokens before the answer, tokens of a short and of a long answer."""
+    """A sample: the kind of its image or video, and text tokens of the prompt and of two possible answers."""
 
     visual: str
     prompt: int
@@ -37,7 +38,7 @@ CASES = {"short": (MIXED, "short"), "long": (MIXED, "long"), "even": (EVEN, "sho
 
 @dataclass(frozen=True)
 class Setting:
-    """What both ways are given."""
+    """The parameters of a measurement, the same for both sides."""
 
     case: str
     checkpointing: bool
@@ -47,7 +48,7 @@ class Setting:
     threads: int
 
     def model(self) -> ModelConfig:
-        """A language tower of 8B's proportions; 384-pixel views, a vision tower too small to matter."""
+        """A language tower with the proportions of the 8B model; the vision tower is too small to matter."""
         heads = max(1, self.width // 64)
         return ModelConfig(
             name="bench",
@@ -57,7 +58,7 @@ class Setting:
 
 
 def make_batch(setting: Setting) -> tuple[NoisyBatch, list[Noise]]:
-    """The case's batch and the noise of each sample, noise levels spread evenly."""
+    """The batch of the case and the noise of each sample, with stratified noise levels."""
     packed = pack(make_samples(setting), ViewGeometry.of(setting.model()))
     counts = supervised_counts(packed)
     noises = [
@@ -79,7 +80,7 @@ def make_samples(setting: Setting) -> list[Sample]:
 
 
 def make_text(shape: Shape, answer: int, vocabulary: int, random: np.random.Generator) -> Encoded:
-    """The visual's placeholder, a prompt with supervised template ids, and the supervised answer."""
+    """The placeholder of the image, a prompt with supervised template ids, and a supervised answer."""
     ids = random.integers(0, vocabulary, shape.prompt + answer).astype(np.int32)
     labels = np.full_like(ids, IGNORED)
     template = np.linspace(1, shape.prompt - 1, TEMPLATE_IDS).astype(int)
@@ -91,7 +92,7 @@ def make_text(shape: Shape, answer: int, vocabulary: int, random: np.random.Gene
 
 
 def make_visuals(visual: str, geometry: ViewGeometry, random: np.random.Generator) -> list[Visual]:
-    """Nothing, an image of two views (1485 tokens) or a clip of four frames (840 tokens)."""
+    """Nothing, an image of two views (1485 tokens), or a video of four frames (840 tokens)."""
     count = {"none": 0, "tiled": 1, "video": 4}[visual]
     pixels = random.integers(0, 256, (count, 384, 384, 3), dtype=np.uint8)
     frames = [Image.fromarray(frame) for frame in pixels]

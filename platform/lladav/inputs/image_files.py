@@ -18,9 +18,10 @@ from lladav.config.schema import Pixels
 from lladav.errors import MediaError, StorageError, UserError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-"""Formats that an HTTP request may contain."""
+"""Formats that an HTTP request may contain: few, because untrusted bytes can attack each of their decoders."""
 LOCAL_FORMATS = (*FORMATS, "AVIF", "JPEG2000", "PPM")
-"""Formats of local files. Pillow reads more formats, but some of its readers run other programs."""
+"""Formats of training data and local files, which the user trusts. Pillow reads more formats, but some of its
+readers run other programs."""
 
 TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
