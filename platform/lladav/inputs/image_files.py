@@ -18,7 +18,7 @@ from lladav.config.schema import Pixels
 from lladav.errors import MediaError, StorageError, UserError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-"""Formats that an HTTP request may contain: few, because untrusted bytes can attack each of their decoders."""
+"""Formats for HTTP requests: few, because untrusted bytes can attack each of their decoders."""
 LOCAL_FORMATS = (*FORMATS, "AVIF", "JPEG2000", "PPM")
 """Formats of training data and local files, which the user trusts. Pillow reads more formats, but some of its
 readers run other programs."""
