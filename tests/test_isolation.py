@@ -30,6 +30,7 @@ OWN_VARIABLES = "LLADAV_"
 PROCESS_WIDE = {"chdir", "setenv", "delenv", "syspath_prepend"}
 """Methods of ``pytest.MonkeyPatch`` that always affect the whole process."""
 STATE = ("os.environ", "sys.modules", "sys.path", "sys.argv")
+PLAIN = (dict, list, set, tuple, str, int, float)
 CHANGES = {
     *(f"{name}.{method}" for name in STATE for method in "update clear pop setdefault insert append".split()),
     *("os.chdir", "os.putenv", "os.unsetenv", "os.umask", "signal.signal", "socket.setdefaulttimeout"),
@@ -76,9 +77,10 @@ def test_a_patch_of_the_whole_process_is_found(line: str) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        'monkeypatch.setattr("serve.ops.follow_scale.look", None)',
-        'monkeypatch.setattr(follow_scale, "look", None)',
-        'monkeypatch.setattr(Wish, "replicas", None)',
+        'monkeypatch.setattr("serve.ops.follow_scale.reconcile", None)',
+        'monkeypatch.setattr(follow_scale, "reconcile", None)',
+        'monkeypatch.setattr(Bounds, "max", None)',
+        'monkeypatch.setitem(RULES, "name", None)',
         'monkeypatch.setattr(engine, "step", None)',
         'settings.path = "x"',
         'monkeypatch.setenv("LLADAV_CACHE", "x")',
@@ -96,7 +98,8 @@ IMPORTS = """
 import asyncio, os, sys
 from pathlib import Path
 from serve.ops import follow_scale
-from serve.ops.follow_scale import Wish
+from serve.ops.follow_scale import Bounds
+from lladav.decoding.unmasking import RULES
 """
 
 
@@ -185,14 +188,17 @@ def dotted(node: ast.AST, names: dict[str, str]) -> str | None:
 def is_foreign(path: str) -> bool:
     """Whether an object on the path belongs to Python or another package."""
     first, *rest = path.split(".")
+    if first not in PROJECT:
+        return True
     thing: Any = importlib.import_module(first)
     for name in rest:
         if not hasattr(thing, name) and isinstance(thing, ModuleType):
             importlib.import_module(f"{thing.__name__}.{name}")
         thing = getattr(thing, name)
-        if owner_of(thing) not in PROJECT:
+        # A table such as a dict belongs to the module that it was found in.
+        if not isinstance(thing, PLAIN) and owner_of(thing) not in PROJECT:
             return True
-    return owner_of(thing) not in PROJECT
+    return False
 
 
 def owner_of(thing: Any) -> str:
