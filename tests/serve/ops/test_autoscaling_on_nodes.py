@@ -1,4 +1,4 @@
-"""Replicas from nothing to several and back, on nodes that come and go with them, and nothing is lost."""
+"""Replicas scale from zero to two and back, nodes start and stop with them, and no request fails."""
 
 from __future__ import annotations
 
@@ -7,28 +7,27 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import ray
 
-from tests.serve.clusters import ask_all, deployed, replica_states
+from tests.serve.clusters import ConstantLoad, deployed, replica_states
 from tests.serve.nodes import elastic_cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 REPLICAS = 2
-REQUESTS = 16
+CLIENTS = 16
 SETTINGS = {
     "engine__min_replicas": 0,
     "engine__max_replicas": REPLICAS,
     "engine__cpus": 1,
     "engine__max_rows": 2,
     "engine__max_waiting": 2,
-    "engine__max_queued": REQUESTS,
+    "engine__max_queued": CLIENTS,
     "scaling__up_seconds": 0.5,
     "scaling__down_seconds": 3.0,
-    "ingress__cpus": 2,  # the whole head, so that each engine needs a node
+    "ingress__cpus": 2,  # fills the head, so that each engine needs a node
 }
 
 
@@ -49,8 +48,8 @@ def wait_until(holds: Callable[[], bool], seconds: float) -> float:
     return time.monotonic() - begin
 
 
-def test_replicas_and_nodes_come_and_go_and_every_request_is_answered(model_folder: Path, root: Path) -> None:
-    """In a process of its own: Ray ends one that was connected to another cluster before."""
+def test_replicas_and_nodes_follow_the_load_and_no_request_fails(model_folder: Path, root: Path) -> None:
+    """Runs in its own process: Ray kills a process that was connected to another cluster before."""
     paths = os.pathsep.join((str(root), str(root / "platform")))
     done = subprocess.run(
         [sys.executable, __file__, str(model_folder)],
@@ -63,23 +62,22 @@ def test_replicas_and_nodes_come_and_go_and_every_request_is_answered(model_fold
     print(done.stdout)
 
 
-def come_and_go(model_folder: Path) -> None:
+def scale_up_and_down(model_folder: Path) -> None:
     with (
         elastic_cluster(workers=REPLICAS) as (address, folder),
         deployed(address, folder, model_folder, **SETTINGS) as served,
-        ThreadPoolExecutor(1) as pool,
     ):
         assert (running(), nodes()) == (0, 1)
-        asked = pool.submit(ask_all, served.address, REQUESTS, max_tokens=256, ignore_eos=True)
-        up = wait_until(lambda: running() == REPLICAS, 120)
-        assert nodes() == 1 + REPLICAS
-        outcomes = asked.result()
-        assert [outcome.error for outcome in outcomes if not outcome.ok] == []
+        with ConstantLoad(served.address, CLIENTS, given={"max_tokens": 32, "ignore_eos": True}) as load:
+            up = wait_until(lambda: running() == REPLICAS, 120)
+            assert nodes() == 1 + REPLICAS
+            load.wait_for(CLIENTS)
+        assert [outcome.error for outcome in load.outcomes if not outcome.ok] == []
         down = wait_until(lambda: running() == 0, 60)
         gone = wait_until(lambda: nodes() == 1, 60)
     times = f"up after {up:.0f} s, down {down:.0f} s and nodes gone {gone:.0f} s later"
-    print(f"\n{REQUESTS} requests answered; {times}")
+    print(f"\n{len(load.outcomes)} requests answered; {times}")
 
 
 if __name__ == "__main__":
-    come_and_go(Path(sys.argv[1]))
+    scale_up_and_down(Path(sys.argv[1]))

@@ -38,16 +38,16 @@ def test_a_node_drains_on_sigterm_and_no_request_fails(head: Head, model_folder:
         worker(head, 3, DRAIN_SECONDS) as staying,
         deployed(head.address, head.folder, model_folder, **SETTINGS) as served,
         worker(head, 3, DRAIN_SECONDS) as joining,
-        ConstantLoad(served.address, pause=0.5, given=ANSWERS) as load,
+        ConstantLoad(served.address, pause=1.5, given=ANSWERS) as load,
     ):
         assert [node.serving() for node in (leaving, staying, joining)] == [2, 2, 0]
-        load.wait_for(8)
+        load.wait_for(4)
         begin, before = time.monotonic(), len(load.outcomes)
         leaving.start.terminate()
         leaving.start.wait(DRAIN_SECONDS)
         seconds, meanwhile = time.monotonic() - begin, len(load.outcomes) - before
         assert seconds < DRAIN_SECONDS - SETTINGS["engine__drain_seconds"], "drained only by the deadline"
         assert [node.serving() for node in (leaving, staying, joining)] == [0, 2, 2]
-        load.wait_for(12)
+        load.wait_for(8)
     assert [outcome for outcome in load.outcomes if not outcome.ok] == []
     print(f"\ndrained in {seconds:.0f} s; {meanwhile} requests answered meanwhile, none failed")

@@ -27,7 +27,7 @@ from serve.ops.metrics import EXPOSED, INTERVALS, NAMES, EngineMetrics, IngressM
 MODEL = 'model="tiny"'
 """Label of the actor's metrics; servers of other tests in this process have metrics, too."""
 EXPORT_SECONDS = 60
-"""Ray exports metrics after about ten seconds."""
+"""Time for Ray to export metrics."""
 
 
 def families(text: str) -> dict[str, Metric]:
@@ -210,7 +210,7 @@ class Counting:
 @pytest.fixture(scope="module")
 def shown() -> dict[str, Metric]:
     """The exported metrics of an actor in a private Ray, which has ended before other tests."""
-    with local_head(cpus=1) as head:
+    with local_head(cpus=1, variables={"RAY_metrics_report_interval_ms": "1000"}) as head:
         ray.init(
             address=head.address,
             runtime_env=runtime_env(),
