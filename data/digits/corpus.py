@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from data.digits import maps, questions
-from data.digits.records import DigitRecord, Picture
+from data.digits.records import DigitRecord, DigitVisual
 from data.digits.scenes import Scene
 from lladav.inputs.chat import SYSTEM_PROMPT
 from lladav.inputs.images import ViewGeometry
@@ -38,11 +38,11 @@ def sentences(records: Sequence[DigitRecord]) -> Iterator[str]:
             yield answer
 
 
-def picture_characters(picture: Picture, kind: VisualKind, geometry: ViewGeometry) -> str:
-    """A picture as one character per visual token."""
+def visual_characters(visual: DigitVisual, kind: VisualKind, geometry: ViewGeometry) -> str:
+    """An image or video as one character per visual token."""
     if kind is VisualKind.video:
-        return "".join(_rows(_frame_map(scene, geometry)) for scene in picture.scenes)
-    scene = picture.scenes[0]
+        return "".join(_rows(_frame_map(scene, geometry)) for scene in visual.scenes)
+    scene = visual.scenes[0]
     if kind is VisualKind.tiled:
         return _flat(maps.base_map(scene, geometry)) + _rows(maps.merged_map(scene, geometry))
     if kind is VisualKind.padded:

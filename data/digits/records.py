@@ -40,8 +40,8 @@ HELD_OUT = {
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One image, or a clip where it has several scenes, a second each."""
+class DigitVisual:
+    """One image, or a video of one frame per second if there are several scenes."""
 
     scenes: tuple[Scene, ...]
 
@@ -51,7 +51,7 @@ class Picture:
 
     @property
     def glyphs(self) -> list[int]:
-        """Every glyph it shows, ascending."""
+        """The indices of all glyphs, ascending."""
         return sorted({glyph for scene in self.scenes for glyph in scene.glyphs})
 
 
@@ -62,11 +62,11 @@ class DigitRecord:
     id: str
     kind: str
     pairs: list[questions.Pair]
-    pictures: list[Picture] = field(default_factory=list)
+    visuals: list[DigitVisual] = field(default_factory=list)
 
     def conversations(self) -> list[dict[str, str]]:
         """The turns with LLaVA's keys; an ``<image>`` mark per image or video precedes the first question."""
-        marks = f"{MARK}\n" * len(self.pictures)
+        marks = f"{MARK}\n" * len(self.visuals)
         (question, answer), *rest = self.pairs
         return [
             turn
@@ -82,7 +82,9 @@ def captioned(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
     """One image and its caption."""
     scene = compose(rng, pool)
     ask = "Describe the image." if rng.random() < 0.5 else "What is this?"
-    return DigitRecord(name, "caption", [(ask, questions.caption(scene.digits, rng))], [Picture((scene,))])
+    return DigitRecord(
+        name, "caption", [(ask, questions.caption(scene.digits, rng))], [DigitVisual((scene,))]
+    )
 
 
 def single_image(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
@@ -90,7 +92,7 @@ def single_image(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord
     scene = compose(rng, pool)
     kinds = rng.permutation(list(questions.SINGLE))[: pick(rng, TURNS) + 1].tolist()
     pairs = [questions.SINGLE[kind](scene.digits, rng) for kind in kinds]
-    return DigitRecord(name, kinds[0], pairs, [Picture((scene,))])
+    return DigitRecord(name, kinds[0], pairs, [DigitVisual((scene,))])
 
 
 def one_vision(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
@@ -104,7 +106,7 @@ def several_images(name: str, rng: np.random.Generator, pool: Pool, warp: float 
     scenes = [compose(rng, pool, int(rng.integers(1, 3)), warp) for _ in range(2)]
     digits = [scene.digits for scene in scenes]
     pairs = [questions.multi_image(digits, rng) for _ in range(1 + (rng.random() < 0.4))]
-    return DigitRecord(name, "multi-image", pairs, [Picture((scene,)) for scene in scenes])
+    return DigitRecord(name, "multi-image", pairs, [DigitVisual((scene,)) for scene in scenes])
 
 
 def text_alone(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
@@ -120,14 +122,14 @@ def clip(name: str, rng: np.random.Generator, pool: Pool, warp: float = 1.0) -> 
     rest = [compose(rng, pool, 1, warp, size) for _ in range(questions.choose(FRAMES, rng) - 1)]
     scenes = (first, *rest)
     digits = [scene.digits[0] for scene in scenes]
-    return DigitRecord(name, "video", [questions.video(digits, rng)], [Picture(scenes)])
+    return DigitRecord(name, "video", [questions.video(digits, rng)], [DigitVisual(scenes)])
 
 
 def step_by_step(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
     """One image of two or three digits, and one or two calculations with every step written out."""
     scene = compose(rng, pool, int(rng.integers(2, 4)))
     pairs = [questions.arithmetic(scene.digits, rng) for _ in range(1 + (rng.random() < 0.5))]
-    return DigitRecord(name, "arithmetic", pairs, [Picture((scene,))])
+    return DigitRecord(name, "arithmetic", pairs, [DigitVisual((scene,))])
 
 
 def records(make: Make, name: str, total: int, seed: int, pool: Pool) -> Iterator[DigitRecord]:
@@ -158,9 +160,9 @@ def _single_question(kind: str, name: str, rng: np.random.Generator, pool: Pool)
     count = int(rng.integers(2, 4)) if steps else None
     scene = compose(rng, pool, count, HELD_OUT_WARP)
     ask = questions.arithmetic if steps else questions.SINGLE[kind]
-    return DigitRecord(name, kind, [ask(scene.digits, rng)], [Picture((scene,))])
+    return DigitRecord(name, kind, [ask(scene.digits, rng)], [DigitVisual((scene,))])
 
 
 def first_only(record: DigitRecord) -> DigitRecord:
     """The record with only its first question."""
-    return DigitRecord(record.id, record.kind, record.pairs[:1], record.pictures)
+    return DigitRecord(record.id, record.kind, record.pairs[:1], record.visuals)

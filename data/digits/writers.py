@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.digits.records import DigitRecord, Picture
+from data.digits.records import DigitRecord, DigitVisual
 from data.digits.scenes import paint
 
 FRAME_MILLISECONDS = 1000
@@ -32,12 +32,12 @@ Provenance = dict[str, list[int]]
 def write_json_folder(records: Sequence[DigitRecord], folder: Path, suffix: str = "jpg") -> Provenance:
     """The format of LLaVA-Pretrain: ``annotations.json`` and ``images/00000/ID.jpg``."""
     shown = {}
-    for number, (name_of_file, picture) in enumerate(_named(records, suffix)):
+    for number, (name_of_file, visual) in enumerate(_named(records, suffix)):
         path = f"{number // FILES_PER_ARCHIVE:05d}/{name_of_file}"
         file = folder / "images" / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(encoded(picture, suffix))
-        shown[f"images/{path}"] = picture.glyphs
+        file.write_bytes(encoded(visual, suffix))
+        shown[f"images/{path}"] = visual.glyphs
     paths = [path.removeprefix("images/") for path in shown]
     _write_list(folder / "annotations.json", _as_dicts(records, paths))
     return shown
@@ -46,15 +46,15 @@ def write_json_folder(records: Sequence[DigitRecord], folder: Path, suffix: str 
 def write_json_tars(records: Sequence[DigitRecord], folder: Path) -> Provenance:
     """The format of MAmmoTH-VL: ``annotations.json``, ``images_00.tar``, ``images_01.tar``, ..."""
     folder.mkdir(parents=True, exist_ok=True)
-    named = [(f"images/{path}", picture) for path, picture in _named(records, "png")]
+    named = [(f"images/{path}", visual) for path, visual in _named(records, "png")]
     shown = {}
     for number, start in enumerate(range(0, len(named), FILES_PER_ARCHIVE)):
         archive = f"images_{number:02d}.tar"
         part = named[start : start + FILES_PER_ARCHIVE]
         with tarfile.open(folder / archive, "w") as tar:
-            for path, picture in part:
-                _add_to_tar(tar, path, encoded(picture, "png"))
-        shown |= {f"{archive}!{path}": picture.glyphs for path, picture in part}
+            for path, visual in part:
+                _add_to_tar(tar, path, encoded(visual, "png"))
+        shown |= {f"{archive}!{path}": visual.glyphs for path, visual in part}
     _write_list(folder / "annotations.json", _as_dicts(records, [path for path, _ in named]))
     return shown
 
@@ -62,12 +62,12 @@ def write_json_tars(records: Sequence[DigitRecord], folder: Path) -> Provenance:
 def write_jsonl_zip(records: Sequence[DigitRecord], folder: Path) -> Provenance:
     """The format of VisualWebInstruct: ``annotations.jsonl`` and ``images.zip``."""
     folder.mkdir(parents=True, exist_ok=True)
-    named = [(f"images/{path}", picture) for path, picture in _named(records, "png")]
+    named = [(f"images/{path}", visual) for path, visual in _named(records, "png")]
     with zipfile.ZipFile(folder / "images.zip", "w") as archive:
-        for path, picture in named:
-            archive.writestr(zipfile.ZipInfo(path, ZIP_DATE), encoded(picture, "png"))
+        for path, visual in named:
+            archive.writestr(zipfile.ZipInfo(path, ZIP_DATE), encoded(visual, "png"))
     _write_lines(folder / "annotations.jsonl", _as_dicts(records, [path for path, _ in named]))
-    return {f"images.zip!{path}": picture.glyphs for path, picture in named}
+    return {f"images.zip!{path}": visual.glyphs for path, visual in named}
 
 
 def write_parquet(records: Sequence[DigitRecord], folder: Path) -> Provenance:
@@ -77,14 +77,14 @@ def write_parquet(records: Sequence[DigitRecord], folder: Path) -> Provenance:
     rows = [
         {
             "id": record.id,
-            "image": {"bytes": encoded(picture, "png"), "path": path},
+            "image": {"bytes": encoded(visual, "png"), "path": path},
             "conversations": record.conversations(),
         }
-        for record, (path, picture) in zip(records, named, strict=True)
+        for record, (path, visual) in zip(records, named, strict=True)
     ]
     file = "train-00000-of-00001.parquet"
     pq.write_table(pa.Table.from_pylist(rows), folder / file)
-    return {f"{file}!{path}": picture.glyphs for path, picture in named}
+    return {f"{file}!{path}": visual.glyphs for path, visual in named}
 
 
 def write_questions(records: Sequence[DigitRecord], folder: Path) -> Provenance:
@@ -96,9 +96,9 @@ def write_questions(records: Sequence[DigitRecord], folder: Path) -> Provenance:
     return shown
 
 
-def encoded(picture: Picture, suffix: str) -> bytes:
+def encoded(visual: DigitVisual, suffix: str) -> bytes:
     """An image file, or an animated GIF with one frame per second for a video."""
-    first, *rest = [paint(scene) for scene in picture.scenes]
+    first, *rest = [paint(scene) for scene in visual.scenes]
     stream = io.BytesIO()
     if rest:
         first.save(
@@ -111,12 +111,12 @@ def encoded(picture: Picture, suffix: str) -> bytes:
     return stream.getvalue()
 
 
-def _named(records: Sequence[DigitRecord], suffix: str) -> Iterator[tuple[str, Picture]]:
-    """Every picture of the records, in order, and its file name."""
+def _named(records: Sequence[DigitRecord], suffix: str) -> Iterator[tuple[str, DigitVisual]]:
+    """All images and videos of the records, in order, with their file names."""
     for record in records:
-        for number, picture in enumerate(record.pictures):
-            index = f"-{number}" if len(record.pictures) > 1 else ""
-            yield f"{record.id}{index}.{'gif' if picture.is_video else suffix}", picture
+        for number, visual in enumerate(record.visuals):
+            index = f"-{number}" if len(record.visuals) > 1 else ""
+            yield f"{record.id}{index}.{'gif' if visual.is_video else suffix}", visual
 
 
 def _as_dicts(records: Sequence[DigitRecord], paths: Sequence[str]) -> list[dict]:
@@ -129,10 +129,10 @@ def _as_dicts(records: Sequence[DigitRecord], paths: Sequence[str]) -> list[dict
 
 def _media(record: DigitRecord, paths: Iterator[str]) -> dict[str, str | list[str]]:
     """The ``image`` or ``video`` key of a record: a single path, or a list of several."""
-    own = [next(paths) for _ in record.pictures]
+    own = [next(paths) for _ in record.visuals]
     if not own:
         return {}
-    key = "video" if record.pictures[0].is_video else "image"
+    key = "video" if record.visuals[0].is_video else "image"
     return {key: own[0] if len(own) == 1 else own}
 
 

@@ -67,7 +67,7 @@ def test_full_size_sets_draw_from_the_training_glyphs_only():
     allowed = set(glyphs.training_pool().indices.tolist())
     for training_set in preparation.SETS.values():
         for record in records.records(training_set.make, "any", 50, 1, glyphs.training_pool()):
-            assert all(set(picture.glyphs) <= allowed for picture in record.pictures)
+            assert all(set(visual.glyphs) <= allowed for visual in record.visuals)
 
 
 def test_same_seed_same_bytes_other_seed_other_bytes(root: Path, tmp_path: Path):
@@ -188,7 +188,7 @@ def test_maps_have_one_label_per_visual_token():
         tokens = token_count(VisualShape(VisualKind.tiled, *size, views), GEOMETRY)
         assert GEOMETRY.side**2 + merged.shape[0] * (merged.shape[1] + 1) == tokens
         assert views == view_count(VisualKind.tiled, *size, GEOMETRY)
-        text = corpus.picture_characters(records.Picture((scene,)), VisualKind.tiled, GEOMETRY)
+        text = corpus.visual_characters(records.DigitVisual((scene,)), VisualKind.tiled, GEOMETRY)
         assert len(text) == tokens
 
 

@@ -18,7 +18,7 @@ from data.digits import corpus, questions
 from data.digits.glyphs import Pool, training_pool
 from data.digits.records import (
     DigitRecord,
-    Picture,
+    DigitVisual,
     captioned,
     clip,
     first_only,
@@ -31,7 +31,7 @@ from data.manifest.encoding import eos_tail, unit_hash
 from lladav.config.schema import ObjectiveConfig, Supervise
 from lladav.diffusion.masking import Stratum, corrupt, draw_noises
 from lladav.inputs.chat import ChatTokenizer, Message, encode_chat, encode_plain, parse_conversation
-from lladav.inputs.images import ViewGeometry
+from lladav.inputs.images import ViewGeometry, image_kind
 from lladav.inputs.packing import PackedBatch, pack
 from lladav.inputs.types import IGNORED, IMAGE_PLACEHOLDER, Encoded, Sample, VisualKind
 from lladav.model.attention import PackedAttention
@@ -168,8 +168,8 @@ class SampleWriter:
         """The text with each image placeholder replaced by the characters of its image."""
         pieces, start = [], 0
         positions = np.flatnonzero(text.input_ids == IMAGE_PLACEHOLDER)
-        for position, picture in zip(positions.tolist(), record.pictures, strict=True):
-            signs = corpus.picture_characters(picture, kind, self._geometry)
+        for position, visual in zip(positions.tolist(), record.visuals, strict=True):
+            signs = corpus.visual_characters(visual, kind, self._geometry)
             pieces += [_part(text, start, position), _unsupervised([self._ids[sign] for sign in signs])]
             start = position + 1
         pieces.append(_part(text, start, len(text.input_ids)))
@@ -183,9 +183,9 @@ def kind_of(record: DigitRecord) -> VisualKind:
     """How the record's images become views."""
     if record.kind == "caption":
         return VisualKind.square
-    if record.pictures and record.pictures[0].is_video:
+    if record.visuals and record.visuals[0].is_video:
         return VisualKind.video
-    return VisualKind.padded if len(record.pictures) > 1 else VisualKind.tiled
+    return image_kind(len(record.visuals))
 
 
 def _suffixed(message: Message, record: DigitRecord) -> Message:
@@ -215,13 +215,13 @@ def _mixed_record(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecor
 def _one_image(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
     scene = compose(rng, pool)
     kind = questions.choose(IMAGE_QUESTIONS, rng)
-    return DigitRecord(name, kind, [questions.SINGLE[kind](scene.digits, rng)], [Picture((scene,))])
+    return DigitRecord(name, kind, [questions.SINGLE[kind](scene.digits, rng)], [DigitVisual((scene,))])
 
 
 def _sums(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
     """One image with ``SUMS`` questions about sums."""
     record = step_by_step(name, rng, pool)
-    digits = record.pictures[0].scenes[0].digits
+    digits = record.visuals[0].scenes[0].digits
     return replace(record, pairs=[questions.arithmetic(digits, rng) for _ in range(SUMS)])
 
 

@@ -61,8 +61,8 @@ BAD: dict[str, Any] = {
 
 def settings(root: Path, tokenizer: Path, records: list, **stage: Any) -> Config:
     """A stage over a JSON list and a folder of images, some of them damaged."""
-    pictures = IMAGES | {"empty.png": b"", "text.png": b"no image"}
-    return build.settings(root, tokenizer, {"s": build.json_source(root, records, pictures)}, **stage)
+    media = IMAGES | {"empty.png": b"", "text.png": b"no image"}
+    return build.settings(root, tokenizer, {"s": build.json_source(root, records, media)}, **stage)
 
 
 @pytest.fixture

@@ -174,8 +174,8 @@ def test_any_column_gives_samples_or_rejects(column: str, kind: str, tmp_path: P
 def test_a_value_that_cannot_be_read_costs_its_own_row(tmp_path: Path, tokenizer: Path) -> None:
     conversations = pa.array([build.turns("What?", "That.")] * 4)
     names = pa.concat_arrays([pa.array(["a", "b"]), no_utf8(1), pa.array(["d"])])
-    pictures = pa.concat_arrays([no_utf8(1), pa.array([None, None, None], pa.string())])
-    table = pa.table({"id": names, "image": pictures, "conversations": conversations})
+    images = pa.concat_arrays([no_utf8(1), pa.array([None, None, None], pa.string())])
+    table = pa.table({"id": names, "image": images, "conversations": conversations})
     pq.write_table(table, tmp_path / "records.parquet")
     source = SourceConfig(SourceFormat.parquet, "records.parquet")
     manifest = open_manifest(settings_of(tmp_path, tokenizer, source))

@@ -89,7 +89,7 @@ def test_sample_ids_are_unique_and_independent_of_the_folder(tmp_path: Path, tok
 def test_the_first_of_two_members_with_the_same_name_is_used(tmp_path: Path, tokenizer: Path) -> None:
     for number, side in enumerate((30, 60)):
         with tarfile.open(tmp_path / f"images_{number}.tar", "w") as tar:
-            file = tmp_path / "picture"
+            file = tmp_path / "image"
             file.write_bytes(build.image_file(side, side))
             tar.add(file, "a.png")
     records = build.write_json(tmp_path, [build.record("r", "a.png")])
