@@ -33,10 +33,13 @@ from lladav.errors import UserError
 from lladav.storage import (
     as_user_error,
     create_if_absent,
+    file_info,
     local_path,
     make_folder,
+    object_version,
     read_text,
     remove_file,
+    replace_if_unchanged,
     write_durably,
 )
 
@@ -44,8 +47,6 @@ LEASE_SECONDS = 60.0
 """A claim that is not renewed for this long is dead."""
 RENEWALS = 6
 """Renewals within a lease."""
-TAKEOVER_SECONDS = 1.0
-"""Wait between taking over a dead claim in an object store and checking that no other process did too."""
 
 LOCK, OWNER = "run.lock", "owner.json"
 
@@ -103,7 +104,7 @@ def claimed(folder: UPath, lease_seconds: float = LEASE_SECONDS) -> Iterator[Own
     owner = Owner()
     with as_user_error(f"{folder}: cannot be written", "set train.storage"):
         make_folder(folder)
-        claim = claim_for(folder, lease_seconds)
+        claim = claim_for(folder, owner, lease_seconds)
         _acquire(claim, folder, lease_seconds)
     try:
         with as_user_error(f"{folder}: cannot be written", "set train.storage"):
@@ -119,16 +120,28 @@ def claimed(folder: UPath, lease_seconds: float = LEASE_SECONDS) -> Iterator[Own
 def owner_of(folder: UPath) -> Owner | None:
     """The process that claimed the folder last and has not released it; None if there is none."""
     try:
-        return Owner(**json.loads(read_text(folder / OWNER)))
-    except (FileNotFoundError, ValueError, TypeError):
+        return _parse_owner(read_text(folder / OWNER))
+    except FileNotFoundError:
         return None
 
 
-def claim_for(folder: UPath, lease_seconds: float) -> Claim:
+def _owner_in(claim: str) -> Owner | None:
+    """The owner in the text of an ``ObjectClaim``."""
+    return _parse_owner(claim.partition(" ")[2])
+
+
+def _parse_owner(text: str) -> Owner | None:
+    try:
+        return Owner(**json.loads(text))
+    except (ValueError, TypeError):
+        return None
+
+
+def claim_for(folder: UPath, owner: Owner, lease_seconds: float) -> Claim:
     """The kind of claim that the folder's storage supports."""
     if local := local_path(folder):
         return FileClaim(local / LOCK, lease_seconds)
-    return ObjectClaim(folder / LOCK, lease_seconds)
+    return ObjectClaim(folder / LOCK, owner, lease_seconds)
 
 
 def _acquire(claim: Claim, folder: UPath, lease_seconds: float) -> None:
@@ -177,11 +190,11 @@ class FileClaim:
 
 
 class ObjectClaim:
-    """A claim in an object store: an object with a token and a counter of renewals."""
+    """A claim in an object store: an object with its owner and a counter of renewals."""
 
-    def __init__(self, file: UPath, lease_seconds: float) -> None:
-        self._file, self._lease_seconds = file, lease_seconds
-        self._token, self._count = secrets.token_hex(8), 0
+    def __init__(self, file: UPath, owner: Owner, lease_seconds: float) -> None:
+        self._file, self._owner, self._lease_seconds = file, owner, lease_seconds
+        self._renewals = 0
         self._watched: tuple[str, float] | None = None
         self._released = threading.Event()
         self._renewing = threading.Thread(target=self._renew, daemon=True)
@@ -206,19 +219,20 @@ class ObjectClaim:
 
     def _take_over(self) -> bool:
         """Replace the claim of a dead owner; one of several concurrent processes succeeds."""
-        owner = owner_of(self._file.parent)
-        if not (owner and owner.is_dead) and self._unchanged_for() < self._lease_seconds:
+        try:
+            # The version comes first: a claim that is renewed or replaced after this is not replaced below.
+            version = object_version(file_info(self._file))
+        except FileNotFoundError:
             return False
-        with suppress(FileNotFoundError):
-            remove_file(self._file)
-        if not create_if_absent(self._file, self._content()):
+        state = self.state()
+        owner = _owner_in(state)
+        if not (owner and owner.is_dead) and self._unchanged_for(state) < self._lease_seconds:
             return False
-        time.sleep(TAKEOVER_SECONDS)  # another process may have removed our object and created its own
-        return self._is_mine()
+        return replace_if_unchanged(self._file, self._content(), version)
 
-    def _unchanged_for(self) -> float:
-        """Seconds since this process first saw the claim in its current state."""
-        state, now = self.state(), time.monotonic()
+    def _unchanged_for(self, state: str) -> float:
+        """Seconds since this process first saw the claim in this state."""
+        now = time.monotonic()
         if self._watched is None or self._watched[0] != state:
             self._watched = state, now
         return now - self._watched[1]
@@ -228,11 +242,11 @@ class ObjectClaim:
             with suppress(OSError):  # the next renewal may succeed; ``Run.commit`` notices an expired claim
                 if not self._is_mine():
                     return
-                self._count += 1
+                self._renewals += 1
                 write_durably(self._file, self._content())
 
     def _is_mine(self) -> bool:
-        return self.state().startswith(self._token)
+        return _owner_in(self.state()) == self._owner
 
     def _content(self) -> str:
-        return f"{self._token} {self._count}"
+        return f"{self._renewals} {json.dumps(asdict(self._owner))}"

@@ -203,6 +203,25 @@ def create_if_absent(file: UPath, text: str) -> bool:
     return True
 
 
+def replace_if_unchanged(file: UPath, text: str, expected: str) -> bool:
+    """Replace an object whose ``object_version`` is ``expected``; return whether that succeeded.
+
+    On S3, exactly one of several simultaneous calls returns True. gcsfs has no such call: there the object is
+    removed and created, and two calls succeed if one of them removes what the other has just created.
+    """
+    try:
+        with as_os_error(file):
+            if file.protocol == "s3":
+                file.fs.pipe_file(file.path, text.encode(), IfMatch=expected)
+                return True
+            file.fs.rm_file(file.path)
+    except OSError as error:
+        if error.errno == errno.EINVAL or isinstance(error, FileNotFoundError):
+            return False
+        raise
+    return create_if_absent(file, text)
+
+
 def fsync_folder(folder: Path) -> None:
     """Make the names of the files in a local folder survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)

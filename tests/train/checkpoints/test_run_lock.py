@@ -16,7 +16,7 @@ import pytest
 from lladav.errors import UserError
 from lladav.storage import location, make_folder
 from train.checkpoints.run_folder import Run
-from train.checkpoints.run_lock import claim_for, claimed, owner_of
+from train.checkpoints.run_lock import Owner, claim_for, claimed, owner_of
 
 LEASE = 1.5
 HOLDER = """
@@ -105,18 +105,18 @@ def test_an_owner_that_lost_its_claim_commits_nothing(folder: str) -> None:
 
 
 def test_one_of_several_processes_takes_over_a_dead_claim(bucket: str) -> None:
-    dead = claim_for(location(bucket), 600)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    dead = claim_for(location(bucket), Owner(pid=ended.pid), 600)
     assert dead.acquire()
-    claims = [claim_for(location(bucket), LEASE) for _ in range(4)]
+    claims = [claim_for(location(bucket), Owner(), 600) for _ in range(4)]
+    ready = threading.Barrier(4)
     taken: list[int] = []
 
     def contend(number: int) -> None:
-        deadline = time.monotonic() + 3 * LEASE
-        while time.monotonic() < deadline:
-            if claims[number].acquire():
-                taken.append(number)
-                return
-            time.sleep(0.05)
+        ready.wait()
+        if claims[number].acquire():
+            taken.append(number)
 
     threads = [threading.Thread(target=contend, args=(number,)) for number in range(4)]
     for thread in threads:
