@@ -13,10 +13,10 @@ from lladav.checkpoint import model_config_of
 from lladav.inputs.chat import ChatTokenizer
 from lladav.inputs.images import ViewGeometry
 from serve.api.completions import Completions
-from serve.api.requests import RequestPlanner
+from serve.api.planner import RequestPlanner
 from serve.api.routes import Service, web_app
 from serve.auth.keys import Authenticator, keys_of
-from serve.auth.limits import RateLimiter
+from serve.auth.rate_limits import RateLimiter
 from serve.concurrency import ThreadOffloader
 from serve.engine.client import FAULT_SECONDS, EngineReplicas, Engines
 from serve.errors import NOT_FINITE, ApiError

@@ -62,14 +62,10 @@ def test_every_folder_of_modules_is_a_package(root: Path, package: str):
 
 
 def test_no_module_shadows_a_standard_or_installed_module(root: Path):
-    """Python puts the folder of a script first on its path, so this holds for the folders of scripts."""
     ours = {Path(package).name for package in PACKAGES}
     installed = set(importlib.metadata.packages_distributions()) - ours
     taken = (installed | set(sys.stdlib_module_names)) - {"__init__", "__main__"}
-    scripts = [file for file in modules(root) if '__name__ == "__main__"' in (root / file).read_text()]
-    folders = {file.parent for file in scripts}
-    assert Path("train") in folders
-    assert not [str(file) for file in modules(root) if file.parent in folders and file.stem in taken]
+    assert not [str(file) for file in modules(root) if file.stem in taken]
     assert not [package for package in ours if package in sys.stdlib_module_names]
 
 

@@ -17,7 +17,7 @@ from data.digits.records import DigitRecord, DigitVisual
 from data.digits.scenes import Scene
 from lladav.inputs.chat import SYSTEM_PROMPT
 from lladav.inputs.images import ViewGeometry
-from lladav.inputs.types import VisualKind
+from lladav.inputs.samples import VisualKind
 
 DOT, LINE_END = ".", "\n"
 SIGNS = string.ascii_letters[:30]

@@ -16,7 +16,7 @@ from data.digits import maps
 from data.digits.glyphs import Pool
 from data.digits.scenes import Scene, compose, paint
 from lladav.inputs.images import ViewGeometry, prepare_image
-from lladav.inputs.types import VisualKind
+from lladav.inputs.samples import VisualKind
 
 PROCESSES = 2
 EMPTY_TILE_SHARE = 0.1

@@ -27,7 +27,7 @@ from lladav.inputs.chat import (
     parse_conversation,
 )
 from lladav.inputs.images import image_kind, token_count
-from lladav.inputs.types import IMAGE_PLACEHOLDER, Encoded, VisualKind, VisualShape
+from lladav.inputs.samples import IMAGE_PLACEHOLDER, Encoded, VisualKind, VisualShape
 
 VIDEO_MARK = "<video>"
 

@@ -27,7 +27,7 @@ from lladav.inputs.chat import TEXT_VERSION
 from lladav.inputs.clips import Opener, clip_header
 from lladav.inputs.image_files import image_size
 from lladav.inputs.images import view_count
-from lladav.inputs.types import VisualKind, VisualShape
+from lladav.inputs.samples import VisualKind, VisualShape
 from lladav.storage import AnyPath, location, read_text
 
 SPEC_FILE = "preparation.json"

@@ -16,7 +16,7 @@ from data.manifest.quarantine import Reject
 from data.pipeline.plan import MicroBatchPlan
 from data.pipeline.reading import SampleReader
 from data.records.record import BadSample
-from lladav.inputs.types import IGNORED, Encoded, Sample, Visual, VisualKind, VisualShape
+from lladav.inputs.samples import IGNORED, Encoded, Sample, Visual, VisualKind, VisualShape
 
 SCHEMA = pa.schema(
     {

@@ -22,7 +22,7 @@ from data.sources.media import MediaStore, display_name
 from lladav.inputs.clips import clip_frames, folder_frames
 from lladav.inputs.image_files import read_image
 from lladav.inputs.images import prepare_image, prepare_video
-from lladav.inputs.types import Sample, Visual, VisualKind, VisualShape
+from lladav.inputs.samples import Sample, Visual, VisualKind, VisualShape
 
 
 class SampleReader:

@@ -37,7 +37,7 @@ from lladav.inputs.chat import ChatTokenizer
 from lladav.inputs.clips import read_clip
 from lladav.inputs.image_files import read_image, to_rgb
 from lladav.inputs.images import ViewGeometry, prepare_images
-from lladav.inputs.types import Sample
+from lladav.inputs.samples import Sample
 from lladav.model.llada_v import LLaDAV
 
 MASK_SHOWN = "·"

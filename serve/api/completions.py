@@ -13,11 +13,11 @@ from typing import Any
 from pydantic_core import to_json
 
 from lladav.inputs.chat import ChatTokenizer
-from serve.api import responses
+from serve.api import response_forms as responses
 from serve.api.context import RequestContext
+from serve.api.planner import PreparedRequest, RequestPlanner
 from serve.api.prompts import image_references
-from serve.api.requests import PreparedRequest, RequestPlanner
-from serve.api.responses import AnswerText, Piece, form_of
+from serve.api.response_forms import AnswerText, Piece, form_of
 from serve.api.schemas import ChatRequest, DecodingBody
 from serve.concurrency import ThreadOffloader
 from serve.engine.client import Engines

@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.api.context import BodyMemory, RequestContext
 from serve.auth.keys import Authenticator
-from serve.auth.limits import RateLimiter
 from serve.auth.loopback import check_loopback
+from serve.auth.rate_limits import RateLimiter
 from serve.errors import ApiError
 from serve.ops.metrics import IngressMetrics
 from serve.settings import Auth, KeySettings, ServeSettings

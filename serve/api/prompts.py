@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lladav.inputs.chat import SYSTEM_PROMPT, ChatTokenizer, Message, encode_prompt, join_parts
-from lladav.inputs.types import IGNORED, Encoded, Sample
+from lladav.inputs.samples import IGNORED, Encoded, Sample
 from serve.api.schemas import (
     ChatMessage,
     ImagePart,

@@ -23,7 +23,7 @@ from serve.api.middleware import CLIENT_CLOSED_REQUEST, RequestMiddleware
 from serve.api.openapi import ERRORS, body_of, document
 from serve.api.schemas import ChatRequest, CompletionRequest, DecodingBody
 from serve.auth.keys import Authenticator
-from serve.auth.limits import RateLimiter
+from serve.auth.rate_limits import RateLimiter
 from serve.concurrency import SingleFlight
 from serve.errors import ApiError
 from serve.ops.metrics import IngressMetrics, exposition

@@ -13,7 +13,7 @@ from typing import Any
 from lladav.decoding.model_runner import UnmaskedTokens
 from lladav.decoding.params import DecodingOptions
 from lladav.decoding.results import Decoded
-from lladav.inputs.types import Sample
+from lladav.inputs.samples import Sample
 from serve.engine.refresh_policy import RefreshRange
 
 

@@ -24,7 +24,7 @@ from PIL import Image, UnidentifiedImageError
 
 from lladav.inputs.image_files import FORMATS, to_rgb
 from lladav.inputs.images import ViewGeometry, image_kind, prepare_image
-from lladav.inputs.types import Visual, VisualKind
+from lladav.inputs.samples import Visual, VisualKind
 from serve.errors import ApiError
 from serve.media.fetching import Fetcher
 from serve.settings import FetchSettings, MediaSettings

@@ -30,7 +30,7 @@ from lladav.decoding.engine import Decoded, Engine, EngineConfig  # noqa: E402
 from lladav.decoding.kv_cache import kv_block_bytes  # noqa: E402
 from lladav.decoding.params import DecodingOptions  # noqa: E402
 from lladav.decoding.prompt_encoder import PromptEncoder  # noqa: E402
-from lladav.inputs.types import Sample  # noqa: E402
+from lladav.inputs.samples import Sample  # noqa: E402
 from lladav.model.initialization import initialize  # noqa: E402
 from lladav.model.llada_v import LLaDAV  # noqa: E402
 from tests.bench.reporting import report, table  # noqa: E402

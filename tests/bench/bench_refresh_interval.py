@@ -31,7 +31,7 @@ from lladav.config.loader import load  # noqa: E402
 from lladav.decoding.engine import Engine, EngineConfig  # noqa: E402
 from lladav.decoding.params import DecodingOptions  # noqa: E402
 from lladav.inputs.chat import ChatTokenizer  # noqa: E402
-from lladav.inputs.types import Sample  # noqa: E402
+from lladav.inputs.samples import Sample  # noqa: E402
 from lladav.storage.local_cache import local_copy  # noqa: E402
 from tests.bench.reporting import report, table  # noqa: E402
 from train.checkpoints.run_folder import WEIGHTS, Run  # noqa: E402

@@ -28,7 +28,7 @@ from lladav.config.schema import TokenIds  # noqa: E402
 from lladav.decoding.engine import Engine  # noqa: E402
 from lladav.decoding.params import DecodingOptions  # noqa: E402
 from lladav.inputs.chat import SYSTEM_PROMPT, ChatTokenizer, Message, encode_prompt  # noqa: E402
-from lladav.inputs.types import Sample  # noqa: E402
+from lladav.inputs.samples import Sample  # noqa: E402
 from serve.engine.replica import engine_of, open_replica_model  # noqa: E402
 from tests.bench.reporting import report, table  # noqa: E402
 from tests.lladav.build import tiny_config, tiny_model  # noqa: E402

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
 
 from lladav.diffusion.masking import Noise, NoisyBatch, supervised_counts
-from lladav.inputs.types import IGNORED
+from lladav.inputs.samples import IGNORED
 from lladav.model.language import rotary_factors
 from lladav.model.llada_v import LLaDAV
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lladav.diffusion.masking import Noise, NoisyBatch, corrupt, draw_noise, supervised_counts
 from lladav.inputs.packing import pack
-from lladav.inputs.types import Sample
+from lladav.inputs.samples import Sample
 from lladav.model.llada_v import LLaDAV
 from tests.bench.released_step import released_loss
 from tests.lladav.build import image_sample, text_sample, tiny_model

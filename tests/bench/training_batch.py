@@ -15,7 +15,7 @@ from lladav.config.schema import LanguageConfig, ModelConfig, TrainConfig, Visio
 from lladav.diffusion.masking import Noise, NoisyBatch, Stratum, corrupt, draw_noise, supervised_counts
 from lladav.inputs.images import ViewGeometry, prepare_image, prepare_video
 from lladav.inputs.packing import pack
-from lladav.inputs.types import IGNORED, IMAGE_PLACEHOLDER, Encoded, Sample, Visual, VisualKind
+from lladav.inputs.samples import IGNORED, IMAGE_PLACEHOLDER, Encoded, Sample, Visual, VisualKind
 
 TEMPLATE_IDS = 11
 """Number of supervised ids of the chat template outside the answer."""

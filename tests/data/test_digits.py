@@ -17,7 +17,7 @@ from lladav.config.loader import load
 from lladav.errors import UserError
 from lladav.inputs.chat import SYSTEM_PROMPT, ChatTokenizer, parse_conversation
 from lladav.inputs.images import ViewGeometry, token_count, view_count
-from lladav.inputs.types import VisualKind, VisualShape
+from lladav.inputs.samples import VisualKind, VisualShape
 
 SCALE = 0.01
 GEOMETRY = ViewGeometry(

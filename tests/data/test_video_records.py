@@ -19,7 +19,7 @@ from data.sources import bytes_at
 from lladav.config.schema import Pixels, SourceConfig, SourceFormat
 from lladav.errors import UserError
 from lladav.inputs.packing import expand_placeholders
-from lladav.inputs.types import Sample, VisualKind
+from lladav.inputs.samples import Sample, VisualKind
 from tests.data import build
 from tests.lladav.inputs import recorded
 

@@ -17,7 +17,7 @@ from lladav.checkpoint import open_model
 from lladav.config.schema import ImagesConfig, LanguageConfig, ModelConfig, TokenIds, VisionConfig
 from lladav.inputs.images import ViewGeometry, prepare_image
 from lladav.inputs.packing import PackedBatch
-from lladav.inputs.types import IGNORED, IMAGE_PLACEHOLDER, Encoded, Sample, Visual, VisualKind
+from lladav.inputs.samples import IGNORED, IMAGE_PLACEHOLDER, Encoded, Sample, Visual, VisualKind
 from lladav.model.llada_v import LLaDAV
 
 TOKENS = TokenIds(mask=60, bos=61, eos=62, start_header=63, end_header=64, eot=65)

@@ -23,7 +23,7 @@ from lladav.decoding.params import DecodingOptions
 from lladav.errors import UserError
 from lladav.generation import main, question, show, updates
 from lladav.inputs.chat import ChatTokenizer
-from lladav.inputs.types import VisualKind
+from lladav.inputs.samples import VisualKind
 from lladav.model.llada_v import LLaDAV
 from tests.conftest import Golden
 from tests.lladav.build import noise_image, tiny_config, tiny_model

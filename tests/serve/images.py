@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from lladav.inputs.images import ViewGeometry
-from lladav.inputs.types import Visual, VisualKind
+from lladav.inputs.samples import Visual, VisualKind
 from serve.errors import ApiError
 from serve.media.loader import decode
 

@@ -22,7 +22,7 @@ from lladav.inputs.chat import ChatTokenizer
 from lladav.inputs.clips import read_clip
 from lladav.inputs.image_files import read_image
 from lladav.inputs.images import prepare_images
-from lladav.inputs.types import Sample, Visual
+from lladav.inputs.samples import Sample, Visual
 from lladav.model.llada_v import LLaDAV
 
 SOURCE_OF_TYPE = {"arithmetic": "visualwebinstruct"}

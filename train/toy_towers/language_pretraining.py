@@ -33,7 +33,7 @@ from lladav.diffusion.masking import Stratum, corrupt, draw_noises
 from lladav.inputs.chat import ChatTokenizer, Message, encode_chat, encode_plain, parse_conversation
 from lladav.inputs.images import ViewGeometry, image_kind
 from lladav.inputs.packing import PackedBatch, pack
-from lladav.inputs.types import IGNORED, IMAGE_PLACEHOLDER, Encoded, Sample, VisualKind
+from lladav.inputs.samples import IGNORED, IMAGE_PLACEHOLDER, Encoded, Sample, VisualKind
 from lladav.model.attention import PackedAttention
 from lladav.model.language import LanguageTower, rotary_factors
 from train.toy_towers.fit import Fit, fit, shuffled

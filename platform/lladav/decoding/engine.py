@@ -28,7 +28,7 @@ from lladav.decoding.results import Decoded, Update, decoded
 from lladav.decoding.scheduler import Scheduler
 from lladav.decoding.sequence import SequenceState, Span
 from lladav.errors import UserError
-from lladav.inputs.types import Sample
+from lladav.inputs.samples import Sample
 from lladav.model.attention import segment_mask
 from lladav.model.llada_v import LLaDAV
 

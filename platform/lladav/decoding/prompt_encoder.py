@@ -19,7 +19,7 @@ from lladav.decoding.errors import NotFiniteError
 from lladav.inputs.chat import IMAGE_MARK, SYSTEM_PROMPT, ChatTokenizer, Message, encode_prompt
 from lladav.inputs.images import ViewGeometry, token_count
 from lladav.inputs.packing import expand_placeholders
-from lladav.inputs.types import IMAGE_PLACEHOLDER, Sample, Visual
+from lladav.inputs.samples import IMAGE_PLACEHOLDER, Sample, Visual
 from lladav.model.llada_v import LLaDAV
 from lladav.model.numerics import is_finite
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lladav.diffusion.loss import TargetRows
 from lladav.inputs.packing import PackedBatch
-from lladav.inputs.types import IGNORED
+from lladav.inputs.samples import IGNORED
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from lladav.config.schema import ModelConfig, Supervise, TokenIds
 from lladav.errors import UserError
-from lladav.inputs.types import IGNORED, IMAGE_PLACEHOLDER, Encoded
+from lladav.inputs.samples import IGNORED, IMAGE_PLACEHOLDER, Encoded
 from lladav.storage import location
 from lladav.storage.local_cache import local_copy
 

@@ -17,7 +17,7 @@ from lladav.config.schema import Pixels
 from lladav.errors import MediaError
 from lladav.inputs.image_files import LOCAL_FORMATS, as_media_error, read_image, to_rgb
 from lladav.inputs.images import ViewGeometry, inference_frames, prepare_video
-from lladav.inputs.types import Visual
+from lladav.inputs.samples import Visual
 from lladav.inputs.video_files import Clip, VideoFile
 
 DEFAULT_MILLISECONDS = 100

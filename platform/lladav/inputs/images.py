@@ -16,7 +16,7 @@ from PIL import Image
 
 from lladav.config.schema import ImageMode, ModelConfig, Pixels
 from lladav.errors import UserError
-from lladav.inputs.types import Visual, VisualKind, VisualShape
+from lladav.inputs.samples import Visual, VisualKind, VisualShape
 
 PAD_GREY = 127
 """Background of images padded to a square: SigLIP's mean pixel as an integer."""

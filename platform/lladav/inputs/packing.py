@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lladav.errors import UserError
 from lladav.inputs.images import ViewGeometry, token_count
-from lladav.inputs.types import IGNORED, IMAGE_PLACEHOLDER, Sample, VisualShape
+from lladav.inputs.samples import IGNORED, IMAGE_PLACEHOLDER, Sample, VisualShape
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from lladav.config.schema import ModelConfig, ModelPart
 from lladav.diffusion.masking import NoisyBatch
 from lladav.inputs.images import ViewGeometry
 from lladav.inputs.packing import PackedBatch
-from lladav.inputs.types import VisualShape
+from lladav.inputs.samples import VisualShape
 from lladav.model.attention import Attend, PackedAttention
 from lladav.model.language import LanguageTower, rotary_factors
 from lladav.model.projector import Projector

@@ -18,7 +18,7 @@ from transformers.initialization import no_init_weights
 
 from lladav.config.schema import VisionConfig
 from lladav.inputs.images import Merge, ViewGeometry, merge_geometry
-from lladav.inputs.types import VisualKind, VisualShape
+from lladav.inputs.samples import VisualKind, VisualShape
 
 
 class VisionTower(nn.Module):

@@ -25,7 +25,7 @@ from lladav.config.schema import (
     Template,
 )
 from lladav.inputs.chat import IMAGE_MARK, ChatTokenizer
-from lladav.inputs.types import IGNORED, IMAGE_PLACEHOLDER, Encoded, VisualKind, VisualShape
+from lladav.inputs.samples import IGNORED, IMAGE_PLACEHOLDER, Encoded, VisualKind, VisualShape
 from tests.conftest import Golden
 from tests.data import build
 

@@ -24,7 +24,7 @@ from lladav.errors import UserError
 from lladav.inputs.chat import TEXT_VERSION
 from lladav.inputs.images import ViewGeometry
 from lladav.inputs.packing import expand_placeholders
-from lladav.inputs.types import IGNORED
+from lladav.inputs.samples import IGNORED
 from tests.data import build
 
 IMAGES = {

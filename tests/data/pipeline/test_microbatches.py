@@ -12,7 +12,7 @@ from data.pipeline.microbatches import MicroBatch, build_row, to_batch
 from data.pipeline.plan import MicroBatchPlan
 from data.pipeline.reading import SampleReader, read_samples
 from lladav.inputs.packing import pack
-from lladav.inputs.types import IGNORED
+from lladav.inputs.samples import IGNORED
 from tests.data import build
 
 IMAGES = {

@@ -13,7 +13,7 @@ from data.records.record import BadSample, errors_as_bad_sample
 from lladav.config.schema import Pixels
 from lladav.inputs.clips import clip_header
 from lladav.inputs.image_files import image_size, read_image
-from lladav.inputs.types import Sample, VisualKind, VisualShape
+from lladav.inputs.samples import Sample, VisualKind, VisualShape
 from tests.data import build
 from tests.lladav.inputs import recorded
 

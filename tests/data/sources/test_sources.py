@@ -19,7 +19,7 @@ from data.pipeline.reading import read_samples
 from data.sources.annotations import FORMATS, RecordFormat
 from lladav.config.schema import SourceConfig, SourceFormat
 from lladav.errors import UserError
-from lladav.inputs.types import Sample
+from lladav.inputs.samples import Sample
 from tests.data import build
 
 IMAGES = {f"part/{n}.png": build.image_file(20 + 15 * n, 30, seed=n) for n in range(5)}

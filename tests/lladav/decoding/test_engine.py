@@ -19,7 +19,7 @@ from lladav.decoding.params import Cache, DecodingOptions
 from lladav.decoding.results import Decoded, Update
 from lladav.errors import UserError
 from lladav.inputs.packing import pack
-from lladav.inputs.types import Sample
+from lladav.inputs.samples import Sample
 from lladav.model.llada_v import LLaDAV
 from tests.lladav.build import (
     TOKENS,

@@ -13,7 +13,7 @@ from lladav.decoding.errors import FailureKind
 from lladav.decoding.model_runner import ModelRunner, Row, UnmaskedTokens
 from lladav.decoding.params import DecodingOptions
 from lladav.errors import UserError
-from lladav.inputs.types import Sample
+from lladav.inputs.samples import Sample
 from lladav.model.language import LanguageTower
 from lladav.model.llada_v import LLaDAV
 from tests.lladav.build import image_sample, text_sample, variant

@@ -14,7 +14,7 @@ from lladav.decoding.params import Cache, DecodingOptions
 from lladav.decoding.prompt_encoder import PromptEncoder
 from lladav.decoding.results import Decoded
 from lladav.inputs.images import prepare_image
-from lladav.inputs.types import IMAGE_PLACEHOLDER, Sample, VisualKind
+from lladav.inputs.samples import IMAGE_PLACEHOLDER, Sample, VisualKind
 from lladav.model.llada_v import LLaDAV
 from tests.lladav.build import prompt_sample
 from tests.lladav.decoding.reference_decoder import reference_decode

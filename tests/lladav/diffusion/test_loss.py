@@ -14,7 +14,7 @@ from lladav.config.schema import Attention
 from lladav.diffusion.loss import TargetRows, fused_cross_entropy
 from lladav.diffusion.masking import Noise, NoisyBatch, corrupt
 from lladav.inputs.packing import pack
-from lladav.inputs.types import IGNORED, Encoded, Sample
+from lladav.inputs.samples import IGNORED, Encoded, Sample
 from lladav.model.llada_v import LLaDAV
 from tests.lladav.build import variant
 

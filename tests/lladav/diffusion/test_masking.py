@@ -20,7 +20,7 @@ from lladav.diffusion.masking import (
 )
 from lladav.inputs.images import ViewGeometry
 from lladav.inputs.packing import pack
-from lladav.inputs.types import IGNORED
+from lladav.inputs.samples import IGNORED
 from tests.lladav.build import TOKENS, text_sample, tiny_config
 
 GEOMETRY = ViewGeometry.of(tiny_config())

@@ -30,7 +30,7 @@ from lladav.inputs.chat import (
     move_mark_to_front,
     parse_conversation,
 )
-from lladav.inputs.types import IGNORED, IMAGE_PLACEHOLDER
+from lladav.inputs.samples import IGNORED, IMAGE_PLACEHOLDER
 from tests.lladav.build import tiny_config
 
 

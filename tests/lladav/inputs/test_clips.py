@@ -12,7 +12,7 @@ from lladav.config.schema import Pixels
 from lladav.errors import MediaError
 from lladav.inputs.clips import clip_frames, clip_header, read_clip
 from lladav.inputs.images import ViewGeometry
-from lladav.inputs.types import Visual, VisualKind
+from lladav.inputs.samples import Visual, VisualKind
 from lladav.inputs.video_files import Clip
 from tests.lladav.inputs import recorded
 

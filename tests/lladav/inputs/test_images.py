@@ -30,7 +30,7 @@ from lladav.inputs.images import (
     token_count,
     view_count,
 )
-from lladav.inputs.types import VisualKind, VisualShape
+from lladav.inputs.samples import VisualKind, VisualShape
 from lladav.model.llada_v import LLaDAV
 from tests.lladav.build import noise_image, tiny_config
 

@@ -9,7 +9,7 @@ import torch
 from lladav.errors import UserError
 from lladav.inputs.images import ViewGeometry, prepare_image, token_count
 from lladav.inputs.packing import expand_placeholders, pack
-from lladav.inputs.types import IGNORED, IMAGE_PLACEHOLDER, Encoded, Sample, VisualKind
+from lladav.inputs.samples import IGNORED, IMAGE_PLACEHOLDER, Encoded, Sample, VisualKind
 from tests.lladav.build import image_sample, noise_image, text_of, text_sample, tiny_config
 
 GEOMETRY = ViewGeometry.of(tiny_config())

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lladav.config.schema import Attention
 from lladav.inputs.packing import pack
-from lladav.inputs.types import Sample
+from lladav.inputs.samples import Sample
 from lladav.model.attention import PackedAttention, attend_once, segment_mask
 from lladav.model.llada_v import LLaDAV
 from tests.lladav.build import (

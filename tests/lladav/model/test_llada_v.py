@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lladav.config.schema import LanguageConfig, ModelConfig, ModelPart
 from lladav.diffusion.masking import Noise, NoisyBatch, corrupt, draw_noise, supervised_counts
 from lladav.inputs.packing import pack
-from lladav.inputs.types import Sample
+from lladav.inputs.samples import Sample
 from lladav.model.llada_v import LLaDAV, packed_positions
 from tests.lladav.build import image_sample, text_sample, tiny_config, tiny_model
 

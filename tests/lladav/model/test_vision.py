@@ -21,7 +21,7 @@ from lladav.inputs.images import (
     view_count,
 )
 from lladav.inputs.packing import pack
-from lladav.inputs.types import IMAGE_PLACEHOLDER, Visual, VisualKind, VisualShape
+from lladav.inputs.samples import IMAGE_PLACEHOLDER, Visual, VisualKind, VisualShape
 from lladav.model.llada_v import LLaDAV
 from lladav.model.vision import VisionTower, merge_views
 from tests.lladav.build import prompt_sample, tiny_config, tiny_model, variant

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serve.api.limits import RequestLimits
+from serve.api.request_limits import RequestLimits
 from serve.api.routes import web_app
 from serve.api.schemas import ChatRequest, CompletionRequest, DecodingBody
 from serve.auth.keys import Authenticator, hash_of

@@ -15,7 +15,7 @@ from serve.api.completions import Completions
 from serve.api.middleware import CLIENT_CLOSED_REQUEST
 from serve.api.routes import Service, web_app
 from serve.auth.keys import Authenticator, hash_of
-from serve.auth.limits import RateLimiter
+from serve.auth.rate_limits import RateLimiter
 from serve.errors import ApiError
 from serve.ops.metrics import IngressMetrics
 from serve.settings import Auth, KeySettings, ServeSettings

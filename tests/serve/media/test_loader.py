@@ -18,7 +18,7 @@ from PIL import Image
 
 from lladav.inputs.image_files import FORMATS
 from lladav.inputs.images import prepare_image
-from lladav.inputs.types import Visual, VisualKind
+from lladav.inputs.samples import Visual, VisualKind
 from serve.errors import ApiError
 from serve.media.fetching import Fetcher
 from serve.media.loader import MediaLoader

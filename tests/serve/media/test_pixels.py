@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from lladav.inputs.image_files import FORMATS
-from lladav.inputs.types import Visual
+from lladav.inputs.samples import Visual
 from tests.serve.images import (
     decoded,
     encoded,

@@ -17,7 +17,7 @@ from data.pipeline.microbatches import MicroBatch, to_batch, to_row
 from data.pipeline.plan import BatchLayout, Plan
 from lladav.config.schema import Config
 from lladav.inputs.images import ViewGeometry
-from lladav.inputs.types import Sample
+from lladav.inputs.samples import Sample
 from tests.lladav.build import image_sample, text_sample
 from tests.train.ranks import on_ranks
 from tests.train.settings import settings

@@ -14,7 +14,7 @@ from lladav.config.schema import Config, ModelPart, Precision
 from lladav.diffusion.masking import NoisyBatch, corrupt, draw_noise, supervised_counts
 from lladav.inputs.images import ViewGeometry
 from lladav.inputs.packing import pack
-from lladav.inputs.types import Sample
+from lladav.inputs.samples import Sample
 from tests.lladav.build import image_sample, text_sample
 from tests.train.ranks import on_ranks
 from tests.train.settings import settings

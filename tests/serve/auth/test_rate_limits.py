@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lladav.errors import UserError
 from serve.auth.keys import hash_of
-from serve.auth.limits import RateLimiter
+from serve.auth.rate_limits import RateLimiter
 from serve.errors import ApiError
 from serve.settings import KeySettings
 from tests.apart import apart
@@ -144,7 +144,7 @@ def test_rates_that_cannot_be_counted_are_503(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_storage_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve.auth.limits.STORAGE_SECONDS", 0.05)
+    monkeypatch.setattr("serve.auth.rate_limits.STORAGE_SECONDS", 0.05)
     limiter, key = limiter_and_key()
 
     async def hit(*_: object) -> bool:

@@ -1,4 +1,4 @@
-"""Rate and concurrency of an API key. What one request may contain is checked in ``serve.api.limits``."""
+"""Rate and concurrency of an API key. ``serve.api.request_limits`` checks what one request contains."""
 
 from __future__ import annotations
 

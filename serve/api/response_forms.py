@@ -10,7 +10,7 @@ from typing import Any
 
 from lladav.decoding.results import Decoded
 from lladav.inputs.chat import ChatTokenizer
-from serve.api.requests import PreparedRequest
+from serve.api.planner import PreparedRequest
 from serve.engine.messages import Delta, Finished
 from serve.structured import JsonTemplate
 

@@ -20,9 +20,9 @@ from lladav.decoding.unmasking import RULES, given_rule_parameters, rule_paramet
 from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer
 from lladav.inputs.images import ViewGeometry
-from lladav.inputs.types import Sample, Visual
-from serve.api.limits import RequestLimits, requested_max_tokens, text_characters
+from lladav.inputs.samples import Sample, Visual
 from serve.api.prompts import chat_prompt, check_order, text_prompt
+from serve.api.request_limits import RequestLimits, requested_max_tokens, text_characters
 from serve.api.schemas import (
     ChatRequest,
     CompletionRequest,
