@@ -57,7 +57,7 @@ folder, loaded = sys.argv[1:]
 model = open_model(folder, torch.bfloat16)
 Path(loaded).touch()
 image = Image.new("RGB", (640, 480), "white")
-generate(model, [image], "What is in the image?", max_tokens=8, block_length=8)
+generate(model, [image], "What is in the image?", max_tokens=4, block_length=4, refresh_interval=4)
 """
 """Does the same as ``python -m lladav.generate``, and creates a file between loading and answering."""
 
