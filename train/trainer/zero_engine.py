@@ -117,7 +117,7 @@ class ZeroEngine:
             self.model,
             model,
             folder,
-            gather=gathered,
+            gather=deepspeed.zero.GatheredParameters,  # without a writing rank: nothing is scattered again
             writes=self.rank == 0,
             tokenizer=model.tokenizer,
         )
@@ -201,9 +201,6 @@ def deepspeed_settings(config: Config, workers: int) -> dict[str, Any]:
             "overlap_comm": torch.cuda.is_available(),
             "stage3_param_persistence_threshold": train.persistence_threshold,
             "reduce_bucket_size": REDUCE_BUCKET,
-            # One rank gathers a parameter by copying it within its own memory: keeping copies for their next
-            # use saves no communication and takes up to 2 GB.
-            **({"stage3_max_live_parameters": 0, "stage3_max_reuse_distance": 0} if workers == 1 else {}),
         },
         "zero_force_ds_cpu_optimizer": False,
         "zero_allow_untested_optimizer": True,
