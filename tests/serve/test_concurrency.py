@@ -93,6 +93,7 @@ def test_a_call_that_is_cancelled_before_it_starts_never_runs() -> None:
         waiting = asyncio.create_task(offload(ran.append, "second"))
         await asyncio.sleep(0)
         waiting.cancel()
+        await asyncio.wait([waiting])  # the cancellation reaches the pool before its thread is free
         proceed.set()
         await running
         await offload(ran.append, "third")
