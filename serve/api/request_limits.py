@@ -3,7 +3,7 @@
 To add a count, yield it in ``RequestLimits.counts`` and give its limit in ``RequestLimits.__init__``. To
 limit a count for a single API key, add an optional field with the name of the count to ``KeySettings``; a key
 can only lower the limit of the server. Rate and concurrency of a key are not counts of a request: see
-``serve.auth.limits``.
+``serve.auth.rate_limits``.
 """
 
 from __future__ import annotations

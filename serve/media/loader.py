@@ -1,6 +1,7 @@
 """Turns the image references of a request into the views that the model gets.
 
-Every byte here is untrusted. Count and size are checked before base64 is decoded. Base64 and images are
+Every byte here is untrusted. The size is checked before base64 is decoded, the number of images in
+``serve.api.request_limits``. Base64 and images are
 decoded in worker processes, which are killed if they take too long. A worker process imports this module, so
 the module must not import torch.
 """
