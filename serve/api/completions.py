@@ -21,7 +21,7 @@ from serve.api.response_forms import AnswerText, Piece, form_of
 from serve.api.schemas import ChatRequest, DecodingBody
 from serve.concurrency import ThreadOffloader
 from serve.engine.client import Engines
-from serve.engine.messages import Delta, DeltaMode, Event, Finished
+from serve.engine.messages import Delta, Event, Finished, StreamMode
 from serve.errors import ApiError
 from serve.media.loader import MediaLoader
 from serve.settings import KeySettings
@@ -153,7 +153,7 @@ class StreamWriter:
         self._prepared, self._tokenizer, self._context = prepared, tokenizer, context
         self._form = form_of(prepared)
         self._texts = [AnswerText(prepared, tokenizer) for _ in range(prepared.engine_request.choices)]
-        self._denoise = prepared.engine_request.deltas is DeltaMode.denoise
+        self._denoise = prepared.engine_request.stream_mode is StreamMode.denoise
         self._finished: list[Finished] = []
         self._first_token_sent = False
         self._warnings = list(prepared.warnings)

@@ -28,11 +28,10 @@ from serve.api.schemas import (
     CompletionRequest,
     DecodingBody,
     SchemaFormat,
-    StreamMode,
     StreamOptions,
 )
 from serve.decoding_params import IntervalRange
-from serve.engine.messages import DeltaMode, EngineRequest
+from serve.engine.messages import EngineRequest
 from serve.engine.refresh_policy import RefreshRange
 from serve.errors import ApiError
 from serve.settings import KeySettings, RefreshSettings, ServeSettings
@@ -105,7 +104,7 @@ class RequestPlanner:
             deadline=deadline,
             choices=body.choices,
             stop=tuple(body.stops),
-            deltas=_delta_mode(body),
+            stream_mode=body.stream_mode if body.stream else None,
         )
         self._check_length(request)
         return PreparedRequest(
@@ -270,12 +269,6 @@ def refresh_range(
         message = f"refresh_interval: this server permits {bounds.min} to {bounds.max}; choose within"
         raise ApiError(400, message, param="refresh_interval")
     return allowed
-
-
-def _delta_mode(body: DecodingBody) -> DeltaMode:
-    if not body.stream:
-        return DeltaMode.none
-    return DeltaMode.denoise if body.stream_mode is StreamMode.denoise else DeltaMode.committed
 
 
 def _warnings(request: EngineRequest) -> list[str]:

@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from serve.decoding_params import Count, DecodingParams, EnumText, Rule, WholeNumber, limit_fields
+from serve.engine.messages import StreamMode
 
 Text = Annotated[str, Field(max_length=1_000_000)]
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
@@ -47,13 +48,6 @@ class Effort(StrEnum):
     fast = "fast"
     balanced = "balanced"
     accurate = "accurate"
-
-
-class StreamMode(StrEnum):
-    """What a stream shows before an answer is finished."""
-
-    committed = "committed"
-    denoise = "denoise"
 
 
 class StreamOptions(Body):

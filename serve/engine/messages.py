@@ -17,10 +17,9 @@ from lladav.inputs.samples import Sample
 from serve.engine.refresh_policy import RefreshRange
 
 
-class DeltaMode(StrEnum):
-    """Which deltas an engine sends before an answer is finished."""
+class StreamMode(StrEnum):
+    """What a stream shows before an answer is finished."""
 
-    none = "none"
     committed = "committed"
     """Tokens that can no longer change."""
     denoise = "denoise"
@@ -46,7 +45,7 @@ class EngineRequest:
     """Number of answers."""
     stop: tuple[str, ...] = ()
     """Texts that end an answer."""
-    deltas: DeltaMode = DeltaMode.none
+    stream_mode: StreamMode | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "deadline": self.deadline - time.time()}

@@ -27,7 +27,7 @@ from lladav.decoding.results import Update
 from lladav.decoding.stops import StopTexts
 from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer
-from serve.engine.messages import Delta, DeltaMode, EngineRequest, Event, Finished
+from serve.engine.messages import Delta, EngineRequest, Event, Finished, StreamMode
 from serve.engine.refresh_policy import StepTimeModel, choose_interval, latency_estimate
 from serve.errors import NOT_FINITE, ApiError
 
@@ -307,8 +307,8 @@ class EngineWorker:
 
     def _deltas(self, answer: _Answer, update: Update) -> list[Delta]:
         """The delta of an update, if the request wants one."""
-        mode, unmasked = answer.submission.request.deltas, update.unmasked
-        if mode is DeltaMode.none:
+        mode, unmasked = answer.submission.request.stream_mode, update.unmasked
+        if mode is None:
             return []
         new = zip(unmasked.tokens, unmasked.confidences, strict=True)
         answer.unmasked |= dict(zip(unmasked.positions, new, strict=True))
@@ -316,7 +316,7 @@ class EngineWorker:
         committed = range(answer.sent, update.committed)
         tokens = [answer.unmasked.get(position, still_masked) for position in committed]
         answer.sent = max(answer.sent, update.committed)
-        if not tokens and mode is DeltaMode.committed:
+        if not tokens and mode is StreamMode.committed:
             return []
         return [
             Delta(
@@ -325,7 +325,7 @@ class EngineWorker:
                 answer.sent,
                 [token for token, _ in tokens],
                 [confidence for _, confidence in tokens],
-                unmasked if mode is DeltaMode.denoise else UnmaskedTokens(),
+                unmasked if mode is StreamMode.denoise else UnmaskedTokens(),
                 update.end,
                 update.excess,
             )

@@ -19,7 +19,7 @@ from PIL import Image
 
 from lladav.decoding.engine import Decoded
 from serve.engine.client import Engines
-from serve.engine.messages import Delta, DeltaMode, EngineRequest, Event, Finished
+from serve.engine.messages import Delta, EngineRequest, Event, Finished
 from serve.settings import ServeSettings
 from tests.serve.apis import NAME, app_of, settings_of
 from tests.serve.asgi import Answer, ask, parts
@@ -49,7 +49,7 @@ class Answers(Engines):
     async def events(self, request: EngineRequest) -> AsyncGenerator[list[Event], None]:
         for finished in await self.answer(request):
             tokens, confidences = finished.answer.tokens, finished.answer.confidences
-            step = len(tokens) if request.deltas is DeltaMode.none else 32
+            step = len(tokens) if request.stream_mode is None else 32
             for at in range(0, len(tokens), step):
                 some = slice(at, at + 32)
                 yield [Delta(finished.choice, at, at + 32, tokens[some], confidences[some])]

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lladav.decoding.params import DecodingOptions
-from serve.engine.messages import Delta, DeltaMode, EngineRequest, Event, Finished
+from serve.engine.messages import Delta, EngineRequest, Event, Finished, StreamMode
 from serve.engine.refresh_policy import RefreshRange
 from serve.engine.worker import EngineWorker
 from serve.errors import ApiError
@@ -58,7 +58,7 @@ def run(worker: EngineWorker, wanted: EngineRequest) -> list[Event]:
 
 
 def test_committed_tokens_come_in_order_and_once(worker: EngineWorker) -> None:
-    *steps, ended = run(worker, request(deltas=DeltaMode.committed))
+    *steps, ended = run(worker, request(stream_mode=StreamMode.committed))
     assert isinstance(ended, Finished)
     tokens = [token for step in steps if isinstance(step, Delta) for token in step.tokens]
     assert tokens == ended.answer.tokens[: len(tokens)]
@@ -66,7 +66,7 @@ def test_committed_tokens_come_in_order_and_once(worker: EngineWorker) -> None:
 
 
 def test_denoising_deltas_unmask_each_position_once(worker: EngineWorker) -> None:
-    *steps, ended = run(worker, request(deltas=DeltaMode.denoise))
+    *steps, ended = run(worker, request(stream_mode=StreamMode.denoise))
     assert [step.step for step in steps if isinstance(step, Delta)] == list(range(1, 17))
     places = [place for step in steps if isinstance(step, Delta) for place in step.unmasked.positions]
     assert sorted(places) == list(range(16))
@@ -110,7 +110,7 @@ A_FEW = 3
 
 def test_an_abandoned_request_leaves_within_a_step(worker: EngineWorker, steps: list[None]) -> None:
     async def begin_and_leave() -> int:
-        events = worker.events(request(tokens=512, choices=4, deltas=DeltaMode.denoise))
+        events = worker.events(request(tokens=512, choices=4, stream_mode=StreamMode.denoise))
         await anext(events)
         await events.aclose()  # type: ignore[attr-defined]
         return len(steps)
@@ -138,7 +138,7 @@ def test_a_cancelled_task_leaves_too(worker: EngineWorker, steps: list[None]) ->
 def test_requests_with_one_id_are_independent(worker: EngineWorker) -> None:
     async def leave_one_of_two() -> list[Event]:
         stays = asyncio.create_task(collected(worker, request(tokens=64)))
-        leaves = worker.events(request(tokens=64, deltas=DeltaMode.denoise))
+        leaves = worker.events(request(tokens=64, stream_mode=StreamMode.denoise))
         await anext(leaves)
         await leaves.aclose()  # type: ignore[attr-defined]
         return await stays
@@ -209,7 +209,7 @@ def test_numbers_that_are_not_finite_are_an_error_and_counted(served: ServeSetti
         requests: list[dict[str, Any]] = [
             {},
             {"options": {"temperature": 1.0}, "choices": 2},
-            {"deltas": DeltaMode.denoise},
+            {"stream_mode": StreamMode.denoise},
         ]
         for given in requests:
             with pytest.raises(ApiError, match="logits are not finite: the weights are damaged") as refused:
