@@ -31,8 +31,15 @@ def node(head: Head, cpus: int = 1) -> Iterator[psutil.Popen]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    try:
+    with killed_at_the_end(process):
         yield process
+
+
+@contextmanager
+def killed_at_the_end(process: psutil.Popen) -> Iterator[None]:
+    """Kill a process and everything below it when the block ends."""
+    try:
+        yield
     finally:
         kill_all(process)
         process.wait()

@@ -135,3 +135,17 @@ def json_source(root: Path, records: Records, media: Media) -> SourceConfig:
     return SourceConfig(
         SourceFormat.json, write_json(root, records), write_folder(root, media) if media else None
     )
+
+
+IMAGES = {
+    "a.png": image_file(30, 30),
+    "wide.png": image_file(90, 30),
+    "c.gif": animation_file(3, 1000),
+}
+RECORDS = [
+    record("text"),
+    record("one", "wide.png"),
+    record("two", "a.png", "wide.png"),
+    {"id": "clip", "video": "c.gif", "conversations": turns("<image>What?", "That.")},
+]
+"""One record of each kind, over ``IMAGES``."""

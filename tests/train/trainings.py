@@ -18,7 +18,7 @@ from data.pipeline.streams import SampleStream
 from lladav.config.loader import load
 from lladav.config.schema import Config
 from tests.digits import shared_digits
-from tests.ray_nodes import kill_all
+from tests.ray_nodes import killed_at_the_end
 from tests.train.ranks import on_ranks
 from train.checkpoints.run_folder import Run
 from train.trainer.step_log import LOG, read_steps
@@ -137,11 +137,8 @@ def begun(
             stderr=stream,
             start_new_session=True,
         )
-    try:
+    with killed_at_the_end(process):
         yield process
-    finally:
-        kill_all(process)
-        process.wait()
 
 
 def command(overrides: Sequence[str]) -> list[str]:

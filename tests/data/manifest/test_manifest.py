@@ -27,17 +27,6 @@ from lladav.inputs.packing import expand_placeholders
 from lladav.inputs.samples import IGNORED
 from tests.data import build
 
-IMAGES = {
-    "a.png": build.image_file(30, 30),
-    "wide.png": build.image_file(90, 30),
-    "c.gif": build.animation_file(3, 1000),
-}
-GOOD = [
-    build.record("text"),
-    build.record("one", "wide.png"),
-    build.record("two", "a.png", "wide.png"),
-    {"id": "clip", "video": "c.gif", "conversations": build.turns("<image>What?", "That.")},
-]
 BAD: dict[str, Any] = {
     "not an object": (17, "bad_record"),
     "no conversation": ({"id": "b"}, "bad_record"),
@@ -61,13 +50,13 @@ BAD: dict[str, Any] = {
 
 def settings(root: Path, tokenizer: Path, records: list, **stage: Any) -> Config:
     """A stage over a JSON list and a folder of images, some of them damaged."""
-    media = IMAGES | {"empty.png": b"", "text.png": b"no image"}
+    media = build.IMAGES | {"empty.png": b"", "text.png": b"no image"}
     return build.settings(root, tokenizer, {"s": build.json_source(root, records, media)}, **stage)
 
 
 @pytest.fixture
 def good(tmp_path: Path, tokenizer: Path) -> Manifest:
-    return open_manifest(settings(tmp_path, tokenizer, GOOD))
+    return open_manifest(settings(tmp_path, tokenizer, build.RECORDS))
 
 
 def test_rows_describe_the_samples(good: Manifest) -> None:
@@ -100,7 +89,7 @@ def test_a_bad_record_is_counted_by_its_reason_and_costs_no_other(
     case: str, tmp_path: Path, tokenizer: Path
 ) -> None:
     record, reason = BAD[case]
-    manifest = open_manifest(settings(tmp_path, tokenizer, [GOOD[0], record, GOOD[1]]))
+    manifest = open_manifest(settings(tmp_path, tokenizer, [build.RECORDS[0], record, build.RECORDS[1]]))
     assert manifest.summary.reasons == {reason: 1}
     assert (manifest.summary.records, len(manifest)) == (3, 2)
     (reject,) = read_rejects(manifest.quarantine)
@@ -113,7 +102,7 @@ def test_a_bad_record_is_counted_by_its_reason_and_costs_no_other(
 
 def test_records_that_are_not_json_are_quarantined(tmp_path: Path, tokenizer: Path) -> None:
     (tmp_path / "records.jsonl").write_text('{"id": "x", \n' + '{"conversations": oops}\n')
-    build.write_lines(tmp_path, GOOD[:1], "more.jsonl")
+    build.write_lines(tmp_path, build.RECORDS[:1], "more.jsonl")
     source = SourceConfig(SourceFormat.jsonl, "*.jsonl")
     manifest = open_manifest(build.settings(tmp_path, tokenizer, {"s": source}))
     assert manifest.summary.reasons == {"bad_json": 2}
@@ -137,7 +126,9 @@ def test_an_image_that_has_changed_since_is_not_used(tmp_path: Path, tokenizer: 
 
 
 def test_more_bad_records_than_the_budget_are_an_error_of_one_line(tmp_path: Path, tokenizer: Path) -> None:
-    config = settings(tmp_path, tokenizer, [*GOOD, 17, 18, build.record("b", "nowhere.png"), GOOD[0]])
+    config = settings(
+        tmp_path, tokenizer, [*build.RECORDS, 17, 18, build.record("b", "nowhere.png"), build.RECORDS[0]]
+    )
     config.data.bad_sample_budget = 0.3
     with pytest.raises(UserError) as error:
         open_manifest(config)
@@ -156,7 +147,7 @@ def test_no_usable_record_is_an_error(tmp_path: Path, tokenizer: Path) -> None:
 
 def test_a_sample_that_is_cut_is_kept_and_counted(tmp_path: Path, tokenizer: Path) -> None:
     long = build.record("long", "a.png", answer="word " * 200)
-    manifest = open_manifest(settings(tmp_path, tokenizer, [long, GOOD[0]], max_length=250))
+    manifest = open_manifest(settings(tmp_path, tokenizer, [long, build.RECORDS[0]], max_length=250))
     assert manifest.summary.cut == 1
     assert manifest.row(0)["was_cut"]
     assert manifest.lengths[0] == 250
@@ -178,7 +169,7 @@ def fail(*_: Any) -> None:
 
 
 def test_a_manifest_is_built_once(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = settings(tmp_path, tokenizer, GOOD)
+    config = settings(tmp_path, tokenizer, build.RECORDS)
     first = open_manifest(config)
     monkeypatch.setattr(manifests, "scan_chunk", fail)
     config.train.micro_batch, config.stage.global_batch, config.data.bad_sample_budget = 4, 8, 0.5
@@ -196,7 +187,7 @@ def touch_records(config: Config) -> None:
 def test_a_manifest_of_another_text_version_is_built_again_with_one_log_line(
     tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = settings(tmp_path, tokenizer, GOOD)
+    config = settings(tmp_path, tokenizer, build.RECORDS)
     with monkeypatch.context() as patch:
         patch.setattr("data.manifest.spec.TEXT_VERSION", 1)
         old = open_manifest(config)
@@ -230,7 +221,7 @@ def test_a_manifest_of_another_text_version_is_built_again_with_one_log_line(
 def test_any_setting_that_changes_samples_gives_another_manifest(
     change: Callable[[Config], None], tmp_path: Path, tokenizer: Path
 ) -> None:
-    config = settings(tmp_path, tokenizer, GOOD)
+    config = settings(tmp_path, tokenizer, build.RECORDS)
     first = open_manifest(config)
     change(config)
     assert open_manifest(config).folder != first.folder
@@ -239,19 +230,19 @@ def test_any_setting_that_changes_samples_gives_another_manifest(
 def test_a_scan_that_fails_leaves_no_files(
     tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = settings(tmp_path, tokenizer, GOOD)
+    config = settings(tmp_path, tokenizer, build.RECORDS)
     with monkeypatch.context() as patch:
         patch.setattr(manifests, "scan_chunk", fail)
         with pytest.raises(AssertionError, match="scanned again"):
             open_manifest(config)
     assert list((tmp_path / manifest_folder.FOLDER).iterdir()) == []
-    assert len(open_manifest(config)) == len(GOOD)
+    assert len(open_manifest(config)) == len(build.RECORDS)
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_of_one_line(tmp_path: Path, tokenizer: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="the manifest cannot be written there"):
-        open_manifest(settings(tmp_path, tokenizer, GOOD), tmp_path / "file")
+        open_manifest(settings(tmp_path, tokenizer, build.RECORDS), tmp_path / "file")
 
 
 def test_a_full_disk_is_an_error_of_one_line(
@@ -262,7 +253,7 @@ def test_a_full_disk_is_an_error_of_one_line(
 
     monkeypatch.setattr(manifests, "_write", full)
     with pytest.raises(UserError, match="no space left for the manifest"):
-        open_manifest(settings(tmp_path, tokenizer, GOOD))
+        open_manifest(settings(tmp_path, tokenizer, build.RECORDS))
     assert list((tmp_path / manifest_folder.FOLDER).iterdir()) == []
 
 
@@ -277,5 +268,5 @@ def test_suffixes_are_recorded_and_used(tmp_path: Path, tokenizer: Path) -> None
 
 
 def test_the_geometry_is_that_of_the_model(good: Manifest) -> None:
-    config = settings(Path(good.spec.root), Path(good.spec.tokenizer), GOOD)
+    config = settings(Path(good.spec.root), Path(good.spec.tokenizer), build.RECORDS)
     assert good.spec.geometry == ViewGeometry.of(config.model)

@@ -15,16 +15,8 @@ from lladav.inputs.packing import pack
 from lladav.inputs.samples import IGNORED
 from tests.data import build
 
-IMAGES = {
-    "a.png": build.image_file(30, 30),
-    "wide.png": build.image_file(90, 30),
-    "c.gif": build.animation_file(3, 1000),
-}
 RECORDS = [
-    build.record("text"),
-    build.record("one", "wide.png"),
-    build.record("two", "a.png", "wide.png"),
-    {"id": "clip", "video": "c.gif", "conversations": build.turns("<image>What?", "That.")},
+    *build.RECORDS,
     build.record("broken", "broken.jpg"),
 ]
 
@@ -32,7 +24,7 @@ RECORDS = [
 @pytest.fixture
 def manifest(tmp_path: Path, tokenizer: Path) -> Manifest:
     jpeg = build.image_file(90, 60, suffix="JPEG")
-    source = build.json_source(tmp_path, RECORDS, IMAGES | {"broken.jpg": jpeg[: len(jpeg) // 2]})
+    source = build.json_source(tmp_path, RECORDS, build.IMAGES | {"broken.jpg": jpeg[: len(jpeg) // 2]})
     return open_manifest(build.settings(tmp_path, tokenizer, {"s": source}))
 
 
