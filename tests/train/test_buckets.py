@@ -8,6 +8,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,6 +88,11 @@ def quarantined(run: Run) -> list[str]:
     return [reject.sample for name in files_in(folder) for reject in read_rejects(folder / name)]
 
 
+def logged(run: Run) -> list[dict[str, Any]]:
+    """Rows of the run's log."""
+    return [json.loads(line) for line in (run.path / LOG).read_text().splitlines()]
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(600)
@@ -95,6 +101,7 @@ def test_a_run_in_a_bucket_is_killed_and_resumed_by_fewer_workers(root: Path, st
     two_workers = [*settings(HOME), "cluster.workers=2", "train.micro_batch=1"]
     with begun(root, two_workers, stored.environment, stored.local / "killed.txt"):
         wait_for(lambda: run.committed_step() >= EVERY, "the first checkpoint")
+        assert len(logged(run)) >= EVERY
     committed = run.committed_step()
     assert {checkpoint.workers for checkpoint in run.checkpoints()} == {2}
 
@@ -102,7 +109,7 @@ def test_a_run_in_a_bucket_is_killed_and_resumed_by_fewer_workers(root: Path, st
     assert f"resumes after step {committed}" in output
     workers = [checkpoint.workers for checkpoint in run.checkpoints()]
     assert workers == [2] * (committed // EVERY) + [1] * ((STEPS - committed) // EVERY)
-    rows = [json.loads(line) for line in (run.path / LOG).read_text().splitlines()]
+    rows = logged(run)
     losses = {row["step"]: row["loss"] for row in rows}
     assert len(losses) == len(rows)
     local = [*settings(stored.local), "train.micro_batch=4"]

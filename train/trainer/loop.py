@@ -152,11 +152,11 @@ class Worker:
             return None
         begin = time.monotonic()
         quarantine.save()
+        if log:
+            log.upload()  # before the commit: a committed step is never missing in the log
         failure = save(self.engine, self.store, self.config, done, self.job.total_steps)
         self.save_seconds = time.monotonic() - begin
         if failure:
             return TrainOutcome(failure)
-        if log:
-            log.upload()
         ray.train.report({"step": done})
         return TrainOutcome(preempted=True) if preempted and not last else None

@@ -10,8 +10,8 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed|deepspeed")
 
 import deepspeed  # noqa: E402 - reads DS_ACCELERATOR when it is imported
+from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus  # noqa: E402
 
 from train.checkpoints import optimizer_state  # noqa: E402 - imports deepspeed
 
@@ -117,7 +118,7 @@ class ZeroEngine:
             self.model,
             model,
             folder,
-            gather=deepspeed.zero.GatheredParameters,  # without a writing rank: nothing is scattered again
+            gather=only_shard if self.workers == 1 else deepspeed.zero.GatheredParameters,
             writes=self.rank == 0,
             tokenizer=model.tokenizer,
         )
@@ -149,6 +150,23 @@ def _elements(parameters: Iterable[nn.Parameter]) -> int:
 def gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
     """Collective: inside the block, parameters hold their full values; all ranks get what rank 0 writes."""
     return deepspeed.zero.GatheredParameters(parameters, modifier_rank=0)
+
+
+@contextmanager
+def only_shard(parameters: list[nn.Parameter]) -> Iterator[None]:
+    """Inside the block, parameters of the only rank hold their full values, to be read and not written.
+
+    They are views of the rank's shards. DeepSpeed would copy a single parameter twice: 2 GB for the token
+    embedding of LLaDA-8B.
+    """
+    released = [p for p in parameters if p.ds_status is ZeroParamStatus.NOT_AVAILABLE]  # pyright: ignore[reportAttributeAccessIssue]
+    for parameter in released:
+        parameter.data = parameter.ds_tensor.data[: parameter.ds_numel].view(parameter.ds_shape)  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        for parameter in released:
+            parameter.data = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
 
 
 def build_model(config: Config, settings: dict[str, Any]) -> LLaDAV:
