@@ -15,7 +15,7 @@ Keys = Mapping[str, tuple[str, ...]]
 CONFIG = "config.json"
 OURS = "lladav"
 """The section of our own fields."""
-OUR_FIELDS = ("name", "tokens", "images", "attention")
+OUR_FIELDS = ("name", "tokens", "images", "attention", "prediction")
 """Fields of ``ModelConfig`` in our section."""
 
 PUBLISHED_LANGUAGE: Keys = {

@@ -11,6 +11,17 @@ class Attention(StrEnum):
     causal = "causal"
 
 
+class Prediction(StrEnum):
+    """What a hidden state predicts. It decides the training loss and how the model is decoded.
+
+    ``masked``: the token of its own position, which is masked (masked diffusion). ``next_token``: the token
+    of the next position (autoregressive).
+    """
+
+    masked = "masked"
+    next_token = "next_token"
+
+
 class ImageMode(StrEnum):
     """How the only image of a sample becomes views: one squashed view, or a base view followed by tiles."""
 

@@ -24,6 +24,9 @@ GROUPS = ("stage", "model", "data", "cluster")
 ALL_STAGES = "all"
 
 _packaged = Path(__file__).parents[1] / "conf"
+DERIVED = {"model": {"prediction": "${objective.kind}"}}
+"""Defaults that follow other settings."""
+
 CONF = _packaged if _packaged.is_dir() else Path(__file__).resolve().parents[3] / "conf"
 """Folder of the YAML files: inside the package if it is installed, else in the source tree."""
 
@@ -192,7 +195,7 @@ def _merge_two(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, 
 
 def _resolved(layers: Sequence[ConfigLayer]) -> Config:
     try:
-        tree = OmegaConf.merge(OmegaConf.structured(Config), _merged(layers))
+        tree = OmegaConf.merge(OmegaConf.structured(Config), DERIVED, _merged(layers))
         missing = sorted(OmegaConf.missing_keys(tree))
         config = None if missing else OmegaConf.to_object(tree)
     except (ValidationError, InterpolationResolutionError) as error:

@@ -18,6 +18,7 @@ from lladav.config.choices import (
     ModelPart,
     Pixels,
     Precision,
+    Prediction,
     SourceFormat,
     Supervise,
     Template,
@@ -139,6 +140,8 @@ class ModelConfig:
     tokens: TokenIds = field(default_factory=TokenIds)
     images: ImagesConfig = field(default_factory=ImagesConfig)
     attention: Attention = Attention.bidirectional
+    prediction: Prediction = Prediction.masked
+    """What a hidden state predicts; it follows ``objective.kind`` and is saved with the weights."""
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     tokenizer: str = setting(non_semantic="a path; model.tokens says what the tokenizer must contain")
     """Folder with ``tokenizer.json``, usually that of the language weights."""
@@ -199,8 +202,9 @@ class StageConfig:
 
 @dataclass
 class ObjectiveConfig:
-    """The masked-diffusion loss; the defaults are as released."""
+    """The training loss; the defaults are the masked-diffusion loss as released."""
 
+    kind: Prediction = Prediction.masked
     supervise: Supervise = Supervise.template
     stratified: bool = False
     """Spread the noise levels of a global batch evenly over [0, 1) instead of drawing them independently."""

@@ -11,13 +11,13 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from lladav.config.introspection import choices_hint, format_value
-from lladav.config.schema import Config
+from lladav.config.schema import Attention, Config, Prediction
 from lladav.errors import UserError
 
 
 def check(config: Config) -> None:
     """Raise ``UserError`` for the first setting that is out of range or contradicts another."""
-    for rule in (_own_values, _stage, _sources, _workers, _batch, _language, _vision, _tokens, _betas):
+    for rule in RULES:
         for message in rule(config):
             raise UserError(message)
 
@@ -121,3 +121,25 @@ def _betas(config: Config) -> Iterator[str]:
     betas = config.train.betas
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         yield (f"train.betas={format_value(betas)}: must be two numbers from 0 to below 1, as in [0.9,0.999]")
+
+
+def _prediction(config: Config) -> Iterator[str]:
+    kind, predicts, attention = config.objective.kind, config.model.prediction, config.model.attention
+    if predicts is not kind:
+        yield f"model.prediction={predicts}: contradicts objective.kind={kind}; set objective.kind={predicts}"
+    if kind is Prediction.next_token and attention is not Attention.causal:
+        yield f"objective.kind={kind}: needs model.attention=causal, not {attention}"
+
+
+RULES = (
+    _own_values,
+    _prediction,
+    _stage,
+    _sources,
+    _workers,
+    _batch,
+    _language,
+    _vision,
+    _tokens,
+    _betas,
+)
