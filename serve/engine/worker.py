@@ -312,7 +312,7 @@ class EngineWorker:
             return []
         new = zip(unmasked.tokens, unmasked.confidences, strict=True)
         answer.unmasked |= dict(zip(unmasked.positions, new, strict=True))
-        still_masked = self._tokenizer.ids.mask, 1.0
+        still_masked = self._tokenizer.ids.mask_id, 1.0
         committed = range(answer.sent, update.committed)
         tokens = [answer.unmasked.get(position, still_masked) for position in committed]
         answer.sent = max(answer.sent, update.committed)

@@ -17,7 +17,7 @@ from tests.lladav.build import image_sample, text_sample, tiny_model
 def noisy(model: LLaDAV, samples: list[Sample]) -> tuple[NoisyBatch, list[Noise]]:
     packed = pack(samples, model.geometry)
     noises = [draw_noise(3, 0, s.id, n) for s, n in zip(samples, supervised_counts(packed), strict=True)]
-    mask = model.config.tokens.mask
+    mask = model.config.tokens.mask_id
     return corrupt(packed, noises, mask, scale=1 / len(samples), chunk=4), noises
 
 

@@ -126,7 +126,7 @@ class LanguageLoss:
             [Stratum(index, len(chosen)) for index in range(len(chosen))],
             self._objective.block_length,
         )
-        noisy = corrupt(packed, noises, self._ids.mask, 1 / len(chosen), chunk=4096)
+        noisy = corrupt(packed, noises, self._ids.mask_id, 1 / len(chosen), chunk=4096)
         hidden_TW = self._hidden(noisy.packed)
         return self._tower.lm_head(hidden_TW[noisy.masked_M], noisy.rows)[0]
 

@@ -140,7 +140,7 @@ class Worker:
             objective.block_length,
         )
         scale = self.accumulation_steps * self.workers / micro.global_samples
-        noisy = corrupt(packed, noises, self.config.model.tokens.mask, scale, self.config.train.loss_chunk)
+        noisy = corrupt(packed, noises, self.config.model.tokens.mask_id, scale, self.config.train.loss_chunk)
         return noisy.to(self.engine.device), noises
 
     def _checkpoint(

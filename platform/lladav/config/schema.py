@@ -77,10 +77,10 @@ class VisionConfig:
 
 @dataclass
 class TokenIds:
-    """Ids of LLaDA's special tokens in the vocabulary."""
+    """Ids of special tokens in the vocabulary by role; the defaults and the names below are LLaDA's."""
 
-    mask: int = 126336
-    """``<|mdm_mask|>``, a masked position."""
+    mask: int | None = 126336
+    """``<|mdm_mask|>``, a masked position; null: a model without masked positions."""
     bos: int = 126080
     """``<|startoftext|>``, the first token of a sample."""
     eos: int = 126081
@@ -91,6 +91,12 @@ class TokenIds:
     """``<|end_header_id|>``, behind the role of a turn."""
     eot: int = 126348
     """``<|eot_id|>``, the end of a turn."""
+
+    @property
+    def mask_id(self) -> int:
+        """``mask`` of a model that predicts masked positions, which always has one."""
+        assert self.mask is not None
+        return self.mask
 
 
 @dataclass

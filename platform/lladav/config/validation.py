@@ -108,7 +108,10 @@ def _vision(config: Config) -> Iterator[str]:
 
 
 def _tokens(config: Config) -> Iterator[str]:
-    ids, vocabulary = vars(config.model.tokens), config.model.language.vocab_size
+    tokens, vocabulary = config.model.tokens, config.model.language.vocab_size
+    if tokens.mask is None and config.objective.kind is Prediction.masked:
+        yield f"model.tokens.mask=null: objective.kind={Prediction.masked} needs a mask token; set its id"
+    ids = {name: token for name, token in vars(tokens).items() if token is not None}
     for name, token in ids.items():
         if not 0 <= token < vocabulary:
             yield f"model.tokens.{name}={token}: must be below model.language.vocab_size={vocabulary}"

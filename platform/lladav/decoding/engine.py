@@ -229,7 +229,7 @@ class Engine:
 
     def _row(self, request: _Request, options: DecodingOptions, grant: MemoryGrant) -> Row:
         embeddings_PW, turns_P = self.prompt_encoder.encode(request.prompt)
-        state = SequenceState(len(embeddings_PW), options, self._model.config.tokens.mask)
+        state = SequenceState(len(embeddings_PW), options, self._model.config.tokens.mask_id)
         prompts = [embeddings_PW]
         if options.guidance > 0:
             prompts.append(self.prompt_encoder.unconditional(len(embeddings_PW)))

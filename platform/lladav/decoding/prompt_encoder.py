@@ -65,7 +65,7 @@ class PromptEncoder:
     @torch.no_grad()
     def unconditional(self, length: int) -> Tensor:
         """Embeddings (P, W) of a prompt of masks, for the unconditional branch of guidance."""
-        mask = torch.tensor(self._model.config.tokens.mask, device=self._model.newline.device)
+        mask = torch.tensor(self._model.config.tokens.mask_id, device=self._model.newline.device)
         return self._model.language.embed_tokens(mask).expand(length, -1)
 
     def _visual_tokens(self, visual: Visual) -> Tensor:

@@ -58,7 +58,7 @@ def reference_decode(
     forbidden: Sequence[int] = (),
 ) -> ReferenceAnswer:
     """Decode one request at temperature 0."""
-    mask, prompt = model.config.tokens.mask, len(prompt_PW)
+    mask, prompt = model.config.tokens.mask_id, len(prompt_PW)
     tokens_G = torch.full((gen_length,), mask)
     blocks, cache = gen_length // block_length, PrefixCache()
     forwards = positions = 0

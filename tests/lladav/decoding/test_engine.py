@@ -124,7 +124,7 @@ def test_a_dialogue_causal_batch_equals_each_prompt_alone() -> None:
 def test_the_answer_belongs_to_the_last_turn_of_its_prompt() -> None:
     model = variant(tiny_model(std=0.3), attention=Attention.dialogue_causal)
     ids, turns = [1, 2, 3, 4, 5], [0, 0, 0, 1, 1]
-    canvas = Sample("canvas", text_of([*ids, TOKENS.mask], turns=[*turns, 1]))
+    canvas = Sample("canvas", text_of([*ids, TOKENS.mask_id], turns=[*turns, 1]))
     expected = packed_logits(model, pack([canvas], model.geometry))[-1].argmax().item()
     prompt = Sample("prompt", text_of(ids, turns=turns))
     assert one(model, prompt, DecodingOptions(max_tokens=1)).tokens == [expected]
@@ -162,11 +162,11 @@ def test_forbidden_tokens_never_appear() -> None:
 
 
 def test_an_answer_ends_even_if_the_model_predicts_only_masks() -> None:
-    everything_else = tuple(i for i in range(70) if i != TOKENS.mask)
+    everything_else = tuple(i for i in range(70) if i != TOKENS.mask_id)
     block = DecodingOptions(max_tokens=6, block_length=3, forbidden=everything_else)
     for options in (block, replace(block, threshold=0.9), replace(block, factor=1.0)):
         answer = one(MODEL, text_sample("p", 4), options)
-        assert answer.tokens == [TOKENS.mask] * 6
+        assert answer.tokens == [TOKENS.mask_id] * 6
         assert answer.forwards == 6
 
 

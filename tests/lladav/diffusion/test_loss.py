@@ -35,7 +35,7 @@ def test_golden_loss_and_gradients(golden: Any, released: LLaDAV, name: str, pat
     query = gradients["language.layers.0.self_attn.q_proj.weight"]
     assert loss.item() == pytest.approx(expected["loss"], rel=1e-5)
     torch.testing.assert_close(query, golden.tensors[f"loss.{name}.grad_q0"], atol=1e-4, rtol=1e-4)
-    assert recorded_norm(gradients, model.config.tokens.mask) == pytest.approx(
+    assert recorded_norm(gradients, model.config.tokens.mask_id) == pytest.approx(
         expected["grad_norm"], rel=1e-5
     )
 
@@ -59,7 +59,7 @@ def golden_batch(golden: Any, model: LLaDAV, keep_padding: bool) -> NoisyBatch:
         level, ratio = (float(golden.tensors[f"loss.{n}"][row]) for n in ("t", "p_mask"))
         noises.append(Noise(level, ratio, masked[labels != IGNORED]))
     return corrupt(
-        pack(samples, model.geometry), noises, model.config.tokens.mask, scale=1 / len(samples), chunk=7
+        pack(samples, model.geometry), noises, model.config.tokens.mask_id, scale=1 / len(samples), chunk=7
     )
 
 

@@ -77,17 +77,17 @@ def test_only_supervised_positions_are_masked() -> None:
     samples = [text_sample("a", 6, seed=1, supervised=3), text_sample("b", 5, seed=2, supervised=2)]
     packed = pack(samples, GEOMETRY)
     noises = [all_masked(0.5, 3), Noise(0.25, 0.25, np.array([False, True]))]
-    batch = corrupt(packed, noises, TOKENS.mask, scale=0.5, chunk=8)
+    batch = corrupt(packed, noises, TOKENS.mask_id, scale=0.5, chunk=8)
     assert supervised_counts(packed) == [3, 2]
     assert batch.masked_M.tolist() == [3, 4, 5, 10]
     assert batch.sample_M.tolist() == [0, 0, 0, 1]
-    assert (batch.packed.token_ids_T == TOKENS.mask).nonzero().flatten().tolist() == [3, 4, 5, 10]
+    assert (batch.packed.token_ids_T == TOKENS.mask_id).nonzero().flatten().tolist() == [3, 4, 5, 10]
     assert batch.rows.targets_M.tolist() == packed.labels_T[[3, 4, 5, 10]].tolist()
 
 
 def test_rows_are_weighted_by_ratio_and_supervised_positions() -> None:
     packed = pack([text_sample("a", 6, supervised=3), text_sample("b", 5, supervised=2)], GEOMETRY)
-    batch = corrupt(packed, [all_masked(0.5, 3), all_masked(0.25, 2)], TOKENS.mask, scale=0.5, chunk=8)
+    batch = corrupt(packed, [all_masked(0.5, 3), all_masked(0.25, 2)], TOKENS.mask_id, scale=0.5, chunk=8)
     expected = [0.5 / (0.5 * 3)] * 3 + [0.5 / (0.25 * 2)] * 2
     assert batch.rows.weights_M.tolist() == pytest.approx(expected)
 
@@ -95,14 +95,14 @@ def test_rows_are_weighted_by_ratio_and_supervised_positions() -> None:
 def test_corruption_does_not_change_the_clean_batch() -> None:
     packed = pack([text_sample("a", 6, supervised=3)], GEOMETRY)
     before = packed.token_ids_T.clone()
-    corrupt(packed, [all_masked(1.0, 3)], TOKENS.mask, scale=1.0, chunk=8)
+    corrupt(packed, [all_masked(1.0, 3)], TOKENS.mask_id, scale=1.0, chunk=8)
     assert torch.equal(packed.token_ids_T, before)
 
 
 def test_sample_without_supervision_has_no_masked_rows() -> None:
     packed = pack([text_sample("a", 6)], GEOMETRY)
     assert set(packed.labels_T.tolist()) == {IGNORED}
-    batch = corrupt(packed, [draw_noise(0, 0, "a", 0)], TOKENS.mask, scale=1.0, chunk=8)
+    batch = corrupt(packed, [draw_noise(0, 0, "a", 0)], TOKENS.mask_id, scale=1.0, chunk=8)
     assert len(batch.masked_M) == 0
 
 
@@ -128,9 +128,9 @@ def test_blockwise_noise_is_a_state_of_blockwise_decoding() -> None:
 def test_only_active_rows_are_predicted() -> None:
     packed = pack([text_sample("a", 6, supervised=4)], GEOMETRY)
     noise = Noise(0.5, 0.5, np.array([False, True, True, True]), np.array([True, True, False, False]))
-    batch = corrupt(packed, [noise], TOKENS.mask, scale=1.0, chunk=8)
+    batch = corrupt(packed, [noise], TOKENS.mask_id, scale=1.0, chunk=8)
     assert batch.masked_M.tolist() == [3]
-    assert (batch.packed.token_ids_T == TOKENS.mask).nonzero().flatten().tolist() == [3, 4, 5]
+    assert (batch.packed.token_ids_T == TOKENS.mask_id).nonzero().flatten().tolist() == [3, 4, 5]
     assert batch.rows.weights_M.tolist() == pytest.approx([1 / (0.5 * 2)])
 
 

@@ -245,7 +245,7 @@ def test_a_tokenizer_with_other_special_ids_is_refused(golden: Any) -> None:
     model.tokenizer = str(golden.folder / "tokenizer")
     model.tokens = ChatTokenizer.load(model.tokenizer).ids
     check_special_tokens(model, ChatTokenizer.load(model.tokenizer))
-    own = model.tokens.mask
+    own = model.tokens.mask_id
     model.tokens = replace(model.tokens, mask=own - 1)
     with pytest.raises(UserError) as refused:
         check_special_tokens(model, ChatTokenizer.load(model.tokenizer))

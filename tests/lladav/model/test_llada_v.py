@@ -128,7 +128,7 @@ def noisy(model: LLaDAV, samples: list[Sample]) -> NoisyBatch:
     counts = supervised_counts(packed)
     noises = [draw_noise(0, 0, s.id, n, 0.5) for s, n in zip(samples, counts, strict=True)]
     noises = [Noise(n.level, n.ratio, n.masked | (torch.arange(len(n.masked)) == 0).numpy()) for n in noises]
-    return corrupt(packed, noises, model.config.tokens.mask, scale=1 / len(samples), chunk=4)
+    return corrupt(packed, noises, model.config.tokens.mask_id, scale=1 / len(samples), chunk=4)
 
 
 def gradients_of(model: LLaDAV, batch: NoisyBatch) -> dict[str, Tensor]:

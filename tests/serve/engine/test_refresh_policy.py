@@ -182,7 +182,7 @@ def test_positions_are_those_of_the_state(data: st.DataObject) -> None:
         infill=dict.fromkeys(data.draw(st.sets(places)), 5),
     )
     prompt = data.draw(st.integers(1, 30))
-    state = SequenceState(prompt, options, TOKENS.mask)
+    state = SequenceState(prompt, options, TOKENS.mask_id)
     while not state.done:
         chosen = state.candidates[: int(state.rule.value)].tolist()
         state.fill(state.span, chosen, [1] * len(chosen), [0.5] * len(chosen))

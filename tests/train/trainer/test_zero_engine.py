@@ -43,7 +43,7 @@ def micro_batches(config: Config, step: int) -> list[NoisyBatch]:
 def _noisy(config: Config, sample: Sample, geometry: ViewGeometry) -> NoisyBatch:
     packed = pack([sample], geometry)
     noise = draw_noise(1, 0, sample.id, supervised_counts(packed)[0])
-    return corrupt(packed, [noise], config.model.tokens.mask, 1.0, chunk=8)
+    return corrupt(packed, [noise], config.model.tokens.mask_id, 1.0, chunk=8)
 
 
 def train(config: Config, first: int, last: int, save_after: int | None = None) -> list[float]:
