@@ -1,8 +1,10 @@
 """Evaluate a stage's newest checkpoint on the held-out questions.
 
     python train/evaluate.py stage=vw model=tiny data=digits
+    python train/evaluate.py stage=vw split=test
 
-Prints exact match by type of question and writes evaluation.json into the checkpoint's folder.
+Prints exact match by type of question and writes evaluation.json into the checkpoint's folder. Use the
+validation half of the questions (the default) to choose settings, and the test half to report results.
 """
 
 from __future__ import annotations
@@ -12,24 +14,30 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
 
 import lladav  # noqa: E402 - the path comes first
+from data.digits.questions import Split  # noqa: E402
 from lladav.config.cli import main_arguments, one_line_errors  # noqa: E402
+from lladav.config.introspection import choices_hint  # noqa: E402
 from lladav.config.schema import Config  # noqa: E402
 from lladav.errors import UserError  # noqa: E402
 
 if TYPE_CHECKING:
+    from lladav.config.schema import TokenIds
+    from lladav.decoding.params import DecodingOptions
     from train.evaluation.held_out import Answered, Question
 
-EVALUATION = "evaluation.json"
+EVALUATION = {Split.validation: "evaluation.json", Split.test: "evaluation-test.json"}
+"""File of the saved answers in the checkpoint's folder, by half of the questions."""
+
 MAX_TOKENS = 32
 DEFAULT_BLOCK_LENGTH = 8
 """Tokens of a decoding block if ``objective.block_length`` is not set."""
@@ -53,11 +61,22 @@ class Score:
 def main(arguments: Sequence[str]) -> None:
     """Print the scores of the stages that the arguments name; a user error is one line and exit code 2."""
     with one_line_errors():
-        for config in main_arguments(arguments, __doc__ or ""):
-            print(table(config.stage.name, evaluate(config)), flush=True)
+        split, settings = take_split(arguments)
+        for config in main_arguments(settings, __doc__ or ""):
+            print(table(config.stage.name, evaluate(config, split)), flush=True)
 
 
-def evaluate(config: Config) -> dict[str, Score]:
+def take_split(arguments: Sequence[str]) -> tuple[Split, list[str]]:
+    """The value of ``split=`` (default: validation), and the other arguments."""
+    name, split = "split=", Split.validation.value
+    for argument in arguments:
+        split = argument.removeprefix(name) if argument.startswith(name) else split
+    if split not in list(Split):
+        raise UserError(f"{name}{split}: no such choice{choices_hint(split, Split)}")
+    return Split(split), [argument for argument in arguments if not argument.startswith(name)]
+
+
+def evaluate(config: Config, split: Split = Split.validation) -> dict[str, Score]:
     """Scores of the stage's newest checkpoint, by type of question.
 
     Saved answers are reused unless something that determines them has changed. Raises ``UserError`` if the
@@ -72,18 +91,21 @@ def evaluate(config: Config) -> dict[str, Score]:
         raise UserError(
             f"run {run.name}: has no checkpoint; train it with: python train/run.py stage={config.stage.name}"
         )
-    file, key = latest.path / EVALUATION, cache_key(config, latest.step)
+    questions = stage_questions(config, split)
+    file, key = latest.path / EVALUATION[split], cache_key(config, latest.step, questions)
     if not file.exists() or json.loads(file.read_text()).get("key") != key:
-        answers = _answer_all(local_copy(latest.path / WEIGHTS), config)
+        answers = answer_all(local_copy(latest.path / WEIGHTS), config, questions)
         file.write_text(json.dumps({"key": key, **answers}, indent=1))
     return scores(json.loads(file.read_text())["answers"])
 
 
-def cache_key(config: Config, step: int) -> str:
+def cache_key(
+    config: Config, step: int, questions: Sequence[Question], decoding: Mapping[str, Any] | None = None
+) -> str:
     """Hash of everything that determines the answers: checkpoint, questions, settings and code."""
-    questions = stage_questions(config)
     asked = [(question.id, question.type, question.text, question.answer) for question in questions]
-    digest = hashlib.sha256(json.dumps([step, asked, MAX_TOKENS, _block_length(config)]).encode())
+    settings = [MAX_TOKENS, _block_length(config), *sorted((decoding or {}).items())]
+    digest = hashlib.sha256(json.dumps([step, asked, *settings]).encode())
     library = sorted(Path(lladav.__file__).parent.rglob("*.py"))
     images = sorted({path for question in questions for path in question.media})
     for file in [*library, *(ROOT / name for name in CODE), *images]:
@@ -96,14 +118,14 @@ def _block_length(config: Config) -> int:
     return config.objective.block_length or DEFAULT_BLOCK_LENGTH
 
 
-def answers(config: Config) -> list[Answered]:
+def answers(config: Config, split: Split = Split.validation) -> list[Answered]:
     """The answers that ``evaluate`` has saved for the newest checkpoint."""
     from train.checkpoints.run_folder import Run
     from train.evaluation.held_out import Answered, read_questions
 
     latest = Run.of(config).latest()
-    rows = json.loads((latest.path / EVALUATION).read_text())["answers"] if latest else []
-    questions = {question.id: question for question in read_questions(_questions_folder(config))}
+    rows = json.loads((latest.path / EVALUATION[split]).read_text())["answers"] if latest else []
+    questions = {question.id: question for question in read_questions(_questions_folder(config), split)}
     return [Answered(questions[row["id"]], row["answer"]) for row in rows]
 
 
@@ -114,30 +136,38 @@ def _questions_folder(config: Config) -> Path:
     return local_copy(location(config.data.root) / "held_out")
 
 
-def stage_questions(config: Config) -> list[Question]:
+def stage_questions(config: Config, split: Split = Split.validation) -> list[Question]:
     """The questions with the stage's suffixes, sorted by type."""
     from train.evaluation.held_out import read_questions, with_suffixes
 
-    asked = with_suffixes(read_questions(_questions_folder(config)), config.stage.suffixes)
+    asked = with_suffixes(read_questions(_questions_folder(config), split), config.stage.suffixes)
     return sorted(asked, key=lambda question: question.type)
 
 
-def _answer_all(weights: Path, config: Config) -> dict:
-    """Answer all questions; returns the content of the file without its key."""
+def decoding_options(
+    config: Config, ids: TokenIds, changed: Mapping[str, Any] | None = None
+) -> DecodingOptions:
+    """How held-out questions are decoded; ``changed`` are fields of ``DecodingOptions`` with other values."""
+    from lladav.decoding.params import DecodingOptions
+
+    usual = {"max_tokens": MAX_TOKENS, "block_length": _block_length(config)}
+    return DecodingOptions.for_chat(ids, **{**usual, **(changed or {})})
+
+
+def answer_all(
+    weights: Path, config: Config, questions: Sequence[Question], decoding: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Answer the questions; returns the content of the file without its key."""
     import torch
 
     from lladav.checkpoint import open_model
-    from lladav.decoding.params import DecodingOptions
     from lladav.inputs.chat import ChatTokenizer
     from train.evaluation.held_out import answer_questions
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = open_model(weights, torch.float32, device)
-    questions = stage_questions(config)
     tokenizer = ChatTokenizer.load(weights)
-    options = DecodingOptions.for_chat(
-        tokenizer.ids, max_tokens=MAX_TOKENS, block_length=_block_length(config)
-    )
+    options = decoding_options(config, tokenizer.ids, decoding)
     begin = time.monotonic()
     answered = list(answer_questions(model, tokenizer, questions, options, BATCH))
     rows = [

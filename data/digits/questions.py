@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 
 import numpy as np
 
@@ -16,6 +17,14 @@ Ask = Callable[[Sequence[int], np.random.Generator], Pair]
 
 ORDINALS = ("first", "second", "third")
 SUFFIXES = (" /no_think", " /think")
+
+
+class Split(StrEnum):
+    """The two halves of the held-out questions: choices use ``validation``, reported results use ``test``."""
+
+    validation = "validation"
+    test = "test"
+
 
 CAPTIONS = (
     "The digits {}.",

@@ -23,6 +23,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("train.run", "train a stage, or the whole curriculum with stage=all"),
     "evaluate": Command("train.evaluate", "answer the held-out questions with a trained stage"),
+    "experiment": Command("train.experiment", "run an experiment of the paper: trials, a table and a plot"),
     "export": Command("train.export", "write a checkpoint of a run in a released layout"),
     "towers": Command("train.towers", "build the tiny towers that the built-in curriculum starts from"),
     "digits": Command("data.digits.__main__", "write the built-in data set"),

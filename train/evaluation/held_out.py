@@ -1,6 +1,7 @@
 """Held-out questions: reading them and generating a model's answers.
 
-They lie in a folder with ``questions.jsonl`` (id, type, image or video, question, answer) and ``images/``.
+They lie in a folder with ``images/`` and ``questions.jsonl`` (id, type, split, image or video, question,
+answer). A question without ``split`` belongs to the validation half.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from data.digits.questions import is_correct
+from data.digits.questions import Split, is_correct
 from lladav.config.schema import Pixels, Suffix
 from lladav.decoding.engine import decode
 from lladav.decoding.params import DecodingOptions
@@ -41,6 +42,7 @@ class Question:
     is_video: bool
     text: str
     answer: str
+    split: Split = Split.validation
 
 
 @dataclass(frozen=True)
@@ -55,21 +57,29 @@ class Answered:
         return is_correct(self.question.type, self.answer, self.question.answer)
 
 
-def read_questions(folder: Path) -> list[Question]:
-    """The questions of a folder; raises ``UserError`` if it has none."""
-    file = folder / "questions.jsonl"
+def read_questions(folder: Path, split: Split) -> list[Question]:
+    """The questions of one half in a folder; raises ``UserError`` if it has none."""
+    file, fix = folder / "questions.jsonl", f"write them with: python -m data.digits --out {folder.parent}"
     if not file.is_file():
-        raise UserError(
-            f"{file}: no such questions; write them with: python -m data.digits --out {folder.parent}"
-        )
-    return [_question(json.loads(line), folder / "images") for line in file.read_text().splitlines()]
+        raise UserError(f"{file}: no such questions; {fix}")
+    lines = file.read_text(encoding="utf-8").splitlines()
+    questions = [_question(json.loads(line), folder / "images") for line in lines]
+    if chosen := [question for question in questions if question.split is split]:
+        return chosen
+    raise UserError(f"{file}: has no questions of the {split} half; {fix}")
 
 
 def _question(fields: dict, images: Path) -> Question:
     media = fields.get("video") or fields.get("image") or []
     paths = [images / path for path in ([media] if isinstance(media, str) else media)]
     return Question(
-        fields["id"], fields["type"], paths, "video" in fields, fields["question"], fields["answer"]
+        fields["id"],
+        fields["type"],
+        paths,
+        "video" in fields,
+        fields["question"],
+        fields["answer"],
+        Split(fields.get("split", Split.validation)),
     )
 
 

@@ -1,4 +1,4 @@
-"""Plots of a curriculum: loss curves, and held-out questions with the model's answers."""
+"""Plots: the form that all share, loss curves, and held-out questions with the model's answers."""
 
 from __future__ import annotations
 
@@ -16,9 +16,27 @@ from train.evaluation.held_out import Answered
 matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 RIGHT, WRONG, MUTED = "#1a7f37", "#cf222e", "#57606a"
+COLORS = ("#0969da", "#bc4c00", "#1a7f37", "#8250df", "#bf8700", MUTED)
 SMOOTHING = 0.9
+
+
+def new_axis(width: float = 6.4, height: float = 4.0) -> tuple[Figure, Axes]:
+    """A figure with one plot; sizes are in inches."""
+    figure, axis = pyplot.subplots(figsize=(width, height))
+    axis.grid(alpha=0.2)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure, axis
+
+
+def save(figure: Figure, file: Path) -> None:
+    """Write the figure as a PNG file and release its memory."""
+    figure.tight_layout()
+    figure.savefig(file, dpi=150)
+    pyplot.close(figure)
 
 
 def draw_losses(steps_by_stage: Mapping[str, Sequence[dict[str, Any]]], file: Path) -> None:
@@ -30,9 +48,7 @@ def draw_losses(steps_by_stage: Mapping[str, Sequence[dict[str, Any]]], file: Pa
         _draw_stage(axis, stage, rows)
     axes[0][0].set_ylabel("nats per token")
     axes[0][0].legend(frameon=False, fontsize=8)
-    figure.tight_layout()
-    figure.savefig(file, dpi=150)
-    pyplot.close(figure)
+    save(figure, file)
 
 
 def _draw_stage(axis: Axes, stage: str, rows: Sequence[dict[str, Any]]) -> None:

@@ -50,9 +50,10 @@ def _semantic_values(config: Config) -> dict[str, Any]:
     """The semantic settings by dotted key, without data sources that the stage does not use."""
     tree = asdict(config)
     tree["data"]["sources"] = {n: s for n, s in tree["data"]["sources"].items() if n in config.stage.sources}
-    return {key: value for key, value in flatten(tree).items() if not _is_non_semantic(key)}
+    return {key: value for key, value in flatten(tree).items() if not is_non_semantic(key)}
 
 
-def _is_non_semantic(key: str) -> bool:
+def is_non_semantic(key: str) -> bool:
+    """Whether a run may resume with another value of the key."""
     parts = key.split(".")
     return any(".".join(parts[:n]) in NON_SEMANTIC_KEYS for n in range(1, len(parts) + 1))
