@@ -4,7 +4,7 @@ python train/export.py run=vw-tiny-digits out=exported
 
 run      name of a run in storage, or the folder of a run or of exported weights
 out      folder to create; it must not exist
-layout   llada_v, llada, llada_hf or siglip2
+layout   llada_v, llada, llada_hf, llava_llama, llama_hf or siglip2; the whole model by default
 storage  folder or URI that contains the runs
 """
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
 
-from lladav.checkpoint import LAYOUTS, convert  # noqa: E402 - the path comes first
+from lladav.checkpoint import convert  # noqa: E402 - the path comes first
 from lladav.config.cli import one_line_errors  # noqa: E402
 from lladav.config.introspection import choices_hint  # noqa: E402
 from lladav.config.schema import TrainConfig  # noqa: E402
@@ -35,7 +35,7 @@ class Settings:
 
     run: str = ""
     out: str = ""
-    layout: str = "llada_v"
+    layout: str | None = None
     storage: str = TrainConfig.storage
 
 
@@ -55,9 +55,8 @@ def main(arguments: Sequence[str]) -> None:
     with one_line_errors():
         settings = parse(arguments)
         source = find_source(settings)
-        convert(source.weights, settings.out, settings.layout)
-        what = LAYOUTS[settings.layout].what
-        print(f"{settings.out}: {what} from {source.description}, {_size(Path(settings.out))}")
+        layout = convert(source.weights, settings.out, settings.layout)
+        print(f"{settings.out}: {layout.what} from {source.description}, {_size(Path(settings.out))}")
 
 
 def parse(arguments: Sequence[str]) -> Settings:

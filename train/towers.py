@@ -4,8 +4,8 @@
 
 The published curriculum starts from pretrained towers, and so does the curriculum of the tiny model. A vision
 tower that recognizes digits is written to ``model.weights.vision`` in the layout of SigLIP2. A language tower
-that can answer in text is written to ``model.weights.language`` in the layout of LLaDA-8B-Instruct, with its
-tokenizer. A tower that exists is kept.
+that can answer in text is written to ``model.weights.language`` with its tokenizer, in the layout of
+LLaDA-8B-Instruct, or of Llama 3 for ``objective.kind=next_token``. A tower that exists is kept.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from train.trainer.progress import format_seconds, report  # noqa: E402
 if TYPE_CHECKING:
     from lladav.model.llada_v import LLaDAV
 
-LAYOUTS = {ModelPart.vision: "siglip2", ModelPart.language: "llada"}
+PARTS = (ModelPart.vision, ModelPart.language)
 MAX_PARAMETERS = 10_000_000
 """Largest language tower that is pretrained here; towers of larger models are downloaded."""
 
@@ -50,7 +50,7 @@ def build(config: Config, scale: float = 1.0) -> None:
     Raises ``UserError`` if the settings name no local folder for a tower or a model that is not tiny, or if
     the language tower exists with another tokenizer.
     """
-    folders = {part: folder_of(config.model, part) for part in LAYOUTS}
+    folders = {part: folder_of(config.model, part) for part in PARTS}
     missing = [part for part, folder in folders.items() if not folder.is_dir()]
     language = folders[ModelPart.language]
     if ModelPart.language not in missing and _has_other_tokenizer(language, config.model):
@@ -101,6 +101,7 @@ def pretrain_tower(config: Config, part: ModelPart, folder: Path, threads: int, 
     import torch
 
     from lladav.checkpoint.exporting import export
+    from lladav.checkpoint.key_mapping import LANGUAGE_LAYOUTS
     from lladav.model.initialization import initialize
     from lladav.model.llada_v import LLaDAV
 
@@ -111,7 +112,8 @@ def pretrain_tower(config: Config, part: ModelPart, folder: Path, threads: int, 
     pretrain = _pretrain_vision if part is ModelPart.vision else _pretrain_language
     result = pretrain(model, config, scale)
     tokenizer = config.model.tokenizer if part is ModelPart.language else None
-    export(model, config.model, folder, LAYOUTS[part], tokenizer=tokenizer)
+    layout = "siglip2" if part is ModelPart.vision else LANGUAGE_LAYOUTS[config.model.prediction]
+    export(model, config.model, folder, layout, tokenizer=tokenizer)
     return result
 
 
@@ -130,9 +132,7 @@ def _pretrain_language(model: LLaDAV, config: Config, scale: float) -> str:
     from train.toy_towers import language_pretraining
 
     tokenizer = ChatTokenizer.load(config.model.tokenizer)
-    seconds = language_pretraining.pretrain(
-        model.language, tokenizer, model.geometry, config.objective, config.train.seed, scale
-    )
+    seconds = language_pretraining.pretrain(model, tokenizer, config, scale)
     return f"language tower: {format_seconds(seconds)}"
 
 

@@ -227,7 +227,7 @@ def flop_ratio(setting: Setting) -> float:
     batch, _ = make_batch(setting)
     lengths = batch.packed.lengths
     padded = [max(lengths)] * len(lengths)
-    return step_flops(padded, sum(padded)) / step_flops(lengths, len(batch.masked_M))
+    return step_flops(padded, sum(padded)) / step_flops(lengths, len(batch.predicted_M))
 
 
 def step_flops(lengths: Sequence[int], projected: int) -> float:

@@ -16,14 +16,15 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
 
-from lladav.diffusion.masking import Noise, NoisyBatch, supervised_counts
+from lladav.diffusion.masking import Noise, supervised_counts
+from lladav.diffusion.training_batch import TrainingBatch
 from lladav.inputs.samples import IGNORED
 from lladav.model.language import rotary_factors
 from lladav.model.llada_v import LLaDAV
 
 
 def released_loss(
-    model: LLaDAV, batch: NoisyBatch, noises: Sequence[Noise], attend_to_padding: bool = True
+    model: LLaDAV, batch: TrainingBatch, noises: Sequence[Noise], attend_to_padding: bool = True
 ) -> Tensor:
     """Mean over samples of Eq. 6, computed from the logits of all positions.
 
@@ -31,7 +32,7 @@ def released_loss(
     """
     packed = batch.packed
     labels_BL = padded(packed.labels_T, packed.lengths, IGNORED)
-    masked_T = torch.zeros_like(packed.labels_T, dtype=torch.bool).index_fill_(0, batch.masked_M, True)
+    masked_T = torch.zeros_like(packed.labels_T, dtype=torch.bool).index_fill_(0, batch.predicted_M, True)
     masked_BL = padded(masked_T, packed.lengths)
     ratio_B1 = torch.tensor([[noise.ratio] for noise in noises])
     supervised_B1 = torch.tensor([[count] for count in supervised_counts(packed)])
@@ -41,7 +42,7 @@ def released_loss(
     return (entropy_M * weight_BL[masked_BL]).sum() / len(noises)
 
 
-def dense_hidden(model: LLaDAV, batch: NoisyBatch, attend_to_padding: bool) -> Tensor:
+def dense_hidden(model: LLaDAV, batch: TrainingBatch, attend_to_padding: bool) -> Tensor:
     """Final hidden states (B, L, W); padding enters as zero embeddings."""
     packed = batch.packed
     embeddings_BLW = padded(model.embed(packed), packed.lengths)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lladav.diffusion.masking import Noise, NoisyBatch, corrupt, draw_noise, supervised_counts
+from lladav.diffusion.masking import Noise, corrupt, draw_noise, supervised_counts
+from lladav.diffusion.training_batch import TrainingBatch
 from lladav.inputs.packing import pack
 from lladav.inputs.samples import Sample
 from lladav.model.llada_v import LLaDAV
@@ -14,7 +15,7 @@ from tests.bench.released_step import released_loss
 from tests.lladav.build import image_sample, text_sample, tiny_model
 
 
-def noisy(model: LLaDAV, samples: list[Sample]) -> tuple[NoisyBatch, list[Noise]]:
+def noisy(model: LLaDAV, samples: list[Sample]) -> tuple[TrainingBatch, list[Noise]]:
     packed = pack(samples, model.geometry)
     noises = [draw_noise(3, 0, s.id, n) for s, n in zip(samples, supervised_counts(packed), strict=True)]
     mask = model.config.tokens.mask_id

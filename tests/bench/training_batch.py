@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from lladav.config.schema import LanguageConfig, ModelConfig, TrainConfig, VisionConfig
-from lladav.diffusion.masking import Noise, NoisyBatch, Stratum, corrupt, draw_noise, supervised_counts
+from lladav.diffusion.masking import Noise, Stratum, corrupt, draw_noise, supervised_counts
+from lladav.diffusion.training_batch import TrainingBatch
 from lladav.inputs.images import ViewGeometry, prepare_image, prepare_video
 from lladav.inputs.packing import pack
 from lladav.inputs.samples import IGNORED, IMAGE_PLACEHOLDER, Encoded, Sample, Visual, VisualKind
@@ -57,7 +58,7 @@ class Setting:
         )
 
 
-def make_batch(setting: Setting) -> tuple[NoisyBatch, list[Noise]]:
+def make_batch(setting: Setting) -> tuple[TrainingBatch, list[Noise]]:
     """The batch of the case and the noise of each sample, with stratified noise levels."""
     packed = pack(make_samples(setting), ViewGeometry.of(setting.model()))
     counts = supervised_counts(packed)

@@ -17,7 +17,7 @@ from lladav.inputs.chat import ChatTokenizer
 from lladav.inputs.images import ViewGeometry
 from lladav.model.llada_v import LLaDAV
 from tests.digits import shared_digits
-from train.towers import LAYOUTS, build, folder_of, pretrain_tower
+from train.towers import PARTS, build, folder_of, pretrain_tower
 from train.toy_towers.fit import Fit, fit, shuffled
 from train.toy_towers.muon import Muon, orthogonalized
 
@@ -68,7 +68,7 @@ def again_in_this_process(config: Config) -> None:
     """Pretrain both towers without the processes that ``build`` starts, which takes half the time."""
     threads = torch.get_num_threads()
     try:
-        for part in LAYOUTS:
+        for part in PARTS:
             pretrain_tower(
                 config, part, folder_of(config.model, part), max(1, (os.cpu_count() or 1) // 2), SHORT
             )

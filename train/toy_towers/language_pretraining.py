@@ -1,4 +1,4 @@
-"""Pretraining of the tiny language tower: masked diffusion on text without images.
+"""Pretraining of the tiny language tower on text without images, with the objective of the curriculum.
 
 Images are spelled as characters (``data.digits.corpus``). Samples with the base view alone come first,
 because the tower learns to look up a digit there many times faster than among tiles, which follow. Batches of
@@ -28,14 +28,16 @@ from data.digits.records import (
 )
 from data.digits.scenes import compose, pick
 from data.manifest.encoding import eos_tail, unit_hash
-from lladav.config.schema import ObjectiveConfig, Supervise
-from lladav.diffusion.masking import Stratum, corrupt, draw_noises
+from lladav.config.schema import Config, Supervise
+from lladav.diffusion.masking import Stratum
+from lladav.diffusion.objective import Objective
 from lladav.inputs.chat import ChatTokenizer, Message, encode_chat, encode_plain, parse_conversation
 from lladav.inputs.images import ViewGeometry, image_kind
 from lladav.inputs.packing import PackedBatch, pack
 from lladav.inputs.samples import IGNORED, IMAGE_PLACEHOLDER, Encoded, Sample, VisualKind
 from lladav.model.attention import PackedAttention
 from lladav.model.language import LanguageTower, rotary_factors
+from lladav.model.llada_v import LLaDAV
 from train.toy_towers.fit import Fit, fit, shuffled
 
 SETTINGS = Fit(steps=640, batch=64, adam_lr=2e-3, muon_lr=0.015, all_cores_from=430)
@@ -63,17 +65,11 @@ SUFFIX_SHARE = 0.3
 """Share of questions that end in /think or /no_think."""
 
 
-def pretrain(
-    tower: LanguageTower,
-    tokenizer: ChatTokenizer,
-    geometry: ViewGeometry,
-    objective: ObjectiveConfig,
-    seed: int,
-    scale: float = 1.0,
-) -> float:
-    """Train the tower in place; return the seconds it took. ``scale`` shortens it (for tests)."""
-    initialize_weights(tower, seed)
-    loss = LanguageLoss(tower, tokenizer, geometry, objective, seed, scale)
+def pretrain(model: LLaDAV, tokenizer: ChatTokenizer, config: Config, scale: float = 1.0) -> float:
+    """Train the language tower in place; return the seconds it took. ``scale`` shortens it (for tests)."""
+    tower = model.language
+    initialize_weights(tower, config.train.seed)
+    loss = LanguageLoss(model, tokenizer, config, scale)
     named = [(f"language.{name}", parameter) for name, parameter in tower.named_parameters()]
     return fit("language tower", named, SETTINGS.scaled(scale), loss)
 
@@ -92,18 +88,13 @@ def initialize_weights(tower: LanguageTower, seed: int) -> None:
 class LanguageLoss:
     """The loss of a step, as a function of the step."""
 
-    def __init__(
-        self,
-        tower: LanguageTower,
-        tokenizer: ChatTokenizer,
-        geometry: ViewGeometry,
-        objective: ObjectiveConfig,
-        seed: int,
-        scale: float = 1.0,
-    ) -> None:
-        self._tower, self._geometry, self._objective = tower, geometry, objective
-        self._seed, self._ids = seed, tokenizer.ids
-        writer = SampleWriter(tokenizer, geometry, objective.eos_tail)
+    def __init__(self, model: LLaDAV, tokenizer: ChatTokenizer, config: Config, scale: float = 1.0) -> None:
+        self._tower, self._geometry = model.language, model.geometry
+        self._attention = config.model.attention
+        self._seed = seed = config.train.seed
+        settings = replace(config.objective, stratified=True)
+        self._objective = Objective(settings, tokenizer.ids, seed, chunk=4096)
+        writer = SampleWriter(tokenizer, model.geometry, settings.eos_tail)
         pool = training_pool()
         # The names are part of the records' ids, which seed the random draws: they stay as they are.
         mixed = list(records(_mixed_record, "lesson", round(SAMPLES * scale), seed, pool))
@@ -116,19 +107,15 @@ class LanguageLoss:
     def __call__(self, step: int) -> Tensor:
         chosen = self._chosen(step)
         packed = pack(chosen, self._geometry)
-        noises = draw_noises(
+        batch = self._objective.batch(
             packed,
             [sample.id for sample in chosen],
-            self._seed,
             step,
-            self._ids.eos,
-            self._objective.min_mask_ratio,
             [Stratum(index, len(chosen)) for index in range(len(chosen))],
-            self._objective.block_length,
+            scale=1 / len(chosen),
         )
-        noisy = corrupt(packed, noises, self._ids.mask_id, 1 / len(chosen), chunk=4096)
-        hidden_TW = self._hidden(noisy.packed)
-        return self._tower.lm_head(hidden_TW[noisy.masked_M], noisy.rows)[0]
+        hidden_TW = self._hidden(batch.packed)
+        return self._tower.lm_head(hidden_TW[batch.output_positions_M], batch.rows)[0]
 
     def _chosen(self, step: int) -> list[Sample]:
         """The samples of a step."""
@@ -142,7 +129,8 @@ class LanguageLoss:
         positions = torch.cat([torch.arange(length) for length in packed.lengths])
         rotary = rotary_factors(positions, self._tower.config)
         embeddings = self._tower.embed_tokens(packed.token_ids_T)
-        return self._tower(embeddings, rotary, PackedAttention(packed.lengths))
+        attend = PackedAttention(packed.lengths, self._attention, packed.turns_T)
+        return self._tower(embeddings, rotary, attend)
 
 
 class SampleWriter:

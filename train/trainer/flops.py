@@ -4,11 +4,12 @@ The count has matrix products and attention scores, two FLOPs for a multiply-add
 pass once, once more if gradients with respect to its inputs are needed, and once more if its weights are
 trained. Recomputation by activation checkpointing does not count as useful work.
 
-    language   T * (4 W^2 (1 + kv/heads) / 2 + 3 W F) * 2 per layer, plus 4 W sum(len^2) of attention
-    head       2 W V per masked row
+    language   T * (4 W^2 (1 + kv/heads) / 2 + 3 W F) * 2 per layer, plus 4 W pairs of attention
+    head       2 W V per predicted row
     vision     N P * (4 E^2 + 2 E F) * 2 per layer, plus 4 E N P^2, plus the patch embedding
     projector  N P * (E W + W^2) * 2
 
+A sample has len^2 pairs of positions that attend to each other, under causal attention len (len + 1) / 2.
 Blank views count, because the vision tower runs them.
 """
 
@@ -19,26 +20,26 @@ from collections.abc import Collection
 
 import torch
 
-from lladav.config.schema import LanguageConfig, ModelConfig, ModelPart, VisionConfig
-from lladav.diffusion.masking import NoisyBatch
+from lladav.config.schema import Attention, LanguageConfig, ModelConfig, ModelPart, VisionConfig
+from lladav.diffusion.training_batch import TrainingBatch
 from lladav.model.vision import built_layers
 
 PEAK_TFLOPS = {"A100": 312, "H100": 989, "H200": 989, "B200": 2250, "L40S": 362, "A10": 125}
 """Published dense bf16 peak by a part of the accelerator's name."""
 
 
-def micro_batch_flops(batch: NoisyBatch, model: ModelConfig, trained: Collection[ModelPart]) -> float:
+def micro_batch_flops(batch: TrainingBatch, model: ModelConfig, trained: Collection[ModelPart]) -> float:
     """FLOPs of the forward and backward pass of one micro-batch."""
     packed = batch.packed
-    return training_flops(packed.lengths, len(batch.masked_M), len(packed.views_NCHW), model, trained)
+    return training_flops(packed.lengths, len(batch.predicted_M), len(packed.views_NCHW), model, trained)
 
 
 def training_flops(
-    lengths: Collection[int], masked: float, views: int, model: ModelConfig, trained: Collection[ModelPart]
+    lengths: Collection[int], predicted: float, views: int, model: ModelConfig, trained: Collection[ModelPart]
 ) -> float:
-    """FLOPs of the forward and backward pass of packed samples with ``masked`` masked positions."""
-    language = language_flops(lengths, model.language)
-    head = 2 * masked * model.language.width * model.language.vocab_size
+    """FLOPs of the forward and backward pass of packed samples with ``predicted`` predicted positions."""
+    language = language_flops(lengths, model.language, causal=model.attention is Attention.causal)
+    head = 2 * predicted * model.language.width * model.language.vocab_size
     # The language tower needs gradients of its inputs only if a part before it is trained.
     before = ModelPart.projector in trained or ModelPart.vision in trained
     return (
@@ -49,13 +50,13 @@ def training_flops(
     )
 
 
-def language_flops(lengths: Collection[int], config: LanguageConfig) -> float:
+def language_flops(lengths: Collection[int], config: LanguageConfig, causal: bool = False) -> float:
     """Forward FLOPs of the language tower's layers over packed samples."""
     width = config.width
     projections = 2 * width * width * (1 + config.kv_heads / config.heads)
     per_token = 2 * (projections + 3 * width * config.mlp_width)
-    attention = 4 * width * sum(length * length for length in lengths)
-    return config.layers * (sum(lengths) * per_token + attention)
+    pairs = sum(length * (length + 1) / 2 if causal else length * length for length in lengths)
+    return config.layers * (sum(lengths) * per_token + 4 * width * pairs)
 
 
 def vision_flops(views: int, config: VisionConfig) -> float:

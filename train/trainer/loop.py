@@ -22,7 +22,9 @@ from data.manifest.quarantine import Quarantine
 from data.pipeline.microbatches import MicroBatch
 from data.pipeline.plan import BatchLayout
 from data.pipeline.train_data import micro_batches, quarantine_of
-from lladav.diffusion.masking import Noise, NoisyBatch, Stratum, corrupt, draw_noises
+from lladav.diffusion.masking import Stratum
+from lladav.diffusion.objective import Objective
+from lladav.diffusion.training_batch import TrainingBatch
 from lladav.inputs.images import ViewGeometry
 from lladav.inputs.packing import pack
 from train.checkpoints.run_folder import QUARANTINE, Run
@@ -54,6 +56,10 @@ class Worker:
         self.rank, self.workers = dist.get_rank(), dist.get_world_size()
         self.accumulation_steps = BatchLayout.of(self.config, self.workers).accumulation_steps
         self.geometry = ViewGeometry.of(self.config.model)
+        train = self.config.train
+        self.objective = Objective(
+            self.config.objective, self.config.model.tokens, train.seed, train.loss_chunk
+        )
         self.store = replace(Run.of(self.config), token=job.token)
         self.engine, self.first_step = resume(self.store, self.config, job.total_steps, job.start_from)
         self.peak = peak_flops(self.engine.device)
@@ -88,16 +94,16 @@ class Worker:
         begin = time.perf_counter()
         micro = list(islice(source, self.accumulation_steps))
         waited = time.perf_counter() - begin
-        noisy = [self._add_noise(batch) for batch in micro]
-        entropies = self.engine.step([batch for batch, _ in noisy], step)
+        batches = [self._training_batch(batch) for batch in micro]
+        entropies = self.engine.step(batches, step)
         sums = StepSums(
             samples=sum(len(batch.samples) for batch in micro if not batch.is_blank),
             rejected=sum(len(batch.rejected) for batch in micro),
             wait_seconds=waited,
             preempted_ranks=float(self._is_preempted()),
         )
-        for (batch, noises), entropy in zip(noisy, entropies, strict=True):
-            sums.add(batch, noises, entropy, self.accumulation_steps * self.workers)
+        for batch, entropy in zip(batches, entropies, strict=True):
+            sums.add(batch, entropy, self.accumulation_steps * self.workers)
             sums.flops += micro_batch_flops(batch, self.config.model, self.config.stage.trained)
         sums = sums.over_ranks()
         # The rest runs on rank 0 alone: nothing in it may be a collective.
@@ -121,27 +127,20 @@ class Worker:
         deadline = self._deadline()
         return deadline is not None and time.time() + self.save_seconds < deadline
 
-    def _add_noise(self, micro: MicroBatch) -> tuple[NoisyBatch, list[Noise]]:
-        """Mask a micro-batch.
+    def _training_batch(self, micro: MicroBatch) -> TrainingBatch:
+        """Pack a micro-batch and mark what the loss predicts.
 
         Its weights are scaled so that DeepSpeed's averages over micro-batches and ranks give the mean loss of
         the global batch.
         """
-        packed, objective = pack(micro.samples, self.geometry), self.config.objective
-        strata = [Stratum(int(index), micro.global_samples) for index in micro.positions]
-        noises = draw_noises(
-            packed,
+        batch = self.objective.batch(
+            pack(micro.samples, self.geometry),
             [sample.id for sample in micro.samples],
-            self.config.train.seed,
             micro.epoch,
-            self.config.model.tokens.eos,
-            objective.min_mask_ratio,
-            strata if objective.stratified else None,
-            objective.block_length,
+            [Stratum(int(index), micro.global_samples) for index in micro.positions],
+            scale=self.accumulation_steps * self.workers / micro.global_samples,
         )
-        scale = self.accumulation_steps * self.workers / micro.global_samples
-        noisy = corrupt(packed, noises, self.config.model.tokens.mask_id, scale, self.config.train.loss_chunk)
-        return noisy.to(self.engine.device), noises
+        return batch.to(self.engine.device)
 
     def _checkpoint(
         self, done: int, sums: StepSums, log: StepLog | None, quarantine: Quarantine

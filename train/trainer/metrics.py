@@ -6,7 +6,6 @@ same totals.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -15,15 +14,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lladav.diffusion.masking import Noise, NoisyBatch
+from lladav.diffusion.training_batch import TrainingBatch
 
 BUCKETS = 5
-"""The loss is logged for this many equal parts of the noise level's range [0, 1)."""
+"""The masked-diffusion loss is logged for this many equal parts of the noise level's range [0, 1)."""
 
 
 @dataclass
 class StepSums:
-    """Sums over a step. Entropies are nats of masked tokens, unweighted; ``loss`` is the objective."""
+    """Sums over a step. Entropies are nats of predicted tokens, unweighted; ``loss`` is the objective."""
 
     loss: float = 0.0
     samples: float = 0.0
@@ -41,10 +40,10 @@ class StepSums:
     bucket_entropy: np.ndarray = field(default_factory=lambda: np.zeros(BUCKETS))
     bucket_rows: np.ndarray = field(default_factory=lambda: np.zeros(BUCKETS))
 
-    def add(self, batch: NoisyBatch, noises: Sequence[Noise], entropy_M: Tensor, scale: float) -> None:
+    def add(self, batch: TrainingBatch, entropy_M: Tensor, scale: float) -> None:
         """Add a micro-batch. ``scale`` is the factor in its weights that offsets DeepSpeed's averaging."""
         entropy = entropy_M.double().cpu()
-        answer = batch.packed.answer_T[batch.masked_M].cpu()
+        answer = batch.packed.answer_T[batch.predicted_M].cpu()
         self.loss += float((entropy * batch.rows.weights_M.double().cpu()).sum()) / scale
         visual = len(batch.packed.visual_positions_V)
         self.visual_tokens += visual
@@ -53,10 +52,10 @@ class StepSums:
         self.answer_rows += int(answer.sum())
         self.template_entropy += float(entropy[~answer].sum())
         self.template_rows += int((~answer).sum())
-        self._add_buckets(batch, noises, entropy.numpy())
+        if batch.levels_S is not None:
+            self._add_buckets(np.array(batch.levels_S)[batch.sample_M.cpu().numpy()], entropy.numpy())
 
-    def _add_buckets(self, batch: NoisyBatch, noises: Sequence[Noise], entropy_M: np.ndarray) -> None:
-        level_M = np.array([noise.level for noise in noises])[batch.sample_M.cpu().numpy()]
+    def _add_buckets(self, level_M: np.ndarray, entropy_M: np.ndarray) -> None:
         bucket_M = np.minimum((level_M * BUCKETS).astype(int), BUCKETS - 1)
         self.bucket_entropy = self.bucket_entropy + np.bincount(bucket_M, entropy_M, BUCKETS)
         self.bucket_rows = self.bucket_rows + np.bincount(bucket_M, minlength=BUCKETS)

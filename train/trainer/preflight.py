@@ -54,7 +54,11 @@ def starting_weights(config: Config) -> str | None:
 
 
 def _check_weights(config: Config, start_from: str | None) -> None:
-    """Raise ``UserError`` if the headers of the weights to start from cannot be read."""
+    """Raise ``UserError`` if the headers of the weights to start from cannot be read or do not fit."""
+    from lladav.checkpoint.config_reading import (
+        check_architecture,
+    )  # imports transformers, which takes seconds
+
     if start_from:
         _check_readable("train.init" if config.train.init else "stage.starts_from", start_from, config)
         return
@@ -63,6 +67,7 @@ def _check_weights(config: Config, start_from: str | None) -> None:
     for key, folder in ({"llada_v": weights.llada_v} if weights.llada_v else towers).items():
         if folder:
             _check_readable(f"model.weights.{key}", folder, config)
+            check_architecture(folder)
 
 
 def _check_readable(key: str, folder: str, config: Config) -> None:
@@ -90,6 +95,5 @@ def _predecessor(config: Config, stage: str) -> Checkpoint:
 
 def _fix(config: Config) -> str:
     """How to get the weights of towers, for an error line."""
-    if config.model.name == "tiny":
-        return f"make them with: python train/towers.py model=tiny data={config.data.name}"
-    return "point it at the folder of the published checkpoint"
+    command = f"python train/towers.py model={config.model.name} data={config.data.name}"
+    return f"point it at the published weights, or make a tiny model's towers with: {command}"

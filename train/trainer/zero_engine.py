@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from data.pipeline.plan import BatchLayout
 from lladav import checkpoint
 from lladav.config.schema import Config, ModelPart, Precision
-from lladav.diffusion.masking import NoisyBatch
+from lladav.diffusion.training_batch import TrainingBatch
 from lladav.model.initialization import initialize
 from lladav.model.llada_v import LLaDAV
 from lladav.model.sharding import full_shape
@@ -72,10 +72,10 @@ class ZeroEngine:
     def _groups(self) -> list[dict[str, Any]]:
         return self._optimizer.param_groups  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
 
-    def step(self, micro_batches: Sequence[NoisyBatch], step: int) -> list[Tensor]:
+    def step(self, micro_batches: Sequence[TrainingBatch], step: int) -> list[Tensor]:
         """Collective: one optimizer step over the micro-batches, as many on every rank.
 
-        Returns the cross-entropy of each masked position, by micro-batch.
+        Returns the cross-entropy of each predicted position, by micro-batch.
         """
         factor = lr_factor(step, self.total_steps, self.config.train.warmup_ratio)
         for group, rate in zip(self._groups, self._base_rates, strict=True):

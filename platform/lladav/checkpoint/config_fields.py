@@ -8,7 +8,10 @@ programs ignore.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+
+from lladav.config.schema import Attention, Prediction, TokenIds
 
 Keys = Mapping[str, tuple[str, ...]]
 
@@ -51,6 +54,8 @@ VISION: Keys = {
 }
 FEATURE_LAYER = "mm_vision_select_layer"
 STRIDE = "mm_spatial_pool_stride"
+ROPE_TYPES = ("rope_type", "type")
+"""Keys of the kind of rotary embedding, in ``rope_parameters`` or ``rope_scaling``."""
 TOKENS: Keys = {"mask": ("mask_token_id",), "bos": ("bos_token_id",), "eos": ("eos_token_id",)}
 
 PUBLISHED_CONSTANTS: Mapping[str, Any] = {
@@ -74,15 +79,30 @@ RENAMED_CONSTANTS: Mapping[str, Any] = {
     "attention_bias": False,
     "tie_word_embeddings": False,
 }
-LLADA_V_CONSTANTS: Mapping[str, Any] = {
-    **RENAMED_CONSTANTS,
-    "architectures": ["LlavaLLaDAModelLM"],
-    "model_type": "llava_llada",
+LLAMA_CONSTANTS: Mapping[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "tie_word_embeddings": False,
+}
+MULTIMODAL_CONSTANTS: Mapping[str, Any] = {
     "mm_projector_type": "mlp2x_gelu",
     "mm_patch_merge_type": "spatial_unpad",
     "mm_spatial_pool_mode": "bilinear",
     "mm_vision_select_feature": "patch",
     "mm_vision_tower": "google/siglip2-so400m-patch14-384",
+}
+LLADA_V_CONSTANTS: Mapping[str, Any] = {
+    **MULTIMODAL_CONSTANTS,
+    "architectures": ["LlavaLLaDAModelLM"],
+    "model_type": "llava_llada",
+}
+LLAVA_LLAMA_CONSTANTS: Mapping[str, Any] = {
+    **MULTIMODAL_CONSTANTS,
+    "architectures": ["LlavaLlamaForCausalLM"],
+    "model_type": "llava_llama",
 }
 TOWER_CONSTANTS: Mapping[str, Any] = {
     "model_type": "siglip_vision_model",
@@ -90,3 +110,22 @@ TOWER_CONSTANTS: Mapping[str, Any] = {
     "num_channels": 3,
 }
 SIGLIP2_CONSTANTS: Mapping[str, Any] = {"architectures": ["SiglipVisionModel"], "vision_use_head": False}
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a published ``config.json`` leaves to its code: the fields of ``ModelConfig`` of a model type."""
+
+    attention: Attention
+    prediction: Prediction
+    tokens: TokenIds
+
+
+LLADA = Traits(Attention.bidirectional, Prediction.masked, TokenIds())
+LLAMA_3 = Traits(
+    Attention.causal,
+    Prediction.next_token,
+    TokenIds(mask=None, bos=128000, eos=128001, start_header=128006, end_header=128007, eot=128009),
+)
+TRAITS: Mapping[str, Traits] = {"llama": LLAMA_3, "llava_llama": LLAMA_3}
+"""By ``model_type``; any other type has those of LLaDA."""

@@ -20,11 +20,16 @@ from transformers import SiglipVisionConfig
 from lladav.checkpoint.config_fields import (
     CONFIG,
     FEATURE_LAYER,
+    LLADA,
+    LLAMA_CONSTANTS,
     OURS,
     PUBLISHED_LANGUAGE,
+    RENAMED_CONSTANTS,
     RENAMED_LANGUAGE,
+    ROPE_TYPES,
     STRIDE,
     TOKENS,
+    TRAITS,
     VISION,
     Keys,
 )
@@ -39,6 +44,7 @@ from lladav.config.schema import (
 )
 from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer, check_special_tokens
+from lladav.storage import AnyPath, exists, location
 from lladav.storage.local_cache import local_copy
 
 Json = dict[str, Any]
@@ -58,11 +64,26 @@ def model_config_of(path: str | Path) -> ModelConfig:
     config = _reader(raw)(raw, folder / CONFIG, str(path))
     config.name, config.tokenizer = folder.resolve().name, str(folder)
     tokenizer = ChatTokenizer.load(folder) if (folder / "tokenizer.json").is_file() else None
-    config.tokens = tokenizer.ids if tokenizer else _released_ids(raw, config.language.vocab_size)
+    traits = TRAITS.get(str(raw.get("model_type")), LLADA)
+    config.attention, config.prediction = traits.attention, traits.prediction
+    vocab_size = config.language.vocab_size
+    config.tokens = tokenizer.ids if tokenizer else _released_ids(raw, traits.tokens, vocab_size)
     config = _with_our_section(config, raw, folder / CONFIG)
     if tokenizer:
         check_special_tokens(config, tokenizer, f"{folder / CONFIG}: {OURS}.")
     return config
+
+
+def check_architecture(folder: str | Path) -> None:
+    """Raise ``UserError`` if the weights in a folder or URI are of a language tower that ours cannot be.
+
+    Reads only ``config.json``, and nothing if there is none.
+    """
+    file = location(folder) / CONFIG
+    if exists(file):
+        raw = read_json(file)
+        if _reader(raw) in (_renamed, _llada_v):
+            _check_language(raw, file)
 
 
 def _reader(raw: Json) -> Callable[[Json, Path, str], ModelConfig]:
@@ -80,8 +101,30 @@ def _published(raw: Json, file: Path, path: str) -> ModelConfig:
 
 
 def _renamed(raw: Json, file: Path, path: str) -> ModelConfig:
-    language = _section(LanguageConfig(), raw, RENAMED_LANGUAGE, file)
+    _check_language(raw, file)
+    nested = {"rope_theta": raw.get("rope_theta") or _rope(raw).get("rope_theta")}
+    language = _section(LanguageConfig(), {**raw, **nested}, RENAMED_LANGUAGE, file)
     return ModelConfig(language=language, weights=WeightsConfig(language=path))
+
+
+def _check_language(raw: Json, file: AnyPath) -> None:
+    """Raise ``UserError`` if a renamed ``config.json`` describes a language tower that ours cannot be."""
+    for key, value in {**RENAMED_CONSTANTS, **LLAMA_CONSTANTS}.items():
+        if key not in ("architectures", "model_type") and raw.get(key, value) not in (value, None):
+            raise UserError(f"{file}: {key} is {raw[key]!r}; only towers with {value!r} can be used")
+    rope_type = next((kind for key in ROPE_TYPES if (kind := _rope(raw).get(key))), "default")
+    if rope_type != "default":
+        raise UserError(
+            f"{file}: rope_type is {rope_type!r}; only towers without a scaled rotary embedding can be used"
+        )
+    width, heads, own = (raw.get(key) for key in ("hidden_size", "num_attention_heads", "head_dim"))
+    if own and width and heads and own * heads != width:
+        raise UserError(f"{file}: head_dim is {own}; expected hidden_size / num_attention_heads")
+
+
+def _rope(raw: Json) -> Json:
+    """The settings of the rotary embedding in recent versions of ``transformers``."""
+    return raw.get("rope_parameters") or raw.get("rope_scaling") or {}
 
 
 def _tower(raw: Json, file: Path, path: str) -> ModelConfig:
@@ -146,9 +189,11 @@ def _number(raw: Mapping[str, Any], keys: tuple[str, ...], like: float, file: Pa
     return type(like)(value)
 
 
-def _released_ids(raw: Json, vocab_size: int) -> TokenIds:
+def _released_ids(raw: Json, defaults: TokenIds, vocab_size: int) -> TokenIds:
+    """Ids from released keys, which may also have a list of stop ids, or as EOS the id of eot."""
     ids = {ours: raw.get(key) for ours, (key,) in TOKENS.items()}
-    return replace(TokenIds(), **{k: v for k, v in ids.items() if isinstance(v, int) and 0 <= v < vocab_size})
+    fitting = {k: v for k, v in ids.items() if isinstance(v, int) and 0 <= v < vocab_size}
+    return replace(defaults, **{k: v for k, v in fitting.items() if v != defaults.eot})
 
 
 def _with_our_section(config: ModelConfig, raw: Json, file: Path) -> ModelConfig:

@@ -11,6 +11,8 @@ import torch
 from lladav.checkpoint.config_fields import (
     FEATURE_LAYER,
     LLADA_V_CONSTANTS,
+    LLAMA_CONSTANTS,
+    LLAVA_LLAMA_CONSTANTS,
     OUR_FIELDS,
     OURS,
     PUBLISHED_CONSTANTS,
@@ -55,10 +57,23 @@ def _tower(config: ModelConfig) -> Json:
     return {**SIGLIP2_CONSTANTS, **vision, FEATURE_LAYER: -1}
 
 
+def _llama(config: ModelConfig) -> Json:
+    """Generation by other programs stops at the end of a text and at the end of a turn."""
+    rope = {"rope_parameters": {"rope_type": "default", "rope_theta": config.language.rope_theta}}
+    stops = {"eos_token_id": [config.tokens.eos, config.tokens.eot]}
+    return {**_renamed(config), **LLAMA_CONSTANTS, **rope, **stops}
+
+
 def _llada_v(config: ModelConfig) -> Json:
+    return {**_renamed(config), **LLADA_V_CONSTANTS, **_multimodal(config)}
+
+
+def _llava_llama(config: ModelConfig) -> Json:
+    return {**_llama(config), **LLAVA_LLAMA_CONSTANTS, **_multimodal(config)}
+
+
+def _multimodal(config: ModelConfig) -> Json:
     return {
-        **_renamed(config),
-        **LLADA_V_CONSTANTS,
         "mm_hidden_size": config.vision.width,
         FEATURE_LAYER: config.vision.feature_layer,
         "vision_config": _vision(config.vision),
@@ -86,7 +101,8 @@ def _text(config: ModelConfig) -> Json:
     """Ids of special tokens, and our section."""
     whole = asdict(config)
     ours = {name: whole[name] for name in OUR_FIELDS}
-    return {**_keys(config.tokens, TOKENS), "pad_token_id": config.tokens.eos, OURS: ours}
+    tokens = {key: token for key, token in _keys(config.tokens, TOKENS).items() if token is not None}
+    return {**tokens, "pad_token_id": config.tokens.eos, OURS: ours}
 
 
 def _keys(section: Any, keys: Keys) -> Json:
@@ -96,6 +112,8 @@ def _keys(section: Any, keys: Keys) -> Json:
 _WRITERS: dict[str, Callable[[ModelConfig], Json]] = {
     "llada": _published,
     "llada_hf": _renamed,
+    "llama_hf": _llama,
     "siglip2": _tower,
     "llada_v": _llada_v,
+    "llava_llama": _llava_llama,
 }

@@ -21,7 +21,7 @@ from lladav.checkpoint.config_fields import CONFIG
 from lladav.checkpoint.config_reading import model_config_of
 from lladav.checkpoint.config_writing import config_json
 from lladav.checkpoint.index import INDEX, SINGLE
-from lladav.checkpoint.key_mapping import KeyMapping, layout_named
+from lladav.checkpoint.key_mapping import KeyMapping, layout_for
 from lladav.checkpoint.loading import matching_tensors
 from lladav.checkpoint.safetensors_io import DTYPES, StoredTensor, TensorSpec, TensorWriter
 from lladav.config.schema import ModelConfig
@@ -52,7 +52,7 @@ def export(
     model: NamedParameters,
     config: ModelConfig,
     folder: str | Path,
-    layout: str = "llada_v",
+    layout: str | None = None,
     *,
     gather: Gather = no_gather,
     writes: bool = True,
@@ -61,37 +61,47 @@ def export(
 ) -> None:
     """Write the parameters of the layout, ``config.json`` and the files of the folder ``tokenizer``.
 
-    Values keep their number format. ``model`` may also be the named parameters that the layout needs. A
-    collective for a sharded model: ``writes`` is True on one rank.
+    The layout is that of the whole model by default. Values keep their number format. ``model`` may also be
+    the named parameters that the layout needs. A collective for a sharded model: ``writes`` is True on one
+    rank.
 
-    Raises ``UserError`` if ``folder`` is not empty or cannot be written.
+    Raises ``UserError`` if ``folder`` is not empty or cannot be written, and if the layout is for models with
+    another objective.
     """
-    known = layout_named(layout)
+    known = layout_for(config, layout)
     tensors = [
         _from_parameter(released, parameter, gather)
         for name, parameter in parameters_by_name(model).items()
         if (released := known.released(name))
     ]
-    assert tensors, f"no parameter is named as LLaDAV names those of {layout}"
+    assert tensors, f"no parameter is named as LLaDAV names those of {known.name}"
     _write(tensors, config, Path(folder), known, tokenizer, max_shard_bytes, writes)
 
 
 def convert(
-    source: str | Path, folder: str | Path, layout: str, *, max_shard_bytes: int = SHARD_BYTES
-) -> None:
-    """Write a released checkpoint in another layout, with its tokenizer if it has one."""
+    source: str | Path, folder: str | Path, layout: str | None = None, *, max_shard_bytes: int = SHARD_BYTES
+) -> KeyMapping:
+    """Write a released checkpoint in another layout, with its tokenizer if it has one; return the layout.
+
+    The layout is that of the whole model by default. Raises ``UserError`` as ``export`` does, and if the
+    source lacks a part of the layout.
+    """
     source = local_copy(source)
-    known, config = layout_named(layout), model_config_of(source)
+    config = model_config_of(source)
+    known = layout_for(config, layout)
     with torch.device("meta"):
         model = LLaDAV(config)
     stored = matching_tensors(model, source)
     names = {name: released for name, _ in model.named_parameters() if (released := known.released(name))}
     lacking = next((name for name in names if name not in stored), None)
     if lacking:
-        raise UserError(f"{source}: holds no {names[lacking]}; expected weights with all that {layout} needs")
+        raise UserError(
+            f"{source}: holds no {names[lacking]}; expected weights with all that {known.name} needs"
+        )
     tensors = [_from_stored(names[name], stored[name]) for name in names]
     tokenizer = config.tokenizer if (Path(config.tokenizer) / TOKENIZER_FILES[0]).is_file() else None
     _write(tensors, config, Path(folder), known, tokenizer, max_shard_bytes)
+    return known
 
 
 def _from_parameter(name: str, parameter: nn.Parameter, gather: Gather) -> TensorToWrite:

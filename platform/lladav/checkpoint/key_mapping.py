@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from lladav.config.introspection import choices_hint
+from lladav.config.schema import ModelConfig, Prediction
 from lladav.errors import UserError
 
 PROJECTOR = (
@@ -54,6 +55,7 @@ BUFFERS = (".rotary_emb.inv_freq", ".rotary_emb.cos_cached", ".rotary_emb.sin_ca
 class KeyMapping:
     """One released layout. ``ignored`` are prefixes of tensors that the model does not need.
 
+    ``prediction`` is that of the models which other programs expect in this layout; None: of any.
     ``<unused>`` in an ignored prefix stands for a layer of the published vision tower behind the feature
     layer.
     """
@@ -61,6 +63,7 @@ class KeyMapping:
     name: str
     what: str
     renames: tuple[tuple[str, str], ...]
+    prediction: Prediction | None
     ignored: tuple[str, ...] = ()
 
     def released(self, ours: str) -> str | None:
@@ -83,25 +86,30 @@ class KeyMapping:
         return released.endswith(BUFFERS)
 
 
+WHOLE = (*RENAMED_LANGUAGE, *PROJECTOR, (f"vision.{TOWER}", TOWER_IN_LLADA_V))
+UNUSED_OF_WHOLE = tuple(TOWER_IN_LLADA_V + name for name in UNUSED_OF_TOWER)
+
 LAYOUTS = {
     layout.name: layout
     for layout in (
-        KeyMapping("llada", "LLaDA-8B-Instruct as published", PUBLISHED_LANGUAGE),
-        KeyMapping("llada_hf", "LLaDA-8B-Instruct, renamed", RENAMED_LANGUAGE),
+        KeyMapping("llada", "LLaDA-8B-Instruct as published", PUBLISHED_LANGUAGE, Prediction.masked),
+        KeyMapping("llada_hf", "LLaDA-8B-Instruct, renamed", RENAMED_LANGUAGE, Prediction.masked),
+        KeyMapping("llama_hf", "Llama 3 as published", RENAMED_LANGUAGE, Prediction.next_token),
         KeyMapping(
             "siglip2",
             "SigLIP2 vision tower",
             ((f"vision.{TOWER}", TOWER),),
+            None,
             ("text_model.", "logit_scale", "logit_bias", *(TOWER + name for name in UNUSED_OF_TOWER)),
         ),
-        KeyMapping(
-            "llada_v",
-            "LLaDA-V",
-            (*RENAMED_LANGUAGE, *PROJECTOR, (f"vision.{TOWER}", TOWER_IN_LLADA_V)),
-            tuple(TOWER_IN_LLADA_V + name for name in UNUSED_OF_TOWER),
-        ),
+        KeyMapping("llada_v", "LLaDA-V", WHOLE, Prediction.masked, UNUSED_OF_WHOLE),
+        KeyMapping("llava_llama", "LLaMA3-V", WHOLE, Prediction.next_token, UNUSED_OF_WHOLE),
     )
 }
+LANGUAGE_LAYOUTS = {Prediction.masked: "llada", Prediction.next_token: "llama_hf"}
+"""The layout in which the language tower of a model is published."""
+WHOLE_LAYOUTS = {Prediction.masked: "llada_v", Prediction.next_token: "llava_llama"}
+"""The layout of a whole model."""
 
 
 def layout_named(name: str) -> KeyMapping:
@@ -111,8 +119,26 @@ def layout_named(name: str) -> KeyMapping:
     return LAYOUTS[name]
 
 
+def layout_for(config: ModelConfig, name: str | None = None) -> KeyMapping:
+    """Return the layout to write a model in: the named one, by default that of the whole model.
+
+    Raises ``UserError`` if other programs expect a model with another objective in the layout.
+    """
+    layout = layout_named(name or WHOLE_LAYOUTS[config.prediction])
+    if layout.prediction not in (None, config.prediction):
+        fitting = [each.name for each in LAYOUTS.values() if each.prediction in (None, config.prediction)]
+        raise UserError(
+            f"layout={layout.name}: is for models with objective.kind={layout.prediction}, and this one has "
+            f"{config.prediction}; use {', '.join(fitting)}"
+        )
+    return layout
+
+
 def detect(names: Iterable[str], where: str) -> KeyMapping:
-    """Return the layout that knows most of the tensor names; ``where`` begins the error line."""
+    """Return the layout that knows most of the tensor names; ``where`` begins the error line.
+
+    Of layouts with the same names, which differ in ``config.json`` only, it returns the first.
+    """
     names = list(names)
     counts = {layout.name: sum(map(layout.knows, names)) for layout in LAYOUTS.values()}
     best = max(counts, key=lambda name: counts[name])

@@ -17,7 +17,7 @@ from transformers.initialization import no_init_weights
 
 from lladav.checkpoint.config_reading import model_config_of
 from lladav.checkpoint.index import stored_tensors
-from lladav.checkpoint.key_mapping import KeyMapping, detect, layout_named
+from lladav.checkpoint.key_mapping import KeyMapping, detect, layout_for, layout_named
 from lladav.checkpoint.safetensors_io import DTYPES, StoredTensor
 from lladav.config.introspection import nearest
 from lladav.config.schema import ModelPart, VisionConfig
@@ -78,19 +78,20 @@ def _copy(stored: StoredTensor, parameter: torch.Tensor) -> None:
 
 
 def open_model(folder: str | Path, dtype: torch.dtype, device: str | torch.device = "cpu") -> LLaDAV:
-    """Load a whole LLaDA-V checkpoint for inference, with weights in ``dtype`` from the start."""
+    """Load a whole checkpoint for inference, with weights in ``dtype`` from the start."""
     folder = local_copy(folder)
     model = _built(folder, dtype, torch.device(device))
-    load(model, folder, layout="llada_v")
+    load(model, folder, layout=layout_for(model.config).name)
     return model.eval().requires_grad_(False)
 
 
 def check_model(folder: str | Path) -> None:
-    """Check names, shapes and number formats of a whole LLaDA-V checkpoint without reading its values.
+    """Check names, shapes and number formats of a whole checkpoint without reading its values.
 
     Raises ``UserError`` as ``open_model`` does.
     """
-    matching_tensors(_built(folder, torch.float32, torch.device("meta")), location(folder), "llada_v")
+    model = _built(folder, torch.float32, torch.device("meta"))
+    matching_tensors(model, location(folder), layout_for(model.config).name)
 
 
 def _built(folder: str | Path, dtype: torch.dtype, device: torch.device) -> LLaDAV:

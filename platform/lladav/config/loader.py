@@ -24,9 +24,6 @@ GROUPS = ("stage", "model", "data", "cluster")
 ALL_STAGES = "all"
 
 _packaged = Path(__file__).parents[1] / "conf"
-DERIVED = {"model": {"prediction": "${objective.kind}"}}
-"""Defaults that follow other settings."""
-
 CONF = _packaged if _packaged.is_dir() else Path(__file__).resolve().parents[3] / "conf"
 """Folder of the YAML files: inside the package if it is installed, else in the source tree."""
 
@@ -36,6 +33,10 @@ class ConfigLayer(NamedTuple):
 
     where: str
     values: dict[str, Any]
+
+
+DERIVED = ConfigLayer("", {"model": {"prediction": "${objective.kind}"}})
+"""Defaults that follow other settings."""
 
 
 def load(overrides: Sequence[str] = (), conf: Path = CONF) -> Config:
@@ -194,8 +195,9 @@ def _merge_two(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, 
 
 
 def _resolved(layers: Sequence[ConfigLayer]) -> Config:
+    layers = [DERIVED, *layers]
     try:
-        tree = OmegaConf.merge(OmegaConf.structured(Config), DERIVED, _merged(layers))
+        tree = OmegaConf.merge(OmegaConf.structured(Config), _merged(layers))
         missing = sorted(OmegaConf.missing_keys(tree))
         config = None if missing else OmegaConf.to_object(tree)
     except (ValidationError, InterpolationResolutionError) as error:

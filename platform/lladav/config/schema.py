@@ -208,7 +208,10 @@ class StageConfig:
 
 @dataclass
 class ObjectiveConfig:
-    """The training loss; the defaults are the masked-diffusion loss as released."""
+    """The training loss; the defaults are the masked-diffusion loss as released.
+
+    ``stratified``, ``min_mask_ratio`` and ``block_length`` belong to ``kind: masked``.
+    """
 
     kind: Prediction = Prediction.masked
     supervise: Supervise = Supervise.template
@@ -315,7 +318,7 @@ class TrainConfig:
     activation_checkpointing: bool = setting(True, non_semantic="affects memory only")
     """Recompute activations in the backward pass to save memory."""
     loss_chunk: int = setting(1024, above=0, non_semantic="affects memory only")
-    """Masked positions per chunk of the vocabulary projection."""
+    """Predicted positions per chunk of the vocabulary projection."""
     persistence_threshold: int = setting(100000, minimum=0, non_semantic="affects memory only")
     """Parameters below this many elements are not sharded by ZeRO-3."""
     checkpoint_every: int = setting(500, above=0, non_semantic="bookkeeping")

@@ -11,7 +11,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from lladav.config.introspection import choices_hint, format_value
-from lladav.config.schema import Attention, Config, Prediction
+from lladav.config.schema import Attention, Config, ObjectiveConfig, Prediction
 from lladav.errors import UserError
 
 
@@ -134,9 +134,22 @@ def _prediction(config: Config) -> Iterator[str]:
         yield f"objective.kind={kind}: needs model.attention=causal, not {attention}"
 
 
+def _objective(config: Config) -> Iterator[str]:
+    if config.objective.kind is Prediction.masked:
+        return
+    for name in ("stratified", "min_mask_ratio", "block_length"):
+        value, without = getattr(config.objective, name), getattr(ObjectiveConfig, name)
+        if value != without:
+            yield (
+                f"objective.{name}={format_value(value)}: objective.kind={config.objective.kind} masks "
+                f"nothing; set objective.{name}={format_value(without)}"
+            )
+
+
 RULES = (
     _own_values,
     _prediction,
+    _objective,
     _stage,
     _sources,
     _workers,

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lladav.diffusion.loss import TargetRows
+from lladav.diffusion.training_batch import TrainingBatch, sample_of_positions
 from lladav.inputs.packing import PackedBatch
 from lladav.inputs.samples import IGNORED
 
@@ -141,28 +141,9 @@ def _generator(seed: int, epoch: int, sample_id: str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
-@dataclass(frozen=True)
-class NoisyBatch:
-    """A packed batch with masked positions, and the targets of the M predicted ones.
-
-    ``masked_M`` are the predicted positions, ``sample_M`` the index of the sample of each.
-    """
-
-    packed: PackedBatch
-    masked_M: Tensor
-    sample_M: Tensor
-    rows: TargetRows
-
-    def to(self, device: torch.device | str) -> NoisyBatch:
-        """The batch with its tensors on ``device``."""
-        return NoisyBatch(
-            self.packed.to(device), self.masked_M.to(device), self.sample_M.to(device), self.rows.to(device)
-        )
-
-
 def corrupt(
     packed: PackedBatch, noises: Sequence[Noise], mask_id: int, scale: float, chunk: int
-) -> NoisyBatch:
+) -> TrainingBatch:
     """Replace the masked positions of a batch by ``mask_id``.
 
     The weight of a predicted row is scale / (p n) for n active positions of its sample. With scale = 1 /
@@ -170,16 +151,16 @@ def corrupt(
     ``chunk`` rows are projected to the vocabulary at a time.
     """
     supervised = torch.nonzero(packed.labels_T != IGNORED).flatten()
-    sample_T = torch.repeat_interleave(torch.arange(len(packed.lengths)), torch.tensor(packed.lengths))
-    sample_S = sample_T[supervised]
+    sample_S = sample_of_positions(packed)[supervised]
     hidden_S = torch.from_numpy(np.concatenate([noise.masked for noise in noises]))
     predicted_S = torch.from_numpy(np.concatenate([noise.predicted for noise in noises]))
-    masked_M, sample_M = supervised[predicted_S], sample_S[predicted_S]
+    predicted_M, sample_M = supervised[predicted_S], sample_S[predicted_S]
     per_sample = torch.tensor([scale * noise.weight for noise in noises], dtype=torch.float32)
     token_ids = packed.token_ids_T.clone()
     token_ids[supervised[hidden_S]] = mask_id
-    rows = TargetRows(packed.labels_T[masked_M], per_sample[sample_M], chunk)
-    return NoisyBatch(replace(packed, token_ids_T=token_ids), masked_M, sample_M, rows)
+    rows = TargetRows(packed.labels_T[predicted_M], per_sample[sample_M], chunk)
+    levels = tuple(noise.level for noise in noises)
+    return TrainingBatch(replace(packed, token_ids_T=token_ids), predicted_M, sample_M, rows, levels_S=levels)
 
 
 def supervised_counts(packed: PackedBatch) -> list[int]:

@@ -7,7 +7,7 @@ forge the structure of its conversation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import count
@@ -44,6 +44,15 @@ SPECIAL_TOKENS = {
     "end_header": "<|end_header_id|>",
     "eot": "<|eot_id|>",
 }
+"""Names of LLaDA's special tokens by role."""
+LLAMA3_SPECIAL_TOKENS = {
+    "bos": "<|begin_of_text|>",
+    "eos": "<|end_of_text|>",
+    "start_header": "<|start_header_id|>",
+    "end_header": "<|end_header_id|>",
+    "eot": "<|eot_id|>",
+}
+"""Names of Llama 3's special tokens by role. The released trainer uses its chat template for both models."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +66,14 @@ class Message:
 
 
 class ChatTokenizer:
-    """A byte-level BPE tokenizer and the ids of the chat template's special tokens."""
+    """A byte-level BPE tokenizer, and the ids and names of the chat template's special tokens by role."""
 
-    def __init__(self, tokenizer: Tokenizer, ids: TokenIds) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, ids: TokenIds, names: Mapping[str, str] = SPECIAL_TOKENS
+    ) -> None:
         tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
-        self.ids = ids
+        self.ids, self.names = ids, names
 
     @classmethod
     def load(cls, folder: str | Path) -> ChatTokenizer:
@@ -72,11 +83,13 @@ class ChatTokenizer:
         """
         file = tokenizer_file(folder)
         tokenizer = _read_tokenizer(file)
-        ids = {role: tokenizer.token_to_id(name) for role, name in SPECIAL_TOKENS.items()}
-        missing = [SPECIAL_TOKENS[role] for role, token in ids.items() if token is None]
-        if missing:
-            raise UserError(f"{file}: lacks the special tokens {', '.join(missing)}; use LLaDA's tokenizer")
-        return cls(tokenizer, TokenIds(**{role: token for role, token in ids.items() if token is not None}))
+        names = min(SPECIAL_TOKENS, LLAMA3_SPECIAL_TOKENS, key=lambda each: len(_missing(each, tokenizer)))
+        if missing := _missing(names, tokenizer):
+            raise UserError(
+                f"{file}: lacks the special tokens {', '.join(missing)}; use LLaDA's or Llama 3's tokenizer"
+            )
+        ids = {role: tokenizer.token_to_id(name) for role, name in names.items()}
+        return cls(tokenizer, TokenIds(**{"mask": None, **ids}), names)
 
     @property
     def vocab_size(self) -> int:
@@ -122,9 +135,18 @@ def check_special_tokens(model: ModelConfig, tokenizer: ChatTokenizer, where: st
     """Raise ``UserError`` if ``model.tokens`` differs from the tokenizer; ``where`` begins the error line."""
     own = vars(tokenizer.ids)
     for role, token in vars(model.tokens).items():
-        if token != own[role]:
-            found = f"{model.tokenizer} gives {SPECIAL_TOKENS[role]} the id {own[role]}"
-            raise UserError(f"{where}tokens.{role}={token}: {found}; set that id or use another tokenizer")
+        if token is None or token == own[role]:
+            continue
+        key = f"{where}tokens.{role}={token}: {model.tokenizer}"
+        if own[role] is None:
+            raise UserError(f"{key} has no {role} token; set null or use another tokenizer")
+        name = tokenizer.names[role]
+        raise UserError(f"{key} gives {name} the id {own[role]}; set that id or use another tokenizer")
+
+
+def _missing(names: Mapping[str, str], tokenizer: Tokenizer) -> list[str]:
+    """The names of special tokens that a tokenizer lacks."""
+    return [name for name in names.values() if tokenizer.token_to_id(name) is None]
 
 
 def _alphabet() -> dict[str, int]:
@@ -206,12 +228,14 @@ def join_parts(parts: Sequence[str | None], mark: str = IMAGE_MARK) -> str:
     return "\n".join(mark if part is None else part for part in parts)
 
 
-def chat_text(messages: Sequence[Message], answer_follows: bool = True) -> str:
+def chat_text(
+    messages: Sequence[Message], answer_follows: bool = True, names: Mapping[str, str] = SPECIAL_TOKENS
+) -> str:
     """Return a prompt as the chat template formats it at inference, with special tokens as text."""
-    start, end, eot = (SPECIAL_TOKENS[name] for name in ("start_header", "end_header", "eot"))
+    start, end, eot = (names[role] for role in ("start_header", "end_header", "eot"))
     turns = [f"{start}{m.role}{end}\n\n{m.content.strip()}{eot}" for m in messages]
     opening = [f"{start}assistant{end}\n\n"] if answer_follows else []
-    return SPECIAL_TOKENS["bos"] + "".join([*turns, *opening])
+    return names["bos"] + "".join([*turns, *opening])
 
 
 def encode_prompt(messages: Sequence[Message], tokenizer: ChatTokenizer) -> Encoded:

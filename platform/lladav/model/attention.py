@@ -10,6 +10,7 @@ Shapes: T packed positions, H heads, D head width, L positions of one sample.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -41,19 +42,25 @@ class PackedAttention:
         if pattern is Attention.dialogue_causal and turns_T is None:
             raise ValueError("dialogue-causal attention needs the turn of each position")
         self.lengths = list(lengths)
-        turns = turns_T.split(self.lengths) if turns_T is not None else [None] * len(self.lengths)
-        self.masks = [
-            segment_mask(pattern, length, turns_L)
+        self._pattern, self._turns_T = pattern, turns_T
+        self._bounds: Tensor | None = None
+
+    @cached_property
+    def masks(self) -> list[Tensor | None]:
+        """The mask of each sample, as from ``segment_mask``."""
+        turns = self._turns_T.split(self.lengths) if self._turns_T is not None else [None] * len(self.lengths)
+        return [
+            segment_mask(self._pattern, length, turns_L)
             for length, turns_L in zip(self.lengths, turns, strict=True)
         ]
-        self._bounds: Tensor | None = None
 
     def __call__(self, layer: int, query_THD: Tensor, key_THD: Tensor, value_THD: Tensor) -> Tensor:  # noqa: ARG002
         heads = query_THD, key_THD, value_THD
         if self._flash(query_THD):
             return self._varlen(*heads)
-        parts = zip(*(x.split(self.lengths) for x in heads), self.masks, strict=True)
-        return torch.cat([attend_once(q, k, v, mask) for q, k, v, mask in parts])
+        masks = [None] * len(self.lengths) if self._is_causal else self.masks  # a kernel's flag is faster
+        parts = zip(*(x.split(self.lengths) for x in heads), masks, strict=True)
+        return torch.cat([attend_once(q, k, v, mask, self._is_causal) for q, k, v, mask in parts])
 
     def bounds(self, device: torch.device) -> Tensor:
         """Start of each sample and end of the last (int32), copied to the device once."""
@@ -63,13 +70,26 @@ class PackedAttention:
 
     def _flash(self, query_THD: Tensor) -> bool:
         half = query_THD.dtype in (torch.bfloat16, torch.float16)
-        return query_THD.is_cuda and half and all(mask is None for mask in self.masks)
+        return query_THD.is_cuda and half and self._pattern is not Attention.dialogue_causal
+
+    @property
+    def _is_causal(self) -> bool:
+        return self._pattern is Attention.causal
 
     def _varlen(self, query_THD: Tensor, key_THD: Tensor, value_THD: Tensor) -> Tensor:
         bounds = self.bounds(query_THD.device)
         longest = max(self.lengths)
-        grouped = query_THD.shape[1] != key_THD.shape[1]
-        out = varlen_attn(query_THD, key_THD, value_THD, bounds, bounds, longest, longest, enable_gqa=grouped)
+        out = varlen_attn(
+            query_THD,
+            key_THD,
+            value_THD,
+            bounds,
+            bounds,
+            longest,
+            longest,
+            window_size=(-1, 0) if self._is_causal else (-1, -1),
+            enable_gqa=query_THD.shape[1] != key_THD.shape[1],
+        )
         return out if isinstance(out, Tensor) else out[0]
 
 
@@ -83,10 +103,14 @@ def segment_mask(pattern: Attention, length: int, turns_L: Tensor | None) -> Ten
     return None
 
 
-def attend_once(query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of one sample; key and value heads may be grouped."""
+def attend_once(
+    query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, mask: Tensor | None, causal: bool = False
+) -> Tensor:
+    """Attention of one sample; key and value heads may be grouped. ``causal`` takes the place of a mask."""
     query, key, value = (x.transpose(0, 1)[None] for x in (query_THD, key_THD, value_THD))
     mask = mask.to(query.device) if mask is not None else None
     grouped = query.shape[1] != key.shape[1]
-    out = scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=grouped)
+    out = scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=grouped
+    )
     return out[0].transpose(0, 1)

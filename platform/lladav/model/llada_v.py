@@ -3,7 +3,7 @@
 Every forward pass runs the same modules in the same order, whatever the batch contains: otherwise the ranks
 of a sharded model would deadlock.
 
-Shapes: T packed positions, W language width, N views, M masked rows, V visual tokens.
+Shapes: T packed positions, W language width, N views, M predicted rows, V visual tokens.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lladav.config.schema import ModelConfig, ModelPart
-from lladav.diffusion.masking import NoisyBatch
+from lladav.diffusion.training_batch import TrainingBatch
 from lladav.inputs.images import ViewGeometry
 from lladav.inputs.packing import PackedBatch
 from lladav.inputs.samples import VisualShape
@@ -36,10 +36,10 @@ class LLaDAV(nn.Module):
         self.newline = nn.Parameter(torch.empty(config.language.width))
         self.language = LanguageTower(config.language)
 
-    def forward(self, batch: NoisyBatch) -> tuple[Tensor, Tensor]:
-        """The diffusion loss of a noisy batch, and the cross-entropy of each masked row (M, no gradient)."""
+    def forward(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
+        """The loss of a training batch, and the cross-entropy of each predicted row (M, no gradient)."""
         hidden_TW = self.hidden(batch.packed)
-        return self.language.lm_head(hidden_TW[batch.masked_M], batch.rows)
+        return self.language.lm_head(hidden_TW[batch.output_positions_M], batch.rows)
 
     def hidden(self, packed: PackedBatch, attend: Attend | None = None) -> Tensor:
         """Final hidden states (T, W) of a packed batch; ``attend`` defaults to the configured attention."""

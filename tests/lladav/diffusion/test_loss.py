@@ -12,7 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from lladav.config.schema import Attention
 from lladav.diffusion.loss import TargetRows, fused_cross_entropy
-from lladav.diffusion.masking import Noise, NoisyBatch, corrupt
+from lladav.diffusion.masking import Noise, corrupt
+from lladav.diffusion.training_batch import TrainingBatch
 from lladav.inputs.packing import pack
 from lladav.inputs.samples import IGNORED, Encoded, Sample
 from lladav.model.llada_v import LLaDAV
@@ -47,7 +48,7 @@ def recorded_norm(gradients: dict[str, Tensor], mask_id: int) -> float:
     return torch.stack([gradient.norm() for gradient in counted]).norm().item()
 
 
-def golden_batch(golden: Any, model: LLaDAV, keep_padding: bool) -> NoisyBatch:
+def golden_batch(golden: Any, model: LLaDAV, keep_padding: bool) -> TrainingBatch:
     recorded = {n: golden.tensors[f"loss.{n}"] for n in ("input_ids", "labels", "conversation_ids", "masked")}
     kept = golden.tensors["loss.attention_mask"].bool()
     rows = range(len(kept))

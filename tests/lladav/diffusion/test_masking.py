@@ -79,7 +79,7 @@ def test_only_supervised_positions_are_masked() -> None:
     noises = [all_masked(0.5, 3), Noise(0.25, 0.25, np.array([False, True]))]
     batch = corrupt(packed, noises, TOKENS.mask_id, scale=0.5, chunk=8)
     assert supervised_counts(packed) == [3, 2]
-    assert batch.masked_M.tolist() == [3, 4, 5, 10]
+    assert batch.predicted_M.tolist() == [3, 4, 5, 10]
     assert batch.sample_M.tolist() == [0, 0, 0, 1]
     assert (batch.packed.token_ids_T == TOKENS.mask_id).nonzero().flatten().tolist() == [3, 4, 5, 10]
     assert batch.rows.targets_M.tolist() == packed.labels_T[[3, 4, 5, 10]].tolist()
@@ -103,7 +103,7 @@ def test_sample_without_supervision_has_no_masked_rows() -> None:
     packed = pack([text_sample("a", 6)], GEOMETRY)
     assert set(packed.labels_T.tolist()) == {IGNORED}
     batch = corrupt(packed, [draw_noise(0, 0, "a", 0)], TOKENS.mask_id, scale=1.0, chunk=8)
-    assert len(batch.masked_M) == 0
+    assert len(batch.predicted_M) == 0
 
 
 def test_blockwise_noise_is_a_state_of_blockwise_decoding() -> None:
@@ -129,7 +129,7 @@ def test_only_active_rows_are_predicted() -> None:
     packed = pack([text_sample("a", 6, supervised=4)], GEOMETRY)
     noise = Noise(0.5, 0.5, np.array([False, True, True, True]), np.array([True, True, False, False]))
     batch = corrupt(packed, [noise], TOKENS.mask_id, scale=1.0, chunk=8)
-    assert batch.masked_M.tolist() == [3]
+    assert batch.predicted_M.tolist() == [3]
     assert (batch.packed.token_ids_T == TOKENS.mask_id).nonzero().flatten().tolist() == [3, 4, 5]
     assert batch.rows.weights_M.tolist() == pytest.approx([1 / (0.5 * 2)])
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lladav.config.schema import LanguageConfig, ModelConfig, ModelPart
-from lladav.diffusion.masking import Noise, NoisyBatch, corrupt, draw_noise, supervised_counts
+from lladav.diffusion.masking import Noise, corrupt, draw_noise, supervised_counts
+from lladav.diffusion.training_batch import TrainingBatch
 from lladav.inputs.packing import pack
 from lladav.inputs.samples import Sample
 from lladav.model.llada_v import LLaDAV, packed_positions
@@ -122,7 +123,7 @@ def test_full_size_model_has_the_published_number_of_parameters() -> None:
     assert count[ModelPart.projector] == vision * width + width + width * width + width
 
 
-def noisy(model: LLaDAV, samples: list[Sample]) -> NoisyBatch:
+def noisy(model: LLaDAV, samples: list[Sample]) -> TrainingBatch:
     """The batch with random supervised positions masked, at least one of them."""
     packed = pack(samples, model.geometry)
     counts = supervised_counts(packed)
@@ -131,7 +132,7 @@ def noisy(model: LLaDAV, samples: list[Sample]) -> NoisyBatch:
     return corrupt(packed, noises, model.config.tokens.mask_id, scale=1 / len(samples), chunk=4)
 
 
-def gradients_of(model: LLaDAV, batch: NoisyBatch) -> dict[str, Tensor]:
+def gradients_of(model: LLaDAV, batch: TrainingBatch) -> dict[str, Tensor]:
     model.zero_grad(set_to_none=True)
     model(batch)[0].backward()
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}

@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 
 from lladav.config.schema import Config, ModelPart, Precision
-from lladav.diffusion.masking import NoisyBatch, corrupt, draw_noise, supervised_counts
+from lladav.diffusion.masking import corrupt, draw_noise, supervised_counts
+from lladav.diffusion.training_batch import TrainingBatch
 from lladav.inputs.images import ViewGeometry
 from lladav.inputs.packing import pack
 from lladav.inputs.samples import Sample
@@ -33,14 +34,14 @@ def samples_of(step: int, geometry: ViewGeometry) -> list[Sample]:
     ]
 
 
-def micro_batches(config: Config, step: int) -> list[NoisyBatch]:
+def micro_batches(config: Config, step: int) -> list[TrainingBatch]:
     """This rank's micro-batches of a step, with one sample each."""
     geometry = ViewGeometry.of(config.model)
     rank, workers = dist.get_rank(), dist.get_world_size()
     return [_noisy(config, sample, geometry) for sample in samples_of(step, geometry)[rank::workers]]
 
 
-def _noisy(config: Config, sample: Sample, geometry: ViewGeometry) -> NoisyBatch:
+def _noisy(config: Config, sample: Sample, geometry: ViewGeometry) -> TrainingBatch:
     packed = pack([sample], geometry)
     noise = draw_noise(1, 0, sample.id, supervised_counts(packed)[0])
     return corrupt(packed, [noise], config.model.tokens.mask_id, 1.0, chunk=8)
@@ -59,7 +60,7 @@ def train(config: Config, first: int, last: int, save_after: int | None = None) 
     for step in range(first, last):
         batches, sums = micro_batches(config, step), StepSums()
         for batch, entropy in zip(batches, engine.step(batches, step), strict=True):
-            sums.add(batch, [draw_noise(1, 0, "any", 1)], entropy, GLOBAL_BATCH)
+            sums.add(batch, entropy, GLOBAL_BATCH)
         losses.append(sums.over_ranks().loss)
         if step + 1 == save_after:
             assert save(engine, run, config, step + 1, STEPS) is None
