@@ -13,8 +13,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lladav.checkpoint import open_model
-from lladav.config.schema import ImagesConfig, LanguageConfig, ModelConfig, TokenIds, VisionConfig
+from lladav.checkpoint import LAYOUTS, open_model
+from lladav.config.schema import (
+    Attention,
+    ImagesConfig,
+    LanguageConfig,
+    ModelConfig,
+    Prediction,
+    TokenIds,
+    VisionConfig,
+)
 from lladav.inputs.images import ViewGeometry, prepare_image
 from lladav.inputs.packing import PackedBatch
 from lladav.inputs.samples import IGNORED, IMAGE_PLACEHOLDER, Encoded, Sample, Visual, VisualKind
@@ -36,6 +44,16 @@ def tiny_config(**language: Any) -> ModelConfig:
         images=ImagesConfig(grid=3, frame_side=2),
         tokenizer="none",
     )
+
+
+def tiny_ar_config(**language: Any) -> ModelConfig:
+    """The same model with causal attention and next-token prediction."""
+    return replace(tiny_config(**language), attention=Attention.causal, prediction=Prediction.next_token)
+
+
+def config_for_layout(layout: str) -> ModelConfig:
+    """A model that other programs expect in this layout."""
+    return tiny_ar_config() if LAYOUTS[layout].prediction is Prediction.next_token else tiny_config()
 
 
 def tiny_model(config: ModelConfig | None = None, seed: int = 0, std: float = 0.2) -> LLaDAV:

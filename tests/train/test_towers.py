@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig
 
 from data.digits import glyphs
 from data.digits.views import labelled_views
-from lladav.checkpoint.loading import load
+from lladav.checkpoint import load, model_config_of
 from lladav.config.loader import load as load_config
-from lladav.config.schema import Config
+from lladav.config.schema import Config, ModelPart, Prediction
 from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer
 from lladav.inputs.images import ViewGeometry
@@ -30,10 +31,10 @@ def data() -> Path:
     return shared_digits()
 
 
-def settings(data: Path, towers: Path) -> Config:
+def settings(data: Path, towers: Path, model: str = "model=tiny") -> Config:
     return load_config(
         [
-            "model=tiny",
+            model,
             "data=digits",
             f"data.root={data}",
             f"model.tokenizer={data}/tokenizer",
@@ -74,6 +75,14 @@ def again_in_this_process(config: Config) -> None:
             )
     finally:
         torch.set_num_threads(threads)
+
+
+def test_the_tower_of_an_autoregressive_model_has_the_layout_of_llama(data: Path, tmp_path: Path):
+    config = settings(data, tmp_path, "model=tiny_ar")
+    language = folder_of(config.model, ModelPart.language)
+    pretrain_tower(config, ModelPart.language, language, threads=1, scale=SHORT)
+    assert AutoConfig.from_pretrained(language).model_type == "llama"
+    assert model_config_of(language).prediction is Prediction.next_token
 
 
 def test_a_large_model_is_refused(data: Path, tmp_path: Path):

@@ -14,7 +14,15 @@ import torch
 from lladav.checkpoint import LAYOUTS, model_config_of
 from lladav.checkpoint.config_writing import config_json
 from lladav.config.loader import load
-from lladav.config.schema import Attention, LanguageConfig, ModelConfig, Pixels, TokenIds, VisionConfig
+from lladav.config.schema import (
+    Attention,
+    LanguageConfig,
+    ModelConfig,
+    Pixels,
+    Prediction,
+    TokenIds,
+    VisionConfig,
+)
 from lladav.errors import UserError
 from tests.lladav.build import golden_config, tiny_config
 
@@ -61,6 +69,12 @@ def test_language_images_tokens_and_attention_round_trip(tmp_path: Path, layout:
     again = as_written(tmp_path, config, layout)
     kept = ("name", "language", "tokens", "images", "attention", *(["vision"] if layout == "llada_v" else []))
     assert {name: getattr(again, name) for name in kept} == {name: getattr(config, name) for name in kept}
+
+
+def test_a_config_without_a_prediction_is_of_a_masked_model(tmp_path: Path) -> None:
+    content = config_json(tiny_config(), "llada_v", torch.float32)
+    del content["lladav"]["prediction"]
+    assert model_config_of(written(tmp_path, content)).prediction is Prediction.masked
 
 
 def test_an_exported_tower_has_only_the_built_layers(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from lladav.checkpoint.safetensors_io import TensorSpec, TensorWriter
 from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer
 from lladav.model.llada_v import LLaDAV
-from tests.lladav.build import tiny_config, tiny_model
+from tests.lladav.build import config_for_layout, tiny_config, tiny_model
 
 
 def values(model: nn.Module) -> dict[str, Tensor]:
@@ -43,7 +43,7 @@ def test_export_then_load_is_bit_exact(
     tmp_path: Path, layout: str, max_shard_bytes: int, dtype: torch.dtype
 ) -> None:
     model = tiny_model(seed=1).to(dtype)
-    export(model, tiny_config(), tmp_path / "out", layout, max_shard_bytes=max_shard_bytes)
+    export(model, config_for_layout(layout), tmp_path / "out", layout, max_shard_bytes=max_shard_bytes)
     again = tiny_model(seed=2).to(dtype)
     loaded = load(again, tmp_path / "out")
     source, result = values(model), values(again)
@@ -150,10 +150,10 @@ def test_a_rank_that_does_not_write_gathers_the_same_parameters_in_the_same_orde
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_converting_equals_exporting(tmp_path: Path, layout: str) -> None:
-    model = tiny_model(seed=1)
-    export(model, tiny_config(), tmp_path / "whole", max_shard_bytes=9_000)
+    model, config = tiny_model(seed=1), config_for_layout(layout)
+    export(model, config, tmp_path / "whole", max_shard_bytes=9_000)
     convert(tmp_path / "whole", tmp_path / "converted", layout)
-    export(model, tiny_config(), tmp_path / "exported", layout)
+    export(model, config, tmp_path / "exported", layout)
     for file in ("model.safetensors", "config.json"):
         assert (tmp_path / "converted" / file).read_bytes() == (tmp_path / "exported" / file).read_bytes()
 

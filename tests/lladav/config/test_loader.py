@@ -12,7 +12,7 @@ import pytest
 from lladav.config import loader as config
 from lladav.config.comparison import NON_SEMANTIC_KEYS, check_unchanged, differences
 from lladav.config.introspection import all_keys, kind_of
-from lladav.config.schema import Config, ModelPart, Precision
+from lladav.config.schema import Attention, Config, ModelPart, Precision, Prediction
 from lladav.errors import UserError
 
 SMALL = [
@@ -57,6 +57,11 @@ MISTAKES = {
     ),
     "objective.min_mask_ratio=0": "objective.min_mask_ratio=0.0: must be above 0",
     "objective.min_mask_ratio=2": "objective.min_mask_ratio=2.0: must be a fraction from 0 to 1",
+    "objective.kind=next_token": "objective.kind=next_token: needs model.attention=causal, not bidirectional",
+    "model.prediction=next_token": (
+        "model.prediction=next_token: contradicts objective.kind=masked; set objective.kind=next_token"
+    ),
+    "model.tokens.mask=null": "model.tokens.mask=null: objective.kind=masked needs a mask token; set its id",
     "train.seed=-1": "train.seed=-1: must be 0 or more",
     "stage.lr.projector=0": "stage.lr.projector=0.0: must be above 0",
     "stage.lr.projector=nan": "stage.lr.projector=nan: must be above 0",
@@ -116,6 +121,36 @@ def test_a_global_batch_that_does_not_divide_gets_a_valid_suggestion(overrides: 
 def test_the_global_batch_need_not_be_divisible_by_fewer_workers():
     loaded = config.load(["stage.global_batch=32", "cluster.workers=4", "cluster.min_workers=1"])
     assert (loaded.cluster.min_workers, loaded.cluster.workers) == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("override", "without"),
+    [("stratified=true", "false"), ("min_mask_ratio=0.5", "0.001"), ("block_length=8", "null")],
+)
+def test_settings_of_masking_are_refused_without_masking(override: str, without: str):
+    name, value = override.split("=")
+    line = (
+        f"objective.{name}={value}: objective.kind=next_token masks nothing; set objective.{name}={without}"
+    )
+    with pytest.raises(UserError) as caught:
+        config.load(["model=tiny_ar", f"objective.{override}"])
+    assert str(caught.value) == line
+
+
+def test_the_prediction_of_the_model_follows_the_objective():
+    assert config.load(["model=tiny_ar"]).model.prediction is Prediction.next_token
+    masked = config.load(["model=tiny_ar", "objective.kind=masked"])
+    assert (masked.model.prediction, masked.model.attention) == (Prediction.masked, Attention.causal)
+
+
+def test_settings_saved_before_there_was_a_kind_of_objective_load_as_masked(tmp_path: Path):
+    started = config.load(["stage=vw"])
+    lines = config.to_yaml(started).splitlines()
+    before = [line for line in lines if line.split(":")[0].strip() not in ("kind", "prediction")]
+    assert len(before) == len(lines) - 2
+    (tmp_path / "config.yaml").write_text("\n".join(before))
+    assert config.load_saved(tmp_path / "config.yaml") == started
+    check_unchanged("before", config.load_saved(tmp_path / "config.yaml"), started)
 
 
 def test_the_command_line_overrides_data_rescale_and_that_overrides_the_stage():

@@ -11,10 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
+from data.digits.bpe import CHAT_TEMPLATE
 from lladav.config.schema import Supervise
 from lladav.errors import UserError
 from lladav.inputs.chat import (
+    LLAMA3_SPECIAL_TOKENS,
     MIN_CHARACTERS_WITHOUT_GIL,
     SPECIAL_TOKENS,
     SYSTEM_PROMPT,
@@ -238,6 +241,55 @@ def test_tokenizer_without_special_tokens_is_refused(tmp_path: Path, golden: Any
     (tmp_path / "tokenizer.json").write_text(text.replace("<|mdm_mask|>", "<|other|>"), encoding="utf-8")
     with pytest.raises(UserError, match=r"mdm_mask"):
         ChatTokenizer.load(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def llama_folder(golden: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden tokenizer with the names of Llama 3's special tokens, and no mask token."""
+    text = (golden.folder / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8")
+    for role, name in SPECIAL_TOKENS.items():
+        text = text.replace(name, LLAMA3_SPECIAL_TOKENS.get(role, "<|reserved_special_token_0|>"))
+    folder = tmp_path_factory.mktemp("llama")
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_a_llama_3_tokenizer_has_the_same_roles_without_a_mask(
+    tokenizer: ChatTokenizer, llama_folder: Path
+) -> None:
+    llama = ChatTokenizer.load(llama_folder)
+    assert llama.ids == replace(tokenizer.ids, mask=None)
+    messages = parse_conversation([{"from": "human", "value": " 2 + 2? "}, {"from": "gpt", "value": "4"}])
+    ours, llamas = encode_chat(messages, tokenizer), encode_chat(messages, llama)
+    assert llamas.input_ids.tolist() == ours.input_ids.tolist()
+    assert llamas.labels.tolist() == ours.labels.tolist()
+
+
+def test_a_llama_3_prompt_is_that_of_its_chat_template(llama_folder: Path) -> None:
+    """``CHAT_TEMPLATE`` is the template that LLaDA and Llama 3 are published with."""
+    llama = ChatTokenizer.load(llama_folder)
+    published = PreTrainedTokenizerFast(
+        tokenizer_file=str(llama_folder / "tokenizer.json"), bos_token=llama.names["bos"]
+    )
+    messages = [Message("system", SYSTEM_PROMPT), Message("user", " What is this? ")]
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    text = published.apply_chat_template(turns, chat_template=CHAT_TEMPLATE, tokenize=False)
+    prompt = encode_prompt(messages, llama).input_ids.tolist()
+    ours = chat_text(messages, names=LLAMA3_SPECIAL_TOKENS)
+    assert ours == text
+    assert prompt == published(ours, add_special_tokens=False)["input_ids"]
+
+
+def test_a_mask_id_needs_a_tokenizer_with_a_mask(llama_folder: Path) -> None:
+    model = tiny_config()
+    model.tokenizer = str(llama_folder)
+    llama = ChatTokenizer.load(llama_folder)
+    model.tokens = llama.ids
+    check_special_tokens(model, llama)
+    model.tokens = replace(llama.ids, mask=7)
+    line = rf"^model\.tokens\.mask=7: {llama_folder} has no mask token; set null or use another tokenizer$"
+    with pytest.raises(UserError, match=line):
+        check_special_tokens(model, llama)
 
 
 def test_a_tokenizer_with_other_special_ids_is_refused(golden: Any) -> None:

@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lladav.config.schema import LanguageConfig, ModelConfig, ModelPart
+from lladav.config.schema import LanguageConfig, ModelConfig, ModelPart, Prediction
 from lladav.diffusion.masking import Noise, corrupt, draw_noise, supervised_counts
+from lladav.diffusion.next_token import shift
 from lladav.diffusion.training_batch import TrainingBatch
 from lladav.inputs.packing import pack
 from lladav.inputs.samples import Sample
 from lladav.model.llada_v import LLaDAV, packed_positions
-from tests.lladav.build import image_sample, text_sample, tiny_config, tiny_model
+from tests.lladav.build import image_sample, text_sample, tiny_ar_config, tiny_config, tiny_model
 
 
 def test_a_batch_of_text_gives_vision_zero_gradients() -> None:
@@ -69,11 +70,17 @@ def test_activation_checkpointing_changes_nothing() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("config", [tiny_config(), tiny_ar_config(kv_heads=2)], ids=["masked", "causal"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 0.05)])
-def test_gpu_loss_and_gradients_match_the_cpu(dtype: torch.dtype, tolerance: float) -> None:
+def test_gpu_loss_and_gradients_match_the_cpu(
+    config: ModelConfig, dtype: torch.dtype, tolerance: float
+) -> None:
     """Compared with a CPU in float32, within a fraction of each gradient's norm."""
-    model, on_gpu = tiny_model(), tiny_model().to("cuda", dtype)
-    batch = noisy(model, [image_sample("i", model.geometry, [(40, 30)]), text_sample("t", 40, supervised=20)])
+    model, on_gpu = tiny_model(config), tiny_model(config).to("cuda", dtype)
+    samples = [image_sample("i", model.geometry, [(40, 30)]), text_sample("t", 40, supervised=20)]
+    batch = noisy(model, samples)
+    if config.prediction is Prediction.next_token:
+        batch = shift(pack(samples, model.geometry), scale=0.5, chunk=4)
     expected = gradients_of(model, batch)
     with torch.backends.cudnn.flags(allow_tf32=False):
         found = gradients_of(on_gpu, batch.to("cuda"))

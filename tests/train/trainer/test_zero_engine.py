@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from lladav.config.schema import Config, ModelPart, Precision
-from lladav.diffusion.masking import corrupt, draw_noise, supervised_counts
+from lladav.config.schema import Attention, Config, ModelPart, Precision, Prediction
+from lladav.diffusion.objective import Objective
 from lladav.diffusion.training_batch import TrainingBatch
 from lladav.inputs.images import ViewGeometry
 from lladav.inputs.packing import pack
@@ -38,13 +38,12 @@ def micro_batches(config: Config, step: int) -> list[TrainingBatch]:
     """This rank's micro-batches of a step, with one sample each."""
     geometry = ViewGeometry.of(config.model)
     rank, workers = dist.get_rank(), dist.get_world_size()
-    return [_noisy(config, sample, geometry) for sample in samples_of(step, geometry)[rank::workers]]
+    return [_training_batch(config, sample, geometry) for sample in samples_of(step, geometry)[rank::workers]]
 
 
-def _noisy(config: Config, sample: Sample, geometry: ViewGeometry) -> TrainingBatch:
-    packed = pack([sample], geometry)
-    noise = draw_noise(1, 0, sample.id, supervised_counts(packed)[0])
-    return corrupt(packed, [noise], config.model.tokens.mask_id, 1.0, chunk=8)
+def _training_batch(config: Config, sample: Sample, geometry: ViewGeometry) -> TrainingBatch:
+    objective = Objective(config.objective, config.model.tokens, seed=1, chunk=8)
+    return objective.batch(pack([sample], geometry), [sample.id], 0, [], scale=1.0)
 
 
 def train(config: Config, first: int, last: int, save_after: int | None = None) -> list[float]:
@@ -77,7 +76,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[
 
 
 def memorise(config: Config, steps: int) -> list[float]:
-    """Cross-entropy of all masked positions after each of ``steps`` steps on the same global batch.
+    """Cross-entropy of all predicted positions after each of ``steps`` steps on the same global batch.
 
     Between the steps rank 0 alone calls what is no collective, as the training loop does.
     """
@@ -97,8 +96,13 @@ def memorise(config: Config, steps: int) -> list[float]:
 
 
 @pytest.mark.slow
-def test_ranks_learn_a_mixed_batch_without_a_deadlock(tmp_path: Path) -> None:
-    losses, others = on_ranks(2, memorise, settings(tmp_path, global_batch=GLOBAL_BATCH), 20)
+@pytest.mark.parametrize("kind", list(Prediction))
+def test_ranks_learn_a_mixed_batch_without_a_deadlock(tmp_path: Path, kind: Prediction) -> None:
+    config = settings(tmp_path, global_batch=GLOBAL_BATCH)
+    config.objective.kind = config.model.prediction = kind
+    if kind is Prediction.next_token:
+        config.model.attention = Attention.causal
+    losses, others = on_ranks(2, memorise, config, 20)
     assert losses == others
     assert losses[-1] < 0.9 * losses[0]
 
