@@ -74,6 +74,7 @@ def service_of(settings: ServeSettings, engines: Engines, ready: Callable[[], Aw
     tokenizer, model = ChatTokenizer.load(settings.model), model_config_of(settings.model)
     geometry = ViewGeometry.of(model)
     planner = RequestPlanner(settings, tokenizer, model, geometry)
+    planner.check_aliases()
     media = MediaLoader(settings.media, settings.fetch, geometry)
     return Service(
         settings,

@@ -77,18 +77,27 @@ def key_conflict(keys: Sequence[KeySettings]) -> str | None:
 
 
 class MediaSettings(Section):
-    """Limits of images, checked before an image is decoded."""
+    """Limits of images and videos, checked before any is decoded."""
 
     images: Count = 8
     """Images of a request, at most."""
     image_bytes: Count = 10 * 2**20
     """Size of one encoded image, at most."""
     pixels: Count = 40_000_000
-    """Width times height of one image, at most."""
+    """Width times height of one image or of the frames of a video, at most."""
     seconds: Seconds = 10.0
     """Time limit for decoding and tiling one image, after which its process is killed."""
+    videos: Annotated[int, Field(ge=0)] = 1
+    """Videos of a request, at most."""
+    video_bytes: Count = 20 * 2**20
+    """Size of one encoded video in a request, at most."""
+    video_seconds: Seconds = 60.0
+    """Time limit for decoding the frames of one video."""
+    directories: list[Annotated[str, Field(pattern="^/")]] = []
+    """Absolute paths of directories with videos that requests may name by file:// URLs. Every client may read
+    all videos below them. The size of such a file is not limited."""
     workers: Count = 2
-    """Processes that decode images in each ingress replica."""
+    """Processes that decode images in each ingress replica; as many decode videos."""
 
 
 class FetchSettings(Section):
@@ -255,6 +264,9 @@ class ServeSettings(Section):
     fetch: FetchSettings = FetchSettings()
     limits: LimitSettings = LimitSettings()
     dial: RefreshSettings = RefreshSettings()
+    aliases: dict[str, DecodingParams] = {}
+    """More names of the model, each with decoding params for its requests: for clients that choose a
+    model but send no params of diffusion. Fields of a request override them."""
     decoding: DecodingSettings = DecodingSettings()
     engine: ReplicaSettings = ReplicaSettings()
     scaling: ScalingSettings = ScalingSettings()
@@ -283,8 +295,15 @@ class ServeSettings(Section):
             raise ValueError(f"keys: {conflict}")
         return self
 
+    @property
+    def models(self) -> list[str]:
+        """The names that a request may give as its model."""
+        return [self.name, *self.aliases]
+
     @model_validator(mode="after")
     def _check_consistent(self) -> Self:
+        if self.name in self.aliases:
+            raise ValueError(f"aliases: {self.name} is the name of the model itself; choose another name")
         if self.ingress.held_bytes < self.limits.body_bytes:
             raise ValueError("ingress: held_bytes is below limits.body_bytes; raise it")
         if self.engine.min_replicas > self.engine.max_replicas:

@@ -98,7 +98,7 @@ def _children(kind: Any, values: Any) -> Iterator[tuple[str, Any, Any]]:
             yield f"[{index}]", get_args(kind)[0], value
     elif get_origin(kind) is dict:
         names, element = get_args(kind)
-        for name in get_args(names):
+        for name in get_args(names) or (values if isinstance(values, Mapping) else ()):
             yield f".{name}", element, _member(values, name)
     else:
         for inner in get_args(kind):

@@ -1,7 +1,7 @@
 """Parse the body of a request, with time and memory bounded before parsing starts.
 
 A JSON parser holds the GIL from the first byte to the last, so it blocks the event loop from any thread.
-Therefore data URIs of images, which may fill most of a body, are cut out and parsed in pieces; the rest is
+Therefore data URIs, which may fill most of a body, are cut out and parsed in pieces; the rest is
 limited in bytes and in values. The limits are far above any request that fits into the model's context.
 """
 
@@ -21,7 +21,7 @@ from serve.errors import ApiError
 Kind = TypeVar("Kind", bound=BaseModel)
 
 THREADS = 2
-IMAGE_START = b'"data:image'
+URI_START = b'"data:'
 MIN_URI_BYTES = 4096
 """Bytes of the shortest data URI that is cut out."""
 PIECE_BYTES = 2**20
@@ -39,9 +39,9 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 class BodyReader:
     """Parses bodies in its own threads."""
 
-    def __init__(self, text_bytes: int, images: int) -> None:
-        """``text_bytes`` limits a body without its first ``images`` images."""
-        self._text_bytes, self._images = text_bytes, images
+    def __init__(self, text_bytes: int, media: int) -> None:
+        """``text_bytes`` limits a body without its first ``media`` data URIs."""
+        self._text_bytes, self._media = text_bytes, media
         self._offload = ThreadOffloader("bodies", THREADS)
 
     async def read(self, body: Sequence[bytes], content_type: str, kind: type[Kind]) -> Kind:
@@ -59,40 +59,38 @@ class BodyReader:
 
     def parsed(self, body: bytes) -> Any:
         """The JSON value of a body; raises ``ApiError`` if it is not JSON or too large."""
-        rest, images = self._without_images(body.removeprefix(BYTE_ORDER_MARK))
+        rest, uris = self._without_uris(body.removeprefix(BYTE_ORDER_MARK))
         self._check(rest)
         if not rest.strip(SPACE):
             raise not_an_object()
         tree = _json(rest)
-        return (
-            _restored(tree, {name: _unescaped(image) for name, image in images.items()}) if images else tree
-        )
+        return _restored(tree, {name: _unescaped(uri) for name, uri in uris.items()}) if uris else tree
 
-    def _without_images(self, body: bytes) -> tuple[bytes, dict[str, bytes]]:
+    def _without_uris(self, body: bytes) -> tuple[bytes, dict[str, bytes]]:
         """The body with a placeholder for each long data URI, and the data URIs by placeholder.
 
         A data URI after an escaped quote is a part of a text and stays in it.
         """
-        mark, images, kept, start = uuid.uuid4().hex, dict[str, bytes](), list[bytes](), 0
+        mark, uris, kept, start = uuid.uuid4().hex, dict[str, bytes](), list[bytes](), 0
         size = 0
-        while len(images) < self._images and size <= self._text_bytes:
-            at = body.find(IMAGE_START, start)
+        while len(uris) < self._media and size <= self._text_bytes:
+            at = body.find(URI_START, start)
             end = body.find(b'"', at + 1)
             if at < 0 or end < 0:
                 break
-            image = body[at + 1 : end]
-            cut = len(image) >= MIN_URI_BYTES and body[at - 1 : at] != b"\\" and _has_pieces(image)
+            uri = body[at + 1 : end]
+            cut = len(uri) >= MIN_URI_BYTES and body[at - 1 : at] != b"\\" and _has_pieces(uri)
             kept.append(body[start : at + 1 if cut else end])
             if cut:
-                images[name := f"{mark}-{len(images)}"] = image
+                uris[name := f"{mark}-{len(uris)}"] = uri
                 kept.append(name.encode())
             start, size = end, size + len(kept[-1]) + MIN_URI_BYTES * cut
-        return b"".join((*kept, body[start:])), images
+        return b"".join((*kept, body[start:])), uris
 
     def _check(self, rest: bytes) -> None:
         if len(rest) > self._text_bytes:
             message = (
-                f"body: {len(rest)} bytes besides its first {self._images} images are more than "
+                f"body: {len(rest)} bytes besides its first {self._media} data URIs are more than "
                 f"{self._text_bytes}; send less text"
             )
             raise ApiError(413, message, code="body_too_large")

@@ -16,7 +16,7 @@ from lladav.inputs.chat import ChatTokenizer
 from serve.api import response_forms as responses
 from serve.api.context import RequestContext
 from serve.api.planner import PreparedRequest, RequestPlanner
-from serve.api.prompts import image_references
+from serve.api.prompts import media_references
 from serve.api.response_forms import AnswerText, Piece, form_of
 from serve.api.schemas import ChatRequest, DecodingBody
 from serve.concurrency import ThreadOffloader
@@ -50,8 +50,8 @@ class Completions:
         with _deadline_error(UNREAD):
             async with asyncio.timeout(deadline - time.time()):
                 prepared = await self._offload(self._planner.prepare, body, key, deadline)
-                if isinstance(body, ChatRequest) and (images := image_references(body.messages)):
-                    visuals = await self._media.visuals(images)
+                if isinstance(body, ChatRequest) and (media := media_references(body.messages)):
+                    visuals = await self._media.visuals(media, self._planner.frames(body))
                     prepared = await self._offload(self._planner.with_visuals, prepared, visuals)
         return prepared
 

@@ -1,7 +1,7 @@
 """From a request to an engine request: settings, defaults and bounds, checked before any work.
 
-Settings of a request override its ``effort``, which overrides the server's defaults. Unmasking rules exclude
-each other, so a rule replaces all rules that it overrides.
+Settings of a request override its ``effort``, which overrides the alias in its ``model``, which overrides the
+server's defaults. Unmasking rules exclude each other, so a rule replaces all rules that it overrides.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from serve.api.schemas import (
     DecodingBody,
     SchemaFormat,
     StreamOptions,
+    UserMessage,
 )
 from serve.decoding_params import IntervalRange
 from serve.engine.messages import EngineRequest
@@ -68,14 +69,32 @@ class RequestPlanner:
         self, settings: ServeSettings, tokenizer: ChatTokenizer, model: ModelConfig, geometry: ViewGeometry
     ) -> None:
         self._settings, self._tokenizer, self._geometry = settings, tokenizer, geometry
+        self._max_frames = model.images.inference_frames
         self._max_positions = model.language.max_positions
         self._limits = RequestLimits(settings, self._max_positions)
         self._forbidden = DecodingOptions.for_chat(tokenizer.ids).forbidden
+
+    def check_aliases(self) -> None:
+        """Raise ``UserError`` for an alias with which a request without other params would be refused."""
+        for name in self._settings.aliases:
+            body = ChatRequest(model=name, messages=[UserMessage(role="user", content="")])
+            try:
+                self.prepare(body, None, deadline=0.0)
+            except ApiError as error:
+                raise UserError(f"aliases.{name}: {error.message}") from None
 
     def deadline(self, body: DecodingBody, arrived: float) -> float:
         """When a request that arrived at ``arrived`` ends unanswered; both by ``time.time()``."""
         limit = self._settings.limits.deadline_ms
         return arrived + min(body.deadline_ms or limit, limit) / 1000
+
+    def frames(self, body: ChatRequest) -> int:
+        """Most frames of each video of a request. Raises ``ApiError`` for more than the model's number."""
+        frames, param = body.frames, "media_io_kwargs.video.num_frames"
+        if frames is not None and frames > self._max_frames:
+            message = f"{param}: at most {self._max_frames} frames here, not {frames}; ask for fewer"
+            raise ApiError(400, message, param=param)
+        return frames or self._max_frames
 
     def prepare(self, body: DecodingBody, key: KeySettings | None, deadline: float) -> PreparedRequest:
         """The prepared request, without its images; raises ``ApiError`` if it cannot work.
@@ -112,7 +131,7 @@ class RequestPlanner:
             max_tokens=max_tokens,
             template=template,
             warnings=_warnings(request),
-            model=self._settings.name,
+            model=body.model,
             chat=chat,
             logprobs=isinstance(body, ChatRequest) and bool(body.logprobs),
             stream=bool(body.stream),
@@ -129,12 +148,12 @@ class RequestPlanner:
 
     def _check(self, body: DecodingBody, key: KeySettings | None) -> None:
         """Raise ``ApiError`` for what can be refused before texts are encoded, which takes long."""
-        if body.model != self._settings.name:
-            message = f"model: there is no {body.model!r} here; use {self._settings.name!r}"
-            raise ApiError(404, message, code="model_not_found", param="model")
+        if body.model not in self._settings.models:
+            raise unknown_model(body.model, self._settings)
         self._limits.check(body, key)
         if isinstance(body, ChatRequest):
             check_order(body.messages)
+            self.frames(body)
 
     def _prompt(self, body: DecodingBody) -> Sample:
         if isinstance(body, ChatRequest):
@@ -152,10 +171,17 @@ class RequestPlanner:
             _check_rule(body.reveal, rules)
         if not rules and defaults.tokens_per_step > 1:
             rules = {"tokens_per_step": defaults.tokens_per_step}
-        kept = {name: value for name, value in params.items() if name not in rule_parameters()}
-        return {"cache": defaults.cache, **kept, **rules}
+        return {"cache": defaults.cache, **_without_rules(params), **rules}
 
     def _preset(self, body: DecodingBody) -> dict[str, Any]:
+        """The params of the alias and of the effort, which overrides the alias."""
+        alias, effort = self._settings.aliases.get(body.model), self._effort(body)
+        params = {} if alias is None else alias.given()
+        if given_rule_parameters(effort):
+            params = _without_rules(params)
+        return {**params, **effort}
+
+    def _effort(self, body: DecodingBody) -> dict[str, Any]:
         if body.effort is None:
             return {}
         preset = self._settings.dial.presets.get(body.effort.value)
@@ -229,6 +255,17 @@ class RequestPlanner:
                 f"the model's {self._max_positions}; shorten the prompt or max_tokens"
             )
             raise ApiError(400, message, code="context_length_exceeded", param="messages")
+
+
+def unknown_model(name: str, settings: ServeSettings) -> ApiError:
+    """The error for a name that is neither the model's nor an alias."""
+    message = f"model: there is no {name!r} here; use {' or '.join(map(repr, settings.models))}"
+    return ApiError(404, message, code="model_not_found", param="model")
+
+
+def _without_rules(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The params without those of unmasking rules."""
+    return {name: value for name, value in params.items() if name not in rule_parameters()}
 
 
 def _rule(reveal: str | None, preset: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,24 +11,25 @@ from lladav.inputs.chat import SYSTEM_PROMPT, ChatTokenizer, Message, encode_pro
 from lladav.inputs.samples import IGNORED, Encoded, Sample
 from serve.api.schemas import (
     ChatMessage,
-    ImagePart,
+    MediaPart,
     SystemMessage,
     TextPart,
     UserMessage,
 )
 from serve.errors import ApiError
+from serve.media.loader import MediaReference
 
 NAME = "request"
 """Id of every prompt; the engine worker gives each answer its own."""
 
 
-def image_references(messages: Sequence[ChatMessage]) -> list[tuple[str, str]]:
-    """URLs of the images of a conversation in the order of their marks, each with the path of its field."""
+def media_references(messages: Sequence[ChatMessage]) -> list[MediaReference]:
+    """The images and videos of a conversation in the order of their marks."""
     return [
-        (part.image_url.url, f"messages[{number}].content[{index}].image_url.url")
+        MediaReference(part.url, f"messages[{number}].content[{index}].{part.type}.url", part.is_video)
         for number, message in enumerate(messages)
         for index, part in enumerate(_parts(message))
-        if isinstance(part, ImagePart)
+        if not isinstance(part, TextPart)
     ]
 
 
@@ -77,6 +78,6 @@ def _turn(message: ChatMessage, mark: str) -> Message:
     return Message(role, join_parts(texts, mark), mark)
 
 
-def _parts(message: ChatMessage) -> Sequence[TextPart | ImagePart]:
+def _parts(message: ChatMessage) -> Sequence[TextPart | MediaPart]:
     content = message.content
     return [TextPart(type="text", text=content)] if isinstance(content, str) else content

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from serve.api.prompts import characters, image_references
+from serve.api.prompts import characters, media_references
 from serve.api.schemas import ChatRequest, CompletionRequest, DecodingBody
 from serve.errors import ApiError
+from serve.media.loader import MediaReference
 from serve.settings import KeySettings, ServeSettings
 
 
@@ -41,6 +42,7 @@ class RequestLimits:
             "max_tokens": limits.max_tokens,
             "messages": limits.messages,
             "images": settings.media.images,
+            "videos": settings.media.videos,
             "characters": limits.characters_per_token * max_positions,
         }
 
@@ -64,8 +66,9 @@ class RequestLimits:
         yield Count("max_tokens", max_tokens or 0, partial(_too_many, param, "tokens"))
         if isinstance(body, ChatRequest):
             yield Count("messages", len(body.messages), partial(_too_many, "messages", "messages"))
-            images = image_references(body.messages)
-            yield Count("images", len(images), partial(_too_many_images, images))
+            for name, is_video in (("images", False), ("videos", True)):
+                found = [each for each in media_references(body.messages) if each.is_video is is_video]
+                yield Count(name, len(found), partial(_too_many_media, name, found))
         param = "prompt" if isinstance(body, CompletionRequest) else "messages"
         yield Count("characters", text_characters(body), partial(_too_long, param, self._max_positions))
 
@@ -93,9 +96,9 @@ def _too_many(param: str, unit: str, value: int, limit: int) -> ApiError:
     return ApiError(400, f"{param}: at most {limit} {unit} here, not {value}; ask for less", param=param)
 
 
-def _too_many_images(images: list[tuple[str, str]], value: int, limit: int) -> ApiError:
-    message = f"{value} images; a request may have {limit} at most; send fewer"
-    return ApiError(400, message, code="too_many_images", param=images[limit][1])
+def _too_many_media(name: str, found: list[MediaReference], value: int, limit: int) -> ApiError:
+    message = f"{value} {name}; a request may have {limit} at most; send fewer"
+    return ApiError(400, message, code=f"too_many_{name}", param=found[limit].param)
 
 
 def _too_long(param: str, max_positions: int, value: int, limit: int) -> ApiError:

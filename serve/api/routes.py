@@ -21,6 +21,7 @@ from serve.api.completions import Completions
 from serve.api.context import RequestContext
 from serve.api.middleware import CLIENT_CLOSED_REQUEST, RequestMiddleware
 from serve.api.openapi import ERRORS, body_of, document
+from serve.api.planner import unknown_model
 from serve.api.schemas import ChatRequest, CompletionRequest, DecodingBody
 from serve.auth.keys import Authenticator
 from serve.auth.rate_limits import RateLimiter
@@ -78,7 +79,8 @@ def web_app(service: Service) -> FastAPI:
 
 
 def _add_completions(app: FastAPI, service: Service) -> None:
-    reader = BodyReader(service.settings.limits.text_bytes, service.settings.media.images)
+    media = service.settings.media
+    reader = BodyReader(service.settings.limits.text_bytes, media.images + media.videos)
     shared: dict[str, Any] = {"responses": ERRORS, "response_model": None, "tags": ["completions"]}
 
     async def answer(request: Request, kind: type[DecodingBody]) -> Response:
@@ -128,33 +130,36 @@ async def _unless_disconnected(request: Request, coroutine: Coroutine[Any, Any, 
 def _add_models(app: FastAPI, settings: ServeSettings) -> None:
     started = int(time.time())
 
-    def description() -> dict[str, Any]:
+    def description(name: str) -> dict[str, Any]:
         refresh, limits = settings.dial, settings.limits
+        alias = settings.aliases.get(name)
+        params = None if alias is None else alias.model_dump(mode="json", exclude_none=True)
         return {
-            "id": settings.name,
+            "id": name,
             "object": "model",
             "created": started,
             "owned_by": "lladav",
             "max_tokens": limits.max_tokens,
             "default_max_tokens": limits.default_max_tokens,
             "max_images": settings.media.images,
+            "max_videos": settings.media.videos,
             "block_length": settings.decoding.block_length,
             "refresh_interval": {"min": refresh.min, "max": refresh.max, "default": refresh.default},
             "efforts": sorted(refresh.presets),
+            **({} if params is None else {"parent": settings.name, "params": params}),
         }
 
     @app.get("/v1/models", responses=ERRORS, tags=["models"])
     async def list_models() -> dict[str, Any]:
-        """The model, and the limits of its requests."""
-        return {"object": "list", "data": [description()]}
+        """The model and its aliases, and the limits of requests."""
+        return {"object": "list", "data": [description(name) for name in settings.models]}
 
     @app.get("/v1/models/{model}", responses=ERRORS, tags=["models"])
     async def get_model(model: str) -> dict[str, Any]:
         """A model by its name."""
-        if model != settings.name:
-            message = f"model: there is no {model!r} here; use {settings.name!r}"
-            raise ApiError(404, message, code="model_not_found", param="model")
-        return description()
+        if model not in settings.models:
+            raise unknown_model(model, settings)
+        return description(model)
 
 
 async def _is_ready(service: Service) -> bool:

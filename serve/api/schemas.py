@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -73,8 +73,31 @@ class ImagePart(Body):
     type: Literal["image_url"]
     image_url: ImageUrl
 
+    is_video: ClassVar[bool] = False
 
-Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+    @property
+    def url(self) -> str:
+        return self.image_url.url
+
+
+class VideoUrl(Body):
+    url: str
+    """A data URI with base64, or the file:// URL of a file in a directory that the server lists."""
+
+
+class VideoPart(Body):
+    type: Literal["video_url"]
+    video_url: VideoUrl
+
+    is_video: ClassVar[bool] = True
+
+    @property
+    def url(self) -> str:
+        return self.video_url.url
+
+
+MediaPart = ImagePart | VideoPart
+Part = Annotated[TextPart | MediaPart, Field(discriminator="type")]
 Parts = Annotated[list[Part], Field(min_length=1, fail_fast=True)]
 TextParts = Annotated[list[TextPart], Field(fail_fast=True)]
 """``fail_fast``: validation of a list with many wrong items stops at the first."""
@@ -118,6 +141,15 @@ class PlainFormat(Body):
 class SchemaFormat(Body):
     type: Literal["json_schema"]
     json_schema: JsonSchema
+
+
+class VideoSampling(Body):
+    num_frames: Count | None = None
+    """Frames of each video, evenly spread; the model's number by default, which is also the limit."""
+
+
+class MediaSampling(Body):
+    video: VideoSampling | None = None
 
 
 class DecodingBody(DecodingParams):
@@ -178,10 +210,18 @@ class ChatRequest(DecodingBody):
     """0 only: penalties have no meaning if tokens are not written in order."""
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     """0 only, as above."""
+    media_io_kwargs: MediaSampling | None = None
+    """How videos are read; vLLM's field, which LMMs-Eval sends."""
     metadata: Annotated[dict[str, str], BeforeValidator(limit_fields)] | None = None
     """Has no effect."""
     store: Literal[False] | None = None
     """Nothing is stored."""
+
+    @property
+    def frames(self) -> int | None:
+        """Most frames of each video; None: the model's number."""
+        sampling = self.media_io_kwargs and self.media_io_kwargs.video
+        return sampling.num_frames if sampling else None
 
 
 class CompletionRequest(DecodingBody):

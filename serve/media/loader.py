@@ -1,7 +1,7 @@
-"""Turns the image references of a request into the views that the model gets.
+"""Turns the references of a request to images and videos into the views that the model gets.
 
-Every byte here is untrusted. The size is checked before base64 is decoded, the number of images in
-``serve.api.request_limits``. Base64 and images are
+Every byte here is untrusted. The size is checked before base64 is decoded, the number of images and videos in
+``serve.api.request_limits``. Base64, images and videos are
 decoded in worker processes, which are killed if they take too long. A worker process imports this module, so
 the module must not import torch.
 """
@@ -9,15 +9,12 @@ the module must not import torch.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import io
 import math
 import os
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import TypeVar, TypeVarTuple
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import NamedTuple, TypeVar, TypeVarTuple
 
 import anyio
 from anyio import BrokenWorkerProcess, CapacityLimiter, to_process
@@ -27,14 +24,20 @@ from lladav.inputs.image_files import FORMATS, to_rgb
 from lladav.inputs.images import ViewGeometry, image_kind, prepare_image
 from lladav.inputs.samples import Visual, VisualKind
 from serve.errors import ApiError
+from serve.media.data_uris import (
+    IMAGE,
+    VIDEO,
+    MediaKind,
+    check_size,
+    decoded_payload,
+    invalid,
+    pillow_limited,
+    too_many_pixels,
+)
 from serve.media.fetching import Fetcher
+from serve.media.videos import is_file, read_video
 from serve.settings import FetchSettings, MediaSettings
 
-MEDIA_TYPES = {f"image/{name}" for name in "png jpeg jpg webp gif bmp x-ms-bmp tiff".split()}
-FIX = f"send a complete {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
-
-MAX_URI_PREFIX = 200
-"""Characters of a data URI before its base64 data, at most."""
 START_SECONDS = 60.0
 """Limit for the start of a worker process, imports included."""
 
@@ -42,8 +45,16 @@ Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
 
 
+class MediaReference(NamedTuple):
+    """The URL of an image or a video, and the path of the request field with it."""
+
+    url: str
+    param: str
+    is_video: bool = False
+
+
 class MediaLoader:
-    """Loads the images of requests; one loader per event loop."""
+    """Loads the images and videos of requests; one loader per event loop."""
 
     def __init__(
         self,
@@ -56,35 +67,40 @@ class MediaLoader:
         """``fetcher`` replaces the one that ``fetch`` describes."""
         self._media, self._geometry = media, geometry
         self._fetcher = fetcher or (Fetcher(fetch, media.image_bytes) if fetch.hosts else None)
-        self._pool = WorkerPool(media.workers, media.seconds)
+        self._image_workers = WorkerPool(media.workers, media.seconds)
+        self._video_workers = WorkerPool(media.workers, media.video_seconds)
 
-    async def visuals(self, references: Sequence[tuple[str, str]]) -> list[Visual]:
-        """The views of a request's images; ``references`` are (URL, path of the request field).
+    async def visuals(self, references: Sequence[MediaReference], frames: int) -> list[Visual]:
+        """The views of a request's images, and at most ``frames`` frames of each of its videos.
 
-        Images are loaded one after another, so that a request holds at most one worker. Raises ``ApiError``
-        for the first image that cannot be used.
+        They are loaded one after another, so that a request holds at most one worker. Raises ``ApiError`` for
+        the first that cannot be used.
         """
         self._check(references)
-        kind = image_kind(len(references))
-        seen: dict[str, Visual] = {}
-        for url, param in references:
-            if url not in seen:
-                seen[url] = await self._visual(url, kind, param)
-        return [seen[url] for url, _ in references]
+        kind = image_kind(sum(not each.is_video for each in references))
+        seen: dict[tuple[str, bool], Visual] = {}
+        for url, param, is_video in references:
+            if (url, is_video) not in seen:
+                load = self._video(url, frames, param) if is_video else self._image(url, kind, param)
+                seen[url, is_video] = await load
+        return [seen[each.url, each.is_video] for each in references]
 
-    def _check(self, references: Sequence[tuple[str, str]]) -> None:
+    def _check(self, references: Sequence[MediaReference]) -> None:
         """Check what needs no decoding or fetching."""
-        for url, param in references:
-            if _is_remote(url):
+        for url, param, is_video in references:
+            if is_video:
+                self._check_video(url, param)
+            elif _is_remote(url):
                 self._fetcher_for(param)
             else:
-                self._check_size(url, param)
+                check_size(url, param, IMAGE, self._media.image_bytes)
 
-    def _check_size(self, url: str, param: str) -> None:
-        length = len(url) - _payload_start(url, param)
-        limit, size = self._media.image_bytes, length // 4 * 3 - url[-2:].count("=")
-        if size > limit:
-            raise _too_large(param, f"{size} bytes; an image may have {limit} at most")
+    def _check_video(self, url: str, param: str) -> None:
+        if not is_file(url):
+            check_size(url, param, VIDEO, self._media.video_bytes)
+        elif not self._media.directories:
+            message = f"{param}: this server reads no files; send a base64 data URI"
+            raise ApiError(400, message, code="files_disabled", param=param)
 
     def _fetcher_for(self, param: str) -> Fetcher:
         if self._fetcher is None:
@@ -92,37 +108,38 @@ class MediaLoader:
             raise ApiError(400, message, code="fetch_disabled", param=param)
         return self._fetcher
 
-    async def _visual(self, url: str, kind: VisualKind, param: str) -> Visual:
-        content = await self._content(url, param)
-        try:
-            return await self._pool.run(read, content, kind, self._geometry, self._media.pixels, param)
-        except WorkerTimeout:
-            message = f"{param}: decoding took longer than {self._media.seconds:g} s; send a smaller image"
-            raise ApiError(400, message, code="image_timeout", param=param) from None
-        except BrokenWorkerProcess:
-            raise _invalid(param, "the decoder process died") from None
-        except OSError:
-            raise _unavailable() from None
+    async def _image(self, url: str, kind: VisualKind, param: str) -> Visual:
+        # A worker decodes the base64 of a data URI.
+        content = await self._fetcher_for(param).fetch(url, param) if _is_remote(url) else url
+        arguments = (content, kind, self._geometry, self._media.pixels, param)
+        return await _decoded(self._image_workers, IMAGE, param, read, *arguments)
 
-    async def _content(self, url: str, param: str) -> bytes | str:
-        """The fetched file, or the data URI itself: a worker decodes its base64."""
-        return await self._fetcher_for(param).fetch(url, param) if _is_remote(url) else url
+    async def _video(self, url: str, frames: int, param: str) -> Visual:
+        arguments = (url, self._media.directories, frames, self._geometry, self._media.pixels, param)
+        return await _decoded(self._video_workers, VIDEO, param, read_video, *arguments)
+
+
+async def _decoded(
+    pool: WorkerPool,
+    kind: MediaKind,
+    param: str,
+    function: Callable[[*Arguments], Visual],
+    *arguments: *Arguments,
+) -> Visual:
+    """What the function returns in a worker; raises ``ApiError`` if the worker fails."""
+    try:
+        return await pool.run(function, *arguments)
+    except WorkerTimeout:
+        message = f"{param}: decoding took longer than {pool.seconds:g} s; send a smaller {kind.name}"
+        raise ApiError(400, message, code=f"{kind.name}_timeout", param=param) from None
+    except BrokenWorkerProcess:
+        raise invalid(param, "the decoder process died", kind) from None
+    except OSError:
+        raise _unavailable() from None
 
 
 def _is_remote(url: str) -> bool:
     return url[:8].lower().startswith(("http://", "https://"))
-
-
-def _payload_start(url: str, param: str) -> int:
-    """Index of the first base64 character of a data URI."""
-    start = url.find(",", 0, MAX_URI_PREFIX) + 1
-    scheme, _, description = url[: max(0, start - 1)].lower().partition(":")
-    media_type, *parameters = (part.strip() for part in description.split(";"))
-    if scheme != "data" or "base64" not in parameters or start == len(url):
-        raise _invalid(param, "not a base64 data URI", "send data:image/png;base64,... or similar")
-    if media_type not in MEDIA_TYPES:
-        raise _invalid(param, "unsupported media type", FIX)
-    return start
 
 
 class WorkerTimeout(Exception):
@@ -133,7 +150,8 @@ class WorkerPool:
     """Runs functions in worker processes that are killed when they take too long."""
 
     def __init__(self, workers: int, seconds: float) -> None:
-        self._semaphore, self._seconds = asyncio.Semaphore(workers), seconds
+        self.seconds = seconds
+        self._semaphore = asyncio.Semaphore(workers)
         self._owner: asyncio.Task[None] | None = None
         self._pool_exists = asyncio.Event()
 
@@ -150,7 +168,7 @@ class WorkerPool:
         start = asyncio.create_task(self._start_worker())
         try:
             await asyncio.shield(start)
-            with anyio.move_on_after(self._seconds):
+            with anyio.move_on_after(self.seconds):
                 return await _in_worker(function, *args)
         finally:
             start.add_done_callback(lambda _: self._semaphore.release())
@@ -198,10 +216,7 @@ def _redirect_stderr() -> None:
 def read(content: bytes | str, kind: VisualKind, geometry: ViewGeometry, pixels: int, param: str) -> Visual:
     """The views of an image, from the bytes of a file or from a base64 data URI. Runs in a worker."""
     if isinstance(content, str):
-        try:
-            content = base64.b64decode(content[_payload_start(content, param) :], validate=True)
-        except (binascii.Error, ValueError):
-            raise _invalid(param, "not base64", "send padded base64 without spaces or line breaks") from None
+        content = decoded_payload(content, param, IMAGE)
     return decode(content, kind, geometry, pixels, param)
 
 
@@ -211,46 +226,20 @@ def decode(content: bytes, kind: VisualKind, geometry: ViewGeometry, pixels: int
     Raises only ``ApiError``.
     """
     try:
-        with _pillow_limited(pixels), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with pillow_limited(pixels), Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > pixels:
-                raise _too_many_pixels(param, pixels)
+                raise too_many_pixels(param, pixels, IMAGE)
             return prepare_image(to_rgb(image, geometry.pixels), kind, geometry)
     except ApiError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _too_many_pixels(param, pixels) from None
+        raise too_many_pixels(param, pixels, IMAGE) from None
     except UnidentifiedImageError:
-        raise _invalid(param, "not an image of a supported format") from None
+        raise invalid(param, "not an image of a supported format", IMAGE) from None
     except Exception:  # noqa: BLE001 - decoders raise anything on damaged files
-        raise _invalid(param, "damaged or truncated") from None
-
-
-@contextmanager
-def _pillow_limited(pixels: int) -> Iterator[None]:
-    """Make Pillow enforce the limit, too: it also checks frames and tiles larger than the header says."""
-    before = Image.MAX_IMAGE_PIXELS
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        Image.MAX_IMAGE_PIXELS = pixels
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
-
-
-def _invalid(param: str, reason: str, fix: str = FIX) -> ApiError:
-    return ApiError(400, f"{param}: {reason}; {fix}", code="invalid_image", param=param)
-
-
-def _too_large(param: str, reason: str) -> ApiError:
-    return ApiError(413, f"{param}: {reason}; send a smaller image", code="image_too_large", param=param)
-
-
-def _too_many_pixels(param: str, pixels: int) -> ApiError:
-    return _too_large(param, f"more than {pixels} pixels")
+        raise invalid(param, "damaged or truncated", IMAGE) from None
 
 
 def _unavailable() -> ApiError:
-    message = "no image decoder process could be started; try again"
+    message = "no decoder process could be started; try again"
     return ApiError(503, message, code="decoder_unavailable", retry_after=1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import struct
 import zlib
 from typing import Any
@@ -14,7 +15,7 @@ from PIL import Image
 from lladav.inputs.images import ViewGeometry
 from lladav.inputs.samples import Visual, VisualKind
 from serve.errors import ApiError
-from serve.media.loader import decode
+from serve.media.loader import MediaReference, decode
 
 GEOMETRY = ViewGeometry(
     tile=16, side=4, grid=3, shrink_above_views=6, frame_side=2, newline_per_frame_row=True
@@ -52,12 +53,13 @@ def png(width: int, height: int, *chunks: bytes) -> bytes:
     return b"".join((b"\x89PNG\r\n\x1a\n", head, *chunks, chunk(b"IEND", b"")))
 
 
-def named(*urls: str) -> list[tuple[str, str]]:
-    return [(url, f"messages[0].content[{index}].image_url.url") for index, url in enumerate(urls, 1)]
+def named(*urls: str) -> list[MediaReference]:
+    params = (f"messages[0].content[{index}].image_url.url" for index in itertools.count(1))
+    return [MediaReference(url, param) for url, param in zip(urls, params, strict=False)]
 
 
 def checked(error: ApiError) -> ApiError:
-    assert error.param in [param for _, param in named(*"abcdefghij")]
+    assert error.param in [each.param for each in named(*"abcdefghij")]
     assert "\n" not in error.message
     assert len(error.message) < 250
     assert not any(leak in error.message for leak in LEAKS)

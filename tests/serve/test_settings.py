@@ -137,6 +137,7 @@ def test_a_misspelt_key_in_a_list_is_reported_before_the_missing_one() -> None:
             {"dial.presets.fast.refresh_interval": {"min": 4, "max": 3}},
             "dial.presets.fast.refresh_interval: min is above max",
         ),
+        ({"media.directories": ["videos"]}, "media.directories[0]=videos: String should match pattern"),
         ({"limits_storage": "memory://"}, "limits_storage: String should match pattern"),
         ({"auth": "keys"}, "auth is keys and there are none"),
         ({"keys": [KEY]}, "auth is off and keys are given"),

@@ -14,7 +14,7 @@ from serve.api.body_reading import BodyReader
 from serve.api.schemas import ChatRequest
 from serve.errors import ApiError
 
-READER = BodyReader(2**20, images=3)
+READER = BodyReader(2**20, media=3)
 LINK = "data:image/png;base64,"
 WORDS = st.text(st.sampled_from('ab+/="\\\n:,[]{}é中😀'), max_size=40)
 URIS = st.text(st.sampled_from("AB+/="), max_size=60).map(LINK.__add__)
@@ -57,10 +57,10 @@ def test_other_bytes_are_refused_in_one_line(body: bytes) -> None:
 
 
 def test_images_do_not_count_as_text() -> None:
-    reader = BodyReader(10_000, images=2)
+    reader = BodyReader(10_000, media=2)
     uri = LINK + "A" * 50_000
     assert reader.parsed(json.dumps([uri, uri]).encode()) == [uri, uri]
-    with pytest.raises(ApiError, match="besides its first 2 images"):
+    with pytest.raises(ApiError, match="besides its first 2 data URIs"):
         reader.parsed(json.dumps([uri, uri, uri]).encode())
 
 

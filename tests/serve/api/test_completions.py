@@ -36,7 +36,7 @@ def test_the_deadline_applies_while_a_request_waits_for_a_decoder(
 ) -> None:
     async def with_all_decoders_busy() -> None:
         completions = service(served, engines).completions
-        slots = completions._media._pool._semaphore
+        slots = completions._media._image_workers._semaphore
         for _ in range(served.media.workers):
             await slots.acquire()
         async with asyncio.timeout(20):
@@ -80,7 +80,7 @@ async def status_of(service: Service, request: Messages) -> int:
 def test_a_disconnect_is_noticed_while_images_wait(served: ServeSettings, engines: LocalEngines) -> None:
     async def leaves() -> int:
         made, gone = service(served, engines), asyncio.Event()
-        slots = made.completions._media._pool._semaphore
+        slots = made.completions._media._image_workers._semaphore
         for _ in range(served.media.workers):
             await slots.acquire()
 

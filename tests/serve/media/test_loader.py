@@ -21,7 +21,7 @@ from lladav.inputs.images import prepare_image
 from lladav.inputs.samples import Visual, VisualKind
 from serve.errors import ApiError
 from serve.media.fetching import Fetcher
-from serve.media.loader import MediaLoader
+from serve.media.loader import MediaLoader, MediaReference
 from serve.settings import FetchSettings, MediaSettings
 from tests.apart import apart
 from tests.serve.images import (
@@ -40,6 +40,8 @@ from tests.serve.images import (
 )
 from tests.serve.loops import Run, forever
 
+FRAMES = 4
+"""Most frames of a video."""
 Load = Callable[..., list[Visual]]
 LoadError = Callable[..., ApiError]
 
@@ -58,7 +60,7 @@ def run() -> Iterator[Run]:
 @pytest.fixture(scope="module")
 def load(run: Run) -> Load:
     """Loads the visuals of a request with these URLs and limits."""
-    return lambda *urls, **options: run(loader(**options).visuals(named(*urls)))
+    return lambda *urls, **options: run(loader(**options).visuals(named(*urls), FRAMES))
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +148,7 @@ class TestRefusals:
 
     def test_sizes_of_all_images_are_checked_before_the_first_is_decoded(self, load_error: LoadError):
         error = load_error(uri(b"no image"), "data:image/png;base64," + "A" * 1004, image_bytes=750)
-        assert error.param == named("a", "b")[1][1]
+        assert error.param == named("a", "b")[1].param
 
     @pytest.mark.parametrize("url", NO_IMAGES)
     def test_not_an_image(self, load_error: LoadError, url: str):
@@ -192,7 +194,7 @@ class TestRefusals:
     @given(st.text(max_size=40), st.text(max_size=40))
     def test_urls_of_any_text(self, head: str, tail: str):
         async def visuals() -> None:
-            await loader(image_bytes=1).visuals([(f"{head},{tail}", PARAM)])
+            await loader(image_bytes=1).visuals([MediaReference(f"{head},{tail}", PARAM)], FRAMES)
 
         with pytest.raises(ApiError):
             asyncio.run(visuals())
