@@ -128,11 +128,11 @@ class WeightsConfig:
     """Folders, files or URIs in a released layout that training starts from."""
 
     language: str | None = None
-    """LLaDA-8B-Instruct as published, or its renamed form."""
+    """LLaDA-8B-Instruct as published, or its renamed form; Llama 3 for ``objective.kind: next_token``."""
     vision: str | None = None
     """SigLIP2 as published."""
     llada_v: str | None = None
-    """A whole LLaDA-V checkpoint; it replaces the other two."""
+    """A whole LLaDA-V or LLaMA3-V checkpoint; it replaces the other two."""
 
 
 @dataclass

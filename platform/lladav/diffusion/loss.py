@@ -1,10 +1,10 @@
-"""The loss (Eq. 6), computed for the masked rows only.
+"""The weighted cross-entropy of an objective (Eq. 6), computed for the predicted rows only.
 
-The released trainer computes float32 logits for every position. Only masked rows carry loss, so only these
+The released trainer computes float32 logits for every position. Only predicted rows carry loss, so only these
 are projected to the vocabulary here, one chunk at a time. Gradients are computed chunk-wise in the forward
 pass (fused linear cross-entropy, as in Liger), so the logits of a chunk are freed before the next.
 
-Shapes: M masked rows, W width, V vocabulary.
+Shapes: M predicted rows, W width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn.functional import linear
 
 @dataclass(frozen=True)
 class TargetRows:
-    """Target ids (M) and float32 weights (M) of the masked rows, and the number of rows in a chunk."""
+    """Target ids (M) and float32 weights (M) of the predicted rows, and the number of rows in a chunk."""
 
     targets_M: Tensor
     weights_M: Tensor

@@ -1,4 +1,4 @@
-"""The language tower: LLaDA's bidirectional transformer over packed embeddings.
+"""The language tower: the transformer of LLaDA and Llama over packed embeddings.
 
 In top-down order: tower, layer, attention, MLP, norm, rotary embedding. The caller passes an ``Attend``; the
 tower never builds a mask. Modules have the names of the released (renamed) checkpoint.
@@ -117,8 +117,8 @@ class SwiGLU(nn.Module):
 class VocabularyHead(nn.Module):
     """The projection to the vocabulary, not tied to the token embeddings.
 
-    The loss of all masked rows is one forward call, however many chunks they need, so that every rank gathers
-    a sharded weight exactly once.
+    The loss of all predicted rows is one forward call, however many chunks they need, so that every rank
+    gathers a sharded weight exactly once.
     """
 
     def __init__(self, config: LanguageConfig) -> None:

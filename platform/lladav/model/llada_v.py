@@ -1,5 +1,7 @@
 """LLaDA-V: vision tower and projector, whose visual tokens go into the language tower, and the training loss.
 
+LLaMA3-V, the autoregressive baseline, is the same module with other settings.
+
 Every forward pass runs the same modules in the same order, whatever the batch contains: otherwise the ranks
 of a sharded model would deadlock.
 
