@@ -10,13 +10,16 @@ from pathlib import Path
 
 from data.digits.preparation import prepare
 
+SCALE = 0.02
+"""Size of the training sets, relative to the full ones."""
+
 
 @cache
 def shared_digits() -> Path:
     """Folder of the data set. Tests share it, so they may only read it; manifests of it are kept."""
     folder = Path(tempfile.mkdtemp(prefix="lladav-digits-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    prepare(folder / "digits", scale=0.02)
+    prepare(folder / "digits", scale=SCALE)
     return folder / "digits"
 
 

@@ -5,6 +5,7 @@
     mammoth_ov/annotations.json, *.tar               several images, text alone, videos, one image
     visualwebinstruct/annotations.jsonl, images.zip  step-by-step arithmetic
     llava_next/train-00000-of-00001.parquet          the ablation's set
+    descriptions/annotations.json, images/           long descriptions of one image
     held_out/questions.jsonl, images/                questions on glyphs that no training image shows
     tokenizer/                                       byte-level BPE with LLaDA's special tokens
     glyphs.json                                      the held-out glyphs, and the glyphs in each image
@@ -32,11 +33,14 @@ SEED = 42
 
 
 class TrainingSet(NamedTuple):
-    """A training set: the function that makes its records, their number, and the writer of its format."""
+    """A training set."""
 
     make: Make
     size: int
+    """Number of records."""
     write: Callable[[Sequence[DigitRecord], Path], writers.Provenance]
+    for_tokenizer: bool = True
+    """Whether the tokenizer is trained on its texts."""
 
 
 SETS = {
@@ -45,13 +49,14 @@ SETS = {
     "mammoth_ov": TrainingSet(records.one_vision, 2500, writers.write_json_tars),
     "visualwebinstruct": TrainingSet(records.step_by_step, 2500, writers.write_jsonl_zip),
     "llava_next": TrainingSet(records.single_image, 500, writers.write_parquet),
+    "descriptions": TrainingSet(records.described, 2000, writers.write_json_folder, for_tokenizer=False),
 }
 """The training sets by name. A new one also needs an entry in ``conf/data/digits.yaml``."""
 
 HELD_OUT_FOLDER = "held_out"
 PROCESSES = 2
 MARKER = "prepared.json"
-VERSION = 3
+VERSION = 4
 """Increased when the content changes; a folder of another version is then written again."""
 
 
@@ -102,7 +107,7 @@ def _write_all(root: Path, seed: int, scale: float) -> dict[str, int]:
 
 
 class _WrittenSet(NamedTuple):
-    """A set that has been written; only training sets have ``sentences`` for the tokenizer."""
+    """A set that has been written, and its texts that the tokenizer is trained on."""
 
     records: int
     shown: writers.Provenance
@@ -113,7 +118,8 @@ def _write_set(folder: Path, seed: int, scale: float) -> _WrittenSet:
     if folder.name == HELD_OUT_FOLDER:
         questions = list(records.held_out(glyphs.held_out_pool(), seed))
         return _WrittenSet(len(questions), writers.write_questions(questions, folder), [])
-    make, size, write = SETS[folder.name]
-    total = max(1, round(size * scale))
-    made = list(records.records(make, folder.name, total, seed, glyphs.training_pool()))
-    return _WrittenSet(len(made), write(made, folder), list(corpus.sentences(made)))
+    chosen = SETS[folder.name]
+    total = max(1, round(chosen.size * scale))
+    made = list(records.records(chosen.make, folder.name, total, seed, glyphs.training_pool()))
+    sentences = list(corpus.sentences(made)) if chosen.for_tokenizer else []
+    return _WrittenSet(len(made), chosen.write(made, folder), sentences)

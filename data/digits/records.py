@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from data.digits import questions
+from data.digits import descriptions, questions
 from data.digits.glyphs import Pool
 from data.digits.scenes import Scene, compose, pick
 
@@ -93,6 +93,14 @@ def single_image(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord
     kinds = rng.permutation(list(questions.SINGLE))[: pick(rng, TURNS) + 1].tolist()
     pairs = [questions.SINGLE[kind](scene.digits, rng) for kind in kinds]
     return DigitRecord(name, kinds[0], pairs, [DigitVisual((scene,))])
+
+
+def described(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
+    """One image and a long description."""
+    scene = compose(rng, pool)
+    return DigitRecord(
+        name, "description", [descriptions.describe(scene.digits, rng)], [DigitVisual((scene,))]
+    )
 
 
 def one_vision(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:

@@ -1,0 +1,61 @@
+"""Long descriptions: true sentences that never repeat, and a set that leaves the others as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.digits import bpe, corpus, records
+from data.digits.descriptions import END, describe, true_sentences, true_share
+from data.digits.glyphs import training_pool
+from data.digits.preparation import SEED, SETS
+from tests.digits import SCALE, shared_digits
+
+DIGITS = st.lists(st.integers(0, 9), min_size=1, max_size=3)
+
+
+@given(DIGITS, st.integers(0, 2**32))
+def test_a_description_has_every_true_sentence_once(digits: list[int], seed: int) -> None:
+    _, text = describe(digits, np.random.default_rng(seed))
+    assert sorted(text.removesuffix(".").split(END)) == sorted(set(true_sentences(digits)))
+    assert true_share(text, digits) == 1
+
+
+@pytest.mark.parametrize(("digits", "count"), [([7], 5), ([7, 7], 8), ([1, 2, 3], 11)])
+def test_longer_rows_of_digits_have_longer_descriptions(digits: list[int], count: int) -> None:
+    assert len(true_sentences(digits)) == count
+
+
+def test_sentences_of_three_digits() -> None:
+    assert "The second digit is 8 and even" in true_sentences([3, 8, 1])
+    assert "The second digit is larger than the third digit" in true_sentences([3, 8, 1])
+    assert "The first digit and the second digit add up to 11" in true_sentences([3, 8, 1])
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("The largest digit is 8. The largest digit is 8.", 1),
+        ("The largest digit is 8. The largest digit is 9.", 0.5),
+        ("The largest digit is 8 The largest digit is 8.", 0),
+        ("", 0),
+    ],
+)
+def test_share_of_true_sentences(text: str, share: float) -> None:
+    assert true_share(text, [3, 8, 1]) == share
+
+
+def test_the_tokenizer_is_that_of_the_other_sets(tmp_path: Path) -> None:
+    """A new set must not change the token ids of existing ones."""
+    texts: list[str] = []
+    for name, each in SETS.items():
+        if name != "descriptions":
+            total = round(each.size * SCALE)
+            texts += corpus.sentences(list(records.records(each.make, name, total, SEED, training_pool())))
+    bpe.save(bpe.train(texts), tmp_path)
+    kept = shared_digits() / "tokenizer" / "tokenizer.json"
+    assert kept.read_bytes() == (tmp_path / "tokenizer.json").read_bytes()
