@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lladav.config import loader as config
-from lladav.config.schema import Config, ImageMode, ModelPart, Precision, Template
+from lladav.config.schema import Config, ImageMode, ModelPart, Precision, Prediction, Template
 
 COMBINATIONS = [
     (stage, model, data)
@@ -104,6 +104,20 @@ def test_the_full_size_model_is_the_released_one(root: Path):
     assert language.vocab_size == released["vocab_size"]
     assert language.rope_theta == released["rope_theta"]
     assert language.max_positions == released["max_position_embeddings"]
+
+
+def test_the_tiny_baseline_has_the_sizes_of_the_tiny_model():
+    model, baseline = (config.load([f"model={name}"]).model for name in ("tiny", "tiny_ar"))
+    for part in ("language", "vision", "images", "tokens", "tokenizer"):
+        assert getattr(baseline, part) == getattr(model, part)
+    assert baseline.weights.vision == model.weights.vision
+    assert baseline.weights.language != model.weights.language
+
+
+def test_the_full_size_baseline_has_the_vision_front_end_of_llada_v():
+    model, baseline = (config.load([f"model={name}"]).model for name in ("llada_v_8b", "llama3_v_8b"))
+    assert (baseline.vision, baseline.images) == (model.vision, model.images)
+    assert baseline.prediction is Prediction.next_token
 
 
 def test_the_tiny_model_trains_in_float32():
