@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lladav.config.schema import Attention, ModelConfig
+from lladav.config.schema import Attention, ModelConfig, Prediction
 from lladav.decoding.kv_cache import BlockTable, KVCache, kv_block_bytes
 from lladav.decoding.params import Cache, DecodingOptions
 from lladav.errors import UserError
@@ -91,19 +91,27 @@ class Admission:
 def memory_need(config: ModelConfig, dtype: torch.dtype, prompt: int, options: DecodingOptions) -> MemoryNeed:
     """The memory that a request with a prompt of ``prompt`` positions needs."""
     positions = prompt + options.answer_positions
-    every_step_refreshes = options.cache is Cache.none or options.refresh_interval == 1
-    branches = 2 if options.guidance > 0 else 1
-    return MemoryNeed(
-        0 if every_step_refreshes else branches, positions, _prompt_bytes(config, dtype, prompt, positions)
-    )
+    branches = _cached_branches(config, options)
+    return MemoryNeed(branches, positions, _prompt_bytes(config, dtype, prompt, positions))
+
+
+def _cached_branches(config: ModelConfig, options: DecodingOptions) -> int:
+    """Branches of a request whose keys and values a later step reads."""
+    if config.prediction is Prediction.next_token:
+        return 1
+    if options.cache is Cache.none or options.refresh_interval == 1:
+        return 0
+    return 2 if options.guidance > 0 else 1
 
 
 def _prompt_bytes(config: ModelConfig, dtype: torch.dtype, prompt: int, positions: int) -> int:
-    """Bytes of the embeddings (P, W), and of the attention mask (L, L) if attention is not bidirectional.
+    """Bytes of the embeddings (P, W), and of the attention mask (L, L), which a masked-diffusion model has if
+    its attention is not bidirectional.
 
     The unconditional branch of guidance adds none: its prompt is one embedding, expanded.
     """
-    mask = 0 if config.attention is Attention.bidirectional else positions**2
+    has_mask = config.attention is not Attention.bidirectional and config.prediction is Prediction.masked
+    mask = positions**2 if has_mask else 0
     return prompt * config.language.width * dtype.itemsize + mask
 
 

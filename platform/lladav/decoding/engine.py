@@ -1,7 +1,7 @@
-"""The decoding engine: continuous batching at the granularity of denoising steps.
+"""The decoding engine: continuous batching at the granularity of steps.
 
-``submit`` checks and queues a request, ``step`` runs one denoising step of the scheduled requests and returns
-an update for each, ``cancel`` ends a request. An answer does not depend on the other requests; on a GPU this
+``submit`` checks and queues a request, ``step`` runs one step of the scheduled requests and returns an update
+for each, ``cancel`` ends a request. An answer does not depend on the other requests; on a GPU this
 holds up to rounding. ``decode`` runs a list of prompts to the end.
 """
 
@@ -14,19 +14,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from lladav.config.schema import Attention
+from lladav.config.schema import Prediction
 from lladav.decoding.admission import Admission, MemoryGrant, MemoryNeed, memory_need, prompt_budget
 from lladav.decoding.cpu_weights import PREPACK_LIMIT, DecodingWeights
 from lladav.decoding.cuda_graphs import CudaGraphs, GraphSize, supports_cuda_graphs
 from lladav.decoding.errors import FailureKind, NotFiniteError
 from lladav.decoding.kv_cache import BLOCK_SIZE, KVCache, kv_block_bytes
 from lladav.decoding.model_runner import GuidanceBranch, ModelRunner, Row, UnmaskedTokens
-from lladav.decoding.params import DecodingOptions
+from lladav.decoding.params import DecodingOptions, refuse_denoising_settings
 from lladav.decoding.prompt_encoder import PromptEncoder, prompt_length
 from lladav.decoding.results import Decoded, Update, decoded
 from lladav.decoding.scheduler import Scheduler
-from lladav.decoding.sequence import SequenceState, Span
+from lladav.decoding.sequence import Span, sequence_for
 from lladav.errors import UserError
 from lladav.inputs.samples import Sample
 from lladav.model.attention import segment_mask
@@ -78,13 +79,7 @@ class Engine:
     """A model, its KV cache, and the requests that wait or run."""
 
     def __init__(self, model: LLaDAV, config: EngineConfig) -> None:
-        """Raises ``UserError`` for a causal model, for memory that does not hold one KV block, and for CUDA
-        graphs without a GPU.
-        """
-        if model.config.attention is Attention.causal:
-            raise UserError(
-                "model.attention is causal: it predicts next tokens; use a masked-diffusion model"
-            )
+        """Raises ``UserError`` for memory that holds no KV block, and for CUDA graphs without a GPU."""
         self._model = model.eval()
         weight = model.language.embed_tokens.weight
         use_graphs = bool(config.graph_sizes) and supports_cuda_graphs(model.config, weight)
@@ -140,12 +135,15 @@ class Engine:
         most memory. If the memory is not free yet, ``on_admit`` is called again later.
 
         Raises ``UserError`` for a name that is in use, for ids outside the vocabulary, for a prompt that is
-        empty or too long for the model, and for a request that never fits in the memory.
+        empty or too long for the model, for options that the model does not have, and for a request that
+        never fits in the memory.
         """
         name = prompt.id if name is None else name
         if name in self._requests:
             raise UserError(f"request {name}: is running already; choose another id")
         self._check_ids(options)
+        if self._predicts_next_token:
+            refuse_denoising_settings(options.changed)
         request = _Request(name, prompt, options, self._prompt_positions(prompt, options), on_admit)
         self.admission.check(name, self._memory_need(request, options))
         self._requests[name] = request
@@ -161,7 +159,7 @@ class Engine:
                 self.admission.free(grant)
 
     def step(self) -> list[Update]:
-        """Admit requests that fit, run one denoising step of the scheduled ones, and return their updates."""
+        """Admit requests that fit, run one step of the scheduled ones, and return their updates."""
         self._scheduler.admit(self._admit)
         updates, self._pending_updates = self._pending_updates, []
         rows = [self._rows[request] for request in self._scheduler.schedule()]
@@ -224,21 +222,32 @@ class Engine:
         if row.state.done:  # the infill leaves nothing to decode
             self._pending_updates.append(_progress(row))
         else:
-            self._scheduler.set_next_step(name, len(row.branches) * row.state.length, refresh=True)
+            self._scheduler.set_next_step(name, len(row.branches) * len(row.state.span), refresh=True)
         return True
 
     def _row(self, request: _Request, options: DecodingOptions, grant: MemoryGrant) -> Row:
         embeddings_PW, turns_P = self.prompt_encoder.encode(request.prompt)
-        state = SequenceState(len(embeddings_PW), options, self._model.config.tokens.mask_id)
+        state = sequence_for(self._model.config, len(embeddings_PW), options)
         prompts = [embeddings_PW]
         if options.guidance > 0:
             prompts.append(self.prompt_encoder.unconditional(len(embeddings_PW)))
+        mask_LL = None if self._predicts_next_token else self._mask(turns_P, options)
+        tables = grant.block_tables or [None] * len(prompts)
+        branches = [
+            GuidanceBranch(each, mask_LL, table, causal=self._predicts_next_token)
+            for each, table in zip(prompts, tables, strict=True)
+        ]
+        return Row(request.id, state, branches, _generator(options.seed, request.prompt.id, turns_P.device))
+
+    def _mask(self, turns_P: Tensor, options: DecodingOptions) -> Tensor | None:
+        """Attention mask (L, L) of a prompt and its canvas; None if attention is bidirectional."""
         # The answer belongs to the last turn of the prompt.
         turns_L = torch.cat((turns_P, turns_P[-1:].expand(options.answer_positions)))
-        mask_LL = segment_mask(self._model.config.attention, state.length, turns_L)
-        tables = grant.block_tables or [None] * len(prompts)
-        branches = [GuidanceBranch(each, mask_LL, table) for each, table in zip(prompts, tables, strict=True)]
-        return Row(request.id, state, branches, _generator(options.seed, request.prompt.id, turns_P.device))
+        return segment_mask(self._model.config.attention, len(turns_L), turns_L)
+
+    @property
+    def _predicts_next_token(self) -> bool:
+        return self._model.config.prediction is Prediction.next_token
 
     def _memory_need(self, request: _Request, options: DecodingOptions) -> MemoryNeed:
         return memory_need(self._model.config, self.kv_cache.keys.dtype, request.prompt_positions, options)

@@ -1,4 +1,4 @@
-"""One denoising step of rows that need not have anything in common: length, cache, rule, refresh or not.
+"""One step of rows that need not have anything in common: length, cache, rule, refresh or not.
 
 The spans of all rows lie end to end in one forward, without padding. The LM head is applied to the candidates
 only. One small copy brings the unmasked tokens to the host.
@@ -30,14 +30,15 @@ from lladav.model.language import rotary_factors
 class GuidanceBranch:
     """One forward of a row's sequence: its prompt embeddings, attention mask and block table.
 
-    Without a mask every position attends to every other; without a block table no later step reads its keys
-    and values. A row has a conditional branch and, with classifier-free guidance, an unconditional one whose
-    prompt is all masks. Both have the same answer.
+    Without a mask every position attends to every other, or under ``causal`` to those up to itself; without a
+    block table no later step reads its keys and values. A row has a conditional branch and, with
+    classifier-free guidance, an unconditional one whose prompt is all masks. Both have the same answer.
     """
 
     embeddings_PW: Tensor
     mask_LL: Tensor | None
     block_table: BlockTable | None
+    causal: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class ModelRunner:
         """
         spans = [row.state.span for row in rows]
         candidates = [row.state.candidates for row in rows]
-        hidden_MW, guidance = self._guidance(rows, candidates, self._forward(rows, spans, candidates))
+        hidden_MW, guidance = self._guidance(rows, candidates, self._forward(rows, spans))
         params = [_sampling_params(row, own) for row, own in zip(rows, candidates, strict=True)]
         output = sample(hidden_MW, self._weights.head, params, guidance)
         unmasked = self._unmask(rows, candidates, output)
@@ -83,21 +84,21 @@ class ModelRunner:
                 row.state.fill(span, tokens.positions, tokens.tokens, tokens.confidences)
         return unmasked
 
-    def _forward(
-        self, rows: Sequence[Row], spans: Sequence[Span], candidates: Sequence[np.ndarray]
-    ) -> list[Tensor]:
+    def _forward(self, rows: Sequence[Row], spans: Sequence[Span]) -> list[Tensor]:
         """Hidden states (N, W) of the candidates, for each branch of each row."""
         tower = self._weights.tower
         inputs, positions, branch_spans, outputs = [], [], [], []
         total = 0
-        for row, span, own in zip(rows, spans, candidates, strict=True):
+        for row, span in zip(rows, spans, strict=True):
             answer_W = tower.embed_tokens(self._answer_ids(row.state, span))
-            output_N = torch.from_numpy(row.state.prompt + own - span.start)
+            output_N = torch.from_numpy(row.state.outputs - span.start)
             for branch in row.branches:
                 inputs += [branch.embeddings_PW[span.start :], answer_W]
                 positions.append(torch.arange(span.start, span.end))
                 mask = None if branch.mask_LL is None else branch.mask_LL[span.start : span.end]
-                branch_spans.append(BranchSpan(span, row.state.length, output_N, branch.block_table, mask))
+                branch_spans.append(
+                    BranchSpan(span, row.state.length, output_N, branch.block_table, mask, branch.causal)
+                )
                 outputs.append(total + output_N)
                 total += len(span)
         positions_T, output_M = (torch.cat(each).to(self._device) for each in (positions, outputs))

@@ -26,6 +26,9 @@ from lladav.decoding.kv_cache import BlockTable, KVCache
 from lladav.decoding.sequence import Span
 from lladav.model.attention import Attend, attend_once
 
+EVERYWHERE, CAUSAL = (-1, -1), (-1, 0)
+"""Positions before and after a query that flash attention attends to; -1 is no limit."""
+
 
 @dataclass(frozen=True)
 class BranchSpan:
@@ -34,6 +37,8 @@ class BranchSpan:
     ``length`` is that of its whole sequence. ``output_N`` are the positions of the span whose hidden states
     are needed after the last layer. Without a block table no later step reads its keys and values.
     ``mask_SL`` is true where a position of the span attends to a position of the sequence; None: everywhere.
+    Under ``causal`` the span ends where the sequence ends so far, its only output is its last position, and a
+    position attends to those up to itself, without a mask.
     """
 
     span: Span
@@ -41,6 +46,7 @@ class BranchSpan:
     output_N: Tensor
     block_table: BlockTable | None
     mask_SL: Tensor | None = None
+    causal: bool = False
 
 
 def attention_for(kv_cache: KVCache, spans: Sequence[BranchSpan]) -> Attend:
@@ -84,7 +90,8 @@ class SpanwiseAttention:
         mask = span.mask_SL
         if mask is not None and len(query_NHD) != len(mask):
             mask = mask[span.output_N]
-        return attend_once(query_NHD, keys, values, mask)
+        # The last layer has one query of a causal span, which attends to all keys.
+        return attend_once(query_NHD, keys, values, mask, causal=span.causal and len(query_NHD) > 1)
 
 
 class PagedFlashAttention:
@@ -102,6 +109,7 @@ class PagedFlashAttention:
         self._tables = BatchBlockTables.of(cached, kv_cache) if cached else None
         self._cached = _query_lengths(cached, kv_cache)
         self._refreshes = _query_lengths(refreshes, kv_cache)
+        self._causal = any(each.causal for each in refreshes)
 
     def __call__(self, layer: int, query_THD: Tensor, key_THD: Tensor, value_THD: Tensor) -> Tensor:
         # Cached spans read their own keys from the cache, so keys are written before attention.
@@ -114,7 +122,10 @@ class PagedFlashAttention:
             out.append(attend_to_blocks(queries, self._kv_cache, layer, cached, self._tables))
         if refreshes.total:
             keys, values = (x[self._cached[0].total :] for x in (key_THD, value_THD))
-            out.append(_flash(query_THD[cached.total :], keys, values, refreshes, self._refreshes[0]))
+            # Queries are all positions, or the last one of each span, which attends to all keys.
+            window = CAUSAL if self._causal and not is_last_layer else EVERYWHERE
+            queries, lengths = query_THD[cached.total :], self._refreshes[0]
+            out.append(_flash(queries, keys, values, refreshes, lengths, window_size=window))
         return torch.cat(out)
 
 
@@ -175,7 +186,7 @@ def _flash(
     values: Tensor,
     query_lengths: CumulativeLengths,
     key_lengths: CumulativeLengths,
-    **paged: Any,
+    **settings: Any,
 ) -> Tensor:
     out = varlen_attn(
         query_THD,
@@ -188,7 +199,7 @@ def _flash(
         # Batch invariance: with one split of the keys, rounding does not depend on the other rows.
         num_splits=1,
         enable_gqa=query_THD.shape[-2] != keys.shape[-2],
-        **paged,
+        **settings,
     )
     return out if isinstance(out, Tensor) else out[0]
 

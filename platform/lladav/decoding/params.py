@@ -7,13 +7,13 @@ lists settings that have no effect.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-from lladav.config.schema import TokenIds
+from lladav.config.schema import Prediction, TokenIds
 from lladav.decoding.stops import StopTexts
 from lladav.decoding.unmasking import (
     QUOTA,
@@ -29,6 +29,20 @@ from lladav.errors import UserError
 
 MAX_SCALE = 100.0
 """Largest temperature and guidance: beyond it, products of finite logits may overflow."""
+
+NEXT_TOKEN_OPTIONS = frozenset(
+    ("max_tokens", "temperature", "top_p", "seed", "stop", "stop_texts", "forbidden")
+)
+"""Options that a next-token model has; all others say how masks are filled."""
+
+
+def refuse_denoising_settings(names: Iterable[str]) -> None:
+    """Raise ``UserError`` if any of these settings of a request has no meaning for a next-token model."""
+    if refused := [name for name in names if name not in NEXT_TOKEN_OPTIONS]:
+        raise UserError(
+            f"decoding: {', '.join(refused)}: for masked-diffusion models only, and this model predicts the "
+            "next token; leave out"
+        )
 
 
 class Cache(StrEnum):
@@ -90,8 +104,18 @@ class DecodingOptions(UnmaskingOptions):
         self._check_canvas_positions()
 
     @classmethod
-    def for_chat(cls, ids: TokenIds, **settings: Any) -> DecodingOptions:
-        """Options that stop at eot and never sample BOS, EOS or header ids, as the released decoder does."""
+    def for_chat(
+        cls, ids: TokenIds, prediction: Prediction = Prediction.masked, **settings: Any
+    ) -> DecodingOptions:
+        """Options of an answer in a chat, which ends at eot.
+
+        A masked-diffusion model never samples BOS, EOS or header ids, as in the released decoder. An answer
+        ends at EOS, too, if the model predicts the next token. Raises ``UserError`` for settings that such a
+        model does not have.
+        """
+        if prediction is Prediction.next_token:
+            refuse_denoising_settings(settings)
+            return cls(**{"stop": ((ids.eot,), (ids.eos,)), **settings})
         forbidden = (ids.eos, ids.bos, ids.start_header, ids.end_header)
         return cls(**{"stop": ((ids.eot,),), "forbidden": forbidden, **settings})
 
@@ -103,6 +127,13 @@ class DecodingOptions(UnmaskingOptions):
         options = copy.copy(self)  # not dataclasses.replace, which validates every option
         options.__dict__.update(refresh_interval=refresh_interval, stop_texts=stop_texts)
         return options
+
+    @property
+    def changed(self) -> list[str]:
+        """Names of the settings that differ from their defaults."""
+        defaults = type(self)()
+        names = (each.name for each in fields(self))
+        return [name for name in names if getattr(self, name) != getattr(defaults, name)]
 
     @property
     def positions_per_block(self) -> int:

@@ -1,24 +1,32 @@
 """The answer of one request while it is decoded: bookkeeping on the host, without torch.
 
+``SequenceState`` is what the engine sees. ``DenoisingSequence`` is the answer of a masked-diffusion model,
+``AutoregressiveSequence`` that of a model that predicts the next token; the model decides which.
+
 Sequence positions count from the beginning of the prompt: the prompt, then the canvas of ``max_tokens``
-masks in blocks, then the fixed suffix. Canvas positions count from the beginning of the canvas. A step
-forwards a *span* of the sequence. A *refresh* forwards all positions and writes all their keys and values to
-the KV cache. A *cached* step forwards the positions that may have changed since and reuses the cached keys
-and values of the others, although they are stale.
+tokens, then the fixed suffix. Canvas positions count from the beginning of the canvas. A step forwards a
+*span* of the sequence. A *refresh* forwards all positions and writes all their keys and values to the KV
+cache. A *cached* step forwards the positions that may have changed since and reuses the cached keys and
+values of the others, although they may be stale.
 
 Shapes: G canvas positions.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from lladav.config.schema import ModelConfig, Prediction
 from lladav.decoding.params import Cache, DecodingOptions
 from lladav.decoding.stops import AnswerEnd, find_stop, partial_stop_length
-from lladav.decoding.unmasking import RowRule
+from lladav.decoding.unmasking import QUOTA, RowRule
+
+UNWRITTEN = -1
+"""Token of the canvas positions that an autoregressive model has not reached; no id of a vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -33,58 +41,63 @@ class Span:
         return self.end - self.start
 
 
-class SequenceState:
-    """Tokens of the answer, and the block and step that decoding has reached."""
+def sequence_for(config: ModelConfig, prompt: int, options: DecodingOptions) -> SequenceState:
+    """The state of a new answer of a model; ``prompt`` is the number of prompt positions."""
+    if config.prediction is Prediction.next_token:
+        return AutoregressiveSequence(prompt, options)
+    return DenoisingSequence(prompt, options, config.tokens.mask_id)
 
-    def __init__(self, prompt: int, options: DecodingOptions, mask_id: int) -> None:
-        """``prompt`` is the number of prompt positions."""
+
+class SequenceState(ABC):
+    """Tokens of the answer, its end, and what the next step forwards and predicts."""
+
+    def __init__(self, prompt: int, options: DecodingOptions, blank: int) -> None:
+        """``prompt`` is the number of prompt positions, ``blank`` the token of an empty canvas."""
         self.options = options
         self.prompt = prompt
-        self.mask_id = mask_id
-        self.tokens_G = np.full(options.max_tokens, mask_id, np.int64)
-        for position, token in options.infill.items():
-            self.tokens_G[position] = token
+        self.tokens_G = np.full(options.max_tokens, blank, np.int64)
         self.confidence_G = np.ones(options.max_tokens, np.float64)
         self.end, self.excess = options.max_tokens, 0
-        self.block = self.step = 0
         self.forwards = self.refreshes = self.positions = 0
-        self._steps_per_block = options.steps_per_block
-        self._find_stop()
-        self._skip_full_blocks()
 
     @property
-    def length(self) -> int:
-        """Positions of the sequence: prompt, canvas and suffix."""
-        return self.prompt + self.options.answer_positions
-
-    @property
+    @abstractmethod
     def done(self) -> bool:
-        """Whether no block before the end of the answer is left."""
-        return self.block * self.options.positions_per_block >= self.end
+        """Whether no token before the end of the answer can change any more."""
 
     @property
+    @abstractmethod
     def span(self) -> Span:
         """What the next step forwards."""
-        options = self.options
-        interval = options.refresh_interval or self._steps_per_block
-        if options.cache is Cache.none or self.step % interval == 0:
-            return Span(0, self.length, True)
-        start = self.prompt + self.block * options.positions_per_block
-        end = start + options.positions_per_block if options.cache is Cache.dual else self.length
-        return Span(start, end, False)
 
     @property
+    @abstractmethod
+    def length(self) -> int:
+        """Positions of the sequence that the next step attends to."""
+
+    @property
+    @abstractmethod
     def candidates(self) -> np.ndarray:
-        """Canvas positions that the next step may unmask: masks of the block, before the answer's end."""
-        start = self.block * self.options.positions_per_block
-        end = min(start + self.options.positions_per_block, self.end)
-        return start + np.flatnonzero(self.tokens_G[start:end] == self.mask_id)
+        """Canvas positions that the next step may unmask."""
 
     @property
+    @abstractmethod
+    def outputs(self) -> np.ndarray:
+        """Sequence positions whose hidden states predict the candidates."""
+
+    @property
+    @abstractmethod
     def rule(self) -> RowRule:
         """How many candidates the next step unmasks."""
-        masks = int(np.count_nonzero(self.tokens_G == self.mask_id))
-        return self.options.row_rule(self.step, masks)
+
+    @property
+    @abstractmethod
+    def fillable_G(self) -> np.ndarray:
+        """Whether a later step may write a canvas position."""
+
+    @abstractmethod
+    def _advance(self) -> None:
+        """Go on to the next step after new tokens have been written."""
 
     @property
     def answer(self) -> list[int]:
@@ -97,8 +110,8 @@ class SequenceState:
 
         A token that belongs to a stop in part is not counted: ``excess`` tells how many bytes to cut off.
         """
-        masked = np.flatnonzero(self._fillable_G[: self.end])
-        written = int(masked[0]) if len(masked) else self.end
+        fillable = np.flatnonzero(self.fillable_G[: self.end])
+        written = int(fillable[0]) if len(fillable) else self.end
         if written == self.end and (self.done or self.end < self.options.max_tokens):
             return written - (self.excess > 0)
         # The last written tokens may turn out to be the beginning of a stop.
@@ -107,13 +120,6 @@ class SequenceState:
         if self.options.stop_texts is not None:
             held.append(self.options.stop_texts.partial_length(tokens.tolist()))
         return written - max(held)
-
-    @property
-    def _fillable_G(self) -> np.ndarray:
-        """Masks that may still be filled. Those that are left in an earlier block stay masks."""
-        fillable_G = self.tokens_G == self.mask_id
-        fillable_G[: self.block * self.options.positions_per_block] = False
-        return fillable_G
 
     def fill(
         self, span: Span, positions: Sequence[int], tokens: Sequence[int], confidences: Sequence[float]
@@ -124,6 +130,76 @@ class SequenceState:
         self.forwards += 1
         self.refreshes += span.refresh
         self.positions += len(span)
+        self._advance()
+
+    def _find_stop(self) -> None:
+        """Set the end to the earliest stop; a stop found in a later step may begin earlier and overlap."""
+        by_ids = find_stop(self.tokens_G, self.options.stop)
+        ends = [AnswerEnd(self.end, self.excess), by_ids]
+        if self.options.stop_texts is not None:
+            last = by_ids.tokens if by_ids else len(self.tokens_G)
+            ends.append(self.options.stop_texts.find(self.tokens_G[:last], self.fillable_G[:last]))
+        first = min((end for end in ends if end), key=lambda end: (end.tokens, -end.excess))
+        self.end, self.excess = first.tokens, first.excess
+
+
+class DenoisingSequence(SequenceState):
+    """An answer that is unmasked block by block, and the block and step that decoding has reached."""
+
+    def __init__(self, prompt: int, options: DecodingOptions, mask_id: int) -> None:
+        super().__init__(prompt, options, mask_id)
+        self.mask_id = mask_id
+        for position, token in options.infill.items():
+            self.tokens_G[position] = token
+        self.block = self.step = 0
+        self._steps_per_block = options.steps_per_block
+        self._find_stop()
+        self._skip_full_blocks()
+
+    @property
+    def done(self) -> bool:
+        """Whether no block before the end of the answer is left."""
+        return self.block * self.options.positions_per_block >= self.end
+
+    @property
+    def span(self) -> Span:
+        options = self.options
+        interval = options.refresh_interval or self._steps_per_block
+        if options.cache is Cache.none or self.step % interval == 0:
+            return Span(0, self.length, True)
+        start = self.prompt + self.block * options.positions_per_block
+        end = start + options.positions_per_block if options.cache is Cache.dual else self.length
+        return Span(start, end, False)
+
+    @property
+    def length(self) -> int:
+        """Positions of the sequence: prompt, canvas and suffix."""
+        return self.prompt + self.options.answer_positions
+
+    @property
+    def candidates(self) -> np.ndarray:
+        """Masks of the block, before the answer's end."""
+        start = self.block * self.options.positions_per_block
+        end = min(start + self.options.positions_per_block, self.end)
+        return start + np.flatnonzero(self.tokens_G[start:end] == self.mask_id)
+
+    @property
+    def outputs(self) -> np.ndarray:
+        return self.prompt + self.candidates
+
+    @property
+    def rule(self) -> RowRule:
+        masks = int(np.count_nonzero(self.tokens_G == self.mask_id))
+        return self.options.row_rule(self.step, masks)
+
+    @property
+    def fillable_G(self) -> np.ndarray:
+        """Masks that may still be filled. Those that are left in an earlier block stay masks."""
+        fillable_G = self.tokens_G == self.mask_id
+        fillable_G[: self.block * self.options.positions_per_block] = False
+        return fillable_G
+
+    def _advance(self) -> None:
         self.step += 1
         if self.step >= self._steps_per_block:
             self.block, self.step = self.block + 1, 0
@@ -134,12 +210,50 @@ class SequenceState:
         while not self.done and len(self.candidates) == 0:
             self.block, self.step = self.block + 1, 0
 
-    def _find_stop(self) -> None:
-        """Set the end to the earliest stop; a stop found in a later step may begin earlier and overlap."""
-        by_ids = find_stop(self.tokens_G, self.options.stop)
-        ends = [AnswerEnd(self.end, self.excess), by_ids]
-        if self.options.stop_texts is not None:
-            last = by_ids.tokens if by_ids else len(self.tokens_G)
-            ends.append(self.options.stop_texts.find(self.tokens_G[:last], self._fillable_G[:last]))
-        first = min((end for end in ends if end), key=lambda end: (end.tokens, -end.excess))
-        self.end, self.excess = first.tokens, first.excess
+
+class AutoregressiveSequence(SequenceState):
+    """An answer that is written from left to right, a token per step.
+
+    The first step, a refresh, forwards the prompt. Each later step forwards the newest token and attends to
+    the cached keys and values of all positions before it, which are exact under causal attention.
+    """
+
+    def __init__(self, prompt: int, options: DecodingOptions) -> None:
+        super().__init__(prompt, options, UNWRITTEN)
+
+    @property
+    def done(self) -> bool:
+        """Whether the answer is written up to its end."""
+        return self.forwards >= self.end
+
+    @property
+    def span(self) -> Span:
+        if self.forwards == 0:
+            return Span(0, self.prompt, True)
+        return Span(self.length - 1, self.length, False)
+
+    @property
+    def length(self) -> int:
+        """Positions of the prompt and of the tokens so far."""
+        return self.prompt + self.forwards
+
+    @property
+    def candidates(self) -> np.ndarray:
+        """The next canvas position: each step writes one token."""
+        return np.array([self.forwards])
+
+    @property
+    def outputs(self) -> np.ndarray:
+        """The last position so far: a hidden state predicts the token after its own."""
+        return np.array([self.length - 1])
+
+    @property
+    def rule(self) -> RowRule:
+        return RowRule(QUOTA, 1, masks=1)
+
+    @property
+    def fillable_G(self) -> np.ndarray:
+        return self.tokens_G == UNWRITTEN
+
+    def _advance(self) -> None:
+        self._find_stop()

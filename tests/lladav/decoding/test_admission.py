@@ -13,8 +13,17 @@ from lladav.decoding.engine import Engine, EngineConfig
 from lladav.decoding.kv_cache import kv_block_bytes
 from lladav.decoding.params import DecodingOptions
 from lladav.errors import UserError
+from lladav.model.llada_v import LLaDAV
 from tests.lladav.build import text_sample, tiny_model, variant
-from tests.lladav.decoding.test_engine import BLOCK_SIZE, MODEL, TWELVE, engine_of, run
+from tests.lladav.decoding.test_engine import (
+    BLOCK_SIZE,
+    MODEL,
+    NEXT_TOKEN_MODEL,
+    NEXT_TOKEN_OPTIONS,
+    TWELVE,
+    engine_of,
+    run,
+)
 
 
 def test_a_request_waits_until_its_memory_is_free() -> None:
@@ -34,12 +43,16 @@ def test_a_request_larger_than_the_cache_is_refused() -> None:
     engine.submit(text_sample("p", 20), TWELVE)
 
 
-def test_cancel_frees_the_memory_at_once() -> None:
-    engine = engine_of()
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [(MODEL, replace(TWELVE, refresh_interval=4)), (NEXT_TOKEN_MODEL, NEXT_TOKEN_OPTIONS[0])],
+)
+def test_cancel_frees_the_memory_at_once(model: LLaDAV, options: DecodingOptions) -> None:
+    engine = engine_of(model=model)
     for name in "abc":
-        engine.submit(text_sample(name, 20), replace(TWELVE, refresh_interval=4))
+        engine.submit(text_sample(name, 20), options)
     engine.step()
-    engine.submit(text_sample("d", 20), TWELVE)
+    engine.submit(text_sample("d", 20), options)
     for name in "abd?":
         engine.cancel(name)
     assert engine.kv_cache.total_blocks - engine.kv_cache.free_blocks == engine.kv_cache.blocks_for(32)

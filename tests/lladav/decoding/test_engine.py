@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lladav.config.schema import Attention
+from lladav.config.schema import Attention, Prediction
 from lladav.decoding.cuda_graphs import GraphSize
 from lladav.decoding.engine import Engine, EngineConfig, decode
 from lladav.decoding.kv_cache import kv_block_bytes
@@ -33,6 +33,8 @@ from tests.lladav.build import (
 
 BLOCK_SIZE = 8
 MODEL = tiny_model(std=0.3)
+AUTOREGRESSIVE = {"attention": Attention.causal, "prediction": Prediction.next_token}
+NEXT_TOKEN_MODEL = variant(MODEL, **AUTOREGRESSIVE)
 TWELVE = DecodingOptions(max_tokens=12, block_length=4)
 
 OPTIONS = [
@@ -46,6 +48,16 @@ OPTIONS = [
     DecodingOptions(max_tokens=8, block_length=4, guidance=1.0, refresh_interval=2),
     DecodingOptions(max_tokens=8, temperature=1.0, refresh_interval=3, allowed={2: (4, 9), 5: (1, 2, 3)}),
 ]
+
+NEXT_TOKEN_OPTIONS = [
+    DecodingOptions(max_tokens=12),
+    DecodingOptions(max_tokens=12, stop=((3,), (9, 9)), forbidden=(1, 2)),
+    DecodingOptions(max_tokens=12, temperature=0.8, seed=3),
+    DecodingOptions(max_tokens=12, temperature=1.0, top_p=0.8),
+]
+CASES = [(MODEL, OPTIONS), (NEXT_TOKEN_MODEL, NEXT_TOKEN_OPTIONS)]
+"""Models, and options that they have."""
+EACH_CASE = [(model, options) for model, some in CASES for options in some]
 
 
 def engine_of(blocks: int = 1000, model: LLaDAV = MODEL, **settings: Any) -> Engine:
@@ -73,24 +85,28 @@ def some_prompts() -> list[Sample]:
     return [text_sample("short", 3, seed=1), image, text_sample("long", 17, seed=2)]
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-def test_a_batch_equals_each_prompt_alone(options: DecodingOptions) -> None:
-    together = decode(MODEL, some_prompts(), options)
-    assert [a.tokens for a in together] == [one(MODEL, p, options).tokens for p in some_prompts()]
+@pytest.mark.parametrize(("model", "options"), EACH_CASE)
+def test_a_batch_equals_each_prompt_alone(model: LLaDAV, options: DecodingOptions) -> None:
+    together = decode(model, some_prompts(), options)
+    assert [a.tokens for a in together] == [one(model, p, options).tokens for p in some_prompts()]
 
 
-@given(st.data())
+@pytest.mark.parametrize(("model", "choices"), CASES)
+@given(data=st.data())
 @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
-def test_an_answer_does_not_depend_on_other_requests(data: st.DataObject) -> None:
+def test_an_answer_does_not_depend_on_other_requests(
+    model: LLaDAV, choices: Sequence[DecodingOptions], data: st.DataObject
+) -> None:
     """Requests of any options come at any step, under tight budgets for refreshes and for memory."""
     requests = {
         f"{number}": (text_sample(f"{number}", data.draw(st.integers(1, 40)), number), options)
         for number, options in enumerate(
-            data.draw(st.lists(st.sampled_from(OPTIONS), min_size=2, max_size=6))
+            data.draw(st.lists(st.sampled_from(choices), min_size=2, max_size=6))
         )
     }
     engine = engine_of(
         blocks=data.draw(st.integers(16, 60)),
+        model=model,
         refresh_positions=data.draw(st.integers(1, 200)),
         max_rows=data.draw(st.integers(1, 6)),
     )
@@ -102,7 +118,7 @@ def test_an_answer_does_not_depend_on_other_requests(data: st.DataObject) -> Non
     answers |= run(engine)
     assert engine.kv_cache.free_blocks == engine.kv_cache.total_blocks
     for name, (prompt, options) in requests.items():
-        alone = one(MODEL, prompt, options)
+        alone = one(model, prompt, options)
         assert (answers[name].tokens, answers[name].forwards) == (alone.tokens, alone.forwards)
 
 
@@ -111,6 +127,29 @@ def test_a_refresh_at_every_step_is_the_same_as_no_cache(options: DecodingOption
     every = replace(options, refresh_interval=1, cache=Cache.prefix)
     prompt = text_sample("p", 20)
     assert one(MODEL, prompt, every).tokens == one(MODEL, prompt, replace(options, cache=Cache.none)).tokens
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_under_causal_attention_every_cache_is_exact(options: DecodingOptions) -> None:
+    """Keys and values before a block are final when the block begins; those after it have no effect."""
+    model = variant(MODEL, attention=Attention.causal)
+    caches = [
+        replace(options, cache=cache, refresh_interval=interval)
+        for cache in (Cache.none, Cache.prefix, Cache.dual)
+        for interval in (1, 3, None)
+    ]
+    exact, *others = (decode(model, some_prompts(), each) for each in caches)
+    for found in others:
+        assert [each.tokens for each in found] == [each.tokens for each in exact]
+
+
+def test_under_causal_attention_a_mask_does_not_see_what_follows() -> None:
+    model = variant(MODEL, attention=Attention.causal)
+    ids = [1, 2, 3, 4, 5]
+    canvas = pack([Sample("canvas", text_of([*ids, TOKENS.mask]))], model.geometry)
+    options = DecodingOptions(max_tokens=4, block_length=1, suffix=(7, 8))
+    first = packed_logits(model, canvas)[-1].argmax().item()
+    assert one(model, Sample("prompt", text_of(ids)), options).tokens[0] == first
 
 
 def test_a_dialogue_causal_batch_equals_each_prompt_alone() -> None:
@@ -130,9 +169,10 @@ def test_the_answer_belongs_to_the_last_turn_of_its_prompt() -> None:
     assert one(model, prompt, DecodingOptions(max_tokens=1)).tokens == [expected]
 
 
-def test_updates_have_the_unmasked_and_the_committed_tokens() -> None:
-    engine = engine_of()
-    engine.submit(text_sample("p", 6), TWELVE)
+@pytest.mark.parametrize(("model", "options"), [(MODEL, TWELVE), (NEXT_TOKEN_MODEL, NEXT_TOKEN_OPTIONS[0])])
+def test_updates_have_the_unmasked_and_the_committed_tokens(model: LLaDAV, options: DecodingOptions) -> None:
+    engine = engine_of(model=model)
+    engine.submit(text_sample("p", 6), options)
     canvas: dict[int, int] = {}
     updates: list[Update] = []
     while engine.busy:
@@ -170,10 +210,11 @@ def test_an_answer_ends_even_if_the_model_predicts_only_masks() -> None:
         assert answer.forwards == 6
 
 
-def test_sampling_follows_the_seed() -> None:
+@pytest.mark.parametrize("model", [MODEL, NEXT_TOKEN_MODEL])
+def test_sampling_follows_the_seed(model: LLaDAV) -> None:
     prompt = text_sample("p", 6)
     answers = [
-        one(MODEL, prompt, DecodingOptions(max_tokens=12, temperature=1.0, seed=seed)).tokens
+        one(model, prompt, DecodingOptions(max_tokens=12, temperature=1.0, seed=seed)).tokens
         for seed in (1, 1, 2)
     ]
     assert answers[0] == answers[1] != answers[2]
@@ -245,12 +286,13 @@ def test_on_admit_chooses_the_options_when_a_row_is_free() -> None:
     assert (answers["second"].forwards, answers["second"].refreshes) == (12, 6)
 
 
-def test_draws_depend_on_the_id_of_the_prompt_and_not_on_the_name_of_the_request() -> None:
-    engine, options = engine_of(), DecodingOptions(max_tokens=12, temperature=1.0)
+@pytest.mark.parametrize("model", [MODEL, NEXT_TOKEN_MODEL])
+def test_draws_depend_on_the_id_of_the_prompt_and_not_on_the_name_of_the_request(model: LLaDAV) -> None:
+    engine, options = engine_of(model=model), DecodingOptions(max_tokens=12, temperature=1.0)
     for name in ("a", "b"):
         engine.submit(text_sample("prompt", 5), options, name)
     answers = run(engine)
-    assert answers["a"].tokens == answers["b"].tokens == one(MODEL, text_sample("prompt", 5), options).tokens
+    assert answers["a"].tokens == answers["b"].tokens == one(model, text_sample("prompt", 5), options).tokens
 
 
 def test_updates_count_steps_and_forwarded_positions() -> None:
@@ -295,12 +337,6 @@ def test_a_name_that_is_in_use_is_refused() -> None:
     prompts: Sequence[Sample] = [text_sample("p", 4), text_sample("p", 5)]
     with pytest.raises(UserError, match="request p: is running already"):
         decode(MODEL, prompts, TWELVE)
-
-
-def test_a_causal_model_is_refused() -> None:
-    model = variant(tiny_model(), attention=Attention.causal)
-    with pytest.raises(UserError, match="causal"):
-        one(model, text_sample("p", 4), DecodingOptions())
 
 
 def test_cuda_graphs_need_a_gpu() -> None:

@@ -10,20 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lladav.decoding.params import Cache, DecodingOptions
-from lladav.decoding.sequence import SequenceState, Span
+from lladav.decoding.sequence import DenoisingSequence, Span
 
 MASK, PROMPT = 60, 5
 
 
-def state_of(**settings: Any) -> SequenceState:
-    return SequenceState(PROMPT, DecodingOptions(**{"max_tokens": 8, "block_length": 4, **settings}), MASK)
+def state_of(**settings: Any) -> DenoisingSequence:
+    return DenoisingSequence(
+        PROMPT, DecodingOptions(**{"max_tokens": 8, "block_length": 4, **settings}), MASK
+    )
 
 
-def fill(state: SequenceState, tokens: dict[int, int]) -> None:
+def fill(state: DenoisingSequence, tokens: dict[int, int]) -> None:
     state.fill(state.span, list(tokens), list(tokens.values()), [0.5] * len(tokens))
 
 
-def spans_until_done(state: SequenceState) -> list[Span]:
+def spans_until_done(state: DenoisingSequence) -> list[Span]:
     spans = []
     while not state.done:
         spans.append(state.span)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lladav.decoding.params import DecodingOptions
-from lladav.decoding.sequence import SequenceState
+from lladav.decoding.sequence import DenoisingSequence
 from lladav.decoding.stops import AnswerEnd, StopTexts, find_stop, partial_stop_length
 
 MASK = 0
@@ -78,7 +78,7 @@ def test_an_empty_text_is_refused() -> None:
 
 def test_a_sequence_ends_at_its_stop_text_and_fills_the_masks_before_it() -> None:
     options = DecodingOptions(max_tokens=4, refresh_interval=1, stop_texts=StopTexts(["b\n"], bytes_of))
-    state = SequenceState(3, options, MASK)
+    state = DenoisingSequence(3, options, MASK)
     state.fill(state.span, [1, 2], [3, 6], [0.5, 0.5])
     assert (state.end, state.excess, state.committed) == (2, 1, 0)
     assert state.candidates.tolist() == [0]
@@ -90,7 +90,7 @@ def test_a_sequence_ends_at_its_stop_text_and_fills_the_masks_before_it() -> Non
 
 def test_a_stop_that_begins_earlier_and_overlaps_the_one_that_ended_the_answer_counts() -> None:
     options = DecodingOptions(max_tokens=2, stop_texts=StopTexts(["ab", "b"], bytes_of))
-    state = SequenceState(1, options, MASK)
+    state = DenoisingSequence(1, options, MASK)
     state.fill(state.span, [1], [2], [0.5])
     assert (state.end, state.done) == (1, False)
     state.fill(state.span, [0], [1], [0.5])
@@ -158,7 +158,7 @@ def test_an_answer_ends_where_a_stop_begins_in_any_unmasking_order(
     begin = data.draw(st.integers(0, max(0, len(text) - 1)))
     stops = [text[begin : begin + data.draw(st.integers(1, 3))] or "q", data.draw(st.sampled_from("ax€y"))]
     options = DecodingOptions(max_tokens=len(tokens), threshold=0.5, stop_texts=of_bytes(*stops))
-    state, sent = SequenceState(1, options, MASK), ""
+    state, sent = DenoisingSequence(1, options, MASK), ""
     while not state.done:
         position = data.draw(st.sampled_from(state.candidates.tolist()))
         state.fill(state.span, [position], [tokens[position]], [0.5])
@@ -176,7 +176,7 @@ def test_an_answer_ends_where_a_stop_begins_in_any_unmasking_order(
 
 def test_a_mask_left_in_an_earlier_block_does_not_split_a_stop() -> None:
     options = DecodingOptions(max_tokens=4, block_length=2, stop_texts=StopTexts(["ab"], bytes_of))
-    state = SequenceState(1, options, MASK)
+    state = DenoisingSequence(1, options, MASK)
     for position in (0, 0):  # the model predicts a mask at position 1
         state.fill(state.span, [position], [1], [0.5])
     assert state.committed == 0

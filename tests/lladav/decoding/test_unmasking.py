@@ -16,7 +16,7 @@ from torch import Tensor
 from lladav.config.introspection import field_docs
 from lladav.decoding.engine import decode
 from lladav.decoding.params import DecodingOptions
-from lladav.decoding.sequence import SequenceState
+from lladav.decoding.sequence import DenoisingSequence
 from lladav.decoding.unmasking import (
     RULES,
     ParameterRange,
@@ -38,7 +38,7 @@ def unmasked(
 ) -> list[list[int]]:
     """Positions that each row unmasks with the rule of its settings, on a canvas of nine masks."""
     options = [DecodingOptions(**{"max_tokens": 9, **each}) for each in settings]
-    rows = [SequenceState(1, each, MASK).rule for each in options]
+    rows = [DenoisingSequence(1, each, MASK).rule for each in options]
     confidence_RB = torch.tensor(confidence, dtype=torch.float64)
     entropy_RB = None if entropy is None else torch.tensor(entropy).double()
     return [row.nonzero().flatten().tolist() for row in unmask(confidence_RB, entropy_RB, rows)]

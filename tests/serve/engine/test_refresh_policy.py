@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lladav.decoding.engine import decode
 from lladav.decoding.params import Cache, DecodingOptions
-from lladav.decoding.sequence import SequenceState
+from lladav.decoding.sequence import DenoisingSequence
 from serve.api.planner import refresh_range
 from serve.api.schemas import ChatRequest
 from serve.engine import messages
@@ -182,7 +182,7 @@ def test_positions_are_those_of_the_state(data: st.DataObject) -> None:
         infill=dict.fromkeys(data.draw(st.sets(places)), 5),
     )
     prompt = data.draw(st.integers(1, 30))
-    state = SequenceState(prompt, options, TOKENS.mask_id)
+    state = DenoisingSequence(prompt, options, TOKENS.mask_id)
     while not state.done:
         chosen = state.candidates[: int(state.rule.value)].tolist()
         state.fill(state.span, chosen, [1] * len(chosen), [0.5] * len(chosen))

@@ -1,0 +1,195 @@
+"""Models that predict the next token: ``transformers`` is the oracle of their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lladav.config.schema import Prediction
+from lladav.decoding.admission import memory_need
+from lladav.decoding.engine import decode
+from lladav.decoding.params import Cache, DecodingOptions
+from lladav.decoding.sequence import Span
+from lladav.decoding.stops import StopTexts
+from lladav.errors import UserError
+from lladav.inputs.samples import Sample
+from lladav.model.llada_v import LLaDAV
+from tests.lladav.build import TOKENS, image_sample, text_sample, tiny_config, tiny_model, variant
+from tests.lladav.decoding.test_admission import embedding_bytes
+from tests.lladav.decoding.test_engine import AUTOREGRESSIVE, engine_of, one, run
+from tests.lladav.decoding.test_engine import NEXT_TOKEN_MODEL as MODEL
+
+LENGTHS = (1, 3, 17, 9)
+
+
+GROUPED = variant(tiny_model(tiny_config(kv_heads=2), std=0.3), **AUTOREGRESSIVE)
+
+
+def llama(model: LLaDAV) -> LlamaForCausalLM:
+    """The language tower as a model of ``transformers``."""
+    ours = model.config.language
+    config = LlamaConfig(
+        vocab_size=ours.vocab_size,
+        hidden_size=ours.width,
+        intermediate_size=ours.mlp_width,
+        num_hidden_layers=ours.layers,
+        num_attention_heads=ours.heads,
+        num_key_value_heads=ours.kv_heads,
+        max_position_embeddings=ours.max_positions,
+        rms_norm_eps=ours.norm_eps,
+        rope_parameters={"rope_type": "default", "rope_theta": ours.rope_theta},
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    theirs = LlamaForCausalLM(config).eval()
+    weights = model.language.state_dict()
+    theirs.load_state_dict(
+        {name if name.startswith("lm_head") else f"model.{name}": each for name, each in weights.items()}
+    )
+    return theirs
+
+
+def prompts() -> list[Sample]:
+    return [text_sample(f"{length}", length, seed=length) for length in LENGTHS]
+
+
+@torch.no_grad()
+def expected(model: LLaDAV, prompt: Sample, count: int, **settings: Any) -> list[int]:
+    """The answer of ``transformers`` to embeddings, as vision-language models call it."""
+    ids = torch.from_numpy(prompt.text.input_ids).long()[None]
+    theirs = llama(model)
+    answer = theirs.generate(
+        inputs_embeds=theirs.get_input_embeddings()(ids),
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=count,
+        do_sample=False,
+        **settings,
+    )
+    return answer[0].tolist()
+
+
+@pytest.mark.parametrize("model", [MODEL, GROUPED])
+def test_greedy_answers_equal_those_of_transformers(model: LLaDAV) -> None:
+    answers = decode(model, prompts(), DecodingOptions(max_tokens=24))
+    for prompt, answer in zip(prompts(), answers, strict=True):
+        assert answer.tokens == expected(model, prompt, 24)
+        assert (answer.forwards, answer.refreshes) == (24, 1)
+        assert answer.positions == len(prompt.text.input_ids) + 23
+    assert len({token for answer in answers for token in answer.tokens}) > 4
+
+
+def test_probabilities_equal_those_of_transformers() -> None:
+    prompt = text_sample("p", 9)
+    answer = one(GROUPED, prompt, DecodingOptions(max_tokens=8))
+    ids = torch.tensor([[*prompt.text.input_ids.tolist(), *answer.tokens]])
+    with torch.no_grad():
+        probabilities = llama(GROUPED)(ids).logits[0, 8:-1].double().softmax(-1)
+    found = probabilities.gather(-1, ids[0, 9:, None])[:, 0]
+    assert answer.confidences == pytest.approx(found.tolist(), rel=1e-4)
+
+
+@pytest.mark.parametrize("place", [0, 3, 11])
+def test_an_answer_ends_before_eos(place: int) -> None:
+    """As in ``transformers``, whose answer includes EOS; nothing is decoded after it."""
+    free = one(MODEL, prompts()[2], DecodingOptions(max_tokens=24)).tokens
+    eos = free[place]
+    answer = one(MODEL, prompts()[2], DecodingOptions(max_tokens=24, stop=((TOKENS.eot,), (eos,))))
+    assert [*answer.tokens, eos] == expected(MODEL, prompts()[2], 24, eos_token_id=[TOKENS.eot, eos])
+    assert answer.forwards == len(answer.tokens) + 1
+    assert answer.stopped
+
+
+def test_an_answer_ends_before_a_stop_of_several_tokens() -> None:
+    free = one(MODEL, prompts()[1], DecodingOptions(max_tokens=24)).tokens
+    answer = one(MODEL, prompts()[1], DecodingOptions(max_tokens=24, stop=(tuple(free[4:7]),)))
+    assert (answer.tokens, answer.forwards) == (free[:4], 7)
+
+
+def test_an_answer_ends_inside_a_token_of_a_stop_text() -> None:
+    def bytes_of(token: int) -> bytes:
+        return f"<{token}>".encode()
+
+    free = one(MODEL, prompts()[1], DecodingOptions(max_tokens=24)).tokens
+    place = next(place for place, token in enumerate(free) if token != free[0])
+    stop = StopTexts([f">{bytes_of(free[place]).decode()}"], bytes_of)
+    answer = one(MODEL, prompts()[1], DecodingOptions(max_tokens=24, stop_texts=stop))
+    assert (answer.tokens, answer.excess, answer.forwards) == (free[:place], 1, place + 1)
+
+
+def test_forbidden_tokens_equal_suppressed_tokens_of_transformers() -> None:
+    forbidden = tuple(range(0, 70, 3))
+    answer = one(MODEL, prompts()[2], DecodingOptions(max_tokens=16, forbidden=forbidden))
+    assert answer.tokens == expected(MODEL, prompts()[2], 16, suppress_tokens=list(forbidden))
+
+
+def test_visual_tokens_are_a_part_of_the_prompt() -> None:
+    sample = image_sample("image", MODEL.geometry, [(40, 30)])
+    embeddings_PW, _ = engine_of(model=MODEL).prompt_encoder.encode(sample)
+    with torch.no_grad():
+        answer = llama(MODEL).generate(
+            inputs_embeds=embeddings_PW[None],
+            attention_mask=torch.ones(1, len(embeddings_PW)),
+            max_new_tokens=8,
+            do_sample=False,
+        )
+    assert one(MODEL, sample, DecodingOptions(max_tokens=8)).tokens == answer[0].tolist()
+
+
+def test_a_prefill_and_cached_steps_of_other_requests_share_a_forward(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = engine_of(model=MODEL)
+    spans: list[list[Span]] = []
+    step = engine._runner.step
+
+    def spied(rows: Sequence[Any]) -> Any:
+        spans.append([row.state.span for row in rows])
+        return step(rows)
+
+    monkeypatch.setattr(engine._runner, "step", spied)
+    for sample in prompts()[1:3]:
+        engine.submit(sample, DecodingOptions(max_tokens=3))
+        engine.step()
+    run(engine)
+    assert spans == [
+        [Span(0, 3, True)],
+        [Span(3, 4, False), Span(0, 17, True)],
+        [Span(4, 5, False), Span(17, 18, False)],
+        [Span(18, 19, False)],
+    ]
+
+
+def test_memory_is_one_branch_of_prompt_and_answer_without_a_mask() -> None:
+    need = memory_need(MODEL.config, torch.float32, 20, DecodingOptions(max_tokens=12))
+    assert (need.cached_branches, need.positions) == (1, 32)
+    assert need.prompt_bytes == embedding_bytes(20)
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({"block_length": 4}, "block_length"),
+        ({"refresh_interval": 2, "cache": Cache.dual}, "refresh_interval, cache"),
+        ({"threshold": 0.9}, "threshold"),
+        ({"guidance": 1.0, "suffix": (1,)}, "guidance, suffix"),
+        ({"infill": {0: 1}, "allowed": {1: (2,)}}, "infill, allowed"),
+    ],
+)
+def test_settings_of_denoising_are_refused_by_name(settings: dict[str, Any], names: str) -> None:
+    options = DecodingOptions(max_tokens=8, **settings)
+    with pytest.raises(UserError, match=f"decoding: {names}: for masked-diffusion models only") as raised:
+        engine_of(model=MODEL).submit(text_sample("p", 4), options)
+    assert "\n" not in str(raised.value)
+
+
+def test_chat_options_stop_at_eot_and_eos_and_forbid_nothing() -> None:
+    options = DecodingOptions.for_chat(TOKENS, Prediction.next_token, max_tokens=8)
+    assert (options.stop, options.forbidden) == (((TOKENS.eot,), (TOKENS.eos,)), ())
+    with pytest.raises(UserError, match="refresh_interval: for masked-diffusion models only"):
+        DecodingOptions.for_chat(TOKENS, Prediction.next_token, refresh_interval=1)
