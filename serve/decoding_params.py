@@ -116,6 +116,8 @@ class DecodingParams(RuleFields):
     """Temperature of the sampling; 0 takes the most probable token."""
     top_p: Share | None = None
     """Sample among the most probable tokens that together have this probability."""
+    no_repeat_ngram: Count | None = None
+    """Never write a token that repeats this many consecutive tokens of the answer."""
 
     @property
     def intervals(self) -> list[int]:

@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lladav.checkpoint import load, model_config_of
+from lladav.config.schema import LanguageConfig
 from lladav.model.llada_v import LLaDAV
 from tests.lladav.build import tiny_ar_config, tiny_model
 
 
 def random_llama(kv_heads: int, seed: int = 0) -> LlamaForCausalLM:
     """A Llama of the sizes of ``tiny_config`` with weights large enough that every part matters."""
-    shape = tiny_ar_config(kv_heads=kv_heads).language
-    config = LlamaConfig(
+    config = _config_of(tiny_ar_config(kv_heads=kv_heads, rope_theta=1000.0).language)
+    llama, generator = LlamaForCausalLM(config).eval(), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in llama.parameters():
+            parameter.normal_(0.0, 0.2, generator=generator)
+    return llama
+
+
+def llama_of(model: LLaDAV) -> LlamaForCausalLM:
+    """The language tower of our model as a Llama that generates without an end."""
+    endless = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
+    llama = LlamaForCausalLM(_config_of(model.config.language, **endless)).eval()
+    weights = model.language.state_dict()
+    llama.load_state_dict({llama_name(f"language.{name}"): each for name, each in weights.items()})
+    return llama
+
+
+def _config_of(shape: LanguageConfig, **settings: Any) -> LlamaConfig:
+    return LlamaConfig(
         vocab_size=shape.vocab_size,
         hidden_size=shape.width,
         intermediate_size=shape.mlp_width,
@@ -24,13 +43,9 @@ def random_llama(kv_heads: int, seed: int = 0) -> LlamaForCausalLM:
         num_key_value_heads=shape.kv_heads,
         max_position_embeddings=shape.max_positions,
         rms_norm_eps=shape.norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": 1000.0},
+        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
+        **settings,
     )
-    llama, generator = LlamaForCausalLM(config).eval(), torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in llama.parameters():
-            parameter.normal_(0.0, 0.2, generator=generator)
-    return llama
 
 
 def same_model(llama: LlamaForCausalLM, folder: Path) -> LLaDAV:

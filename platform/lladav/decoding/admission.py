@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
-from lladav.config.schema import Attention, ModelConfig, Prediction
+from lladav.config.schema import ModelConfig, Prediction
 from lladav.decoding.kv_cache import BlockTable, KVCache, kv_block_bytes
+from lladav.decoding.paged_attention import has_mask
 from lladav.decoding.params import Cache, DecodingOptions
 from lladav.errors import UserError
 
@@ -105,13 +106,11 @@ def _cached_branches(config: ModelConfig, options: DecodingOptions) -> int:
 
 
 def _prompt_bytes(config: ModelConfig, dtype: torch.dtype, prompt: int, positions: int) -> int:
-    """Bytes of the embeddings (P, W), and of the attention mask (L, L), which a masked-diffusion model has if
-    its attention is not bidirectional.
+    """Bytes of the embeddings (P, W), and of the attention mask (L, L) if there is one.
 
     The unconditional branch of guidance adds none: its prompt is one embedding, expanded.
     """
-    has_mask = config.attention is not Attention.bidirectional and config.prediction is Prediction.masked
-    mask = positions**2 if has_mask else 0
+    mask = positions**2 if has_mask(config) else 0
     return prompt * config.language.width * dtype.itemsize + mask
 
 

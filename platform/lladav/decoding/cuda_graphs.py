@@ -20,13 +20,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lladav.config.schema import Attention, ModelConfig
+from lladav.config.schema import ModelConfig
 from lladav.decoding.kv_cache import BlockTable, KVCache
 from lladav.decoding.paged_attention import (
     BatchBlockTables,
     BranchSpan,
     CumulativeLengths,
     attend_to_blocks,
+    has_mask,
 )
 from lladav.errors import UserError
 from lladav.model.language import LanguageTower, Rotary, rotary_factors
@@ -89,14 +90,11 @@ def supports_cuda_graphs(config: ModelConfig, weight: Tensor) -> bool:
     if not weight.is_cuda:
         raise UserError("decoding: CUDA graphs need a model on a GPU; leave them out")
     # Graphs contain paged flash attention, which takes no mask and only half precision.
-    supported = config.attention is Attention.bidirectional and weight.dtype in (
-        torch.bfloat16,
-        torch.float16,
-    )
+    supported = not has_mask(config) and weight.dtype in (torch.bfloat16, torch.float16)
     if not supported:
         LOG.warning(
-            "no CUDA graphs: they need bidirectional attention and weights in bfloat16 or float16, not %s "
-            "attention and %s",
+            "no CUDA graphs: they need bidirectional attention or a model that predicts the next token, and "
+            "weights in bfloat16 or float16, not %s attention and %s",
             config.attention.value,
             weight.dtype,
         )
@@ -145,7 +143,7 @@ class CudaGraphRecorder:
 
 
 class CudaGraphs:
-    """Graphs of steps that have cached spans only, for bidirectional attention."""
+    """Graphs of steps that have cached spans only, for attention without a mask."""
 
     def __init__(
         self,

@@ -23,6 +23,7 @@ from lladav.decoding.cuda_graphs import CudaGraphs, GraphSize, supports_cuda_gra
 from lladav.decoding.errors import FailureKind, NotFiniteError
 from lladav.decoding.kv_cache import BLOCK_SIZE, KVCache, kv_block_bytes
 from lladav.decoding.model_runner import GuidanceBranch, ModelRunner, Row, UnmaskedTokens
+from lladav.decoding.paged_attention import has_mask
 from lladav.decoding.params import DecodingOptions, refuse_denoising_settings
 from lladav.decoding.prompt_encoder import PromptEncoder, prompt_length
 from lladav.decoding.results import Decoded, Update, decoded
@@ -231,7 +232,7 @@ class Engine:
         prompts = [embeddings_PW]
         if options.guidance > 0:
             prompts.append(self.prompt_encoder.unconditional(len(embeddings_PW)))
-        mask_LL = None if self._predicts_next_token else self._mask(turns_P, options)
+        mask_LL = self._mask(turns_P, options) if has_mask(self._model.config) else None
         tables = grant.block_tables or [None] * len(prompts)
         branches = [
             GuidanceBranch(each, mask_LL, table, causal=self._predicts_next_token)
@@ -240,7 +241,7 @@ class Engine:
         return Row(request.id, state, branches, _generator(options.seed, request.prompt.id, turns_P.device))
 
     def _mask(self, turns_P: Tensor, options: DecodingOptions) -> Tensor | None:
-        """Attention mask (L, L) of a prompt and its canvas; None if attention is bidirectional."""
+        """Attention mask (L, L) of a prompt and its canvas."""
         # The answer belongs to the last turn of the prompt.
         turns_L = torch.cat((turns_P, turns_P[-1:].expand(options.answer_positions)))
         return segment_mask(self._model.config.attention, len(turns_L), turns_L)

@@ -9,7 +9,7 @@ of all branches, R rows, B candidates of the row that has the most, W width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -182,6 +182,10 @@ def _unmasked(candidates: np.ndarray, copied: np.ndarray) -> UnmaskedTokens | No
 
 def _sampling_params(row: Row, candidates: np.ndarray) -> SamplingParams:
     options = row.state.options
+
+    def by_row(ids: Mapping[int, Sequence[int]]) -> dict[int, Sequence[int]]:
+        return {index: ids[each] for index, each in enumerate(candidates.tolist()) if each in ids}
+
     return SamplingParams(
         len(candidates),
         options.forbidden,
@@ -189,9 +193,6 @@ def _sampling_params(row: Row, candidates: np.ndarray) -> SamplingParams:
         options.top_p,
         row.generator,
         entropy=options.rule.needs_entropy,
-        allowed={
-            index: options.allowed[position]
-            for index, position in enumerate(candidates.tolist())
-            if position in options.allowed
-        },
+        allowed=by_row(options.allowed),
+        suppressed=by_row(row.state.suppressed),
     )

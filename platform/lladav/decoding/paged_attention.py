@@ -22,12 +22,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
+from lladav.config.schema import Attention, ModelConfig, Prediction
 from lladav.decoding.kv_cache import BlockTable, KVCache
 from lladav.decoding.sequence import Span
-from lladav.model.attention import Attend, attend_once
-
-EVERYWHERE, CAUSAL = (-1, -1), (-1, 0)
-"""Positions before and after a query that flash attention attends to; -1 is no limit."""
+from lladav.model.attention import CAUSAL, EVERYWHERE, Attend, attend_once
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,11 @@ class BranchSpan:
     block_table: BlockTable | None
     mask_SL: Tensor | None = None
     causal: bool = False
+
+
+def has_mask(config: ModelConfig) -> bool:
+    """Whether rows of a model attend by a mask. Causal spans of a next-token model need none."""
+    return config.attention is not Attention.bidirectional and config.prediction is Prediction.masked
 
 
 def attention_for(kv_cache: KVCache, spans: Sequence[BranchSpan]) -> Attend:

@@ -31,7 +31,7 @@ MAX_SCALE = 100.0
 """Largest temperature and guidance: beyond it, products of finite logits may overflow."""
 
 NEXT_TOKEN_OPTIONS = frozenset(
-    ("max_tokens", "temperature", "top_p", "seed", "stop", "stop_texts", "forbidden")
+    ("max_tokens", "temperature", "top_p", "seed", "stop", "stop_texts", "forbidden", "no_repeat_ngram")
 )
 """Options that a next-token model has; all others say how masks are filled."""
 
@@ -87,6 +87,9 @@ class DecodingOptions(UnmaskingOptions):
     """Texts that end an answer, however they are split into tokens."""
     forbidden: tuple[int, ...] = ()
     """Token ids that are never sampled."""
+    no_repeat_ngram: int | None = None
+    """Never sample a token that repeats this many consecutive tokens of the answer; none: repetition is not
+    suppressed. Positions with ``allowed`` ids are exempt."""
     suffix: tuple[int, ...] = ()
     """Fixed token ids after the canvas, visible from the first step."""
     infill: Mapping[int, int] = field(default_factory=dict)
@@ -194,10 +197,13 @@ class DecodingOptions(UnmaskingOptions):
             found.append(f"cache {self.cache.value} with refresh_interval 1 is the same as no cache")
         if self.temperature == 0 and self.top_p < 1:
             found.append(f"top_p {self.top_p} has no effect at temperature 0")
+        if self.no_repeat_ngram is not None and self.no_repeat_ngram >= self.max_tokens:
+            found.append(f"no_repeat_ngram {self.no_repeat_ngram} has no effect on {self.max_tokens} tokens")
         return found
 
     def _check_ranges(self) -> None:
-        counts = dict.fromkeys(("max_tokens", "block_length", "refresh_interval"), ParameterRange.count)
+        counted = "max_tokens", "block_length", "refresh_interval", "no_repeat_ngram"
+        counts = dict.fromkeys(counted, ParameterRange.count)
         ranges = {**counts, **rule_parameters(), "top_p": ParameterRange.probability}
         for name, bounds in ranges.items():
             value = getattr(self, name, None)

@@ -6,7 +6,7 @@ statistics of the chunks so far; logits of the whole vocabulary are held only fo
 plain float32 softmax rounds them all to 1.
 
 Shapes: M rows (output positions), C ids of a vocabulary chunk, W width, K rows with guidance, A rows with a
-set of allowed ids, N ids in these sets together.
+set of ids, N ids in these sets together.
 """
 
 from __future__ import annotations
@@ -39,9 +39,11 @@ class SamplingParams:
     generator: torch.Generator | None = None
     entropy: bool = False
     """Whether the unmasking rule needs the entropy."""
-    allowed: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    allowed: Mapping[int, Sequence[int]] = field(default_factory=dict)
     """The only ids that a row, counted from the first row of the request, may become, ``forbidden`` ones
     included."""
+    suppressed: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    """Ids that a row, counted likewise, may not become."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,11 @@ def sample(
         raise ValueError("the sampling parameters do not cover the rows")
     with_entropy = any(each.entropy for each in params)
     draws = [_GumbelMax(each, rows) for each, rows in _with_slices(params) if each.temperature > 0]
-    allowed = _AllowedIds.of(params, hidden_MW.device)
+    restrictions = _Restrictions.of(params, hidden_MW.device)
     stats, start = None, 0
     for chunk in head:
         logits_MC = _guided_logits(hidden_MW, chunk, guidance)
-        _mask_logits(logits_MC, start, params, allowed)
+        restrictions.apply(logits_MC, start)
         for draw in draws:
             draw.add(logits_MC, start)
         stats = _added(stats, softmax_stats(logits_MC, with_entropy), start)  # overwrites the logits
@@ -108,63 +110,73 @@ def _with_slices(params: Sequence[SamplingParams]) -> Iterator[tuple[SamplingPar
         start += each.rows
 
 
-def _mask_logits(
-    logits_MC: Tensor, start: int, params: Sequence[SamplingParams], allowed: _AllowedIds | None
-) -> None:
-    """Set the logits of ids that a row may not become to ``FORBIDDEN_LOGIT``."""
-    # An allowed id may also be forbidden: read the allowed logits first and write them back last.
-    kept_N = allowed.logits(logits_MC, start) if allowed else None
-    for each, rows in _with_slices(params):
-        ids = [i - start for i in each.forbidden if start <= i < start + logits_MC.shape[-1]]
-        if ids:
-            logits_MC[rows, ids] = FORBIDDEN_LOGIT
-    if allowed and kept_N is not None:
-        allowed.forbid_others(logits_MC, start, kept_N)
+@dataclass(frozen=True)
+class _Restrictions:
+    """Which ids the rows of a step may become."""
+
+    params: Sequence[SamplingParams]
+    allowed: _RowIds | None
+    suppressed: _RowIds | None
+
+    @classmethod
+    def of(cls, params: Sequence[SamplingParams], device: torch.device) -> _Restrictions:
+        allowed = _RowIds.of([each.allowed for each in params], params, device)
+        return cls(params, allowed, _RowIds.of([each.suppressed for each in params], params, device))
+
+    def apply(self, logits_MC: Tensor, start: int) -> None:
+        """Set the logits of ids that a row may not become to ``FORBIDDEN_LOGIT``."""
+        if self.allowed is None:
+            self._forbid(logits_MC, start)
+            return
+        # An allowed id may also be forbidden: read the allowed logits first and write them back last.
+        kept = self.allowed.within(logits_MC, start)
+        kept_N = logits_MC[kept]
+        self._forbid(logits_MC, start)
+        logits_MC[self.allowed.rows_A] = FORBIDDEN_LOGIT
+        logits_MC[kept] = kept_N
+
+    def _forbid(self, logits_MC: Tensor, start: int) -> None:
+        for each, rows in _with_slices(self.params):
+            ids = [i - start for i in each.forbidden if start <= i < start + logits_MC.shape[-1]]
+            if ids:
+                logits_MC[rows, ids] = FORBIDDEN_LOGIT
+        if self.suppressed is not None:
+            logits_MC[self.suppressed.within(logits_MC, start)] = FORBIDDEN_LOGIT
 
 
-class _AllowedIds:
-    """Rows that may become only some ids.
+class _RowIds:
+    """Ids of some rows.
 
     The ids are in ascending order on the host too, so that each chunk finds its own without a copy from the
     device.
     """
 
-    def __init__(
-        self, rows_A: np.ndarray, rows_N: np.ndarray, ids_N: np.ndarray, device: torch.device
-    ) -> None:
+    def __init__(self, ids: Mapping[int, Sequence[int]], device: torch.device) -> None:
+        rows_A = np.fromiter(ids, np.int64)
+        rows_N = rows_A.repeat([len(each) for each in ids.values()])
+        ids_N = np.fromiter(chain.from_iterable(ids.values()), np.int64)
         order = np.argsort(ids_N, kind="stable")
         self._ascending_N = ids_N[order]
-        self._rows_A, self._rows_N, self._ids_N = (
+        self.rows_A, self._rows_N, self._ids_N = (
             torch.from_numpy(each).to(device) for each in (rows_A, rows_N[order], self._ascending_N)
         )
 
     @classmethod
-    def of(cls, params: Sequence[SamplingParams], device: torch.device) -> _AllowedIds | None:
-        """The sets of all requests; None if there are none."""
-        sets = {
-            rows.start + row: ids for each, rows in _with_slices(params) for row, ids in each.allowed.items()
+    def of(
+        cls,
+        ids: Sequence[Mapping[int, Sequence[int]]],
+        params: Sequence[SamplingParams],
+        device: torch.device,
+    ) -> _RowIds | None:
+        """The ids of all requests, given by row of each request; None if there are none."""
+        starts = (rows.start for _, rows in _with_slices(params))
+        by_row = {
+            start + row: some for start, own in zip(starts, ids, strict=True) for row, some in own.items()
         }
-        if not sets:
-            return None
-        rows_A = np.fromiter(sets, np.int64)
-        return cls(
-            rows_A,
-            rows_A.repeat([len(ids) for ids in sets.values()]),
-            np.fromiter(chain.from_iterable(sets.values()), np.int64),
-            device,
-        )
+        return cls(by_row, device) if by_row else None
 
-    def logits(self, logits_MC: Tensor, start: int) -> Tensor:
-        """The logits of allowed ids in a chunk."""
-        return logits_MC[self._within(logits_MC, start)]
-
-    def forbid_others(self, logits_MC: Tensor, start: int, kept_N: Tensor) -> None:
-        """Forbid all ids of these rows, then restore the logits of the allowed ones."""
-        logits_MC[self._rows_A] = FORBIDDEN_LOGIT
-        logits_MC[self._within(logits_MC, start)] = kept_N
-
-    def _within(self, logits_MC: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """Rows and columns of the allowed ids in a chunk."""
+    def within(self, logits_MC: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """Rows and columns of the ids in a chunk."""
         first, end = np.searchsorted(self._ascending_N, (start, start + logits_MC.shape[-1])).tolist()
         return self._rows_N[first:end], self._ids_N[first:end] - start
 

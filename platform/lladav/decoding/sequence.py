@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lladav.config.schema import ModelConfig, Prediction
+from lladav.decoding.ngrams import repeating_tokens
 from lladav.decoding.params import Cache, DecodingOptions
 from lladav.decoding.stops import AnswerEnd, find_stop, partial_stop_length
 from lladav.decoding.unmasking import QUOTA, RowRule
@@ -55,6 +56,7 @@ class SequenceState(ABC):
         """``prompt`` is the number of prompt positions, ``blank`` the token of an empty canvas."""
         self.options = options
         self.prompt = prompt
+        self.blank = blank
         self.tokens_G = np.full(options.max_tokens, blank, np.int64)
         self.confidence_G = np.ones(options.max_tokens, np.float64)
         self.end, self.excess = options.max_tokens, 0
@@ -105,6 +107,15 @@ class SequenceState(ABC):
         return [*self.tokens_G[: self.end].tolist(), *self.options.suffix]
 
     @property
+    def suppressed(self) -> dict[int, list[int]]:
+        """Tokens that a candidate may not become in the next step: they repeat an n-gram of the answer."""
+        if (size := self.options.no_repeat_ngram) is None:
+            return {}
+        tokens = self.tokens_G[: self.end]
+        candidates = set(self.candidates.tolist()) - self.options.allowed.keys()
+        return repeating_tokens(tokens, tokens != self.blank, candidates, size)
+
+    @property
     def committed(self) -> int:
         """Number of leading tokens of the answer that are final: no later step or stop changes them.
 
@@ -148,7 +159,6 @@ class DenoisingSequence(SequenceState):
 
     def __init__(self, prompt: int, options: DecodingOptions, mask_id: int) -> None:
         super().__init__(prompt, options, mask_id)
-        self.mask_id = mask_id
         for position, token in options.infill.items():
             self.tokens_G[position] = token
         self.block = self.step = 0
@@ -181,7 +191,7 @@ class DenoisingSequence(SequenceState):
         """Masks of the block, before the answer's end."""
         start = self.block * self.options.positions_per_block
         end = min(start + self.options.positions_per_block, self.end)
-        return start + np.flatnonzero(self.tokens_G[start:end] == self.mask_id)
+        return start + np.flatnonzero(self.tokens_G[start:end] == self.blank)
 
     @property
     def outputs(self) -> np.ndarray:
@@ -189,13 +199,13 @@ class DenoisingSequence(SequenceState):
 
     @property
     def rule(self) -> RowRule:
-        masks = int(np.count_nonzero(self.tokens_G == self.mask_id))
+        masks = int(np.count_nonzero(self.tokens_G == self.blank))
         return self.options.row_rule(self.step, masks)
 
     @property
     def fillable_G(self) -> np.ndarray:
         """Masks that may still be filled. Those that are left in an earlier block stay masks."""
-        fillable_G = self.tokens_G == self.mask_id
+        fillable_G = self.tokens_G == self.blank
         fillable_G[: self.block * self.options.positions_per_block] = False
         return fillable_G
 
@@ -253,7 +263,7 @@ class AutoregressiveSequence(SequenceState):
 
     @property
     def fillable_G(self) -> np.ndarray:
-        return self.tokens_G == UNWRITTEN
+        return self.tokens_G == self.blank
 
     def _advance(self) -> None:
         self._find_stop()

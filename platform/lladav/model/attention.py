@@ -20,6 +20,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from lladav.config.schema import Attention
 
+EVERYWHERE, CAUSAL = (-1, -1), (-1, 0)
+"""Positions before and after a query that flash attention attends to; -1 is no limit."""
+
 
 class Attend(Protocol):
     """Attention of one layer: from (T, H, D) queries, keys and values to (T, H, D).
@@ -87,7 +90,7 @@ class PackedAttention:
             bounds,
             longest,
             longest,
-            window_size=(-1, 0) if self._is_causal else (-1, -1),
+            window_size=CAUSAL if self._is_causal else EVERYWHERE,
             enable_gqa=query_THD.shape[1] != key_THD.shape[1],
         )
         return out if isinstance(out, Tensor) else out[0]

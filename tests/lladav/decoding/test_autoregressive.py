@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from lladav.config.schema import Prediction
 from lladav.decoding.admission import memory_need
@@ -18,41 +17,14 @@ from lladav.decoding.stops import StopTexts
 from lladav.errors import UserError
 from lladav.inputs.samples import Sample
 from lladav.model.llada_v import LLaDAV
-from tests.lladav.build import TOKENS, image_sample, text_sample, tiny_config, tiny_model, variant
+from tests.lladav.build import TOKENS, image_sample, text_sample, tiny_ar_config, tiny_model
 from tests.lladav.decoding.test_admission import embedding_bytes
-from tests.lladav.decoding.test_engine import AUTOREGRESSIVE, engine_of, one, run
 from tests.lladav.decoding.test_engine import NEXT_TOKEN_MODEL as MODEL
+from tests.lladav.decoding.test_engine import engine_of, one, run
+from tests.lladav.llama import llama_of
 
 LENGTHS = (1, 3, 17, 9)
-
-
-GROUPED = variant(tiny_model(tiny_config(kv_heads=2), std=0.3), **AUTOREGRESSIVE)
-
-
-def llama(model: LLaDAV) -> LlamaForCausalLM:
-    """The language tower as a model of ``transformers``."""
-    ours = model.config.language
-    config = LlamaConfig(
-        vocab_size=ours.vocab_size,
-        hidden_size=ours.width,
-        intermediate_size=ours.mlp_width,
-        num_hidden_layers=ours.layers,
-        num_attention_heads=ours.heads,
-        num_key_value_heads=ours.kv_heads,
-        max_position_embeddings=ours.max_positions,
-        rms_norm_eps=ours.norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": ours.rope_theta},
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=0,
-    )
-    theirs = LlamaForCausalLM(config).eval()
-    weights = model.language.state_dict()
-    theirs.load_state_dict(
-        {name if name.startswith("lm_head") else f"model.{name}": each for name, each in weights.items()}
-    )
-    return theirs
+GROUPED = tiny_model(tiny_ar_config(kv_heads=2), std=0.3)
 
 
 def prompts() -> list[Sample]:
@@ -63,7 +35,7 @@ def prompts() -> list[Sample]:
 def expected(model: LLaDAV, prompt: Sample, count: int, **settings: Any) -> list[int]:
     """The answer of ``transformers`` to embeddings, as vision-language models call it."""
     ids = torch.from_numpy(prompt.text.input_ids).long()[None]
-    theirs = llama(model)
+    theirs: Any = llama_of(model)
     answer = theirs.generate(
         inputs_embeds=theirs.get_input_embeddings()(ids),
         attention_mask=torch.ones_like(ids),
@@ -89,7 +61,7 @@ def test_probabilities_equal_those_of_transformers() -> None:
     answer = one(GROUPED, prompt, DecodingOptions(max_tokens=8))
     ids = torch.tensor([[*prompt.text.input_ids.tolist(), *answer.tokens]])
     with torch.no_grad():
-        probabilities = llama(GROUPED)(ids).logits[0, 8:-1].double().softmax(-1)
+        probabilities = llama_of(GROUPED)(ids).logits[0, 8:-1].double().softmax(-1)
     found = probabilities.gather(-1, ids[0, 9:, None])[:, 0]
     assert answer.confidences == pytest.approx(found.tolist(), rel=1e-4)
 
@@ -128,11 +100,20 @@ def test_forbidden_tokens_equal_suppressed_tokens_of_transformers() -> None:
     assert answer.tokens == expected(MODEL, prompts()[2], 16, suppress_tokens=list(forbidden))
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_suppressed_ngrams_are_those_of_transformers(size: int) -> None:
+    """For a prompt of embeddings, ``transformers`` counts the n-grams of the answer alone, too."""
+    answers = decode(MODEL, prompts(), DecodingOptions(max_tokens=24, no_repeat_ngram=size))
+    for prompt, answer in zip(prompts(), answers, strict=True):
+        assert answer.tokens == expected(MODEL, prompt, 24, no_repeat_ngram_size=size)
+
+
 def test_visual_tokens_are_a_part_of_the_prompt() -> None:
     sample = image_sample("image", MODEL.geometry, [(40, 30)])
     embeddings_PW, _ = engine_of(model=MODEL).prompt_encoder.encode(sample)
+    theirs: Any = llama_of(MODEL)
     with torch.no_grad():
-        answer = llama(MODEL).generate(
+        answer = theirs.generate(
             inputs_embeds=embeddings_PW[None],
             attention_mask=torch.ones(1, len(embeddings_PW)),
             max_new_tokens=8,

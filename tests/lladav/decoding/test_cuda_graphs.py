@@ -32,6 +32,7 @@ from lladav.decoding.params import Cache, DecodingOptions
 from lladav.decoding.results import Decoded
 from lladav.model.llada_v import LLaDAV
 from tests.lladav.build import text_sample, tiny_model
+from tests.lladav.decoding.test_engine import NEXT_TOKEN_MODEL
 from tests.lladav.decoding.test_paged_attention import flash_on_a_cpu
 
 MODEL = tiny_model()
@@ -41,12 +42,18 @@ REQUESTS = [
     (40, DecodingOptions(max_tokens=8, refresh_interval=None, guidance=0.5)),
     (90, DecodingOptions(max_tokens=10, refresh_interval=3, suffix=(5, 6))),
 ]
+NEXT_TOKEN_REQUESTS = [
+    (length, DecodingOptions(max_tokens=tokens)) for length, tokens in ((300, 9), (7, 14), (250, 12))
+]
+
+Requests = Sequence[tuple[int, DecodingOptions]]
+"""Length of a prompt, and options."""
 
 
-def answers(engine: Engine) -> dict[str, Decoded]:
+def answers(engine: Engine, requests: Requests = REQUESTS) -> dict[str, Decoded]:
     """Answers of requests that arrive one step after another."""
     found: dict[str, Decoded] = {}
-    waiting = [(text_sample(str(n), length, n), options) for n, (length, options) in enumerate(REQUESTS)]
+    waiting = [(text_sample(str(n), length, n), options) for n, (length, options) in enumerate(requests)]
     while waiting or engine.busy:
         if waiting:
             engine.submit(*waiting.pop(0))
@@ -94,10 +101,10 @@ def flash(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def graphed(
-    sizes: Sequence[GraphSize], recorder: FakeRecorder, budget: int = 2**40
+    sizes: Sequence[GraphSize], recorder: FakeRecorder, budget: int = 2**40, model: LLaDAV = MODEL
 ) -> tuple[Engine, CudaGraphs]:
     """An engine whose cached steps run in padded buffers of these sizes, without a GPU."""
-    engine, weights = engine_of(MODEL), DecodingWeights(MODEL.language)
+    engine, weights = engine_of(model), DecodingWeights(model.language)
     graphs = CudaGraphs(weights.tower, engine.kv_cache, sizes, budget, recorder)
     engine._runner = ModelRunner(weights, engine.kv_cache, graphs)
     return engine, graphs
@@ -122,13 +129,20 @@ SIZES = {
 }
 
 
+@pytest.mark.parametrize(
+    ("model", "requests"),
+    [(MODEL, REQUESTS), (NEXT_TOKEN_MODEL, NEXT_TOKEN_REQUESTS)],
+    ids=["masked", "next token"],
+)
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 @pytest.mark.usefixtures("flash")
-def test_padded_buffers_change_no_answer(sizes: list[GraphSize], monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, recorder = answers(engine_of(MODEL)), FakeRecorder()
-    engine, graphs = graphed(sizes, recorder)
+def test_padded_buffers_change_no_answer(
+    sizes: list[GraphSize], model: LLaDAV, requests: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, recorder = answers(engine_of(model), requests), FakeRecorder()
+    engine, graphs = graphed(sizes, recorder, model=model)
     replays = replays_of(graphs, monkeypatch)
-    found = answers(engine)
+    found = answers(engine, requests)
     assert {name: answer.tokens for name, answer in found.items()} == {
         name: answer.tokens for name, answer in plain.items()
     }
@@ -197,10 +211,10 @@ def test_unsupported_models_have_no_graphs(caplog: pytest.LogCaptureFixture) -> 
     config = MODEL.config
     assert supports_cuda_graphs(config, weight(torch.bfloat16))
     assert not supports_cuda_graphs(config, weight(torch.float32))
-    assert not supports_cuda_graphs(
-        replace(config, attention=Attention.dialogue_causal), weight(torch.bfloat16)
-    )
-    assert caplog.text.count("no CUDA graphs: they need bidirectional attention") == 2
+    assert supports_cuda_graphs(NEXT_TOKEN_MODEL.config, weight(torch.bfloat16))
+    for attention in (Attention.dialogue_causal, Attention.causal):
+        assert not supports_cuda_graphs(replace(config, attention=attention), weight(torch.bfloat16))
+    assert caplog.text.count("no CUDA graphs: they need bidirectional attention") == 3
 
 
 @pytest.mark.gpu

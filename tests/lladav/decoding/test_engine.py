@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lladav.config.schema import Attention, Prediction
+from lladav.config.schema import Attention
 from lladav.decoding.cuda_graphs import GraphSize
 from lladav.decoding.engine import Engine, EngineConfig, decode
 from lladav.decoding.kv_cache import kv_block_bytes
@@ -27,14 +27,14 @@ from tests.lladav.build import (
     packed_logits,
     text_of,
     text_sample,
+    tiny_ar_config,
     tiny_model,
     variant,
 )
 
 BLOCK_SIZE = 8
 MODEL = tiny_model(std=0.3)
-AUTOREGRESSIVE = {"attention": Attention.causal, "prediction": Prediction.next_token}
-NEXT_TOKEN_MODEL = variant(MODEL, **AUTOREGRESSIVE)
+NEXT_TOKEN_MODEL = tiny_model(tiny_ar_config(), std=0.3)
 TWELVE = DecodingOptions(max_tokens=12, block_length=4)
 
 OPTIONS = [
@@ -47,6 +47,7 @@ OPTIONS = [
     DecodingOptions(max_tokens=8, entropy=0.5, refresh_interval=4, infill={0: 5, 3: 6}),
     DecodingOptions(max_tokens=8, block_length=4, guidance=1.0, refresh_interval=2),
     DecodingOptions(max_tokens=8, temperature=1.0, refresh_interval=3, allowed={2: (4, 9), 5: (1, 2, 3)}),
+    DecodingOptions(max_tokens=12, tokens_per_step=2, no_repeat_ngram=1, refresh_interval=3),
 ]
 
 NEXT_TOKEN_OPTIONS = [
@@ -54,6 +55,7 @@ NEXT_TOKEN_OPTIONS = [
     DecodingOptions(max_tokens=12, stop=((3,), (9, 9)), forbidden=(1, 2)),
     DecodingOptions(max_tokens=12, temperature=0.8, seed=3),
     DecodingOptions(max_tokens=12, temperature=1.0, top_p=0.8),
+    DecodingOptions(max_tokens=12, no_repeat_ngram=2),
 ]
 CASES = [(MODEL, OPTIONS), (NEXT_TOKEN_MODEL, NEXT_TOKEN_OPTIONS)]
 """Models, and options that they have."""
@@ -146,7 +148,7 @@ def test_under_causal_attention_every_cache_is_exact(options: DecodingOptions) -
 def test_under_causal_attention_a_mask_does_not_see_what_follows() -> None:
     model = variant(MODEL, attention=Attention.causal)
     ids = [1, 2, 3, 4, 5]
-    canvas = pack([Sample("canvas", text_of([*ids, TOKENS.mask]))], model.geometry)
+    canvas = pack([Sample("canvas", text_of([*ids, TOKENS.mask_id]))], model.geometry)
     options = DecodingOptions(max_tokens=4, block_length=1, suffix=(7, 8))
     first = packed_logits(model, canvas)[-1].argmax().item()
     assert one(model, Sample("prompt", text_of(ids)), options).tokens[0] == first

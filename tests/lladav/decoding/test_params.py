@@ -26,6 +26,7 @@ from tests.lladav.build import TOKENS
         ({"stop": ((),)}, "stop is"),
         ({"max_tokens": 8, "steps": 9}, "steps 9 are more than max_tokens 8"),
         ({"refresh_interval": 0}, "refresh_interval is 0"),
+        ({"no_repeat_ngram": 0}, "no_repeat_ngram is 0"),
         ({"entropy": 0.0}, "entropy is 0.0"),
         ({"factor": 1.0, "entropy": 1.0}, "factor and entropy exclude each other"),
         ({"top_p": 0.0}, "top_p is 0.0"),
@@ -74,6 +75,8 @@ def test_chat_options_stop_at_eot_and_forbid_template_ids() -> None:
         ({"cache": Cache.dual}, ["cache dual with refresh_interval 1"]),
         ({"top_p": 0.5}, ["top_p 0.5 has no effect"]),
         ({"top_p": 0.5, "temperature": 1.0}, []),
+        ({"max_tokens": 8, "no_repeat_ngram": 7}, []),
+        ({"max_tokens": 8, "no_repeat_ngram": 8}, ["no_repeat_ngram 8 has no effect on 8 tokens"]),
     ],
 )
 def test_settings_without_effect_are_warnings(settings: dict[str, Any], warnings: list[str]) -> None:
