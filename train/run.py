@@ -2,6 +2,7 @@
 
     python train/run.py stage=vw model=tiny data=digits train.max_steps=50
     ray job submit -- python train/run.py stage=all
+    python train/run.py stage=si data.fraction=0.1 print=true
 
 Re-run the same command to resume from the last checkpoint. Finished stages are skipped.
 """
@@ -9,7 +10,7 @@ Re-run the same command to resume from the last checkpoint. Finished stages are 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,15 +18,34 @@ if __name__ == "__main__":
     sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
 
 from lladav.config.cli import main_arguments, one_line_errors  # noqa: E402 - the path comes first
+from lladav.config.schema import Config  # noqa: E402
+from lladav.errors import UserError  # noqa: E402
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the stages that the arguments ask for; a user error is one line on stderr and exit code 2."""
-    configs = main_arguments(arguments, __doc__ or "")
+    configs = main_arguments(arguments, __doc__ or "", source_notes)
     from train.trainer.stage import run_stages  # imports ray and torch: after the settings are checked
 
     with one_line_errors():
         run_stages(configs)
+
+
+def source_notes(config: Config) -> Iterator[str]:
+    """A line for each source of the stage: samples of an epoch, if an earlier run has counted them."""
+    from data.manifest.manifest import existing_manifest
+    from data.pipeline.selection import Selection
+
+    try:
+        manifest = existing_manifest(config)
+    except UserError as error:
+        yield str(error)
+        return
+    counts = Selection.of(config).counts(manifest.sources) if manifest else []
+    for number, name in enumerate(config.stage.sources):
+        sampling = f"{config.data.sources[name].sample or 'all'}, fraction {config.data.fraction:g}"
+        used = "{:,} of {:,}".format(*counts[number]) if counts else "not yet counted"
+        yield f"{name}: {used} samples ({sampling})"
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ class Manifest:
         self.summary = ManifestSummary(**json.loads((copy / SUMMARY).read_text(encoding="utf-8")))
         self.spec, self.indexes = read_spec(copy)
         table = pa.ipc.open_file(pa.memory_map(str(copy / TABLE))).read_all()
-        self._lengths = table["length"].to_numpy()
+        self._lengths, self._sources = table["length"].to_numpy(), table["source"].to_numpy()
         self._batches = [batch for batch in table.to_batches() if batch.num_rows]
         self._ends = np.cumsum([batch.num_rows for batch in self._batches], dtype=np.int64)
 
@@ -75,6 +75,11 @@ class Manifest:
     def lengths(self) -> np.ndarray:
         """Number of tokens of each sample, visual tokens included (int32)."""
         return self._lengths
+
+    @property
+    def sources(self) -> np.ndarray:
+        """Number of each sample's source, in the order of ``stage.sources`` (int16)."""
+        return self._sources
 
     @property
     def quarantine(self) -> UPath:
@@ -121,6 +126,12 @@ def open_manifest(config: Config, cache: Path | None = None, mapper: Mapper = ma
         names = ", ".join(config.stage.sources)
         raise UserError(f"stage.sources: no usable record in {names}; prepare the data again")
     return manifest
+
+
+def existing_manifest(config: Config) -> Manifest | None:
+    """The manifest of the configured stage if it is built; raises ``UserError`` if a source is missing."""
+    folder = manifests_folder(config) / ManifestSpec.of(config).key()
+    return manifest_in(str(folder)) if exists(folder / SUMMARY) else None
 
 
 def _log_outdated(cache: UPath, spec: ManifestSpec) -> None:

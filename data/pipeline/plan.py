@@ -1,8 +1,8 @@
 """The plan of a run: the samples of each optimizer step, and their distribution over ranks and micro-batches.
 
-The plan is a pure function of the samples' lengths, the seed and the step. The members of a global batch and
-their order do not depend on the number of workers or the size of a micro-batch; these only divide it. Steps
-are numbered across epochs, and the last batch of an epoch may be smaller.
+The plan is a pure function of the samples' lengths, the selected samples, the seed and the step. The members
+of a global batch and their order do not depend on the number of workers or the size of a micro-batch; these
+only divide it. Steps are numbered across epochs, and the last batch of an epoch may be smaller.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from typing import Protocol
 
 import numpy as np
 
+from data.pipeline.selection import Selection
+from data.pipeline.splitmix import row_hashes
 from lladav.config.schema import Config
 from lladav.errors import UserError
-
-_GOLDEN, _SEED_STRIDE = 0x9E3779B97F4A7C15, 1_000_003
-_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
 class HasLengths(Protocol):
@@ -28,6 +27,11 @@ class HasLengths(Protocol):
     @property
     def lengths(self) -> np.ndarray:
         """Number of tokens of each sample, visual tokens included."""
+        ...
+
+    @property
+    def sources(self) -> np.ndarray:
+        """Number of each sample's source, in the order of ``stage.sources``."""
         ...
 
 
@@ -65,8 +69,13 @@ class MicroBatchPlan:
 class Plan:
     """The optimizer steps 0 to ``steps`` (exclusive) over samples of ``lengths`` tokens."""
 
-    def __init__(self, lengths: np.ndarray, seed: int, global_batch: int, steps: int) -> None:
-        self._lengths, self._seed, self._batch = lengths, seed, global_batch
+    def __init__(
+        self, lengths: np.ndarray, seed: int, global_batch: int, steps: int, rows: np.ndarray | None = None
+    ) -> None:
+        """``rows`` are the manifest rows to train on, ascending; None: all."""
+        self._lengths, self._seed, self._batch, self._rows = lengths, seed, global_batch, rows
+        self.samples = len(lengths) if rows is None else len(rows)
+        """Number of samples of an epoch."""
         self.steps = steps
         self._order = lru_cache(2)(self._shuffled)
         self._division = lru_cache(4)(self._divide)
@@ -74,15 +83,16 @@ class Plan:
     @classmethod
     def of(cls, manifest: HasLengths, config: Config) -> Plan:
         """The plan of a run; raises ``UserError`` if there are no samples."""
-        lengths, batch = manifest.lengths, config.stage.global_batch
-        if not len(lengths):
+        batch, rows = config.stage.global_batch, selected_rows(manifest, Selection.of(config))
+        samples = len(manifest.lengths) if rows is None else len(rows)
+        if not samples:
             raise UserError(f"stage {config.stage.name}: no samples to train on; check stage.sources")
-        steps = config.train.max_steps or config.stage.epochs * math.ceil(len(lengths) / batch)
-        return cls(lengths, config.train.seed, batch, steps)
+        steps = config.train.max_steps or config.stage.epochs * math.ceil(samples / batch)
+        return cls(manifest.lengths, config.train.seed, batch, steps, rows)
 
     @property
     def steps_per_epoch(self) -> int:
-        return math.ceil(len(self._lengths) / self._batch)
+        return math.ceil(self.samples / self._batch)
 
     def epoch(self, step: int) -> int:
         """The epoch that a step belongs to, from 0."""
@@ -103,11 +113,14 @@ class Plan:
         return divide_batch(self._lengths[self.global_batch(step)], layout)
 
     def _shuffled(self, epoch: int) -> np.ndarray:
-        """The rows sorted by a hash: a permutation that no version of a random generator can change."""
-        # The mixing is invertible, so no two rows have the same hash.
-        salt = (self._seed * _SEED_STRIDE + epoch + 1) * _GOLDEN % 2**64
-        rows = np.arange(len(self._lengths), dtype=np.uint64)
-        return np.argsort(_mixed(_mixed(rows) + np.uint64(salt)))
+        """The rows of an epoch in the order of their hashes."""
+        order = np.argsort(row_hashes(self.samples, self._seed, epoch + 1))
+        return order if self._rows is None else self._rows[order]
+
+
+def selected_rows(manifest: HasLengths, selection: Selection) -> np.ndarray | None:
+    """The manifest rows (int64) to train on, ascending; None: all."""
+    return None if selection.takes_all else selection.rows(manifest.sources)
 
 
 def divide_batch(lengths: np.ndarray, layout: BatchLayout) -> list[list[np.ndarray]]:
@@ -136,10 +149,3 @@ def _balanced_bins(lengths: np.ndarray, count: int, capacity: int) -> list[np.nd
         if len(bins[number]) < capacity:
             heapq.heappush(open_bins, (tokens + int(lengths[position]), number))
     return [np.array(positions, np.int64) for positions in bins]
-
-
-def _mixed(values: np.ndarray) -> np.ndarray:
-    """The finalizer of SplitMix64, which spreads neighbouring numbers over 64 bits."""
-    values = (values ^ (values >> np.uint64(30))) * _MIX[0]
-    values = (values ^ (values >> np.uint64(27))) * _MIX[1]
-    return values ^ (values >> np.uint64(31))

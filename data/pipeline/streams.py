@@ -20,8 +20,9 @@ from ray.data.block import BlockMetadata
 
 from data.manifest.manifest import Manifest, manifest_in
 from data.pipeline.microbatches import build_row
-from data.pipeline.plan import BatchLayout, Plan
+from data.pipeline.plan import BatchLayout, Plan, selected_rows
 from data.pipeline.reading import open_reader
+from data.pipeline.selection import Selection
 from lladav.config.schema import Config
 
 SAMPLES_PER_TASK = 64
@@ -47,13 +48,14 @@ class SampleStream:
     layout: BatchLayout
     rank: int
     first_step: int
+    selection: Selection
 
     @classmethod
     def of(cls, config: Config, manifest: Manifest, rank: int, workers: int, first_step: int) -> SampleStream:
         """The stream of one of ``workers`` ranks up to the last step of the run."""
         steps, layout = Plan.of(manifest, config).steps, BatchLayout.of(config, workers)
         batch = config.train.seed, config.stage.global_batch
-        return cls(str(manifest.folder), *batch, steps, layout, rank, first_step)
+        return cls(str(manifest.folder), *batch, steps, layout, rank, first_step, Selection.of(config))
 
     @property
     def rows(self) -> range:
@@ -73,13 +75,14 @@ class SampleStream:
     def build(self, row: int) -> pa.Table:
         """Read the micro-batch with this number."""
         step, micro_step = divmod(row, self.layout.accumulation_steps)
-        plan = _plan(self.folder, self.seed, self.global_batch, self.steps)
+        plan = _plan(self.folder, self.seed, self.global_batch, self.steps, self.selection)
         return build_row(open_reader(self.folder), plan.micro_batch(step, micro_step, self.rank, self.layout))
 
 
 @lru_cache(4)
-def _plan(folder: str, seed: int, global_batch: int, steps: int) -> Plan:
-    return Plan(manifest_in(folder).lengths, seed, global_batch, steps)
+def _plan(folder: str, seed: int, global_batch: int, steps: int, selection: Selection) -> Plan:
+    manifest = manifest_in(folder)
+    return Plan(manifest.lengths, seed, global_batch, steps, selected_rows(manifest, selection))
 
 
 class MicroBatchSource(Datasource):

@@ -39,13 +39,14 @@ def run_stage(config: Config) -> None:
         report(f"{config.stage.name:<8} done: {latest.step} steps, {latest.path}")
         return
     manifest = open_manifest(config, mapper=ray_map)
-    steps = Plan.of(manifest, config).steps
+    plan = Plan.of(manifest, config)
+    steps = plan.steps
     with claimed(run.path) as owner:
         run.bind(config)
         latest = run.latest()  # again: until the claim, another driver may have saved a checkpoint
         start_from = None if latest else starting_weights(config)
         job = Job(with_absolute_paths(config), str(manifest.folder), steps, start_from, owner.token)
-        report(headline(job, len(manifest), latest))
+        report(headline(job, plan.samples, latest))
         with Progress(local_path(run.path), config.stage.name, latest.step if latest else 0, steps):
             train(job, manifest, replace(run, token=owner.token))
     report(f"{config.stage.name:<8} done: {run.checkpoint_path(steps)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -32,10 +32,13 @@ def one_line_errors() -> Iterator[None]:
         raise SystemExit(2) from None
 
 
-def main_arguments(arguments: Sequence[str], doc: str = "") -> list[Config]:
+def main_arguments(
+    arguments: Sequence[str], doc: str = "", notes: Callable[[Config], Iterable[str]] = lambda _: ()
+) -> list[Config]:
     """Return the settings of each run that a command's arguments describe: several for ``stage=all``.
 
-    ``--help`` and ``print=true`` print and exit with code 0. A user error exits with code 2.
+    ``--help`` and ``print=true`` print and exit with code 0; the latter prints the lines of ``notes`` as
+    comments in front of the settings. A user error exits with code 2.
     """
     with one_line_errors():
         overrides = [a for a in arguments if a not in ("-h", "--help", "print=true")]
@@ -43,7 +46,8 @@ def main_arguments(arguments: Sequence[str], doc: str = "") -> list[Config]:
             _print_and_exit(help_text(overrides, doc))
         configs = [load(each) for each in expand_stages(overrides)]
         if "print=true" in arguments:
-            _print_and_exit("---\n".join(to_yaml(config) for config in configs).rstrip())
+            pages = ["".join(f"# {note}\n" for note in notes(each)) + to_yaml(each) for each in configs]
+            _print_and_exit("---\n".join(pages).rstrip())
         return configs
 
 

@@ -235,6 +235,9 @@ class SourceConfig:
     """File or glob of the records."""
     media: str | None = None
     """Folder, tar or zip (or a glob of them) with the images and videos; null: embedded in the records."""
+    sample: str | None = None
+    """Samples to train on: first:N, end:N or random:N, with N a number or a percentage, as in random:10%;
+    null: all. Random ones depend on ``train.seed``."""
 
 
 @dataclass
@@ -247,6 +250,9 @@ class DataConfig:
     """Folder or URI that relative paths of the sources start from."""
     sources: dict[str, SourceConfig] = field(default_factory=dict)
     """Data sets by name."""
+    fraction: float = setting(1.0, above=0, maximum=1)
+    """Random part of the samples of each source to train on, after ``sources.<name>.sample``. With the same
+    ``train.seed`` a smaller part is a subset of a larger one."""
     rescale: dict[str, Any] = setting(factory=dict, non_semantic="already applied to the stage")
     """By stage: keys of ``stage`` with other values for data sets of this size (batch, rates, lengths)."""
     bad_sample_budget: float = setting(

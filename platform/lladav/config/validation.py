@@ -11,6 +11,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from lladav.config.introspection import choices_hint, format_value
+from lladav.config.sampling import parse_sampling
 from lladav.config.schema import Attention, Config, ObjectiveConfig, Prediction
 from lladav.errors import UserError
 
@@ -62,6 +63,15 @@ def _sources(config: Config) -> Iterator[str]:
     for name in stage.suffixes:
         if name not in stage.sources:
             yield f"stage.suffixes.{name}: not a source of this stage; add it to stage.sources or remove it"
+
+
+def _samplings(config: Config) -> Iterator[str]:
+    for name, source in config.data.sources.items():
+        if source.sample is not None and parse_sampling(source.sample) is None:
+            yield (
+                f"data.sources.{name}.sample={source.sample}: must be first:N, end:N or random:N, with N a "
+                "number of samples or a percentage, as in random:10%"
+            )
 
 
 def _workers(config: Config) -> Iterator[str]:
@@ -152,6 +162,7 @@ RULES = (
     _objective,
     _stage,
     _sources,
+    _samplings,
     _workers,
     _batch,
     _language,

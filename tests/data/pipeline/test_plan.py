@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.pipeline.plan import BatchLayout, Plan, divide_batch
-from lladav.config.schema import Config, StageConfig, TrainConfig
+from data.pipeline.selection import Selection
+from lladav.config.sampling import parse_sampling
+from lladav.config.schema import Config, SourceConfig, StageConfig, TrainConfig
 from lladav.errors import UserError
 
 LENGTHS = st.lists(st.integers(1, 16384), min_size=1, max_size=120).map(lambda x: np.array(x, np.int32))
@@ -131,11 +133,32 @@ def test_the_order_never_changes() -> None:
 
 @dataclass(frozen=True)
 class Tokens:
+    """Samples of sources that are called a, b, c ..."""
+
     lengths: np.ndarray
+    sources: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int16))
 
 
 def config(**train) -> Config:
     return Config(stage=StageConfig(name="s", global_batch=4, epochs=3), train=TrainConfig(**train))
+
+
+def test_selected_samples_come_once_per_epoch_and_count_for_the_steps() -> None:
+    settings = config(seed=7)
+    settings.data.fraction, settings.stage.sources = 0.5, ["a"]
+    settings.data.sources = {"a": SourceConfig(sample="end:10")}
+    plan = Plan.of(Tokens(np.ones(40, np.int32), np.zeros(40, np.int16)), settings)
+    assert (plan.samples, plan.steps, plan.steps_per_epoch) == (5, 6, 2)
+    epochs = [np.concatenate([plan.global_batch(2 * epoch + n) for n in range(2)]) for epoch in range(3)]
+    assert all(sorted(epoch) == sorted(epochs[0]) and min(epoch) >= 30 for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_taking_all_samples_gives_the_plan_without_a_selection() -> None:
+    lengths = np.arange(1, 31, dtype=np.int32)
+    whole = Selection((parse_sampling("random:100%"),), 1.0, seed=0).rows(np.zeros(30, np.int16))
+    with_rows, without = Plan(lengths, 0, 7, 10, whole), Plan(lengths, 0, 7, 10)
+    assert all(np.array_equal(with_rows.global_batch(n), without.global_batch(n)) for n in range(10))
 
 
 def test_the_number_of_steps_comes_from_samples_and_epochs_unless_set() -> None:
