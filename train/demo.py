@@ -3,7 +3,8 @@
     make demo
 
 Prepares the built-in data, pretrains the towers, starts a private Ray, submits the curriculum to it as a job,
-evaluates on the held-out questions, draws plots and stops the private Ray. Finished parts are skipped.
+evaluates on the test half of the held-out questions, draws plots and stops the private Ray. Finished parts
+are skipped.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if __name__ == "__main__":
     sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
 
 from data.digits.preparation import prepare  # noqa: E402 - the path comes first
+from data.digits.questions import Split  # noqa: E402
 from lladav.cluster import CHECKOUT, local_head  # noqa: E402
 from lladav.config.cli import one_line_errors  # noqa: E402
 from lladav.config.loader import expand_stages, load  # noqa: E402
@@ -57,8 +59,8 @@ def main(arguments: Sequence[str]) -> None:
             _run([sys.executable, _script("towers.py"), *SETTINGS])
         with section("curriculum: ray job submit -- python train/run.py stage=all"):
             train_all(configs)
-        with section("held-out questions"):
-            by_stage = {c.stage.name: evaluate(c) for c in configs if c.stage.name in EVALUATED}
+        with section("held-out questions, test half"):
+            by_stage = {c.stage.name: evaluate(c, Split.test) for c in configs if c.stage.name in EVALUATED}
         with section("plots"):
             draw(configs)
     report(summary(by_stage))
@@ -115,7 +117,7 @@ def draw(configs: list[Config]) -> None:
     logs = {config.stage.name: local_path(Run.of(config).path) for config in configs}
     steps = {stage: read_steps(folder / LOG) for stage, folder in logs.items() if folder}
     draw_losses(steps, OUT / "losses.png")
-    draw_answers(spread(answers(configs[-1]), SHOWN), OUT / "answers.png")
+    draw_answers(spread(answers(configs[-1], Split.test), SHOWN), OUT / "answers.png")
 
 
 def spread(answered: Sequence[Answered], count: int) -> list[Answered]:

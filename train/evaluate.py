@@ -177,7 +177,7 @@ def answer_all(
     return {"seconds": round(time.monotonic() - begin, 1), "answers": rows}
 
 
-def scores(answers: Sequence[dict]) -> dict[str, Score]:
+def scores(answers: Sequence[Mapping[str, Any]]) -> dict[str, Score]:
     """Scores by type of question; the last one, ``all``, is over all types."""
     found: dict[str, list[bool]] = defaultdict(list)
     for answer in answers:

@@ -1,4 +1,4 @@
-"""The 1,797 handwritten digits of scikit-learn, split into a training pool and a held-out fifth.
+"""The 1,797 handwritten digits of scikit-learn: a training pool, and a held-out fifth in two halves.
 
 The split depends on no seed and no option, so that results of different runs are comparable.
 """
@@ -10,6 +10,8 @@ from functools import cache
 
 import numpy as np
 from PIL import Image
+
+from data.digits.questions import Split
 
 SPLIT_SEED = 1797
 HELD_OUT_EVERY = 5
@@ -48,9 +50,10 @@ def training_pool() -> Pool:
 
 
 @cache
-def held_out_pool() -> Pool:
-    """The remaining fifth of every digit's glyphs."""
-    return _pools()[1]
+def held_out_pool(split: Split) -> Pool:
+    """One half of the remaining fifth of every digit's glyphs."""
+    start = list(Split).index(split)
+    return Pool(tuple(indices[start :: len(Split)] for indices in _pools()[1].by_digit))
 
 
 def stored(index: int) -> np.ndarray:

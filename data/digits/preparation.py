@@ -6,9 +6,10 @@
     visualwebinstruct/annotations.jsonl, images.zip  step-by-step arithmetic
     llava_next/train-00000-of-00001.parquet          the ablation's set
     descriptions/annotations.json, images/           long descriptions of one image
-    held_out/questions.jsonl, images/                questions on glyphs that no training image shows
+    held_out/questions.jsonl, images/                questions on glyphs that no training image shows, in two
+                                                     halves (split): validation and test
     tokenizer/                                       byte-level BPE with LLaDA's special tokens
-    glyphs.json                                      the held-out glyphs, and the glyphs in each image
+    glyphs.json                                      the glyphs of each half, and the glyphs in each image
 
 The folder is created atomically: everything is written to a temporary folder next to it and renamed at the
 end.
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data.digits import bpe, corpus, glyphs, records, writers
+from data.digits.questions import Split
 from data.digits.records import DigitRecord, Make
 from lladav.errors import UserError
 
@@ -56,7 +58,7 @@ SETS = {
 HELD_OUT_FOLDER = "held_out"
 PROCESSES = 2
 MARKER = "prepared.json"
-VERSION = 4
+VERSION = 5
 """Increased when the content changes; a folder of another version is then written again."""
 
 
@@ -100,7 +102,8 @@ def _write_all(root: Path, seed: int, scale: float) -> dict[str, int]:
         written = pool.map(_write_set, [root / name for name in names], repeat(seed), repeat(scale))
         sets = dict(zip(names, written, strict=True))
     shown = {f"{name}/{path}": seen for name, each in sets.items() for path, seen in each.shown.items()}
-    provenance = {"held_out": glyphs.held_out_pool().indices.tolist(), "pictures": shown}
+    halves = {split.value: glyphs.held_out_pool(split).indices.tolist() for split in Split}
+    provenance = {"held_out": sorted(chain(*halves.values())), **halves, "pictures": shown}
     (root / "glyphs.json").write_text(json.dumps(provenance) + "\n")
     bpe.save(bpe.train(chain.from_iterable(each.sentences for each in sets.values())), root / "tokenizer")
     return {name: sets[name].records for name in (*SETS, HELD_OUT_FOLDER)}
@@ -116,7 +119,7 @@ class _WrittenSet(NamedTuple):
 
 def _write_set(folder: Path, seed: int, scale: float) -> _WrittenSet:
     if folder.name == HELD_OUT_FOLDER:
-        questions = list(records.held_out(glyphs.held_out_pool(), seed))
+        questions = [record for split in Split for record in records.held_out(split, seed)]
         return _WrittenSet(len(questions), writers.write_questions(questions, folder), [])
     chosen = SETS[folder.name]
     total = max(1, round(chosen.size * scale))

@@ -50,6 +50,23 @@ DIFFERENCE_SHARE = 0.25
 
 WATCH = ("Which digits does the video show, in order?", "Read the digits in the order they appear.")
 
+SYNONYMS = (READ, COUNT, WATCH)
+"""Wordings of the same question; the last one of each group is asked in the test half only."""
+
+REWORDED = {
+    Split.validation: (
+        "Tell me all the digits in this image, left to right.",
+        "Say how many digits you can see.",
+        "Name the largest of the digits.",
+    ),
+    Split.test: (
+        "Please write down each digit that you see, in order.",
+        "Give the number of digits shown here.",
+        "State the biggest digit of all.",
+    ),
+}
+"""Wordings that no training set has, of reading, counting and comparing."""
+
 
 def choose(options: Sequence, rng: np.random.Generator):
     """A uniformly random option."""
@@ -136,6 +153,21 @@ def multi_image(images: Sequence[Sequence[int]], rng: np.random.Generator) -> Pa
         ("How many digits are there in all images?", str(sum(map(len, images)))),
     )
     return choose(options, rng)
+
+
+def reworded(digits: Sequence[int], rng: np.random.Generator, split: Split) -> Pair:
+    """A question in a wording that no training set has."""
+    answers = joined(digits), str(len(digits)), str(max(digits))
+    return choose(list(zip(REWORDED[split], answers, strict=True)), rng)
+
+
+def in_words_of(split: Split, question: str) -> str:
+    """A held-out question in a wording of this half: the same text unless there are several wordings."""
+    for wordings in SYNONYMS:
+        if question in wordings:
+            own = wordings[-1:] if split is Split.test else wordings[:-1]
+            return own[wordings.index(question) % len(own)]
+    return question
 
 
 def video(digits: Sequence[int], rng: np.random.Generator) -> Pair:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
-from data.digits import descriptions, questions
+from data.digits import descriptions, glyphs, questions
 from data.digits.glyphs import Pool
+from data.digits.questions import Split
 from data.digits.scenes import Scene, compose, pick
 
 MARK = "<image>"
@@ -35,8 +37,9 @@ HELD_OUT = {
     "video": 30,
     "text": 40,
     "arithmetic": 130,
+    "reworded": 60,
 }
-"""Number of held-out questions by type."""
+"""Number of questions by type in each half of the held-out questions."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,16 @@ class DigitVisual:
 
 @dataclass(frozen=True)
 class DigitRecord:
-    """A conversation as pairs of question and answer; ``kind`` is the type of its first question."""
+    """A conversation as pairs of question and answer; ``kind`` is the type of its first question.
+
+    ``split`` is the half that a held-out question belongs to; training records have none.
+    """
 
     id: str
     kind: str
     pairs: list[questions.Pair]
     visuals: list[DigitVisual] = field(default_factory=list)
+    split: Split | None = None
 
     def conversations(self) -> list[dict[str, str]]:
         """The turns with LLaVA's keys; an ``<image>`` mark per image or video precedes the first question."""
@@ -147,27 +154,35 @@ def records(make: Make, name: str, total: int, seed: int, pool: Pool) -> Iterato
         yield make(f"{name}-{index:06d}", rng, pool)
 
 
-def held_out(pool: Pool, seed: int, totals: dict[str, int] = HELD_OUT) -> Iterator[DigitRecord]:
-    """Records of one question each about glyphs of ``pool``; ``totals`` are numbers of records by type."""
+def held_out(split: Split, seed: int, totals: dict[str, int] = HELD_OUT) -> Iterator[DigitRecord]:
+    """Records of one question each about the glyphs of a half; ``totals`` are numbers of records by type."""
+    prefix = "test" if split is Split.test else "held-out"
     for kind, total in totals.items():
-        yield from records(_held_out_make(kind), f"held-out-{kind}", total, seed, pool)
+        make = _held_out_make(kind, split)
+        for record in records(make, f"{prefix}-{kind}", total, seed, glyphs.held_out_pool(split)):
+            ((question, answer),) = record.pairs
+            yield replace(record, pairs=[(questions.in_words_of(split, question), answer)], split=split)
 
 
-def _held_out_make(kind: str) -> Make:
+def _held_out_make(kind: str, split: Split) -> Make:
     if kind == "multi-image":
         return lambda name, rng, pool: first_only(several_images(name, rng, pool, HELD_OUT_WARP))
     if kind == "video":
         return lambda name, rng, pool: clip(name, rng, pool, HELD_OUT_WARP)
     if kind == "text":
         return lambda name, rng, pool: first_only(text_alone(name, rng, pool))
-    return lambda name, rng, pool: _single_question(kind, name, rng, pool)
+    if kind == "reworded":
+        ask = partial(questions.reworded, split=split)
+    else:
+        ask = questions.arithmetic if kind == "arithmetic" else questions.SINGLE[kind]
+    return partial(_single_question, kind, ask)
 
 
-def _single_question(kind: str, name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
-    steps = kind == "arithmetic"
-    count = int(rng.integers(2, 4)) if steps else None
+def _single_question(
+    kind: str, ask: questions.Ask, name: str, rng: np.random.Generator, pool: Pool
+) -> DigitRecord:
+    count = int(rng.integers(2, 4)) if kind == "arithmetic" else None
     scene = compose(rng, pool, count, HELD_OUT_WARP)
-    ask = questions.arithmetic if steps else questions.SINGLE[kind]
     return DigitRecord(name, kind, [ask(scene.digits, rng)], [DigitVisual((scene,))])
 
 

@@ -88,7 +88,7 @@ def write_parquet(records: Sequence[DigitRecord], folder: Path) -> Provenance:
 
 
 def write_questions(records: Sequence[DigitRecord], folder: Path) -> Provenance:
-    """Held-out questions: ``questions.jsonl`` (id, type, media, question, answer) and ``images/``."""
+    """Held-out questions: ``questions.jsonl`` (id, type, split, media, question, answer) and ``images/``."""
     shown = write_json_folder(records, folder, "png")
     (folder / "annotations.json").unlink()
     paths = iter([path.removeprefix("images/") for path in shown])
@@ -141,6 +141,7 @@ def _question(record: DigitRecord, paths: Iterator[str]) -> dict:
     return {
         "id": record.id,
         "type": record.kind,
+        "split": record.split,
         **_media(record, paths),
         "question": question,
         "answer": answer,

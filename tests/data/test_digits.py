@@ -4,7 +4,7 @@ import io
 import json
 import tarfile
 import zipfile
-from itertools import groupby
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from data.digits import bpe, corpus, glyphs, maps, preparation, questions, records, scenes
+from data.digits.questions import Split
 from lladav.config.loader import load
 from lladav.errors import UserError
 from lladav.inputs.chat import SYSTEM_PROMPT, ChatTokenizer, parse_conversation
@@ -38,24 +39,50 @@ def some_scenes(total: int = 200) -> list[scenes.Scene]:
 
 
 def test_a_stratified_fifth_is_held_out():
-    held_out, training = glyphs.held_out_pool(), glyphs.training_pool()
-    assert not set(held_out.indices) & set(training.indices)
-    assert len(held_out.indices) + len(training.indices) == 1797
+    pools = [glyphs.training_pool(), *map(glyphs.held_out_pool, Split)]
+    assert sorted(index for pool in pools for index in pool.indices) == list(range(1797))
     for digit in range(10):
-        share = len(held_out.by_digit[digit]) / np.sum(glyphs.labels() == digit)
-        assert share == pytest.approx(0.2, abs=0.01)
+        total = np.sum(glyphs.labels() == digit)
+        shares = [len(pool.by_digit[digit]) / total for pool in pools]
+        assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.01)
 
 
 def test_no_training_image_shows_a_held_out_digit(root: Path):
     recorded = json.loads((root / "glyphs.json").read_text())
     held_out = set(recorded["held_out"])
-    assert held_out == set(glyphs.held_out_pool().indices.tolist())
+    assert held_out == {*recorded["validation"], *recorded["test"]}
     examined = {
         path: set(shown) for path, shown in recorded["pictures"].items() if path.startswith("held_out/")
     }
     trained = {path: set(shown) for path, shown in recorded["pictures"].items() if path not in examined}
     assert all(shown and not shown & held_out for shown in trained.values())
     assert all(shown and shown <= held_out for shown in examined.values())
+
+
+def test_the_halves_of_the_held_out_questions_share_no_digit_and_no_choice_of_words(root: Path):
+    shown = json.loads((root / "glyphs.json").read_text())["pictures"]
+    seen, asked = {}, {}
+    for split in Split:
+        own = [each for each in held_out(root) if each["split"] == split]
+        paths = [path for each in own for path in _paths(each)]
+        seen[split] = {glyph for path in paths for glyph in shown[f"held_out/images/{path}"]}
+        assert seen[split] == set(glyphs.held_out_pool(split).indices.tolist())
+        asked[split] = {each["question"] for each in own}
+    several = {
+        wording for wordings in (*questions.SYNONYMS, *questions.REWORDED.values()) for wording in wordings
+    }
+    assert not seen[Split.validation] & seen[Split.test]
+    assert not asked[Split.validation] & asked[Split.test] & several
+
+
+def test_no_training_question_is_reworded(root: Path):
+    trained = "".join(path.read_text() for path in root.glob("*/annotations.json*"))
+    assert "Read the digits" in trained
+    assert not any(wording in trained for wordings in questions.REWORDED.values() for wording in wordings)
+
+
+def held_out(root: Path) -> list[dict]:
+    return [json.loads(line) for line in (root / "held_out/questions.jsonl").read_text().splitlines()]
 
 
 def test_every_image_on_disk_is_listed_with_its_glyphs(root: Path):
@@ -143,11 +170,11 @@ def test_every_training_set_is_a_source_in_the_settings():
     assert set(load(["stage=si", "model=tiny", "data=digits"]).data.sources) == set(preparation.SETS)
 
 
-def test_at_least_five_hundred_held_out_questions_of_every_type(root: Path):
-    asked = [json.loads(line) for line in (root / "held_out/questions.jsonl").read_text().splitlines()]
-    assert len(asked) >= 500
-    totals = {kind: len(list(group)) for kind, group in groupby(asked, key=lambda item: item["type"])}
-    assert totals == records.HELD_OUT
+def test_each_half_has_held_out_questions_of_every_type(root: Path):
+    asked = held_out(root)
+    for split in Split:
+        assert Counter(item["type"] for item in asked if item["split"] == split) == records.HELD_OUT
+    assert len({item["id"] for item in asked}) == len(asked)
     for item in asked:
         assert all((root / "held_out/images" / path).is_file() for path in _paths(item))
         assert questions.is_correct(item["type"], item["answer"], item["answer"])

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from data.digits.questions import Split
 from lladav.checkpoint import export
 from lladav.config.loader import load
 from lladav.config.schema import Config
+from lladav.errors import UserError
 from lladav.model.initialization import initialize
 from lladav.model.llada_v import LLaDAV
 from lladav.storage import local_path
 from tests.digits import copy_digits
 from train.checkpoints.run_folder import WEIGHTS, Run
-from train.evaluate import EVALUATION, evaluate
+from train.evaluate import EVALUATION, evaluate, take_split
 
 
 def checkpoint(config: Config) -> Path:
@@ -40,7 +42,7 @@ def config(tmp_path: Path) -> Config:
 
 
 def test_answers_are_reused_until_a_question_or_a_setting_changes(config: Config) -> None:
-    file = checkpoint(config) / EVALUATION
+    file = checkpoint(config) / EVALUATION[Split.validation]
     assert evaluate(config)["all"].questions == 2
     first = json.loads(file.read_text())
     first["answers"][0]["correct"] = first["answers"][1]["correct"] = True
@@ -55,7 +57,25 @@ def test_answers_are_reused_until_a_question_or_a_setting_changes(config: Config
     assert evaluate(config)["all"].questions == 1
 
 
+def test_the_halves_have_their_own_answers(config: Config) -> None:
+    with pytest.raises(UserError, match="has no questions of the test half; write them with"):
+        evaluate(config, Split.test)
+    questions = Path(config.data.root) / "held_out" / "questions.jsonl"
+    first, second = questions.read_text().splitlines()
+    questions.write_text(f"{first}\n{json.dumps({**json.loads(second), 'split': 'test'})}\n")
+    assert [evaluate(config, split)["all"].questions for split in Split] == [1, 1]
+    files = [json.loads((checkpoint(config) / EVALUATION[split]).read_text()) for split in Split]
+    assert files[0]["key"] != files[1]["key"]
+
+
+def test_the_command_takes_the_half_by_name() -> None:
+    assert take_split(["stage=si", "split=test", "model=tiny"]) == (Split.test, ["stage=si", "model=tiny"])
+    assert take_split(["stage=si"]) == (Split.validation, ["stage=si"])
+    with pytest.raises(UserError, match=r"split=tests: .*did you mean test\?"):
+        take_split(["split=tests"])
+
+
 def test_a_file_of_an_earlier_version_is_not_reused(config: Config) -> None:
-    file = checkpoint(config) / EVALUATION
+    file = checkpoint(config) / EVALUATION[Split.validation]
     file.write_text(json.dumps({"seconds": 0.1, "answers": []}))
     assert evaluate(config)["all"].questions == 2

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from data.digits import glyphs, maps
+from data.digits.questions import Split
 from data.digits.views import LabelledViews, labelled_views
 from lladav.inputs.images import ViewGeometry
 from lladav.model.vision import VisionTower
@@ -168,7 +169,8 @@ def accuracy(
 ) -> dict[str, float]:
     """Accuracy on held-out glyphs: digits in base views and in tiles, and digit positions in base views."""
     scenes = round(HELD_OUT_SCENES * scale)
-    data = ViewTensors(labelled_views(glyphs.held_out_pool(), scenes, geometry, seed + 1, HELD_OUT_WARP))
+    pool = glyphs.held_out_pool(Split.validation)
+    data = ViewTensors(labelled_views(pool, scenes, geometry, seed + 1, HELD_OUT_WARP))
     features = torch.cat([heads.norm(tower(part)) for part in data.views.split(256)])
     right = heads.middle(features)[..., : maps.EMPTY].argmax(-1) == data.middles
     is_digit = (data.middles >= 0) & (data.middles < maps.EMPTY)

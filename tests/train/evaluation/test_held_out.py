@@ -1,17 +1,19 @@
 """Held-out questions: suffixes of the stage, and images as the model's input."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from data.digits.questions import Split
 from lladav.config.loader import load
 from lladav.config.schema import ImagesConfig
 from lladav.inputs.chat import ChatTokenizer
 from tests.conftest import Golden
 from tests.lladav.build import noise_image, tiny_config, tiny_model
-from train.evaluation.held_out import Question, prompt, with_suffixes
+from train.evaluation.held_out import Question, prompt, read_questions, with_suffixes
 
 ASKED = [
     Question("a", "arithmetic", [], False, "Add all digits.", "8"),
@@ -23,6 +25,16 @@ def test_the_last_stage_appends_think_or_no_think():
     suffixes = load(["stage=ov_vw", "model=tiny", "data=digits"]).stage.suffixes
     texts = [question.text for question in with_suffixes(ASKED, suffixes)]
     assert texts == ["Add all digits. /think", "Which digits are there? /no_think"]
+
+
+def test_questions_are_read_by_half(tmp_path: Path):
+    rows = [
+        {"id": each.id, "type": each.type, "question": each.text, "answer": each.answer} for each in ASKED
+    ]
+    lines = [json.dumps(rows[0]), json.dumps({**rows[1], "split": "test"})]
+    (tmp_path / "questions.jsonl").write_text("\n".join(lines))
+    assert read_questions(tmp_path, Split.validation) == [ASKED[0]]
+    assert read_questions(tmp_path, Split.test) == [replace(ASKED[1], split=Split.test)]
 
 
 def test_other_stages_append_nothing():
