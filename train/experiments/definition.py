@@ -144,7 +144,8 @@ def is_of_every_run(key: str) -> bool:
     These are ordinary runs that trials and commands share. So they take the choices of groups, the folders of
     weights, and settings that no result depends on.
     """
-    return key in GROUPS or key.startswith("model.weights.") or is_non_semantic(key)
+    shared = key in GROUPS or key.startswith("model.weights.") or is_non_semantic(key)
+    return shared and key != "train.run"
 
 
 def is_of_training(key: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -84,7 +84,7 @@ class RayLauncher:
             process.terminate()
 
 
-def parallel_trials(cluster: ClusterConfig, resources: dict[str, float]) -> int:
+def parallel_trials(cluster: ClusterConfig, resources: Mapping[str, float]) -> int:
     """Trials that have room in a cluster with these resources, at least one."""
     rooms = [resources.get("CPU", 0) // (cluster.workers * cluster.cpus_per_worker + 1)]
     if cluster.gpus_per_worker:
