@@ -18,6 +18,8 @@ import yaml
 from data.records.parsing import parse as parse_record
 from lladav.__main__ import COMMANDS
 from lladav.config.loader import CONF, expand_stages, load
+from train.evaluate import take_split
+from train.experiments.definition import load_experiment
 from train.export import parse as parse_export
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,7 +33,13 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`((?:python|make|pytest|lladav|ray job submit) [^`]+)`")
 PATH = re.compile(r"`((?:platform|data|train|serve|conf|k8s|tests|docs)/[\w./*-]*)`")
-EXAMPLES = {"conf/data/mine.yaml", "conf/stage/NAME.yaml", "conf/model/NAME.yaml", "platform/lladav/X/"}
+EXAMPLES = {
+    "conf/data/mine.yaml",
+    "conf/experiment/NAME.yaml",
+    "conf/stage/NAME.yaml",
+    "conf/model/NAME.yaml",
+    "platform/lladav/X/",
+}
 """Paths in the pages that stand for files of a reader."""
 NAME = re.compile(r"`([A-Z]\w*[a-zA-Z](?:\.\w+)?)`")
 HOP = re.compile(r"^\| *\d+ *\| *`([^`]+)` *\| *`([^`]+)` *\|", re.MULTILINE)
@@ -139,8 +147,16 @@ def test_the_readme_is_short() -> None:
 def test_settings_of_training_commands_are_valid(script: str, conf: Path) -> None:
     for page, words in chosen("python", f"train/{script}.py"):
         overrides = [word for word in words[2:] if word not in ("--help", "print=true")]
+        if script == "evaluate":
+            _, overrides = take_split(overrides)
         for each in expand_stages(overrides, conf):
             assert load(each, conf), page
+
+
+def test_arguments_of_experiments_are_valid() -> None:
+    for page, words in chosen("python", "train/experiment.py"):
+        arguments = [word for word in words[2:] if word not in ("--help", "print=true")]
+        assert not arguments or load_experiment(arguments).trials(), page
 
 
 def test_arguments_of_the_export_are_valid() -> None:
