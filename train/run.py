@@ -44,8 +44,8 @@ def source_notes(config: Config) -> Iterator[str]:
     counts = Selection.of(config).counts(manifest.sources) if manifest else []
     for number, name in enumerate(config.stage.sources):
         sampling = f"{config.data.sources[name].sample or 'all'}, fraction {config.data.fraction:g}"
-        used = "{:,} of {:,}".format(*counts[number]) if counts else "not yet counted"
-        yield f"{name}: {used} samples ({sampling})"
+        used = "{:,} of {:,} samples".format(*counts[number]) if counts else "counted by the first run"
+        yield f"{name}: {used} ({sampling})"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import inspect
 import json
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -62,12 +64,13 @@ class TrialFiles:
 
 
 def measurement_key(kind: Kind, subject: Subject) -> str:
-    """Hash of everything that determines a measurement: weights, settings, options and the kind's inputs.
+    """Hash of everything that determines a measurement: weights, settings, options, code and inputs.
 
     The weights count by the version of their file, which changes when it is written again.
     """
     settings = [to_yaml(subject.config), dict(subject.trial.decoding), subject.split, asdict(subject.options)]
-    parts = [*settings, weights_version(subject.weights), kind.inputs(subject)]
+    code = Path(inspect.getfile(kind.measure)).read_text(encoding="utf-8")
+    parts = [*settings, weights_version(subject.weights), code, kind.inputs(subject)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -86,7 +89,7 @@ def write_results(folder: Path, experiment: Experiment, outcomes: Sequence[Outco
             key: getattr(experiment, key) for key in ("name", "kind", "settings", "grid", "split", "options")
         },
         "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.processor() or platform.machine()}, {platform.system()}",
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
         "trials": [_trial_json(outcome) for outcome in outcomes],
     }
     (folder / RESULTS).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
