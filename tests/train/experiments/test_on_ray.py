@@ -37,7 +37,7 @@ def test_the_command_trains_measures_and_reports_a_failed_trial(root: Path, tmp_
     assert trained["samples"] == 20  # a fifth of the 100 samples of the shortened set
     assert trained["scores"]["all"]["questions"] == 60
     assert trained["train_seconds"] > 0
-    assert failed["error"].startswith("train.init=nowhere: no such weights")
+    assert failed["error"].startswith(f"train.init={root}/nowhere: no such weights")
     assert "1 of 2 trials failed" in done.stdout
     assert "| 20 " in (folder / "table.md").read_text()
     assert (folder / "plot.png").stat().st_size > 0
