@@ -18,7 +18,7 @@ from lladav.storage import absolute
 from train.checkpoints.run_folder import WEIGHTS, Run
 from train.experiments.definition import Experiment, Trial
 from train.experiments.kind import Kind, Measurement, Subject
-from train.experiments.results import Outcome, TrialFiles, measurement_key
+from train.experiments.results import TrialFiles, TrialOutcome, measurement_key
 from train.experiments.trainings import TRAIN, Training, train_seconds, trainings_of
 from train.trainer.progress import format_seconds, report
 from train.trainer.stage import with_absolute_paths
@@ -54,7 +54,7 @@ class Execution:
     folder: Path
     launcher: Launcher
 
-    def run(self) -> list[Outcome]:
+    def run(self) -> list[TrialOutcome]:
         """The outcome of every trial, in order."""
         trials = self.experiment.trials()
         pool = ThreadPoolExecutor(1 if self.kind.timed else self.launcher.parallel)
@@ -67,14 +67,14 @@ class Execution:
 
     def _submit(
         self, pool: ThreadPoolExecutor, trials: Sequence[Trial]
-    ) -> list[tuple[Trial, Future[Outcome] | UserError]]:
+    ) -> list[tuple[Trial, Future[TrialOutcome] | UserError]]:
         """Start all trainings, each run once, and measurements.
 
         Each waits for the training before it. That one is earlier in the pool's queue, so a full pool cannot
         deadlock.
         """
         runs: dict[str, Future[None]] = {}
-        submitted: list[tuple[Trial, Future[Outcome] | UserError]] = []
+        submitted: list[tuple[Trial, Future[TrialOutcome] | UserError]] = []
         for trial in trials:
             try:
                 trainings = trainings_of(trial)
@@ -89,7 +89,7 @@ class Execution:
             submitted.append((trial, pool.submit(self._measure, trial, before)))
         return submitted
 
-    def _outcome(self, number: str, trial: Trial, future: Future[Outcome] | UserError) -> Outcome:
+    def _outcome(self, number: str, trial: Trial, future: Future[TrialOutcome] | UserError) -> TrialOutcome:
         """Wait for a trial, and print one line about its end."""
         try:
             if isinstance(future, UserError):
@@ -98,7 +98,7 @@ class Execution:
             report(f"{number} {trial.name}: measured in {format_seconds(outcome.seconds)}")
         except UserError as error:
             report(f"{number} {trial.name}: failed: {error}")
-            return Outcome(trial, error=str(error))
+            return TrialOutcome(trial, error=str(error))
         return outcome
 
     def _train(self, training: Training, before: Future[None] | None) -> None:
@@ -109,7 +109,7 @@ class Execution:
         self.launcher.train(training)
         report(f"  {training.name}: finished in {format_seconds(time.monotonic() - begin)}")
 
-    def _measure(self, trial: Trial, before: Future[None] | None) -> Outcome:
+    def _measure(self, trial: Trial, before: Future[None] | None) -> TrialOutcome:
         if before:
             before.result()
         run = None if trial.checkpoint else Run.of(trial.config())
@@ -122,7 +122,7 @@ class Execution:
             files.write(trial, key, *saved)
         seconds, measurement = saved
         commands = [Training(run.name, TRAIN, tuple(trial.overrides)).command] if run else []
-        return Outcome(trial, commands, train_seconds(run) if run else None, seconds, measurement)
+        return TrialOutcome(trial, commands, train_seconds(run) if run else None, seconds, measurement)
 
     def _subject(self, trial: Trial, run: Run | None) -> Subject:
         config = with_absolute_paths(trial.config())

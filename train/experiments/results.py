@@ -29,7 +29,7 @@ RESULTS, TABLE, PLOT = "results.json", "table.md", "plot.png"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialOutcome:
     """How a trial ended."""
 
     trial: Trial
@@ -82,7 +82,7 @@ def weights_version(folder: str) -> list[Any]:
     return [[file.name, *version(file)] for file in files]
 
 
-def write_results(folder: Path, experiment: Experiment, outcomes: Sequence[Outcome]) -> None:
+def write_results(folder: Path, experiment: Experiment, outcomes: Sequence[TrialOutcome]) -> None:
     """Write ``results.json``: the settings, scores, commands and seconds of every trial."""
     content = {
         "experiment": {
@@ -95,12 +95,12 @@ def write_results(folder: Path, experiment: Experiment, outcomes: Sequence[Outco
     (folder / RESULTS).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def measured(outcomes: Sequence[Outcome]) -> list[Measured]:
+def measured(outcomes: Sequence[TrialOutcome]) -> list[Measured]:
     """The trials that did not fail."""
     return [Measured(outcome.trial, outcome.measurement) for outcome in outcomes if outcome.error is None]
 
 
-def _trial_json(outcome: Outcome) -> dict[str, Any]:
+def _trial_json(outcome: TrialOutcome) -> dict[str, Any]:
     trial = outcome.trial
     named = {
         "name": trial.name,
