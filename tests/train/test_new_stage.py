@@ -56,11 +56,13 @@ def write_records(folder: Path, count: int = 64) -> None:
 
 
 @pytest.mark.slow
-def test_a_new_stage_trains_on_a_new_source(conf: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["tiny", "tiny_ar"])
+def test_a_new_stage_trains_on_a_new_source(conf: Path, tmp_path: Path, model: str) -> None:
     data = copy_digits(tmp_path)
     write_records(data / "charts")
     overrides = [
-        *("stage=charts", "model=tiny", "data=digits", f"data.root={data}", f"train.storage={tmp_path}/runs"),
+        *("stage=charts", f"model={model}", "data=digits"),
+        *(f"data.root={data}", f"train.storage={tmp_path}/runs"),
         *(f"model.tokenizer={data}/tokenizer", "model.weights.language=null", "model.weights.vision=null"),
     ]
     losses = losses_without_ray(loader.load(overrides, conf), 2)
