@@ -25,11 +25,20 @@ SMOOTHING = 0.9
 
 def new_axis(width: float = 6.4, height: float = 4.0) -> tuple[Figure, Axes]:
     """A figure with one plot; sizes are in inches."""
-    figure, axis = pyplot.subplots(figsize=(width, height))
-    axis.grid(alpha=0.2)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
-    return figure, axis
+    figure, axes = new_axes(1, 1, width, height)
+    return figure, axes[0][0]
+
+
+def new_axes(
+    rows: int, columns: int, width: float = 4.2, height: float = 2.8
+) -> tuple[Figure, Sequence[Sequence[Axes]]]:
+    """A figure with rows of plots; sizes are of one plot, in inches."""
+    figure, axes = pyplot.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False)
+    for axis in axes.flat:
+        axis.grid(alpha=0.2)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes.tolist()
 
 
 def save(figure: Figure, file: Path) -> None:

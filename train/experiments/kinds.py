@@ -5,11 +5,17 @@ from __future__ import annotations
 from lladav.config.introspection import choices_hint
 from lladav.errors import UserError
 from train.experiments.accuracy import ACCURACY
+from train.experiments.attention import ATTENTION
 from train.experiments.kind import Kind, Measurement, Subject
 from train.experiments.refresh import REFRESH
 from train.experiments.scaling import SCALING
 
-KINDS: dict[str, Kind] = {"accuracy": ACCURACY, "refresh": REFRESH, "scaling": SCALING}
+KINDS: dict[str, Kind] = {
+    "accuracy": ACCURACY,
+    "attention": ATTENTION,
+    "refresh": REFRESH,
+    "scaling": SCALING,
+}
 
 
 def kind_named(name: str) -> Kind:

@@ -1,12 +1,13 @@
-"""Statistics of exact-match results: confidence intervals, paired comparison, and the fit of speeds."""
+"""Statistics of results: confidence intervals, paired comparison, and the fit of speeds."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
 
 CONFIDENCE = 0.95
 
@@ -17,6 +18,30 @@ def wilson_interval(correct: int, questions: int) -> tuple[float, float]:
         return 0.0, 1.0
     interval = binomtest(correct, questions).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A mean over at least two measurements, their standard deviation, and the mean's 95 % t-interval."""
+
+    mean: float
+    deviation: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float] | np.ndarray) -> Spread:
+        """Mean and spread of measurements."""
+        count, mean, deviation = len(values), float(np.mean(values)), float(np.std(values, ddof=1))
+        half = float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * deviation / math.sqrt(count)
+        return cls(mean, deviation, mean - half, mean + half)
+
+    def text(self, digits: int, scale: float = 1) -> str:
+        """The values times ``scale`` with this many decimals, as in ``53.41 ± 0.92 (53.23-53.59)``."""
+        mean, deviation, low, high = (
+            f"{scale * value:.{digits}f}" for value in (self.mean, self.deviation, self.low, self.high)
+        )
+        return f"{mean} ± {deviation} ({low}-{high})"
 
 
 @dataclass(frozen=True)
