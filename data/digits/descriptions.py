@@ -38,9 +38,18 @@ def true_sentences(digits: Sequence[int]) -> list[str]:
 
 def true_share(text: str, digits: Sequence[int]) -> float:
     """Share of the sentences of a text that are true; 0 for an empty text."""
-    sentences = [sentence for sentence in text.strip().removesuffix(".").split(END) if sentence]
-    true = set(true_sentences(digits))
+    sentences, true = _sentences(text), set(true_sentences(digits))
     return sum(sentence in true for sentence in sentences) / max(1, len(sentences))
+
+
+def covered_share(text: str, digits: Sequence[int]) -> float:
+    """Share of the true sentences that a text has."""
+    sentences, true = set(_sentences(text)), true_sentences(digits)
+    return sum(sentence in sentences for sentence in true) / len(true)
+
+
+def _sentences(text: str) -> list[str]:
+    return [sentence for sentence in text.strip().removesuffix(".").split(END) if sentence]
 
 
 def _of_single_digits(digits: Sequence[int]) -> Iterator[str]:

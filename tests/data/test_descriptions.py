@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.digits import bpe, corpus, records
-from data.digits.descriptions import END, describe, true_sentences, true_share
+from data.digits.descriptions import END, covered_share, describe, true_sentences, true_share
 from data.digits.glyphs import training_pool
 from data.digits.preparation import SEED, SETS
 from tests.digits import SCALE, shared_digits
@@ -22,7 +22,7 @@ DIGITS = st.lists(st.integers(0, 9), min_size=1, max_size=3)
 def test_a_description_has_every_true_sentence_once(digits: list[int], seed: int) -> None:
     _, text = describe(digits, np.random.default_rng(seed))
     assert sorted(text.removesuffix(".").split(END)) == sorted(set(true_sentences(digits)))
-    assert true_share(text, digits) == 1
+    assert true_share(text, digits) == covered_share(text, digits) == 1
 
 
 @pytest.mark.parametrize(("digits", "count"), [([7], 5), ([7, 7], 8), ([1, 2, 3], 11)])
@@ -37,16 +37,18 @@ def test_sentences_of_three_digits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "share"),
+    ("text", "true", "covered"),
     [
-        ("The largest digit is 8. The largest digit is 8.", 1),
-        ("The largest digit is 8. The largest digit is 9.", 0.5),
-        ("The largest digit is 8 The largest digit is 8.", 0),
-        ("", 0),
+        ("The largest digit is 8. The largest digit is 8.", 1, 1 / 11),
+        ("The largest digit is 8. The largest digit is 9.", 0.5, 1 / 11),
+        ("The largest digit is 8. The smallest digit is 1", 1, 2 / 11),
+        ("The largest digit is 8 The largest digit is 8.", 0, 0),
+        ("", 0, 0),
     ],
 )
-def test_share_of_true_sentences(text: str, share: float) -> None:
-    assert true_share(text, [3, 8, 1]) == share
+def test_sentences_are_checked_against_the_digits(text: str, true: float, covered: float) -> None:
+    assert true_share(text, [3, 8, 1]) == true
+    assert covered_share(text, [3, 8, 1]) == pytest.approx(covered)
 
 
 def test_the_tokenizer_is_that_of_the_other_sets(tmp_path: Path) -> None:

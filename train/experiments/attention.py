@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from lladav.config.introspection import choices_hint
 from lladav.errors import UserError
@@ -129,7 +130,7 @@ def draw(trials: Sequence[Measured], file: Path) -> None:
         axis.set_xlabel("layer")
         axis.set_ylabel(name)
         axis.set_ylim(bottom=0)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     share.set_xlabel("sink threshold")
     share.set_ylabel("sequences with a sink, %")
     share.set_ylim(-2, 102)

@@ -69,7 +69,8 @@ class Experiment:
     settings: Settings
     """Settings of all trials."""
     grid: Mapping[str, Sequence[Any]]
-    """Values by key; there is a trial for each combination."""
+    """Values by key; there is a trial for each combination. A value that is a mapping has several settings;
+    its key in the grid is a name for them."""
     split: Split = Split.test
     """The held-out questions that are asked."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -81,7 +82,8 @@ class Experiment:
         Raises ``UserError`` if two of them have the same name.
         """
         combinations = itertools.product(*self.grid.values())
-        trials = [self._trial(dict(zip(self.grid, values, strict=True))) for values in combinations]
+        points = [dict(zip(self.grid, values, strict=True)) for values in combinations]
+        trials = [self._trial(_settings_of(point)) for point in points]
         names = [trial.name for trial in trials]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise UserError(
@@ -156,6 +158,12 @@ def is_of_training(key: str) -> bool:
 def as_arguments(settings: Settings) -> list[str]:
     """The settings as arguments of a command."""
     return [f"{key}={value}" for key, value in settings.items()]
+
+
+def _settings_of(point: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings at a point of the grid, those of mappings included."""
+    groups = [value if isinstance(value, Mapping) else {key: value} for key, value in point.items()]
+    return {key: value for group in groups for key, value in group.items()}
 
 
 def _pair(argument: str) -> tuple[str, str]:

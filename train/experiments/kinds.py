@@ -8,12 +8,14 @@ from train.experiments.accuracy import ACCURACY
 from train.experiments.attention import ATTENTION
 from train.experiments.kind import Kind, Measurement, Subject
 from train.experiments.refresh import REFRESH
+from train.experiments.repetition import REPETITION
 from train.experiments.scaling import SCALING
 
 KINDS: dict[str, Kind] = {
     "accuracy": ACCURACY,
     "attention": ATTENTION,
     "refresh": REFRESH,
+    "repetition": REPETITION,
     "scaling": SCALING,
 }
 

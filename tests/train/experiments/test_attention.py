@@ -10,55 +10,26 @@ from typing import Any
 import pytest
 import torch
 
-from data.digits.questions import Split
 from lladav.analysis.attention import AttentionMetrics, attention_metrics
-from lladav.checkpoint import export
-from lladav.config.loader import load
 from lladav.config.schema import Attention, Config, Prediction
 from lladav.errors import UserError
 from lladav.inputs.packing import pack
-from lladav.model.initialization import initialize
-from lladav.model.llada_v import LLaDAV
-from tests.digits import shared_digits
 from tests.lladav.build import noise_image, text_sample, tiny_model
+from tests.train.experiments.subjects import a_folder_of_images, digits_config, subject, untrained
 from train.experiments.attention import ATTENTION, AttentionOptions, measure, sink_shares, summary, tables
-from train.experiments.definition import Trial, load_experiment
+from train.experiments.definition import Trial
 from train.experiments.image_prompts import image_questions, images_key
-from train.experiments.kind import Measured, Subject
+from train.experiments.kind import Measured
 
 
 @pytest.fixture
 def config() -> Config:
-    root = shared_digits()
-    return load(
-        ["stage=si", "model=tiny", "data=digits", f"data.root={root}", f"model.tokenizer={root}/tokenizer"]
-    )
+    return digits_config()
 
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """A folder with three images, one of them in a subfolder, and a file that is none."""
-    folder = tmp_path / "images"
-    (folder / "more").mkdir(parents=True)
-    for name, size in {"a.png": (40, 40), "b.JPG": (80, 40), "more/c.webp": (30, 60)}.items():
-        noise_image(*size).save(folder / name)
-    (folder / "notes.txt").write_text("no image")
-    return folder
-
-
-def subject(config: Config, weights: Path | str = "", **options: Any) -> Subject:
-    experiment = load_experiment(["experiment=attention"])
-    trial = Trial("trial", {}, {}, {}, str(weights))
-    chosen = ATTENTION.options_of(replace(experiment, options=options))
-    return Subject(trial, config, str(weights), Split.validation, chosen)
-
-
-def checkpoint(config: Config, folder: Path, **changes: Any) -> Path:
-    """An untrained model."""
-    model = LLaDAV(replace(config.model, **changes))
-    initialize(model, seed=0)
-    export(model, model.config, folder, tokenizer=config.model.tokenizer)
-    return folder
+    return a_folder_of_images(tmp_path)
 
 
 def test_only_a_bidirectional_model_attends_to_later_positions(
@@ -67,9 +38,9 @@ def test_only_a_bidirectional_model_attends_to_later_positions(
     causal = {"attention": Attention.causal, "prediction": Prediction.next_token}
     trials = []
     for name, changes in {"bidirectional": {}, "causal": causal}.items():
-        weights = checkpoint(config, tmp_path / name, **changes)
-        measured = measure(subject(config, weights, images=str(images)))
-        trials.append(Measured(replace(subject(config).trial, name=name), json.loads(json.dumps(measured))))
+        weights = untrained(config, tmp_path / name, **changes)
+        measured = measure(subject("attention", config, weights, images=str(images)))
+        trials.append(Measured(Trial(name, {}, {}), json.loads(json.dumps(measured))))
     both, past = (each.measurement["future_looking"] for each in trials)
     assert past["all"] == {"mean": 0, "deviation": 0, "low": 0, "high": 0}
     assert len(both["layers"]) == config.model.language.layers
@@ -97,27 +68,31 @@ def test_metrics_are_summed_up_over_the_sequences() -> None:
 
 
 def test_images_of_a_folder(config: Config, images: Path) -> None:
-    chosen = image_questions(subject(config, images=str(images), prompt="What is this?"))
+    chosen = image_questions(subject("attention", config, images=str(images), prompt="What is this?"))
     assert sorted(question.id for question in chosen) == ["a.png", "b.JPG", "more/c.webp"]
     assert {question.text for question in chosen} == {"What is this?"}
-    fewer = image_questions(subject(config, images=str(images), sequences=2))
+    fewer = image_questions(subject("attention", config, images=str(images), sequences=2))
     assert [question.id for question in fewer] == [
-        q.id for q in image_questions(subject(config, images=str(images), sequences=2))
+        q.id for q in image_questions(subject("attention", config, images=str(images), sequences=2))
     ]
     assert len(fewer) == 2
 
 
 def test_images_of_the_held_out_questions_by_default(config: Config) -> None:
-    chosen = image_questions(subject(config))
+    chosen = image_questions(subject("attention", config))
     assert len(chosen) == len({question.id for question in chosen}) == 100
     assert {question.text for question in chosen} == {AttentionOptions().prompt}
-    assert {question.type for question in image_questions(subject(config), kinds=["read"])} == {"read"}
+    assert {question.type for question in image_questions(subject("attention", config), kinds=["read"])} == {
+        "read"
+    }
 
 
 def test_another_image_or_prompt_is_another_measurement(config: Config, images: Path) -> None:
-    keys = {images_key(subject(config, images=str(images), prompt=prompt)) for prompt in ("a", "b")}
+    keys = {
+        images_key(subject("attention", config, images=str(images), prompt=prompt)) for prompt in ("a", "b")
+    }
     noise_image(40, 40, seed=1).save(images / "a.png")
-    keys.add(images_key(subject(config, images=str(images), prompt="a")))
+    keys.add(images_key(subject("attention", config, images=str(images), prompt="a")))
     assert len(keys) == 3
 
 
@@ -131,11 +106,11 @@ def test_another_image_or_prompt_is_another_measurement(config: Config, images: 
 )
 def test_bad_options_are_refused(config: Config, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        subject(config, **options)
+        subject("attention", config, **options)
 
 
 def test_a_folder_without_images_is_refused(config: Config, tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"has 0 images; name a folder of images in experiment\.options\.images"
     ):
-        image_questions(subject(config, images=str(tmp_path)))
+        image_questions(subject("attention", config, images=str(tmp_path)))
