@@ -117,7 +117,7 @@ class DecodingParams(RuleFields):
     top_p: Share | None = None
     """Sample among the most probable tokens that together have this probability."""
     no_repeat_ngram: Count | None = None
-    """Never write a token that repeats this many consecutive tokens of the answer."""
+    """No sequence of this many tokens occurs twice in the answer."""
 
     @property
     def intervals(self) -> list[int]:

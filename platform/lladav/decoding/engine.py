@@ -24,7 +24,7 @@ from lladav.decoding.errors import FailureKind, NotFiniteError
 from lladav.decoding.kv_cache import BLOCK_SIZE, KVCache, kv_block_bytes
 from lladav.decoding.model_runner import GuidanceBranch, ModelRunner, Row, UnmaskedTokens
 from lladav.decoding.paged_attention import has_mask
-from lladav.decoding.params import DecodingOptions, refuse_denoising_settings
+from lladav.decoding.params import DecodingOptions, check_next_token
 from lladav.decoding.prompt_encoder import PromptEncoder, prompt_length
 from lladav.decoding.results import Decoded, Update, decoded
 from lladav.decoding.scheduler import Scheduler
@@ -144,7 +144,7 @@ class Engine:
             raise UserError(f"request {name}: is running already; choose another id")
         self._check_ids(options)
         if self._predicts_next_token:
-            refuse_denoising_settings(options.changed)
+            check_next_token(options.changed)
         request = _Request(name, prompt, options, self._prompt_positions(prompt, options), on_admit)
         self.admission.check(name, self._memory_need(request, options))
         self._requests[name] = request

@@ -79,10 +79,7 @@ class ModelRunner:
         params = [_sampling_params(row, own) for row, own in zip(rows, candidates, strict=True)]
         output = sample(hidden_MW, self._weights.head, params, guidance)
         unmasked = self._unmask(rows, candidates, output)
-        for row, span, tokens in zip(rows, spans, unmasked, strict=True):
-            if tokens is not None:
-                row.state.fill(span, tokens.positions, tokens.tokens, tokens.confidences)
-        return unmasked
+        return [_fill(*each) for each in zip(rows, spans, unmasked, strict=True)]
 
     def _forward(self, rows: Sequence[Row], spans: Sequence[Span]) -> list[Tensor]:
         """Hidden states (N, W) of the candidates, for each branch of each row."""
@@ -167,6 +164,17 @@ class ModelRunner:
             torch.stack((unmasked_RB.double(), padded(output.tokens_M, 0.0), confidence_RB)).cpu().numpy()
         )
         return [_unmasked(own, copied[:, row, : len(own)]) for row, own in enumerate(candidates)]
+
+
+def _fill(row: Row, span: Span, unmasked: UnmaskedTokens | None) -> UnmaskedTokens | None:
+    """Advance the state of a row by a step over ``span``; returns the tokens that it has written."""
+    if unmasked is None:
+        return None
+    columns = unmasked.positions, unmasked.tokens, unmasked.confidences
+    writable = row.state.writable(*columns)
+    written = UnmaskedTokens(*([column[index] for index in writable] for column in columns))
+    row.state.fill(span, written.positions, written.tokens, written.confidences)
+    return written
 
 
 def _unmasked(candidates: np.ndarray, copied: np.ndarray) -> UnmaskedTokens | None:

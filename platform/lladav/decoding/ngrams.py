@@ -2,7 +2,7 @@
 
 A token is suppressed at a position if an n-gram that it completes there would occur twice in the answer.
 N-grams of the prompt do not count. A token completes an n-gram at its end, at its beginning or inside it,
-because masks are filled in any order. Tokens of the same step are not compared with each other.
+because masks are filled in any order.
 
 Shapes: G canvas positions, N tokens of an n-gram, S n-grams of the canvas by their start.
 """

@@ -7,8 +7,8 @@ lists settings that have no effect.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
@@ -36,13 +36,21 @@ NEXT_TOKEN_OPTIONS = frozenset(
 """Options that a next-token model has; all others say how masks are filled."""
 
 
-def refuse_denoising_settings(names: Iterable[str]) -> None:
-    """Raise ``UserError`` if any of these settings of a request has no meaning for a next-token model."""
-    if refused := [name for name in names if name not in NEXT_TOKEN_OPTIONS]:
-        raise UserError(
-            f"decoding: {', '.join(refused)}: for masked-diffusion models only, and this model predicts the "
-            "next token; leave out"
-        )
+def refused_for_next_token(names: Iterable[str]) -> list[str]:
+    """The settings among ``names`` that have no meaning for a next-token model."""
+    return [name for name in names if name not in NEXT_TOKEN_OPTIONS]
+
+
+def refusal(names: Sequence[str]) -> str:
+    """A line that says why a next-token model refuses settings."""
+    it = "it" if len(names) == 1 else "them"
+    return f"{', '.join(names)}: for masked diffusion only, and this model predicts the next token; omit {it}"
+
+
+def check_next_token(names: Iterable[str]) -> None:
+    """Raise ``UserError`` if one of these settings has no meaning for a next-token model."""
+    if refused := refused_for_next_token(names):
+        raise UserError(f"decoding: {refusal(refused)}")
 
 
 class Cache(StrEnum):
@@ -88,8 +96,8 @@ class DecodingOptions(UnmaskingOptions):
     forbidden: tuple[int, ...] = ()
     """Token ids that are never sampled."""
     no_repeat_ngram: int | None = None
-    """Never sample a token that repeats this many consecutive tokens of the answer; none: repetition is not
-    suppressed. Positions with ``allowed`` ids are exempt."""
+    """No sequence of this many tokens occurs twice in the answer; none: repetition is not suppressed.
+    Positions with ``allowed`` ids are exempt."""
     suffix: tuple[int, ...] = ()
     """Fixed token ids after the canvas, visible from the first step."""
     infill: Mapping[int, int] = field(default_factory=dict)
@@ -117,7 +125,7 @@ class DecodingOptions(UnmaskingOptions):
         model does not have.
         """
         if prediction is Prediction.next_token:
-            refuse_denoising_settings(settings)
+            check_next_token(settings)
             return cls(**{"stop": ((ids.eot,), (ids.eos,)), **settings})
         forbidden = (ids.eos, ids.bos, ids.start_header, ids.end_header)
         return cls(**{"stop": ((ids.eot,),), "forbidden": forbidden, **settings})
@@ -134,9 +142,11 @@ class DecodingOptions(UnmaskingOptions):
     @property
     def changed(self) -> list[str]:
         """Names of the settings that differ from their defaults."""
-        defaults = type(self)()
-        names = (each.name for each in fields(self))
-        return [name for name in names if getattr(self, name) != getattr(defaults, name)]
+        defaults = {
+            each.name: each.default if each.default_factory is MISSING else each.default_factory()
+            for each in fields(self)
+        }
+        return [name for name, default in defaults.items() if getattr(self, name) != default]
 
     @property
     def positions_per_block(self) -> int:
@@ -157,7 +167,7 @@ class DecodingOptions(UnmaskingOptions):
     def row_rule(self, step: int, masks: int) -> RowRule:
         """The rule at a step of a block, for a canvas with ``masks`` masks left."""
         if self.quotas is not None:
-            return RowRule(self.rule, self.quotas[step], masks)
+            return RowRule(self.rule, self.quotas[min(step, len(self.quotas) - 1)], masks)
         (value,) = given_rule_parameters(self.__dict__).values()
         return RowRule(self.rule, value, masks)
 
@@ -176,8 +186,13 @@ class DecodingOptions(UnmaskingOptions):
 
     @property
     def steps_per_block(self) -> int:
-        """Steps after which a block ends, even if masks are left in it."""
-        return self.positions_per_block if self.quotas is None else len(self.quotas)
+        """Steps after which a block ends, even if masks are left in it.
+
+        A step may leave tokens that repeat an n-gram to later steps, so that a quota needs more of them.
+        """
+        if self.quotas is None or self.no_repeat_ngram is not None:
+            return self.positions_per_block
+        return len(self.quotas)
 
     @property
     def answer_positions(self) -> int:

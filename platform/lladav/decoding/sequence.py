@@ -109,11 +109,34 @@ class SequenceState(ABC):
     @property
     def suppressed(self) -> dict[int, list[int]]:
         """Tokens that a candidate may not become in the next step: they repeat an n-gram of the answer."""
+        return self._repeating(self.tokens_G, self.candidates.tolist())
+
+    def writable(
+        self, positions: Sequence[int], tokens: Sequence[int], confidences: Sequence[float]
+    ) -> list[int]:
+        """Indices of the tokens that a step may write, among those that it sampled side by side.
+
+        A token that would repeat an n-gram together with more confident ones is left to a later step. The
+        most confident token is always written.
+        """
+        if self.options.no_repeat_ngram is None:
+            return list(range(len(positions)))
+        canvas_G, written = self.tokens_G.copy(), list[int]()
+        for index in sorted(range(len(positions)), key=lambda index: -confidences[index]):
+            position, token = positions[index], tokens[index]
+            if not written or token not in self._repeating(canvas_G, [position]).get(position, []):
+                canvas_G[position] = token
+                written.append(index)
+        return sorted(written)
+
+    def _repeating(self, tokens_G: np.ndarray, candidates: Sequence[int]) -> dict[int, list[int]]:
+        """Tokens that would repeat an n-gram before the end of a canvas, for each of the candidates."""
         if (size := self.options.no_repeat_ngram) is None:
             return {}
-        tokens = self.tokens_G[: self.end]
-        candidates = set(self.candidates.tolist()) - self.options.allowed.keys()
-        return repeating_tokens(tokens, tokens != self.blank, candidates, size)
+        tokens = tokens_G[: self.end]
+        return repeating_tokens(
+            tokens, tokens != self.blank, set(candidates) - self.options.allowed.keys(), size
+        )
 
     @property
     def committed(self) -> int:

@@ -164,7 +164,7 @@ def test_memory_is_one_branch_of_prompt_and_answer_without_a_mask() -> None:
 )
 def test_settings_of_denoising_are_refused_by_name(settings: dict[str, Any], names: str) -> None:
     options = DecodingOptions(max_tokens=8, **settings)
-    with pytest.raises(UserError, match=f"decoding: {names}: for masked-diffusion models only") as raised:
+    with pytest.raises(UserError, match=f"decoding: {names}: for masked diffusion only") as raised:
         engine_of(model=MODEL).submit(text_sample("p", 4), options)
     assert "\n" not in str(raised.value)
 
@@ -172,5 +172,5 @@ def test_settings_of_denoising_are_refused_by_name(settings: dict[str, Any], nam
 def test_chat_options_stop_at_eot_and_eos_and_forbid_nothing() -> None:
     options = DecodingOptions.for_chat(TOKENS, Prediction.next_token, max_tokens=8)
     assert (options.stop, options.forbidden) == (((TOKENS.eot,), (TOKENS.eos,)), ())
-    with pytest.raises(UserError, match="refresh_interval: for masked-diffusion models only"):
+    with pytest.raises(UserError, match="refresh_interval: for masked diffusion only"):
         DecodingOptions.for_chat(TOKENS, Prediction.next_token, refresh_interval=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,14 @@ from hypothesis import strategies as st
 from lladav.decoding.ngrams import repeating_tokens
 from lladav.decoding.params import DecodingOptions
 from lladav.decoding.sequence import DenoisingSequence
-from tests.lladav.build import text_sample
+from tests.lladav.build import TOKENS, text_sample
 from tests.lladav.decoding.test_engine import MODEL, one
 
-MASK, VOCABULARY = 9, 3
+MASK, VOCABULARY = TOKENS.mask_id, 3
 
 
 def ngrams(tokens: list[int], size: int) -> list[tuple[int, ...]]:
-    """All n-grams without a mask."""
+    """All n-grams without ``MASK``."""
     windows = [tuple(tokens[start : start + size]) for start in range(len(tokens) - size + 1)]
     return [each for each in windows if MASK not in each]
 
@@ -44,14 +45,32 @@ def test_only_candidates_are_looked_at() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-@pytest.mark.parametrize("settings", [{}, {"block_length": 4, "refresh_interval": 3}, {"temperature": 0.5}])
-def test_no_ngram_occurs_twice_if_steps_unmask_one_token(settings: dict[str, Any], size: int) -> None:
-    free = one(MODEL, text_sample("p", 6), DecodingOptions(max_tokens=24, **settings)).tokens
-    assert len(set(free)) < len(free)
-    suppressed = DecodingOptions(max_tokens=24, no_repeat_ngram=size, **settings)
-    answer = one(MODEL, text_sample("p", 6), suppressed)
-    assert len(set(ngrams(answer.tokens, size))) == len(ngrams(answer.tokens, size))
-    assert answer.forwards == 24
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"block_length": 4, "refresh_interval": 3},
+        {"temperature": 0.5},
+        {"tokens_per_step": 5, "block_length": 12},
+        {"threshold": 0.02, "refresh_interval": None},
+        {"entropy": 9.0},
+    ],
+)
+def test_no_ngram_occurs_twice_and_no_mask_is_left(settings: dict[str, Any], size: int) -> None:
+    options = DecodingOptions(max_tokens=24, forbidden=(TOKENS.mask_id,), **settings)
+    free = one(MODEL, text_sample("p", 6), options)
+    assert len(set(free.tokens)) < 24
+    answer = one(MODEL, text_sample("p", 6), replace(options, no_repeat_ngram=size))
+    assert len(set(ngrams(answer.tokens, size))) == len(ngrams(answer.tokens, size)) == 25 - size
+    assert TOKENS.mask_id not in answer.tokens
+    assert answer.forwards <= 24
+
+
+def test_a_token_that_repeats_a_more_confident_one_of_its_step_is_left_to_a_later_step() -> None:
+    state = DenoisingSequence(1, DecodingOptions(max_tokens=4, tokens_per_step=4, no_repeat_ngram=1), MASK)
+    assert state.writable([0, 1, 2], [7, 5, 7], [0.2, 0.3, 0.4]) == [1, 2]
+    state.fill(state.span, [1, 2], [5, 7], [0.3, 0.4])
+    assert state.candidates.tolist() == [0, 3]
 
 
 def test_infill_counts_and_positions_with_allowed_tokens_are_exempt() -> None:
