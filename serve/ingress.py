@@ -78,6 +78,7 @@ def service_of(settings: ServeSettings, engines: Engines, ready: Callable[[], Aw
     media = MediaLoader(settings.media, settings.fetch, geometry)
     return Service(
         settings,
+        model.prediction,
         Completions(engines, planner, media, tokenizer),
         Authenticator(keys_of(settings)),
         RateLimiter(settings.name, settings.limits_storage),

@@ -27,7 +27,7 @@ import lladav  # noqa: E402 - the path comes first
 from data.digits.questions import Split  # noqa: E402
 from lladav.config.cli import main_arguments, one_line_errors  # noqa: E402
 from lladav.config.introspection import choices_hint  # noqa: E402
-from lladav.config.schema import Config  # noqa: E402
+from lladav.config.schema import Config, Prediction  # noqa: E402
 from lladav.errors import UserError  # noqa: E402
 
 if TYPE_CHECKING:
@@ -104,8 +104,8 @@ def cache_key(
 ) -> str:
     """Hash of everything that determines the answers: checkpoint, questions, settings and code."""
     asked = [(question.id, question.type, question.text, question.answer) for question in questions]
-    settings = [MAX_TOKENS, _block_length(config), *sorted((decoding or {}).items())]
-    digest = hashlib.sha256(json.dumps([step, asked, *settings]).encode())
+    settings = sorted({**usual_decoding(config), **(decoding or {})}.items())
+    digest = hashlib.sha256(json.dumps([step, asked, settings]).encode())
     library = sorted(Path(lladav.__file__).parent.rglob("*.py"))
     images = sorted({path for question in questions for path in question.media})
     for file in [*library, *(ROOT / name for name in CODE), *images]:
@@ -113,9 +113,12 @@ def cache_key(
     return digest.hexdigest()
 
 
-def _block_length(config: Config) -> int:
-    """Tokens of a decoding block: the block length of training."""
-    return config.objective.block_length or DEFAULT_BLOCK_LENGTH
+def usual_decoding(config: Config) -> dict[str, int]:
+    """Fields of ``DecodingOptions``: the length of an answer and, for masked diffusion, of its blocks."""
+    if config.model.prediction is Prediction.next_token:
+        return {"max_tokens": MAX_TOKENS}
+    block_length = config.objective.block_length or DEFAULT_BLOCK_LENGTH
+    return {"max_tokens": MAX_TOKENS, "block_length": block_length}
 
 
 def answers(config: Config, split: Split = Split.validation) -> list[Answered]:
@@ -150,8 +153,8 @@ def decoding_options(
     """How held-out questions are decoded; ``changed`` are fields of ``DecodingOptions`` with other values."""
     from lladav.decoding.params import DecodingOptions
 
-    usual = {"max_tokens": MAX_TOKENS, "block_length": _block_length(config)}
-    return DecodingOptions.for_chat(ids, **{**usual, **(changed or {})})
+    settings = {**usual_decoding(config), **(changed or {})}
+    return DecodingOptions.for_chat(ids, config.model.prediction, **settings)
 
 
 def answer_all(

@@ -25,7 +25,7 @@ from rich.text import Text
 from lladav.checkpoint import model_config_of, open_model
 from lladav.config.cli import OneLineParser, one_line_errors
 from lladav.config.introspection import field_docs
-from lladav.config.schema import ModelConfig, Pixels
+from lladav.config.schema import ModelConfig, Pixels, Prediction
 from lladav.decoding.cpu_weights import fastest_dtype
 from lladav.decoding.engine import engine_for
 from lladav.decoding.params import Cache, DecodingOptions
@@ -90,7 +90,7 @@ def generate(
     checkpoint's. Raises ``UserError`` for invalid settings and for a video that cannot be read.
     """
     tokenizer = tokenizer or ChatTokenizer.load(model.config.tokenizer)
-    options = chat_options(tokenizer, stop_texts, **settings)
+    options = chat_options(tokenizer, stop_texts, model.config.prediction, **settings)
     *_, last = updates(model, question(model.config, tokenizer, images, text, video, frames), options)
     if last.answer is None:
         raise UserError(last.error or "decoding ended without an answer")
@@ -98,11 +98,17 @@ def generate(
 
 
 def chat_options(
-    tokenizer: ChatTokenizer, stop_texts: Sequence[str] = (), **settings: Any
+    tokenizer: ChatTokenizer,
+    stop_texts: Sequence[str] = (),
+    prediction: Prediction = Prediction.masked,
+    **settings: Any,
 ) -> DecodingOptions:
-    """Return options for a chat answer, which ends at eot or at the first of ``stop_texts``."""
+    """Return options for a chat answer, which ends with its turn or at the first of ``stop_texts``.
+
+    ``prediction`` is that of the model. Raises ``UserError`` for settings that such a model does not have.
+    """
     texts = StopTexts(stop_texts, tokenizer.token_bytes) if stop_texts else None
-    return DecodingOptions.for_chat(tokenizer.ids, stop_texts=texts, **settings)
+    return DecodingOptions.for_chat(tokenizer.ids, prediction, stop_texts=texts, **settings)
 
 
 def question(
@@ -141,16 +147,24 @@ def main(command_line: Sequence[str]) -> None:
         _check_files(arguments)
         config, tokenizer = model_config_of(arguments.model), ChatTokenizer.load(arguments.model)
         images = [_open(path, config.images.pixels) for path in arguments.image]
-        options = chat_options(tokenizer, arguments.stop, **settings)
+        options = chat_options(tokenizer, arguments.stop, config.prediction, **settings)
         prompt = question(config, tokenizer, images, arguments.question, arguments.video, arguments.frames)
         model = open_model(arguments.model, getattr(torch, arguments.dtype), arguments.device)
-        show(updates(model, prompt, options), tokenizer, options, Console())
+        masks_ahead = options.positions_per_block if config.prediction is Prediction.masked else 0
+        show(updates(model, prompt, options), tokenizer, options, Console(), masks_ahead)
 
 
 def show(
-    steps: Iterable[Update], tokenizer: ChatTokenizer, options: DecodingOptions, console: Console
+    steps: Iterable[Update],
+    tokenizer: ChatTokenizer,
+    options: DecodingOptions,
+    console: Console,
+    masks_ahead: int,
 ) -> None:
-    """Show the answer while it is decoded, or print it once if there is no terminal."""
+    """Show the answer while it is decoded, or print it once if there is no terminal.
+
+    ``masks_ahead`` is the number of masks that are shown after the last unmasked token.
+    """
     revealed = {**options.infill}
     update = Update("")
     with Live(console=console, auto_refresh=False, transient=True) as live:
@@ -158,7 +172,10 @@ def show(
             revealed |= zip(update.unmasked.positions, update.unmasked.tokens, strict=True)
             if console.is_terminal:
                 live.update(
-                    Text.assemble(*_pieces(revealed, update.committed, tokenizer, options)), refresh=True
+                    Text.assemble(
+                        *_pieces(revealed, update.committed, tokenizer, options.max_tokens, masks_ahead)
+                    ),
+                    refresh=True,
                 )
     if update.answer is None:
         raise UserError(update.error or "decoding ended without an answer")
@@ -171,12 +188,12 @@ def show(
 
 
 def _pieces(
-    revealed: dict[int, int], committed: int, tokenizer: ChatTokenizer, options: DecodingOptions
+    revealed: dict[int, int], committed: int, tokenizer: ChatTokenizer, canvas: int, masks_ahead: int
 ) -> Iterator[tuple[str, str]]:
     """Text and style of the canvas: committed text plain, other unmasked text bold, masks as dim dots."""
     last = max(revealed, default=-1)
     run: list[int] = []
-    for position in range(min(options.max_tokens, last + 1 + options.positions_per_block)):
+    for position in range(min(canvas, last + 1 + masks_ahead)):
         if position in revealed:
             run.append(revealed[position])
             if position + 1 in revealed and position + 1 != committed:

@@ -1,8 +1,4 @@
-"""From a request to an engine request: settings, defaults and bounds, checked before any work.
-
-Settings of a request override its ``effort``, which overrides the alias in its ``model``, which overrides the
-server's defaults. Unmasking rules exclude each other, so a rule replaces all rules that it overrides.
-"""
+"""From a request to an engine request: settings, defaults and bounds, checked before any work."""
 
 from __future__ import annotations
 
@@ -11,31 +7,29 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 from lladav.config.schema import ModelConfig
 from lladav.decoding.params import DecodingOptions
 from lladav.decoding.prompt_encoder import prompt_length
-from lladav.decoding.unmasking import RULES, given_rule_parameters, rule_parameters
 from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer
 from lladav.inputs.images import ViewGeometry
 from lladav.inputs.samples import Sample, Visual
+from serve.api.decoding_plans import decoding_planner, requested_schema
 from serve.api.prompts import chat_prompt, check_order, text_prompt
 from serve.api.request_limits import RequestLimits, requested_max_tokens, text_characters
 from serve.api.schemas import (
     ChatRequest,
     CompletionRequest,
     DecodingBody,
-    SchemaFormat,
     StreamOptions,
     UserMessage,
 )
-from serve.decoding_params import IntervalRange
 from serve.engine.messages import EngineRequest
-from serve.engine.refresh_policy import RefreshRange
 from serve.errors import ApiError
-from serve.settings import KeySettings, RefreshSettings, ServeSettings
+from serve.settings import KeySettings, ServeSettings
 from serve.structured import JsonTemplate
 
 NUM_SEEDS = 2**62
@@ -72,7 +66,10 @@ class RequestPlanner:
         self._max_frames = model.images.inference_frames
         self._max_positions = model.language.max_positions
         self._limits = RequestLimits(settings, self._max_positions)
-        self._forbidden = DecodingOptions.for_chat(tokenizer.ids).forbidden
+        self._prediction = model.prediction
+        chat = DecodingOptions.for_chat(tokenizer.ids, model.prediction)
+        self._forbidden_without_end = (*chain.from_iterable(chat.stop), *chat.forbidden)
+        self._decoding = decoding_planner(model.prediction, settings, self._limits, tokenizer.ids.eot)
 
     def check_aliases(self) -> None:
         """Raise ``UserError`` for an alias with which a request without other params would be refused."""
@@ -103,23 +100,17 @@ class RequestPlanner:
         """
         self._check(body, key)
         prompt = self._prompt(body)
-        params, max_tokens = self._params(body), self._max_tokens(body, key)
+        max_tokens = self._max_tokens(body, key)
         template = self._template(body, max_tokens, key)
-        if template is None:
-            canvas = self._canvas(params.get("block_length"), max_tokens, key)
-        else:
-            canvas, max_tokens = self._template_canvas(body, template), template.length
-        refresh = refresh_range(
-            params.pop("refresh_interval", None), body.deadline_ms is not None, self._settings.dial
-        )
-        options = self._options({**params, **canvas, **self._extras(body, template)}, refresh)
+        plan = self._decoding.plan(body, key, max_tokens, template)
+        options = self._options({**plan.settings, **self._extras(body, template)})
         chat = isinstance(body, ChatRequest)
         request = EngineRequest(
             id=f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
             prompt=prompt,
             prompt_tokens=prompt_length(prompt, self._geometry),
             options=options,
-            refresh=refresh,
+            refresh=plan.refresh,
             deadline=deadline,
             choices=body.choices,
             stop=tuple(body.stops),
@@ -128,7 +119,7 @@ class RequestPlanner:
         self._check_length(request)
         return PreparedRequest(
             engine_request=request,
-            max_tokens=max_tokens,
+            max_tokens=max_tokens if template is None else template.length,
             template=template,
             warnings=_warnings(request),
             model=body.model,
@@ -151,6 +142,7 @@ class RequestPlanner:
         if body.model not in self._settings.models:
             raise unknown_model(body.model, self._settings)
         self._limits.check(body, key)
+        self._decoding.check(body)
         if isinstance(body, ChatRequest):
             check_order(body.messages)
             self.frames(body)
@@ -161,44 +153,15 @@ class RequestPlanner:
         assert isinstance(body, CompletionRequest)
         return text_prompt(body.prompt, self._tokenizer)
 
-    def _params(self, body: DecodingBody) -> dict[str, Any]:
-        """Decoding params by precedence, with parameters of at most one unmasking rule."""
-        own, defaults = body.given(), self._settings.decoding
-        preset = self._preset(body)
-        rules = given_rule_parameters(own) or _rule(body.reveal, preset)
-        params = {**preset, **own}
-        if body.reveal is not None:
-            _check_rule(body.reveal, rules)
-        if not rules and defaults.tokens_per_step > 1:
-            rules = {"tokens_per_step": defaults.tokens_per_step}
-        return {"cache": defaults.cache, **_without_rules(params), **rules}
-
-    def _preset(self, body: DecodingBody) -> dict[str, Any]:
-        """The params of the alias and of the effort, which overrides the alias."""
-        alias, effort = self._settings.aliases.get(body.model), self._effort(body)
-        params = {} if alias is None else alias.given()
-        if given_rule_parameters(effort):
-            params = _without_rules(params)
-        return {**params, **effort}
-
-    def _effort(self, body: DecodingBody) -> dict[str, Any]:
-        if body.effort is None:
-            return {}
-        preset = self._settings.dial.presets.get(body.effort.value)
-        if preset is None:
-            message = f"effort: this server has no {body.effort.value!r}; set refresh_interval"
-            raise ApiError(400, message, param="effort")
-        return preset.given()
-
     def _max_tokens(self, body: DecodingBody, key: KeySettings | None) -> int:
         requested, _ = requested_max_tokens(body)
         if requested is not None:
             return requested
         limit = self._limits.limit("max_tokens", key)
-        return limit if _schema(body) else min(self._settings.limits.default_max_tokens, limit)
+        return limit if requested_schema(body) else min(self._settings.limits.default_max_tokens, limit)
 
     def _template(self, body: DecodingBody, max_tokens: int, key: KeySettings | None) -> JsonTemplate | None:
-        schema = _schema(body)
+        schema = requested_schema(body)
         if schema is None:
             return None
         if body.stops:
@@ -207,43 +170,20 @@ class RequestPlanner:
         characters_left = self._limits.limit("characters", key) - text_characters(body)
         return JsonTemplate(schema, self._tokenizer, value_tokens, max_tokens, characters_left)
 
-    def _canvas(self, block: int | None, max_tokens: int, key: KeySettings | None) -> dict[str, int]:
-        """Canvas and block length: ``max_tokens`` rounded up to whole blocks, within the limit."""
-        if block is None:
-            block = min(self._settings.decoding.block_length or max_tokens, max_tokens)
-        canvas, limit = -(-max_tokens // block) * block, self._limits.limit("max_tokens", key)
-        if canvas > max_tokens and canvas > limit:
-            canvas = block * (limit // block) or max_tokens
-        return {"max_tokens": canvas, "block_length": min(block, canvas)}
-
-    def _template_canvas(self, body: DecodingBody, template: JsonTemplate) -> dict[str, Any]:
-        """The template as one block unless the request sets another length: values depend on each other."""
-        length = template.length
-        block = min(body.block_length or length, length)
-        canvas = -(-length // block) * block
-        padding = dict.fromkeys(range(length, canvas), self._tokenizer.ids.eot)
-        return {
-            "max_tokens": canvas,
-            "block_length": block,
-            "infill": template.infill | padding,
-            "allowed": template.allowed,
-            "stop": (),
-        }
-
     def _extras(self, body: DecodingBody, template: JsonTemplate | None) -> dict[str, Any]:
         """Options besides the decoding params and the canvas."""
         extras: dict[str, Any] = {}
         if isinstance(body, CompletionRequest) and body.suffix:
             extras["suffix"] = tuple(self._tokenizer.encode(body.suffix))
         if body.ignore_eos and template is None:
-            extras |= {"stop": (), "forbidden": (self._tokenizer.ids.eot, *self._forbidden)}
+            extras |= {"stop": (), "forbidden": self._forbidden_without_end}
         extras["seed"] = random.randrange(NUM_SEEDS) if body.seed is None else body.seed
         return extras
 
-    def _options(self, settings: Mapping[str, Any], refresh: RefreshRange) -> DecodingOptions:
+    def _options(self, settings: Mapping[str, Any]) -> DecodingOptions:
         """The options of the request, validated here and nowhere else; raises ``ApiError``."""
         try:
-            return DecodingOptions.for_chat(self._tokenizer.ids, **settings, refresh_interval=refresh.max)
+            return DecodingOptions.for_chat(self._tokenizer.ids, self._prediction, **settings)
         except UserError as error:
             raise ApiError(400, str(error).removeprefix("decoding: ")) from None
 
@@ -263,53 +203,10 @@ def unknown_model(name: str, settings: ServeSettings) -> ApiError:
     return ApiError(404, message, code="model_not_found", param="model")
 
 
-def _without_rules(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The params without those of unmasking rules."""
-    return {name: value for name, value in params.items() if name not in rule_parameters()}
-
-
-def _rule(reveal: str | None, preset: Mapping[str, Any]) -> dict[str, Any]:
-    """The preset's unmasking rule, or the rule named by ``reveal`` with its default."""
-    of_preset = given_rule_parameters(preset)
-    if reveal is None or of_preset.keys() & RULES[reveal].parameters.keys():
-        return of_preset
-    rule = RULES[reveal]
-    return {} if rule.default is None else {next(iter(rule.parameters)): rule.default}
-
-
-def _check_rule(reveal: str, rules: Mapping[str, Any]) -> None:
-    if other := sorted(rules.keys() - RULES[reveal].parameters.keys()):
-        message = f"reveal: {reveal} and {', '.join(other)} exclude each other; keep one of them"
-        raise ApiError(400, message, param="reveal")
-
-
-def _schema(body: DecodingBody) -> dict[str, Any] | None:
-    if isinstance(body, ChatRequest) and isinstance(body.response_format, SchemaFormat):
-        return body.response_format.json_schema.schema_
-    return None
-
-
-def refresh_range(
-    requested: int | IntervalRange | None, has_deadline: bool, bounds: RefreshSettings
-) -> RefreshRange:
-    """The intervals that a request may get: those that it permits, within the server's bounds.
-
-    A request that permits none by itself gets the default interval. Its deadline may raise it, load may not.
-    """
-    if requested is None:
-        return RefreshRange(
-            bounds.default, bounds.max if has_deadline else bounds.default, follows_load=False
-        )
-    low, high = (requested, requested) if isinstance(requested, int) else (requested.min, requested.max)
-    allowed = RefreshRange(max(low, bounds.min), min(high, bounds.max))
-    if allowed.min > allowed.max:
-        message = f"refresh_interval: this server permits {bounds.min} to {bounds.max}; choose within"
-        raise ApiError(400, message, param="refresh_interval")
-    return allowed
-
-
 def _warnings(request: EngineRequest) -> list[str]:
-    options = request.options.at_admission(request.refresh.min, None)
+    options = request.options
+    if request.refresh is not None:
+        options = options.at_admission(request.refresh.min, None)
     warnings = options.warnings
     if request.choices > 1 and options.temperature == 0:
         warnings.append("n above 1 at temperature 0 gives the same answer each time")

@@ -16,6 +16,7 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Res
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
+from lladav.config.schema import Prediction
 from serve.api.body_reading import BodyReader
 from serve.api.completions import Completions
 from serve.api.context import RequestContext
@@ -48,6 +49,8 @@ class Service:
     """What the routes and the middleware use."""
 
     settings: ServeSettings
+    prediction: Prediction
+    """What the model predicts; it decides which decoding params there are."""
     completions: Completions
     authenticator: Authenticator
     limiter: RateLimiter
@@ -61,7 +64,7 @@ def web_app(service: Service) -> FastAPI:
     # FastAPI's own spans would start a separate trace, between those of Ray Serve around it and below it.
     app = FastAPI(title="LLaDA-V", docs_url=None, redoc_url=None, telemetry={"tracing": False})
     _add_completions(app, service)
-    _add_models(app, service.settings)
+    _add_models(app, service.settings, service.prediction)
     _add_operations(app, service)
     if service.settings.ingress.playground:
         _add_playground(app)
@@ -127,25 +130,23 @@ async def _unless_disconnected(request: Request, coroutine: Coroutine[Any, Any, 
         gone.cancel()
 
 
-def _add_models(app: FastAPI, settings: ServeSettings) -> None:
+def _add_models(app: FastAPI, settings: ServeSettings, prediction: Prediction) -> None:
     started = int(time.time())
 
     def description(name: str) -> dict[str, Any]:
-        refresh, limits = settings.dial, settings.limits
-        alias = settings.aliases.get(name)
+        limits, alias = settings.limits, settings.aliases.get(name)
         params = None if alias is None else alias.model_dump(mode="json", exclude_none=True)
         return {
             "id": name,
             "object": "model",
             "created": started,
             "owned_by": "lladav",
+            "prediction": prediction.value,
             "max_tokens": limits.max_tokens,
             "default_max_tokens": limits.default_max_tokens,
             "max_images": settings.media.images,
             "max_videos": settings.media.videos,
-            "block_length": settings.decoding.block_length,
-            "refresh_interval": {"min": refresh.min, "max": refresh.max, "default": refresh.default},
-            "efforts": sorted(refresh.presets),
+            **_denoising(settings, prediction),
             **({} if params is None else {"parent": settings.name, "params": params}),
         }
 
@@ -160,6 +161,18 @@ def _add_models(app: FastAPI, settings: ServeSettings) -> None:
         if model not in settings.models:
             raise unknown_model(model, settings)
         return description(model)
+
+
+def _denoising(settings: ServeSettings, prediction: Prediction) -> dict[str, Any]:
+    """Settings of denoising in the description of a model; empty values if it predicts the next token."""
+    if prediction is Prediction.next_token:
+        return {"block_length": None, "refresh_interval": None, "efforts": []}
+    dial = settings.dial
+    return {
+        "block_length": settings.decoding.block_length,
+        "refresh_interval": {"min": dial.min, "max": dial.max, "default": dial.default},
+        "efforts": sorted(dial.presets),
+    }
 
 
 async def _is_ready(service: Service) -> bool:

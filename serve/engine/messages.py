@@ -37,7 +37,8 @@ class EngineRequest:
     options: DecodingOptions
     """Validated when the request is prepared, and not again. The engine sets the refresh interval and the
     stop texts when it admits the request: see ``DecodingOptions.at_admission``."""
-    refresh: RefreshRange
+    refresh: RefreshRange | None
+    """None for a model without a refresh interval."""
     deadline: float
     """When the request ends unanswered, by ``time.time()`` of this host. A pickled request holds the seconds
     left instead, because the clocks of two hosts differ."""
@@ -76,11 +77,11 @@ class Delta:
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished answer and the refresh interval that it got."""
+    """A finished answer and the refresh interval that it got, if the model has one."""
 
     choice: int
     answer: Decoded
-    refresh_interval: int
+    refresh_interval: int | None
 
 
 Event = Delta | Finished

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from lladav.checkpoint import open_model
+from lladav.config.schema import Prediction
 from lladav.decoding.cpu_weights import fastest_dtype
 from lladav.decoding.cuda_graphs import GraphSize, capture_sizes
 from lladav.decoding.engine import SMALL_BLOCK_SIZE, Engine, EngineConfig
@@ -98,16 +99,18 @@ def engine_of(model: LLaDAV, settings: ServeSettings) -> Engine:
         replica.kv_bytes,
         replica.max_rows,
         replica.refresh_positions,
-        graph_sizes=graph_sizes(settings),
+        graph_sizes=graph_sizes(settings, model.config.prediction),
         graph_bytes=min(replica.graph_bytes, replica.kv_bytes // 4),
         block_size=BLOCK_SIZE if replica.gpus else SMALL_BLOCK_SIZE,
     )
     return Engine(model, config)
 
 
-def graph_sizes(settings: ServeSettings) -> list[GraphSize]:
+def graph_sizes(settings: ServeSettings, prediction: Prediction = Prediction.masked) -> list[GraphSize]:
     """Sizes of cached steps to capture as CUDA graphs; empty if graphs are off."""
     replica, canvas = settings.engine, settings.limits.max_tokens
     enabled = replica.gpus > 0 if replica.cuda_graphs is None else replica.cuda_graphs
     block = settings.decoding.block_length or settings.limits.default_max_tokens
+    if prediction is Prediction.next_token:
+        canvas = block = 1  # each cached step forwards one token
     return capture_sizes(replica.max_rows, canvas, block) if enabled else []

@@ -28,7 +28,7 @@ from lladav.decoding.stops import StopTexts
 from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer
 from serve.engine.messages import Delta, EngineRequest, Event, Finished, StreamMode
-from serve.engine.refresh_policy import StepTimeModel, choose_interval, latency_estimate
+from serve.engine.refresh_policy import RefreshRange, StepTimeModel, choose_interval, latency_estimate
 from serve.errors import NOT_FINITE, ApiError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class _Submission:
     inbox: asyncio.Queue[Event | ApiError] = field(default_factory=asyncio.Queue)
     submitted_at: float = field(default_factory=time.monotonic)
     refresh_interval: int | None = None
-    """Chosen when the first answer is admitted, the same for all answers."""
+    """Chosen when the first answer is admitted, the same for all answers. None: the model has no interval."""
     answers: list[_Answer] = field(default_factory=list)
 
 
@@ -203,8 +203,12 @@ class EngineWorker:
         request = submission.request
         self._submissions.add(submission)
         stop_texts = StopTexts(request.stop, self._tokenizer.token_bytes) if request.stop else None
-        options = request.options.at_admission(request.refresh.max, stop_texts)
-        on_admit = partial(self._options_on_admit, submission, options)
+        refresh = request.refresh
+        interval = request.options.refresh_interval if refresh is None else refresh.max
+        options = request.options.at_admission(interval, stop_texts)
+        on_admit = None
+        if refresh is not None:
+            on_admit = partial(self._options_on_admit, submission, options, refresh)
         infilled = {position: (token, 1.0) for position, token in options.infill.items()}
         try:
             for choice in range(request.choices):
@@ -227,7 +231,9 @@ class EngineWorker:
             self._engine.cancel(answer.name)
             self._answers.pop(answer.name, None)
 
-    def _options_on_admit(self, submission: _Submission, options: DecodingOptions) -> DecodingOptions:
+    def _options_on_admit(
+        self, submission: _Submission, options: DecodingOptions, allowed: RefreshRange
+    ) -> DecodingOptions:
         """The options with the refresh interval that load and deadline call for now.
 
         Called when a row is free. If there is no memory yet, the engine calls again later, so the interval is
@@ -238,16 +244,18 @@ class EngineWorker:
             answer.name in running or answer.name not in self._answers for answer in submission.answers
         )
         if submission.refresh_interval is None or not started:
-            submission.refresh_interval = self._choose_interval(submission.request, options)
+            submission.refresh_interval = self._choose_interval(submission.request, options, allowed)
         return options.at_admission(submission.refresh_interval, options.stop_texts)
 
-    def _choose_interval(self, request: EngineRequest, options: DecodingOptions) -> int:
+    def _choose_interval(
+        self, request: EngineRequest, options: DecodingOptions, allowed: RefreshRange
+    ) -> int:
         running, waiting = len(self._engine.running), len(self._engine.waiting)
         others = self._step_time.positions if running else 0.0
         estimate = latency_estimate(self._step_time, options, request.prompt_tokens, others)
         seconds_left = LATENCY_MARGIN * (request.deadline - time.time())
         load = (running + waiting) / self._rows
-        return choose_interval(request.refresh, load, self._busy, seconds_left, estimate)
+        return choose_interval(allowed, load, self._busy, seconds_left, estimate)
 
     def _step(self) -> list[Message]:
         """Run a step; returns the messages that follow from it."""
@@ -263,7 +271,7 @@ class EngineWorker:
         """Count a step and add its time to the step-time model."""
         for submission in admitted:
             waited = time.monotonic() - submission.submitted_at
-            self._metrics.admitted(waited, submission.refresh_interval or 1)
+            self._metrics.admitted(waited, submission.refresh_interval)
         forwarded = sum(update.forwarded for update in updates)
         if forwarded and not admitted:  # a step that admits also encodes prompts, which the model leaves out
             self._step_time.add(forwarded, seconds)
@@ -301,8 +309,8 @@ class EngineWorker:
         messages: list[Message] = [(submission, delta) for delta in self._deltas(answer, update)]
         if update.answer is not None:
             del self._answers[update.id]
-            interval = submission.refresh_interval or 1
-            messages.append((submission, Finished(answer.choice, update.answer, interval)))
+            finished = Finished(answer.choice, update.answer, submission.refresh_interval)
+            messages.append((submission, finished))
         return messages
 
     def _deltas(self, answer: _Answer, update: Update) -> list[Delta]:

@@ -108,10 +108,11 @@ class EngineMetrics:
         _add(self._forwards, refreshes, kind="refresh")
         _add(self._forwards, cached, kind="cached")
 
-    def admitted(self, queue_seconds: float, interval: int) -> None:
-        """Observe a request that got its first row: its time in the queue and its refresh interval."""
+    def admitted(self, queue_seconds: float, interval: int | None) -> None:
+        """Observe a request that got its first row: its time in the queue and its interval, if any."""
         self._queue_seconds.observe(queue_seconds)
-        self._interval.observe(interval)
+        if interval is not None:
+            self._interval.observe(interval)
 
     def gauges(self, rows_used: int, rows: int, waiting: int, oldest_waiting_seconds: float) -> None:
         """Set the gauges. Call it also when idle: Ray drops gauges that are not set for 20 seconds."""

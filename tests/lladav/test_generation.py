@@ -26,7 +26,7 @@ from lladav.inputs.chat import ChatTokenizer
 from lladav.inputs.samples import VisualKind
 from lladav.model.llada_v import LLaDAV
 from tests.conftest import Golden
-from tests.lladav.build import noise_image, tiny_config, tiny_model
+from tests.lladav.build import noise_image, tiny_ar_config, tiny_config, tiny_model
 
 SETTINGS: dict[str, Any] = {"max_tokens": 8, "block_length": 4, "refresh_interval": 2}
 
@@ -91,6 +91,26 @@ def test_the_command_prints_the_answer_once(
     printed = capsys.readouterr()
     assert "".join(printed.out.split()) == "".join(expected.text.split())
     assert f"{expected.decoded.forwards} forwards" in printed.err
+
+
+def test_a_model_that_predicts_the_next_token_answers(
+    tokenizer: ChatTokenizer, golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_ar_config(vocab_size=tokenizer.vocab_size)
+    config.tokens = TokenIds(**vars(tokenizer.ids))
+    model, folder = tiny_model(config, std=0.3), tmp_path / "out"
+    export(model, config, folder, tokenizer=golden.folder / "tokenizer")
+    expected = lladav.generate(model, [], "x", tokenizer=tokenizer, max_tokens=8)
+    assert expected.decoded.refreshes == 1
+    arguments = ["--model", str(folder), "--device=cpu", "--dtype=float32", "--max-tokens=8"]
+    main([*arguments, "x"])
+    assert "".join(capsys.readouterr().out.split()) == "".join(expected.text.split())
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--refresh-interval=1", "x"])
+    assert ended.value.code == 2
+    refused = capsys.readouterr().err
+    assert "refresh_interval: for masked diffusion only" in refused
+    assert refused.count("\n") == 1
 
 
 def write_clip(file: Path, frames: int) -> None:
@@ -232,5 +252,6 @@ def test_a_terminal_shows_the_answer_while_it_is_decoded(model: LLaDAV, tokenize
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=80)
     options = DecodingOptions(**SETTINGS)
-    show(updates(model, question(model.config, tokenizer, [], "x"), options), tokenizer, options, console)
+    steps = updates(model, question(model.config, tokenizer, [], "x"), options)
+    show(steps, tokenizer, options, console, masks_ahead=4)
     assert screen.getvalue().count("·") >= 3 + 2 + 1

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from ray.serve._private.http_util import RequestIdMiddleware
 
 from lladav.checkpoint import export
-from lladav.config.schema import TokenIds
+from lladav.config.schema import ModelConfig, TokenIds
 from lladav.inputs.chat import ChatTokenizer
 from serve.api.routes import web_app
 from serve.engine.client import Engines
@@ -30,10 +30,12 @@ from tests.lladav.build import tiny_config, tiny_model
 NAME = "llada-v-tiny"
 
 
-def checkpoint(folder: Path, tokenizer_folder: Path) -> Path:
+def checkpoint(
+    folder: Path, tokenizer_folder: Path, config_of: Callable[..., ModelConfig] = tiny_config
+) -> Path:
     """An untrained model as a checkpoint with its tokenizer."""
     tokenizer = ChatTokenizer.load(tokenizer_folder)
-    config = tiny_config(vocab_size=tokenizer.vocab_size)
+    config = config_of(vocab_size=tokenizer.vocab_size)
     config.tokens = TokenIds(**vars(tokenizer.ids))
     model = tiny_model(config, std=0.2)
     export(model, config, folder, tokenizer=tokenizer_folder)

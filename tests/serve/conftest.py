@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from serve.settings import ServeSettings
+from tests.lladav.build import tiny_ar_config
 from tests.serve.apis import LocalEngines, checkpoint, serving, settings_of
 
 
@@ -25,6 +26,23 @@ def _quiet() -> Iterator[None]:
 def model_folder(tmp_path_factory: pytest.TempPathFactory, golden: Any) -> Path:
     """An untrained model as a checkpoint."""
     return checkpoint(tmp_path_factory.mktemp("served"), golden.folder / "tokenizer")
+
+
+@pytest.fixture(scope="session")
+def next_token_folder(tmp_path_factory: pytest.TempPathFactory, golden: Any) -> Path:
+    """An untrained model that predicts the next token, as a checkpoint."""
+    folder = tmp_path_factory.mktemp("served")
+    return checkpoint(folder, golden.folder / "tokenizer", tiny_ar_config)
+
+
+@pytest.fixture(scope="session")
+def next_token_api(next_token_folder: Path) -> Iterator[str]:
+    """Address of a running API of a model that predicts the next token."""
+    settings = settings_of(next_token_folder)
+    engines = LocalEngines(settings)
+    with serving(settings, engines) as address:
+        yield address
+    engines.worker.stop()
 
 
 @pytest.fixture(scope="session")

@@ -125,6 +125,24 @@ def test_an_effort_takes_the_place_of_the_slider_until_it_moves(playground: Play
 
 
 @browser_test
+def test_a_model_that_predicts_the_next_token_has_no_settings_of_denoising(
+    open_page: Callable[..., Playground], next_token_api: str
+):
+    playground = open_page(next_token_api)
+    playground.set(max_tokens="8")
+    for label in ("Refresh interval", "Compare side by side", "Block length", "Reveal by"):
+        expect(playground.page.get_by_label(label)).to_have_count(0)
+    playground.ask("What is this?")
+    (card,) = playground.finished()
+    assert playground.sent[0]["max_tokens"] == 8
+    assert {"refresh_interval", "effort"}.isdisjoint(playground.sent[0])
+    whole = answer_of(next_token_api, playground.sent[0])
+    assert card.locator(".canvas").text_content() == whole["choices"][0]["message"]["content"]
+    assert figures(card)["interval"] == "\N{EN DASH}"
+    expect(playground.page.get_by_role("heading", name="Token by token")).to_be_visible()
+
+
+@browser_test
 def test_two_settings_are_compared_side_by_side(playground: Playground):
     playground.page.get_by_label("Compare side by side").check()
     playground.page.locator("#intervalB").press("End")

@@ -3,7 +3,7 @@
 import { BANDS, bandOf, confidenceOf, countRevealed, piecesOf } from "./canvas.js";
 import { curlOf } from "./request.js";
 import { rateOf } from "./run.js";
-import { differing, state } from "./state.js";
+import { comparing, differing, state } from "./state.js";
 import { h, ref } from "./vue.js";
 
 const STATUS = { running: "writing", done: "done", stopped: "stopped", failed: "failed" };
@@ -93,7 +93,7 @@ function Figures({ run, marks }) {
     ["refreshes", usage ? usage.refreshes : "–"],
     ["cached", usage ? usage.cached_steps : "–"],
     ["tokens", usage ? usage.completion_tokens : countRevealed(canvas) || "–"],
-    ["interval", usage ? usage.refresh_interval : "–"],
+    ["interval", usage?.refresh_interval ?? "–"],
   ];
   if (run.label) figures.push(["differing", marks ? marks.size : "–"]);
   return h("dl", { class: "figures" }, figures.map(([name, value]) => h("div", [h("dt", name), h("dd", value)])));
@@ -144,7 +144,7 @@ function Legend() {
       h("span", { class: "place masked", "aria-hidden": "true" }, MASKED), "masked, ",
       h("span", { class: "place revealed band3" }, "filled"), " revealed, ",
       h("span", { class: "place committed band3" }, "underlined"), " committed",
-      state.compare && [", ", h("mark", { class: "place" }, "boxed"), " differs"],
+      comparing.value && [", ", h("mark", { class: "place" }, "boxed"), " differs"],
     ]),
   ]);
 }

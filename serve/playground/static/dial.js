@@ -9,6 +9,11 @@ export function intervalsOf(model) {
   return [...new Set([min, ...STOPS.filter((stop) => stop > min && stop < max), max])];
 }
 
+/** Whether a model fills masks; otherwise it writes one token after another, and has no refresh interval. */
+export function denoises(model) {
+  return model?.refresh_interval !== null;
+}
+
 /** The initial settings of both sides: the model's default, and a clearly different interval. */
 export function newDials(model) {
   const usual = (model?.refresh_interval ?? ANY).default;
@@ -17,7 +22,8 @@ export function newDials(model) {
 }
 
 /** A setting in words. */
-export function describe(dial) {
+export function describe(dial, model) {
+  if (!denoises(model)) return "Token by token";
   if (dial.effort) return `Effort ${dial.effort}`;
   return dial.interval === 1 ? "Refresh at every step" : `Refresh every ${dial.interval} steps`;
 }

@@ -1,16 +1,16 @@
 /** The left side: images, question, refresh intervals, settings, key. */
 
-import { intervalsOf } from "./dial.js";
+import { denoises, intervalsOf } from "./dial.js";
 import { filesOf } from "./images.js";
-import { NUMBERS, RULES } from "./request.js";
-import { addFiles, ask, chooseModel, chosenModel, EXAMPLES, keepKey, removeImage, running, state, stop, useExample } from "./state.js";
+import { NUMBERS, numbersOf, RULES } from "./request.js";
+import { addFiles, ask, chooseModel, chosenModel, comparing, EXAMPLES, keepKey, removeImage, running, state, stop, useExample } from "./state.js";
 import { h, nextTick, ref, watch } from "./vue.js";
 
 export function QuestionForm() {
   return h("form", { class: "ask", novalidate: true, onSubmit: submit, "aria-label": "Ask a question" }, [
     h(Images),
     h(Question),
-    h(Dials),
+    denoises(chosenModel.value) && h(Dials),
     h(Knobs),
     h(KeyField),
     h(Actions),
@@ -135,9 +135,11 @@ function Knobs() {
     h("summary", "Settings"),
     h("div", { class: "fields" }, [
       state.models.length > 1 && h(ModelField),
-      Object.entries(NUMBERS).map(([name, field]) => numberField(name, field)),
-      h(RuleField),
-      state.knobs.rule && numberField(state.knobs.rule, RULES[state.knobs.rule]),
+      numbersOf(chosenModel.value).map((name) => numberField(name, NUMBERS[name])),
+      denoises(chosenModel.value) && [
+        h(RuleField),
+        state.knobs.rule && numberField(state.knobs.rule, RULES[state.knobs.rule]),
+      ],
     ]),
   ]);
 }
@@ -211,7 +213,7 @@ function Actions() {
     h(
       "button",
       { id: "run", type, class: running.value && "secondary", onClick },
-      running.value ? "Stop" : state.compare ? "Ask both" : "Ask",
+      running.value ? "Stop" : comparing.value ? "Ask both" : "Ask",
     ),
   ]);
 }

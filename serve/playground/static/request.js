@@ -1,6 +1,7 @@
 /** Builds the body of a request, and the same request as a shell command. */
 
 import { COMPLETIONS } from "./api.js";
+import { denoises } from "./dial.js";
 
 /** Number fields, sent if they are filled in; otherwise the server's defaults apply. */
 export const NUMBERS = {
@@ -21,8 +22,17 @@ export function newKnobs() {
   return { rule: "", ...Object.fromEntries(Object.keys(NUMBERS).map((name) => [name, ""])), ...Object.fromEntries(rules) };
 }
 
+/** Number fields of masked-diffusion models only. */
+const DENOISING = ["block_length"];
+
+/** The number fields that a model has. */
+export function numbersOf(model) {
+  return Object.keys(NUMBERS).filter((name) => denoises(model) || !DENOISING.includes(name));
+}
+
 /** The body of a request from the question, its images, a refresh interval or preset, and the settings. */
-export function bodyOf({ model, question, images, knobs }, dial) {
+export function bodyOf({ models, model, question, images, knobs }, dial) {
+  const chosen = models.find(({ id }) => id === model);
   const imageParts = images.map(({ url }) => ({ type: "image_url", image_url: { url } }));
   return {
     model,
@@ -30,14 +40,14 @@ export function bodyOf({ model, question, images, knobs }, dial) {
     stream: true,
     stream_mode: "denoise",
     stream_options: { include_usage: true },
-    ...(dial.effort ? { effort: dial.effort } : { refresh_interval: dial.interval }),
-    ...filledIn(knobs),
+    ...(denoises(chosen) && (dial.effort ? { effort: dial.effort } : { refresh_interval: dial.interval })),
+    ...filledIn(knobs, [...numbersOf(chosen), denoises(chosen) && knobs.rule]),
   };
 }
 
-function filledIn(knobs) {
-  const names = [...Object.keys(NUMBERS), knobs.rule].filter((name) => name && `${knobs[name]}`.trim() !== "");
-  return Object.fromEntries(names.map((name) => [name, Number(knobs[name])]));
+function filledIn(knobs, names) {
+  const filled = names.filter((name) => name && `${knobs[name]}`.trim() !== "");
+  return Object.fromEntries(filled.map((name) => [name, Number(knobs[name])]));
 }
 
 /** The request for a POSIX shell. It omits the key, and uses a here-document: images are too long for an argument. */

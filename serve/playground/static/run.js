@@ -2,16 +2,15 @@
 
 import { ApiError, complete } from "./api.js";
 import { applyChunk, countRevealed, newCanvas } from "./canvas.js";
-import { describe } from "./dial.js";
 import { reactive } from "./vue.js";
 
 const TICK_MS = 100;
 
 /** A new answer; `status` changes to "done", "stopped" or "failed". */
-export function newRun(label, dial, body) {
+export function newRun(label, title, body) {
   return reactive({
     label,
-    title: describe(dial),
+    title,
     body,
     status: "running",
     canvas: newCanvas(),

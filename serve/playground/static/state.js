@@ -2,7 +2,7 @@
 
 import { listModels } from "./api.js";
 import { differences, piecesOf } from "./canvas.js";
-import { newDials } from "./dial.js";
+import { denoises, describe, newDials } from "./dial.js";
 import { fetchImage, readImages } from "./images.js";
 import { bodyOf, newKnobs } from "./request.js";
 import { newRun, perform } from "./run.js";
@@ -40,6 +40,9 @@ const aborter = shallowRef(null);
 
 export const running = computed(() => state.runs.some((run) => run.status === "running"));
 export const chosenModel = computed(() => state.models.find(({ id }) => id === state.model));
+
+/** Whether a question is asked with two refresh intervals. */
+export const comparing = computed(() => state.compare && denoises(chosenModel.value));
 
 /** The differences between two finished answers, per run; null before. */
 export const differing = computed(() => {
@@ -95,7 +98,7 @@ export async function ask() {
   if (!chosenModel.value) return;
   state.notice = "";
   aborter.value = new AbortController();
-  state.runs = state.compare ? [runOf("A", 0), runOf("B", 1)] : [runOf("", 0)];
+  state.runs = comparing.value ? [runOf("A", 0), runOf("B", 1)] : [runOf("", 0)];
   await Promise.all(state.runs.map((run) => perform(run, state.key, aborter.value.signal)));
   if (state.runs.some((run) => run.error?.status === 401)) state.keyWanted = true;
 }
@@ -106,7 +109,8 @@ export function stop() {
 }
 
 function runOf(label, which) {
-  return newRun(label, state.dials[which], bodyOf(state, state.dials[which]));
+  const dial = state.dials[which];
+  return newRun(label, describe(dial, chosenModel.value), bodyOf(state, dial));
 }
 
 function refuse(error) {

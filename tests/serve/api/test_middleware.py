@@ -11,6 +11,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.types import Message
 
+from lladav.config.schema import Prediction
 from serve.api.completions import Completions
 from serve.api.middleware import CLIENT_CLOSED_REQUEST
 from serve.api.routes import Service, web_app
@@ -62,9 +63,16 @@ class Server:
     @property
     def app(self) -> FastAPI:
         keys, no_completions = Authenticator(self.settings.keys), cast(Completions, None)
-        return web_app(
-            Service(self.settings, no_completions, keys, self.limiter, self.metrics, self.is_ready)
+        service = Service(
+            self.settings,
+            Prediction.masked,
+            no_completions,
+            keys,
+            self.limiter,
+            self.metrics,
+            self.is_ready,
         )
+        return web_app(service)
 
     @property
     def running(self) -> int:

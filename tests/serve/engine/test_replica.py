@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lladav.config.schema import Prediction
 from lladav.decoding.cuda_graphs import GraphSize
 from lladav.errors import UserError
 from serve.engine.replica import EngineReplica, engine_of, graph_sizes, open_replica_model
@@ -35,6 +36,7 @@ def test_sizes_follow_rows_blocks_and_the_longest_answer() -> None:
     sizes = graph_sizes(gpu())
     assert len(sizes) == 34
     assert sizes[-1] == GraphSize(1024, 33)
+    assert graph_sizes(gpu(), Prediction.next_token)[-1] == GraphSize(128, 129)
     alone = graph_sizes(gpu(engine__max_rows=1, limits__max_tokens=128, limits__default_max_tokens=64))
     assert alone[-1] == GraphSize(256, 3)
 

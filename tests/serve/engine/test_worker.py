@@ -224,6 +224,7 @@ def test_numbers_that_are_not_finite_are_an_error_and_counted(served: ServeSetti
 def interval(worker: EngineWorker, wanted: EngineRequest) -> int:
     ended = run(worker, wanted)[-1]
     assert isinstance(ended, Finished)
+    assert ended.refresh_interval is not None
     return ended.refresh_interval
 
 
@@ -237,7 +238,7 @@ def test_the_interval_rises_with_load(worker: EngineWorker) -> None:
         return await asyncio.gather(*(collected(worker, each) for each in jobs))
 
     ends = [events[-1] for events in asyncio.run(crowd())]
-    intervals = [each.refresh_interval for each in ends if isinstance(each, Finished)]
+    intervals = [each.refresh_interval or 0 for each in ends if isinstance(each, Finished)]
     assert max(intervals) == 32
     assert intervals[-1] < 32
 
