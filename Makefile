@@ -1,6 +1,6 @@
 # All commands; `make` lists them. Paths are relative because the name of the checkout's folder may contain spaces.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo serve test proofs k8s-check lint format bench clean
+.PHONY: help venv demo serve test proofs lmms-eval k8s-check lint format bench clean
 PYTHON_OF_VENV := .venv/bin/python
 ARGS ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -25,6 +25,10 @@ test: .venv/ready ## run the tests; ARGS="-k noise" selects some
 proofs: .venv/ready ## run the long tests of the server (disconnects, soak, faults, fuzzing), about half an hour
 	$(PYTHON_OF_VENV) -m pytest --full -m proof -s --timeout 3600 $(ARGS)
 
+lmms-eval: .venv/ready ## compare answers with LMMs-Eval, in its own environment; ARGS="--model FOLDER"
+	@sh .ci/lmms_eval
+	@$(PYTHON_OF_VENV) -m tests.bench.compare_lmms_eval $(ARGS)
+
 k8s-check: .venv/ready ## check the Kubernetes manifests without a cluster
 	@$(PYTHON_OF_VENV) -m k8s.check
 
@@ -44,5 +48,5 @@ bench: .venv/ready ## measure speed and memory against the reference implementat
 	done
 
 clean: ## remove .venv, caches and prepared data; keep runs/
-	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf .venv .venv-lmms-eval .cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -15,6 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 from pydantic import (
@@ -348,8 +349,18 @@ def _set(tree: DictConfig, key: str, value: Any) -> None:
     if not all(key.split(".")):
         raise UserError(f"{key!r}: not a setting; write section.key, as in engine.max_rows")
     try:
-        OmegaConf.update(tree, key, value, merge=True, force_add=True)
+        OmegaConf.update(tree, key, _unquoted(key, value), merge=True, force_add=True)
     except GrammarParseError:
         raise UserError(f"{key}: ${{ is not closed; close it or leave it out") from None
     except OmegaConfBaseException as error:
         raise UserError(f"{key}: cannot be set ({str(error).splitlines()[0]})") from None
+
+
+def _unquoted(key: str, value: Any) -> Any:
+    """The value; a list where a command line has text like ``[a, b]``."""
+    if not (isinstance(value, str) and value.startswith("[")):
+        return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"{key}={value}: not a list; write [a, b]") from None

@@ -18,6 +18,8 @@ import yaml
 from data.records.parsing import parse as parse_record
 from lladav.__main__ import COMMANDS
 from lladav.config.loader import CONF, expand_stages, load
+from train.benchmarks.task_model import TaskModelArguments
+from train.benchmarks.task_settings import SettingsLayer, file_layer, resolve
 from train.evaluate import take_split
 from train.experiments.definition import load_experiment
 from train.export import parse as parse_export
@@ -27,7 +29,7 @@ PAGES = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "k8s" / "README.md"],
     key=lambda page: page.as_posix(),
 )
-README_MAX_LINES, WALK_MAX_HOPS = 170, 20
+README_MAX_LINES, WALK_MAX_HOPS = 175, 20
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -172,6 +174,8 @@ def test_scripts_tests_modules_and_targets_exist() -> None:
                 assert target in targets, (page, words)
             case ["lladav", name, *_]:
                 assert name in {*COMMANDS, "COMMAND", "--help"}, (page, words)
+            case ["python", "-m", "lmms_eval", *_]:
+                pass  # installed in an environment of its own
             case ["python", "-m", module, *_]:
                 assert importlib.util.find_spec(module), (page, words)
             case ["python", script, *_]:
@@ -179,6 +183,15 @@ def test_scripts_tests_modules_and_targets_exist() -> None:
             case ["pytest", *arguments]:
                 paths = [a.partition("::")[0] for a in arguments if a.startswith("tests/")]
                 assert all((ROOT / path).exists() for path in paths), (page, words)
+
+
+def test_arguments_of_our_model_of_lmms_eval_are_valid() -> None:
+    for _, words in chosen("python", "-m", "lmms_eval", "--model", "lladav"):
+        text = words[words.index("--model_args") + 1]
+        given = TaskModelArguments.of(dict(each.split("=", 1) for each in text.split(",")))
+        layers = [SettingsLayer("model_args", given.decoding)]
+        for task in words[words.index("--tasks") + 1].split(","):
+            assert resolve([file_layer(str(given.settings), task), *layers]).options
 
 
 def test_flags_of_benchmarks_exist() -> None:

@@ -142,7 +142,7 @@ def main(command_line: Sequence[str]) -> None:
     """Answer in the terminal. A user error is one line on stderr and exit code 2."""
     with one_line_errors():
         arguments = _parser().parse_args(command_line)
-        settings = {name: getattr(arguments, name) for name in _settings() if hasattr(arguments, name)}
+        settings = {name: getattr(arguments, name) for name in option_parsers() if hasattr(arguments, name)}
         DecodingOptions(**settings)
         _check_files(arguments)
         config, tokenizer = model_config_of(arguments.model), ChatTokenizer.load(arguments.model)
@@ -221,8 +221,8 @@ def _check_files(arguments: argparse.Namespace) -> None:
         raise UserError(f"--frames {arguments.frames}: must be 1 or more")
 
 
-def _settings() -> dict[str, Callable[[str], Any]]:
-    """The decoding settings that have a flag, and the parser of their values."""
+def option_parsers() -> dict[str, Callable[[str], Any]]:
+    """The decoding settings that have a single value, and the parser of their text."""
     kinds = {field.name: str(field.type) for field in fields(DecodingOptions)}
     return {
         name: _or_none(KINDS[kind.removesuffix(NONE)]) if kind.endswith(NONE) else KINDS[kind]
@@ -260,7 +260,7 @@ def _parser() -> argparse.ArgumentParser:
     text = f"number format of the weights; default {dtype}, the fastest on this machine"
     parser.add_argument("--dtype", default=dtype, choices=DTYPES, help=text)
     docs, defaults = field_docs(DecodingOptions), DecodingOptions()
-    for name, kind in _settings().items():
+    for name, kind in option_parsers().items():
         default = getattr(defaults, name)
         text = docs[name].replace("``", "").replace("%", "%%")
         default = "none" if default is None else default

@@ -68,6 +68,14 @@ def test_dotted_and_nested_keys_override_the_file() -> None:
     )
 
 
+def test_a_command_line_may_set_lists_and_aliases() -> None:
+    given = {"media.directories": "[/videos, /more]", "aliases.r8.refresh_interval": "8"}
+    settings = load({"model": "m", **given})
+    assert settings.media.directories == ["/videos", "/more"]
+    assert settings.aliases["r8"].given() == {"refresh_interval": 8}
+    assert error_of(**{"media.directories": "[/a"}) == "media.directories=[/a: not a list; write [a, b]"
+
+
 def test_the_builder_of_ray_serve_gets_the_same_settings() -> None:
     """Ray validates the arguments of an application with the builder's annotation."""
     given = {"config": "local", "model": "m", "engine.max_rows": 3}

@@ -32,7 +32,11 @@ def prompt_length(prompt: Sample, geometry: ViewGeometry) -> int:
 
 def question_prompt(name: str, text: str, visuals: Sequence[Visual], tokenizer: ChatTokenizer) -> Sample:
     """A question in the format of the training conversations: system turn, image marks, then the text."""
-    content = f"{IMAGE_MARK}\n" * len(visuals) + text
+    return prompt_of(name, f"{IMAGE_MARK}\n" * len(visuals) + text, visuals, tokenizer)
+
+
+def prompt_of(name: str, content: str, visuals: Sequence[Visual], tokenizer: ChatTokenizer) -> Sample:
+    """A system turn and one user turn, whose ``content`` has a mark for each of its ``visuals``."""
     messages = [Message("system", SYSTEM_PROMPT), Message("user", content)]
     return Sample(name, encode_prompt(messages, tokenizer), list(visuals))
 

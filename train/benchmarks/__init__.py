@@ -1,0 +1,1 @@
+"""Benchmark tasks of LMMs-Eval on a checkpoint."""
