@@ -164,6 +164,7 @@ class TaskModel:
         resolve([self._model_layer])
         folder = local_copy(location(arguments.model))
         config, self._tokenizer = model_config_of(folder), ChatTokenizer.load(folder)
+        self._prediction = config.prediction
         joint = JOINTS[arguments.image_joint]
         self._prompts = TaskPrompts(config, self._tokenizer, arguments.frames, joint)
         self._replicas = start_replicas(arguments)
@@ -206,7 +207,9 @@ class TaskModel:
             layers.insert(0, _file_layer(self._arguments.settings, question.task))
         settings = resolve(layers)
         try:
-            return settings, DecodingOptions.for_chat(self._tokenizer.ids, **settings.options)
+            return settings, DecodingOptions.for_chat(
+                self._tokenizer.ids, self._prediction, **settings.options
+            )
         except UserError as error:
             raise UserError(f"task {question.task}: {error}") from None
 

@@ -140,6 +140,17 @@ def test_replicas_in_ray_actors_give_the_same_answers(folder: Path) -> None:
     assert texts(made(folder, batch_size=2, replicas=2).answer(many())) == alone
 
 
+def test_a_model_that_predicts_the_next_token(next_token_folder: Path, tokenizer: ChatTokenizer) -> None:
+    model = open_model(next_token_folder, torch.float32)
+    options = DecodingOptions.for_chat(tokenizer.ids, model.config.prediction, max_tokens=8)
+    (expected,) = decode(model, [prompted("<image>\nWho?", [tiled(ONE, model)], tokenizer)], options)
+    evaluated = made(next_token_folder, max_tokens=8)
+    (found,) = evaluated.answer([asked("Who?", ONE)]).outcomes
+    assert found.text == expected.text(tokenizer.token_bytes)
+    with pytest.raises(UserError, match=r"^task mme: .*block_length"):
+        evaluated.answer([asked("Who?", block_length=8)])
+
+
 def test_settings_of_the_task_override_those_of_the_model(folder: Path) -> None:
     short, long = (
         made(folder, gen_length=4).answer([asked("Who?"), asked("Who?", document=1, gen_length=16)]).outcomes
