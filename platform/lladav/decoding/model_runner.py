@@ -59,6 +59,14 @@ class UnmaskedTokens:
     tokens: list[int] = field(default_factory=list)
     confidences: list[float] = field(default_factory=list)
 
+    def selected(self, indices: Sequence[int]) -> UnmaskedTokens:
+        """The tokens at these indices."""
+        return UnmaskedTokens(
+            [self.positions[index] for index in indices],
+            [self.tokens[index] for index in indices],
+            [self.confidences[index] for index in indices],
+        )
+
 
 class ModelRunner:
     """Runs steps of the language model over a KV cache."""
@@ -170,9 +178,7 @@ def _fill(row: Row, span: Span, unmasked: UnmaskedTokens | None) -> UnmaskedToke
     """Advance the state of a row by a step over ``span``; returns the tokens that it has written."""
     if unmasked is None:
         return None
-    columns = unmasked.positions, unmasked.tokens, unmasked.confidences
-    writable = row.state.writable(*columns)
-    written = UnmaskedTokens(*([column[index] for index in writable] for column in columns))
+    written = unmasked.selected(row.state.writable(unmasked.positions, unmasked.tokens, unmasked.confidences))
     row.state.fill(span, written.positions, written.tokens, written.confidences)
     return written
 

@@ -12,17 +12,28 @@ from lladav.decoding.cuda_graphs import capture_sizes
 from lladav.decoding.engine import GRAPH_BYTES, Engine, EngineConfig, decode
 from lladav.decoding.kv_cache import BLOCK_SIZE, kv_block_bytes
 from lladav.decoding.params import DecodingOptions
+from lladav.model.llada_v import LLaDAV
 from tests.lladav.build import variant
-from tests.lladav.decoding.test_engine import MODEL, OPTIONS, run, some_prompts
+from tests.lladav.decoding.test_engine import (
+    EACH_CASE,
+    MODEL,
+    NEXT_TOKEN_MODEL,
+    NEXT_TOKEN_OPTIONS,
+    OPTIONS,
+    run,
+    some_prompts,
+)
 
 pytestmark = pytest.mark.gpu
 
 
-@pytest.mark.parametrize("attention", [Attention.bidirectional, Attention.dialogue_causal])
-@pytest.mark.parametrize("options", OPTIONS)
-def test_answers(options: DecodingOptions, attention: Attention) -> None:
+MASKED = [(variant(MODEL, attention=attention), options) for attention in Attention for options in OPTIONS]
+NEXT_TOKEN = [(NEXT_TOKEN_MODEL, options) for options in NEXT_TOKEN_OPTIONS]
+
+
+@pytest.mark.parametrize(("model", "options"), MASKED + NEXT_TOKEN)
+def test_answers(model: LLaDAV, options: DecodingOptions) -> None:
     """Answers equal those of a CPU in float32; sampled ones repeat, but a GPU has another generator."""
-    model = variant(MODEL, attention=attention)
     on_cpu = decode(model, some_prompts(), options)
     model = deepcopy(model).cuda()
     with torch.backends.cudnn.flags(allow_tf32=False):
@@ -34,9 +45,9 @@ def test_answers(options: DecodingOptions, attention: Attention) -> None:
             assert one_gpu.confidences == pytest.approx(one_cpu.confidences, rel=1e-3)
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-def test_graphs_change_no_answer(options: DecodingOptions) -> None:
-    model = deepcopy(MODEL).to("cuda", torch.bfloat16)
+@pytest.mark.parametrize(("model", "options"), EACH_CASE)
+def test_graphs_change_no_answer(model: LLaDAV, options: DecodingOptions) -> None:
+    model = deepcopy(model).to("cuda", torch.bfloat16)
     memory = 40 * kv_block_bytes(model.config.language, torch.bfloat16, BLOCK_SIZE) + GRAPH_BYTES
     found = []
     for sizes in ([], capture_sizes(3, 12, 4)):
