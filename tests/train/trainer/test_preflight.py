@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from lladav.config.schema import Config
 from lladav.errors import UserError
 from lladav.storage import location, make_folder, upload
 from tests.digits import shared_digits
-from tests.lladav.build import tiny_config, tiny_model
+from tests.lladav.build import tiny_ar_config, tiny_config, tiny_model
 from train.checkpoints.run_folder import WEIGHTS, Run
 from train.trainer.preflight import check_stages, starting_weights
 from train.trainer.stage import run_stage
@@ -56,6 +57,16 @@ def test_unreadable_weights_are_found_by_their_header(data: Path, tmp_path: Path
     (tmp_path / "weights" / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(UserError, match="without a safetensors header"):
         check_stages([settings(data, tmp_path, "pretrain", f"model.weights.llada_v={tmp_path / 'weights'}")])
+
+
+def test_a_tower_that_ours_cannot_be_is_found_by_its_config(data: Path, tmp_path: Path) -> None:
+    export(tiny_model(), tiny_ar_config(), tmp_path / "llama", "llama_hf")
+    file = tmp_path / "llama" / "config.json"
+    scaled = {"rope_parameters": {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | scaled))
+    weights = ("model.weights.llada_v=null", f"model.weights.language={file.parent}")
+    with pytest.raises(UserError, match=f"^{file}: rope_type is 'llama3'; only towers without a scaled"):
+        check_stages([settings(data, tmp_path, "pretrain", *weights)])
 
 
 def test_a_stage_needs_its_predecessor_in_storage_or_in_the_same_command(data: Path, tmp_path: Path) -> None:
