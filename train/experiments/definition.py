@@ -198,6 +198,11 @@ def _known(values: dict[str, Any], file: Path) -> dict[str, Any]:
     for key in values:
         if key not in names:
             raise UserError(f"{file.name}: {FOLDER}.{key}: unknown key{choices_hint(key, names)}")
+    if "kind" not in values:
+        raise UserError(f"{file.name}: {FOLDER}.kind: needs a value, as in kind: accuracy")
+    for key in ("grid", "options"):
+        if not isinstance(values.setdefault(key, {}), Mapping):
+            raise UserError(f"{file.name}: {FOLDER}.{key}: must be names with values")
     return values
 
 

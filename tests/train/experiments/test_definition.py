@@ -71,6 +71,7 @@ def test_a_description_of_the_trials() -> None:
             ["experiment=masks", "experiment.grid.train.seed=1"],
             r"experiment\.grid\.train\.seed=1: must be a list",
         ),
+        (["experiment=masks", "experiment.grid=3"], r"experiment\.grid: must be names with values"),
         (["experiment=masks", "train.run=mine"], r"train\.run: trials have their own names"),
         (["experiment=curriculum", "experiment.grid.stage=[all]"], "stage=all: a trial is one stage"),
         (
