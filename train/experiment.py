@@ -100,12 +100,11 @@ def results_folder(experiment: Experiment, config: Config) -> Path:
 
 
 def prepare_data(config: Config) -> None:
-    """Write the built-in data set if the trials use it and it does not exist."""
-    from data.digits.preparation import prepare
+    """Write the built-in data set if the trials use it and it does not exist in this version."""
+    from data.digits.preparation import update
 
-    root = config.data.root
-    if config.data.name == "digits" and not is_uri(root) and not Path(root).exists():
-        prepare(Path(root))
+    if config.data.name == "digits" and not is_uri(config.data.root):
+        update(Path(config.data.root))
 
 
 if __name__ == "__main__":

@@ -78,6 +78,15 @@ def prepare(out: Path, seed: int = SEED, scale: float = 1.0) -> dict[str, int]:
     return _replace(out, identity)
 
 
+def update(out: Path) -> None:
+    """Write the data set if ``out`` does not exist, and again if it is of an earlier version."""
+    done = _marker(out)
+    if done:
+        prepare(out, done["identity"]["seed"], done["identity"]["scale"])
+    elif not out.exists():
+        prepare(out)
+
+
 def _replace(out: Path, identity: dict) -> dict[str, int]:
     temporary = out.with_name(out.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)

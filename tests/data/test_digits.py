@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 import zipfile
 from collections import Counter
@@ -110,6 +111,23 @@ def test_preparing_again_changes_nothing(root: Path):
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     preparation.prepare(root, scale=SCALE)
     assert before == {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+
+
+def test_an_earlier_version_is_written_again_with_its_seed_and_size(root: Path, tmp_path: Path):
+    copy = Path(shutil.copytree(root, tmp_path / "digits"))
+    marker = json.loads((copy / preparation.MARKER).read_text())
+    marker["identity"]["version"] -= 1
+    (copy / preparation.MARKER).write_text(json.dumps(marker))
+    (copy / "held_out" / "questions.jsonl").unlink()
+    preparation.update(copy)
+    assert (copy / preparation.MARKER).read_bytes() == (root / preparation.MARKER).read_bytes()
+    assert held_out(copy) == held_out(root)
+
+
+def test_other_files_are_not_updated(tmp_path: Path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    preparation.update(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_a_folder_with_other_files_is_left_unchanged(tmp_path: Path):
