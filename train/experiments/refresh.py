@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,6 @@ MEMORY = 2**26
 class RefreshOptions(QuestionOptions):
     """The questions, and how speed is measured."""
 
-    types: Sequence[str] = field(default_factory=tuple)
     timed: int = 96
     """Questions over which speed is measured, evenly spread over the types."""
     together: int = 32
