@@ -129,7 +129,7 @@ def draw(trials: Sequence[Measured], file: Path) -> None:
     for axis, name in ((future, "future-looking, %"), (entropy, "entropy, bits"), (score, "sink score")):
         axis.set_xlabel("layer")
         axis.set_ylabel(name)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(bottom=-0.02 * axis.get_ylim()[1])  # a curve at 0 stays visible
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     share.set_xlabel("sink threshold")
     share.set_ylabel("sequences with a sink, %")

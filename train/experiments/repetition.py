@@ -42,7 +42,7 @@ MEASURES: dict[str, Callable[[str], float]] = {
 class RepetitionOptions(ImageOptions):
     """The images and the prompt; without a folder, the answers are compared with the digits."""
 
-    sequences: int = 24
+    sequences: int = 8
 
 
 def measure(subject: Subject) -> Measurement:
