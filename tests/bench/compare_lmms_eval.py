@@ -11,6 +11,7 @@ the weights are random: the answers make no sense, but have to be the same. Exit
 from __future__ import annotations
 
 import argparse
+import logging
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -122,6 +123,7 @@ class Comparison:
 
 def main(arguments: Sequence[str]) -> int:
     """Compare, and return the exit code."""
+    logging.getLogger("ray.serve.requests").setLevel(logging.WARNING)  # no line for each request
     with one_line_errors():
         return compare(_prepared(_parser().parse_args(arguments)))
 

@@ -37,9 +37,9 @@ from data.digits.questions import is_correct
 
 
 def media(document):
-    """PIL images, or the path of a video."""
+    """PIL images, or a video. LMMs-Eval's models for HTTP would take the path of a GIF for an image."""
     if document["video"]:
-        return [document["video"]]
+        return [{"type": "video", "url": document["video"]}]
     return [Image.open(io.BytesIO(content)) for content in document["images"]]
 
 

@@ -41,7 +41,7 @@ class LMMsEvalModel(lmms):
     def generate_until(self, requests: Sequence[Any]) -> list[GenerationResult]:
         """The answers, in the order of the requests; prints the throughput."""
         questions = [self._question(*request.args) for request in requests]
-        with tqdm(total=len(questions), desc="lladav") as bar:
+        with tqdm(total=len(questions), desc="answers") as bar:
             answers = self._model.answer(questions, bar.update)
         print(f"lladav: {answers.throughput}", flush=True)
         if answers.failed:
@@ -65,8 +65,14 @@ class LMMsEvalModel(lmms):
 
 
 def _media(to_media: Any, documents: Any, document: int) -> list[Any]:
-    """The images or videos of a document, without nesting."""
-    return list(_flat(to_media(documents[document]) or []))
+    """The images, or paths of videos, of a document, without nesting."""
+    return [_without_type(each) for each in _flat(to_media(documents[document]) or [])]
+
+
+def _without_type(item: Any) -> Any:
+    """The path in LMMs-Eval's ``{"type": "video", "url": PATH}``; other items as they are."""
+    is_video = isinstance(item, dict) and item.get("type") == "video" and item.keys() == {"type", "url"}
+    return item["url"] if is_video else item
 
 
 def _flat(items: Iterable[Any]) -> Iterable[Any]:

@@ -39,7 +39,7 @@ def test_the_task_has_the_questions_with_their_media(tmp_path: Path) -> None:
         np.array_equal(np.asarray(found), np.asarray(image))
         for found, image in zip(shown, images, strict=True)
     )
-    assert (played, nothing) == ([str(clip)], [])
+    assert (played, nothing) == ([{"type": "video", "url": str(clip)}], [])
     assert functions.scores(documents[0], ["53"]) == {"exact_match_of_answer": 1.0}
     assert functions.scores(documents[0], ["54"]) == {"exact_match_of_answer": 0.0}
 

@@ -21,7 +21,6 @@ from tests.apart import apart
 from tests.lladav.build import noise_image
 
 MODEL = "train.benchmarks.lmms_eval_model"
-DOCUMENTS = {"mme": {"test": [{"image": noise_image(30, 20, seed)} for seed in range(3)]}}
 
 
 @dataclass
@@ -58,9 +57,16 @@ class Seen:
 
 def requests(**settings: Any) -> list[FakeInstance]:
     return [
-        FakeInstance((f"What is {n}?", settings, lambda document: [document["image"]], n, "mme", "test"))
+        FakeInstance((f"What is {n}?", settings, lambda document: document["media"], n, "mme", "test"))
         for n in range(3)
     ]
+
+
+def media_of_documents(folder: Path) -> list[Any]:
+    """One image, a nested list of images, and a video, as tasks give them."""
+    one, other = noise_image(30, 20), noise_image(30, 20, seed=1)
+    one.save(clip := folder / "clip.gif", save_all=True, append_images=[other])
+    return [[one], [[one, other]], [{"type": "video", "url": str(clip)}]]
 
 
 def error_of(function: Callable[..., Any], *arguments: Any, **named: Any) -> str:
@@ -91,7 +97,7 @@ def used(folder: Path, plugin: str) -> Seen:
     seen.is_simple = kind.is_simple
     arguments = {"model": str(folder), "batch_size": "2", "dtype": "float32", "gen_length": 8}
     model = kind(max_batch_size=None, device=None, **arguments)
-    model.task_dict = DOCUMENTS
+    model.task_dict = {"mme": {"test": [{"media": each} for each in media_of_documents(folder)]}}
     with contextlib.redirect_stdout(io.StringIO()) as output:
         seen.answers = model.generate_until(
             requests(max_new_tokens=1024, until=["\n\n"], temperature=0, top_p=0)
