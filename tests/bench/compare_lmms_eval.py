@@ -114,7 +114,7 @@ class Comparison:
             include=self.folder / "task",
             offline=True,
         )
-        answers = [each.answer for each in run(call)[TASK]]
+        answers = [each.answer for each in run(call).answers[TASK]]
         for line in call.log.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("lladav: "):
                 print(f"  {name}: {line.removeprefix('lladav: ')}", flush=True)

@@ -18,6 +18,8 @@ from lladav.errors import UserError
 
 SAMPLES = "*samples_*.jsonl"
 """Files of logged answers."""
+RESULTS = "*_results.json"
+"""Files of scores and throughput."""
 LAST_LINES = 15
 """Lines of LMMs-Eval's output in an error."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "WANDB_MODE": "disabled"}
@@ -71,11 +73,21 @@ class LoggedAnswer:
     """Everything that LMMs-Eval logs, with the score of each metric."""
 
 
-def run(call: LMMsEvalRun) -> dict[str, list[LoggedAnswer]]:
-    """The answers to each task, by document. Raises ``UserError`` if the command fails or logs no answers."""
+@dataclass(frozen=True)
+class LMMsEvalResults:
+    """What a call of LMMs-Eval has logged."""
+
+    answers: Mapping[str, Sequence[LoggedAnswer]]
+    """Answers to each task, by document."""
+    tokens_per_second: float | None
+    """Throughput that the model reports; None: it reports none."""
+
+
+def run(call: LMMsEvalRun) -> LMMsEvalResults:
+    """Run the command. Raises ``UserError`` if it fails or logs no answers."""
     # The command runs in a folder of its own: Python would find the packages of a checkout there.
     call.output.mkdir(parents=True, exist_ok=True)
-    earlier = set(call.output.rglob(SAMPLES))
+    earlier = {*call.output.rglob(SAMPLES), *call.output.rglob(RESULTS)}
     environment = {**os.environ, **(OFFLINE if call.offline else {})}
     with call.log.open("wb") as output:
         done = subprocess.run(
@@ -84,7 +96,8 @@ def run(call: LMMsEvalRun) -> dict[str, list[LoggedAnswer]]:
     if done.returncode:
         raise UserError(f"lmms_eval ended with code {done.returncode}; see {call.log}: {_end_of(call.log)}")
     logged = set(call.output.rglob(SAMPLES)) - earlier
-    return {task: _logged(call, task, logged) for task in call.tasks}
+    answers = {task: _logged(call, task, logged) for task in call.tasks}
+    return LMMsEvalResults(answers, _speed(set(call.output.rglob(RESULTS)) - earlier))
 
 
 def _logged(call: LMMsEvalRun, task: str, files: Iterable[Path]) -> list[LoggedAnswer]:
@@ -94,6 +107,11 @@ def _logged(call: LMMsEvalRun, task: str, files: Iterable[Path]) -> list[LoggedA
     records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     answers = [LoggedAnswer(each["doc_id"], _answer(each), each) for each in records]
     return sorted(answers, key=lambda each: each.document)
+
+
+def _speed(files: Iterable[Path]) -> float | None:
+    found = (json.loads(file.read_text(encoding="utf-8")).get("throughput") for file in files)
+    return next((each["avg_speed"] for each in found if each), None)
 
 
 def _answer(record: Mapping[str, Any]) -> str:

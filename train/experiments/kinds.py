@@ -6,6 +6,7 @@ from lladav.config.introspection import choices_hint
 from lladav.errors import UserError
 from train.experiments.accuracy import ACCURACY
 from train.experiments.attention import ATTENTION
+from train.experiments.benchmark_tasks import REFRESH_TASKS
 from train.experiments.kind import Kind, Measurement, Subject
 from train.experiments.refresh import REFRESH
 from train.experiments.repetition import REPETITION
@@ -15,6 +16,7 @@ KINDS: dict[str, Kind] = {
     "accuracy": ACCURACY,
     "attention": ATTENTION,
     "refresh": REFRESH,
+    "refresh_tasks": REFRESH_TASKS,
     "repetition": REPETITION,
     "scaling": SCALING,
 }

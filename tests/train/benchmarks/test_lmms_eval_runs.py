@@ -3,47 +3,37 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lladav.errors import UserError
+from tests.train.benchmarks.lmms_eval_stand_in import stand_in
 from train.benchmarks.lmms_eval_runs import LMMsEvalRun, run
-
-STANDS_IN = """\
-#!{python}
-import json, os, pathlib, sys
-arguments = sys.argv[1:]
-output = pathlib.Path(arguments[arguments.index("--output_path") + 1]) / "model"
-output.mkdir(exist_ok=True)
-record = {{"arguments": arguments, "folder": os.getcwd(), "offline": os.environ.get("HF_HUB_OFFLINE")}}
-if {writes}:
-    lines = [json.dumps({{**record, "doc_id": n, "filtered_resps": [f"answer {{n}}"]}}) for n in (1, 0)]
-    (output / "2026_samples_mme.jsonl").write_text("\\n".join(lines))
-print("the reason")
-sys.exit({code})
-"""
 
 
 def call(folder: Path, writes: bool = True, code: int = 0, **given: Any) -> LMMsEvalRun:
     """A call of a program that stands in for an interpreter with LMMs-Eval."""
-    program = folder / "python"
-    program.write_text(STANDS_IN.format(python=sys.executable, writes=writes, code=code))
-    program.chmod(0o755)
-    return LMMsEvalRun(program, ["mme"], folder / "out", **given)
+    return LMMsEvalRun(stand_in(folder, writes, code), ["mme"], folder / "out", **given)
 
 
 def test_the_answers_are_in_the_order_of_the_documents(tmp_path: Path) -> None:
-    found = run(call(tmp_path))
+    found = run(call(tmp_path)).answers
     assert [(each.document, each.answer) for each in found["mme"]] == [(0, "answer 0"), (1, "answer 1")]
+
+
+def test_the_throughput_is_that_of_the_call(tmp_path: Path) -> None:
+    old = tmp_path / "out" / "2025_results.json"
+    old.parent.mkdir()
+    old.write_text(json.dumps({"throughput": {"avg_speed": 1}}))
+    assert run(call(tmp_path)).tokens_per_second == 2.5
 
 
 def test_the_command(tmp_path: Path) -> None:
     arguments = {"model": "/model", "refresh_interval": 8}
     made = call(tmp_path, model_args=arguments, batch_size=4, include=Path("/tasks"), limit=5, offline=True)
-    record = run(made)["mme"][0].record
+    record = run(made).answers["mme"][0].record
     assert " ".join(record["arguments"]) == (
         "-m lmms_eval --model lladav --model_args model=/model,refresh_interval=8 --tasks mme --batch_size 4 "
         f"--output_path {tmp_path}/out --log_samples --include_path /tasks --limit 5"
@@ -65,4 +55,4 @@ def test_answers_of_an_earlier_call_do_not_count(tmp_path: Path) -> None:
     old.write_text(json.dumps({"doc_id": 0, "filtered_resps": ["old"]}))
     with pytest.raises(UserError, match="logged no answers"):
         run(call(tmp_path, writes=False))
-    assert run(call(tmp_path))["mme"][0].answer == "answer 0"
+    assert run(call(tmp_path)).answers["mme"][0].answer == "answer 0"
