@@ -161,6 +161,8 @@ def test_a_missing_file_of_keys_is_reported(deployed: Deployed, config: dict[str
 
 
 def with_engines(config: dict[str, Any], count: int) -> dict[str, Any]:
+    """The config with ``count`` engines, and room for all requests in the queue of one ingress replica."""
     changed = copy.deepcopy(config)
-    changed["applications"][0]["deployments"][0]["autoscaling_config"] = autoscaling_config(count, count, {})
+    engine = changed["applications"][0]["deployments"][0]
+    engine |= {"autoscaling_config": autoscaling_config(count, count, {}), "max_queued_requests": 32}
     return changed

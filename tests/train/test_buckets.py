@@ -99,14 +99,16 @@ def logged(run: Run) -> list[dict[str, Any]]:
 def test_a_run_in_a_bucket_is_killed_and_resumed_by_fewer_workers(root: Path, stored: Stored) -> None:
     run = Run(f"{HOME}/runs", "si-tiny-digits")
     two_workers = [*settings(HOME), "cluster.workers=2", "train.micro_batch=1"]
-    with begun(root, two_workers, stored.environment, stored.local / "killed.txt"):
-        wait_for(lambda: run.committed_step() >= EVERY, "the first checkpoint")
+    output = stored.local / "killed.txt"
+    with begun(root, two_workers, stored.environment, output) as process:
+        wait_for(lambda: run.committed_step() >= EVERY or process.poll() is not None, "the first checkpoint")
+        assert process.poll() is None, output.read_text()
         assert len(logged(run)) >= EVERY
     committed = run.committed_step()
     assert {checkpoint.workers for checkpoint in run.checkpoints()} == {2}
 
-    output = finish(root, [*settings(HOME), "train.micro_batch=2"], stored.environment)
-    assert f"resumes after step {committed}" in output
+    printed = finish(root, [*settings(HOME), "train.micro_batch=2"], stored.environment)
+    assert f"resumes after step {committed}" in printed
     workers = [checkpoint.workers for checkpoint in run.checkpoints()]
     assert workers == [2] * (committed // EVERY) + [1] * ((STEPS - committed) // EVERY)
     rows = logged(run)
