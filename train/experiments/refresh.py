@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lladav.storage import location
 from lladav.storage.local_cache import local_copy
@@ -123,19 +123,22 @@ def fit_text(fit: IntervalFit) -> str:
 
 
 def draw(trials: Sequence[Measured], file: Path) -> None:
-    """Exact match with 95 % intervals over tokens/s; each point is labelled with its interval."""
+    """Exact match with 95 % intervals, and tokens/s on the right axis, over the refresh interval."""
     found = by_interval(trials)
     totals = [scores(each[ANSWERS])["all"] for each in found.values()]
     values, errors = bars([(total.correct, total.questions) for total in totals])
     speeds = [1 / each[SECONDS_PER_TOKEN] for each in found.values()]
     figure, axis = new_axis()
-    axis.errorbar(speeds, values, yerr=errors, fmt="o", color=COLORS[0], capsize=3)
-    for interval, speed, value in zip(found, speeds, values, strict=True):
-        place: dict[str, Any] = {"xytext": (6, 5), "textcoords": "offset points", "fontsize": 8}
-        axis.annotate(f"r = {interval}", (speed, value), **place)
-    axis.set_xlabel("tokens/s")
-    axis.set_ylabel("exact match, %")
+    axis.errorbar(list(found), values, yerr=errors, fmt="o-", color=COLORS[0], capsize=3)
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(list(found), [str(interval) for interval in found])
+    axis.set_xlabel("refresh interval")
+    axis.set_ylabel("exact match, %", color=COLORS[0])
     axis.set_ylim(0, 100)
+    right_axis = axis.twinx()
+    right_axis.plot(list(found), speeds, "s--", color=COLORS[1])
+    right_axis.set_ylabel("tokens/s", color=COLORS[1])
+    right_axis.set_ylim(0, 1.1 * max(speeds))
     save(figure, file)
 
 
