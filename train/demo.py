@@ -80,7 +80,7 @@ def section(title: str) -> Iterator[None]:
 
 def train_all(configs: list[Config]) -> None:
     """Submit the curriculum to a private Ray, unless all stages are finished."""
-    if all((latest := Run.of(config).latest()) and latest.final for config in configs):
+    if all(Run.of(config).finished for config in configs):
         report("all stages are finished")
         return
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

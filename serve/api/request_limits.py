@@ -66,8 +66,9 @@ class RequestLimits:
         yield Count("max_tokens", max_tokens or 0, partial(_too_many, param, "tokens"))
         if isinstance(body, ChatRequest):
             yield Count("messages", len(body.messages), partial(_too_many, "messages", "messages"))
+            media = media_references(body.messages)
             for name, is_video in (("images", False), ("videos", True)):
-                found = [each for each in media_references(body.messages) if each.is_video is is_video]
+                found = [each for each in media if each.is_video is is_video]
                 yield Count(name, len(found), partial(_too_many_media, name, found))
         param = "prompt" if isinstance(body, CompletionRequest) else "messages"
         yield Count("characters", text_characters(body), partial(_too_long, param, self._max_positions))

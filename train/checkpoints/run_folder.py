@@ -99,6 +99,12 @@ class Run:
         """The newest committed checkpoint."""
         return next(reversed(self.checkpoints()), None)
 
+    @property
+    def finished(self) -> bool:
+        """Whether the run has its last checkpoint."""
+        latest = self.latest()
+        return latest is not None and latest.final
+
     def _checkpoint_names(self) -> list[str]:
         return [name for name in subfolders(self.path) if name.startswith(PREFIX)]
 

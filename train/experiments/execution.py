@@ -1,6 +1,6 @@
 """Execution of an experiment: trainings and measurements of its trials, as parallel as the cluster allows.
 
-A failed trial becomes an outcome with one line; the others go on. Finished runs and saved measurements are
+A failed trial becomes an outcome with one line; the others continue. Finished runs and saved measurements are
 reused, so the same command resumes after an interruption.
 """
 

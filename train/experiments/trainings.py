@@ -45,16 +45,10 @@ def trainings_of(trial: Trial) -> list[Training]:
     config = trial.config()
     run = Run.of(config)
     run.check_settings(config)
-    if is_finished(run):
+    if run.finished:
         return []
     own = Training(run.name, TRAIN, tuple(trial.overrides))
     return [*_predecessors(config, trial.settings), own]
-
-
-def is_finished(run: Run) -> bool:
-    """Whether the run has its last checkpoint."""
-    latest = run.latest()
-    return latest is not None and latest.final
 
 
 def train_seconds(run: Run) -> float | None:
@@ -70,7 +64,7 @@ def _predecessors(config: Config, settings: Settings) -> list[Training]:
     while config.train.init is None and config.stage.starts_from:
         overrides = (*as_arguments(shared), f"stage={config.stage.starts_from}")
         config = load(overrides)
-        if is_finished(Run.of(config)):
+        if Run.of(config).finished:
             return found
         found.insert(0, Training(Run.of(config).name, TRAIN, overrides))
     return [*_towers(config, shared), *found]

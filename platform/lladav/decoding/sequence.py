@@ -99,7 +99,7 @@ class SequenceState(ABC):
 
     @abstractmethod
     def _advance(self) -> None:
-        """Go on to the next step after new tokens have been written."""
+        """Advance to the next step after new tokens have been written."""
 
     @property
     def answer(self) -> list[int]:

@@ -7,7 +7,7 @@ import base64
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ from tests.serve.images import (
     sample_image,
     uri,
 )
-from tests.serve.loops import Run, forever
+from tests.serve.loops import Run
 
 FRAMES = 4
 """Most frames of a video."""
@@ -48,13 +48,6 @@ LoadError = Callable[..., ApiError]
 
 def loader(*, hosts: Sequence[str] = (), fetcher: Fetcher | None = None, **limits: Any) -> MediaLoader:
     return MediaLoader(MediaSettings(**limits), FetchSettings(hosts=list(hosts)), GEOMETRY, fetcher=fetcher)
-
-
-@pytest.fixture(scope="module")
-def run() -> Iterator[Run]:
-    """Runs coroutines in one event loop, so that its workers are started once."""
-    with forever() as submit:
-        yield lambda coroutine: submit(coroutine).result(60)
 
 
 @pytest.fixture(scope="module")

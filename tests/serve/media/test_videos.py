@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,11 @@ from serve.media.loader import MediaLoader, MediaReference
 from serve.settings import FetchSettings, MediaSettings
 from tests.lladav.inputs.recorded import HEIGHT, KINDS, WIDTH, video
 from tests.serve.images import GEOMETRY, LEAKS, encoded, sample_image, uri
-from tests.serve.loops import Run, forever
+from tests.serve.loops import Run
 
 PARAM = "messages[0].content[0].video_url.url"
 FRAMES = 5
 Load = Callable[..., list[Visual]]
-
-
-@pytest.fixture(scope="module")
-def run() -> Iterator[Run]:
-    with forever() as submit:
-        yield lambda coroutine: submit(coroutine).result(60)
 
 
 @pytest.fixture(scope="module")
