@@ -1,0 +1,1 @@
+"""Regular languages over tokens: strings, numbers, lists of texts, patterns and formats."""
