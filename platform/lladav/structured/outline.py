@@ -41,9 +41,10 @@ class Outline(Protocol):
         """The pieces up to the next choice or the end."""
         ...
 
-    def choices(self, values: Sequence[str]) -> Sequence[Outline]:
-        """The outlines that may follow, given the texts of this outline's slots; empty at the end.
+    def choices(self, values: Sequence[Sequence[int]]) -> Sequence[Outline]:
+        """The outlines that may follow, given the tokens of this outline's slots; empty at the end.
 
-        The engine does not ask the model where there is one.
+        A value is the tokens of one slot without padding. The engine does not ask the model where there is
+        one outline.
         """
         ...
