@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lladav.config.schema import Prediction
+from lladav.config.schema import ModelConfig, Prediction
 from lladav.decoding.admission import Admission, MemoryGrant, MemoryNeed, memory_need, prompt_budget
 from lladav.decoding.cpu_weights import PREPACK_LIMIT, DecodingWeights
 from lladav.decoding.cuda_graphs import CudaGraphs, GraphSize, supports_cuda_graphs
@@ -28,7 +28,8 @@ from lladav.decoding.params import DecodingOptions, check_next_token
 from lladav.decoding.prompt_encoder import PromptEncoder, prompt_length
 from lladav.decoding.results import Decoded, Update, decoded
 from lladav.decoding.scheduler import Scheduler
-from lladav.decoding.sequence import Span, sequence_for
+from lladav.decoding.sequence import AutoregressiveSequence, DenoisingSequence, SequenceState, Span
+from lladav.decoding.structured_sequence import StructuredSequence
 from lladav.errors import UserError
 from lladav.inputs.samples import Sample
 from lladav.model.attention import segment_mask
@@ -220,8 +221,8 @@ class Engine:
             self._pending_updates.append(Update(name, error=message, failure=failure))
             return True
         self._rows[name] = row
-        if row.state.done:  # the infill leaves nothing to decode
-            self._pending_updates.append(_progress(row))
+        if row.state.done:  # infill or outline leaves nothing to decode
+            self._pending_updates.append(_progress(row, unmasked=UnmaskedTokens().with_fixed(row.state)))
         else:
             self._scheduler.set_next_step(name, len(row.branches) * len(row.state.span), refresh=True)
         return True
@@ -314,6 +315,15 @@ def engine_for(model: LLaDAV, prompts: Sequence[Sample], options: DecodingOption
     for prompt in prompts:
         engine.submit(prompt, options)
     return engine
+
+
+def sequence_for(config: ModelConfig, prompt: int, options: DecodingOptions) -> SequenceState:
+    """The state of a new answer of a model; ``prompt`` is the number of prompt positions."""
+    if config.prediction is Prediction.next_token:
+        return AutoregressiveSequence(prompt, options)
+    if options.outline is not None:
+        return StructuredSequence(prompt, options, config.tokens)
+    return DenoisingSequence(prompt, options, config.tokens.mask_id)
 
 
 def _progress(row: Row, **step: Any) -> Update:

@@ -9,13 +9,14 @@ of all branches, R rows, B candidates of the row that has the most, W width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lladav.decoding.constraints import OpeningScores
 from lladav.decoding.cpu_weights import DecodingWeights
 from lladav.decoding.cuda_graphs import CudaGraphs, GraphSize
 from lladav.decoding.kv_cache import BlockTable, KVCache
@@ -53,7 +54,10 @@ class Row:
 
 @dataclass(frozen=True)
 class UnmaskedTokens:
-    """Canvas positions that a step unmasked, their tokens, and the probability of each."""
+    """Canvas positions that a step unmasked, their tokens, and the probability of each.
+
+    Tokens that an outline has fixed are among them.
+    """
 
     positions: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
@@ -65,6 +69,15 @@ class UnmaskedTokens:
             [self.positions[index] for index in indices],
             [self.tokens[index] for index in indices],
             [self.confidences[index] for index in indices],
+        )
+
+    def with_fixed(self, state: SequenceState) -> UnmaskedTokens:
+        """These tokens and those that the outline of a row has fixed since the last step."""
+        if not (fixed := state.take_fixed()):
+            return self
+        positions, tokens, confidences = zip(*fixed, strict=True)
+        return UnmaskedTokens(
+            [*self.positions, *positions], [*self.tokens, *tokens], [*self.confidences, *confidences]
         )
 
 
@@ -87,7 +100,8 @@ class ModelRunner:
         params = [_sampling_params(row, own) for row, own in zip(rows, candidates, strict=True)]
         output = sample(hidden_MW, self._weights.head, params, guidance)
         unmasked = self._unmask(rows, candidates, output)
-        return [_fill(*each) for each in zip(rows, spans, unmasked, strict=True)]
+        openings = iter(output.openings)
+        return [_advance(*each, openings) for each in zip(rows, spans, unmasked, strict=True)]
 
     def _forward(self, rows: Sequence[Row], spans: Sequence[Span]) -> list[Tensor]:
         """Hidden states (N, W) of the candidates, for each branch of each row."""
@@ -100,7 +114,9 @@ class ModelRunner:
             for branch in row.branches:
                 inputs += [branch.embeddings_PW[span.start :], answer_W]
                 positions.append(torch.arange(span.start, span.end))
-                mask = None if branch.mask_LL is None else branch.mask_LL[span.start : span.end]
+                mask = branch.mask_LL
+                if mask is not None:
+                    mask = mask[span.start : span.end, : row.state.length]
                 branch_spans.append(
                     BranchSpan(span, row.state.length, output_N, branch.block_table, mask, branch.causal)
                 )
@@ -174,13 +190,23 @@ class ModelRunner:
         return [_unmasked(own, copied[:, row, : len(own)]) for row, own in enumerate(candidates)]
 
 
-def _fill(row: Row, span: Span, unmasked: UnmaskedTokens | None) -> UnmaskedTokens | None:
-    """Advance the state of a row by a step over ``span``; returns the tokens that it has written."""
+def _advance(
+    row: Row, span: Span, unmasked: UnmaskedTokens | None, openings: Iterator[OpeningScores]
+) -> UnmaskedTokens | None:
+    """Advance the state of a row by a step over ``span``; returns the tokens that are new on its canvas.
+
+    ``openings`` has the scores of this row and of later ones that choose.
+    """
+    state = row.state
+    scores = next(openings) if state.choosing else None
     if unmasked is None:
         return None
-    written = unmasked.selected(row.state.writable(unmasked.positions, unmasked.tokens, unmasked.confidences))
-    row.state.fill(span, written.positions, written.tokens, written.confidences)
-    return written
+    if scores is not None:
+        state.choose(span, scores)
+        return UnmaskedTokens().with_fixed(state)
+    written = unmasked.selected(state.writable(unmasked.positions, unmasked.tokens, unmasked.confidences))
+    state.fill(span, written.positions, written.tokens, written.confidences)
+    return written.with_fixed(state)
 
 
 def _unmasked(candidates: np.ndarray, copied: np.ndarray) -> UnmaskedTokens | None:
@@ -200,13 +226,16 @@ def _sampling_params(row: Row, candidates: np.ndarray) -> SamplingParams:
     def by_row(ids: Mapping[int, Sequence[int]]) -> dict[int, Sequence[int]]:
         return {index: ids[each] for index, each in enumerate(candidates.tolist()) if each in ids}
 
+    constraint = row.state.constraint
+    padding = constraint.padding if constraint else ()
     return SamplingParams(
         len(candidates),
-        options.forbidden,
+        tuple(each for each in options.forbidden if each not in padding),
         options.temperature,
         options.top_p,
         row.generator,
         entropy=options.rule.needs_entropy,
         allowed=by_row(options.allowed),
         suppressed=by_row(row.state.suppressed),
+        constraint=constraint,
     )

@@ -26,6 +26,7 @@ from lladav.decoding.unmasking import (
     rule_parameters,
 )
 from lladav.errors import UserError
+from lladav.structured.outline import Outline
 
 MAX_SCALE = 100.0
 """Largest temperature and guidance: beyond it, products of finite logits may overflow."""
@@ -34,6 +35,9 @@ NEXT_TOKEN_OPTIONS = frozenset(
     ("max_tokens", "temperature", "top_p", "seed", "stop", "stop_texts", "forbidden", "no_repeat_ngram")
 )
 """Options that a next-token model has; all others say how masks are filled."""
+
+WITHOUT_OUTLINE = "stop", "stop_texts", "no_repeat_ngram", "suffix", "infill", "allowed"
+"""Options that have no meaning for an answer that follows an outline."""
 
 
 def refused_for_next_token(names: Iterable[str]) -> list[str]:
@@ -105,6 +109,10 @@ class DecodingOptions(UnmaskingOptions):
     allowed: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     """The only token ids that may be sampled at a canvas position, even if they are ``forbidden``. Positions
     without an entry may become any token that is not forbidden."""
+    outline: Outline | None = None
+    """What the answer looks like: fixed tokens, slots with a language, and choices. It takes at most
+    ``max_tokens`` positions and ends by itself. EOS and eot fill a slot behind its value, even if they are
+    ``forbidden``."""
 
     def __post_init__(self) -> None:
         self._check_ranges()
@@ -113,6 +121,7 @@ class DecodingOptions(UnmaskingOptions):
         _require(all(self.stop), "stop", self.stop, "leave out empty sequences")
         self._check_blocks()
         self._check_canvas_positions()
+        self._check_outline()
 
     @classmethod
     def for_chat(
@@ -121,14 +130,15 @@ class DecodingOptions(UnmaskingOptions):
         """Options of an answer in a chat, which ends at eot.
 
         A masked-diffusion model never samples BOS, EOS or header ids, as in the released decoder. An answer
-        ends at EOS, too, if the model predicts the next token. Raises ``UserError`` for settings that such a
-        model does not have.
+        ends at EOS, too, if the model predicts the next token. An answer with an outline ends with it. Raises
+        ``UserError`` for settings that such a model does not have.
         """
         if prediction is Prediction.next_token:
             check_next_token(settings)
             return cls(**{"stop": ((ids.eot,), (ids.eos,)), **settings})
         forbidden = (ids.eos, ids.bos, ids.start_header, ids.end_header)
-        return cls(**{"stop": ((ids.eot,),), "forbidden": forbidden, **settings})
+        stop = ((ids.eot,),) if settings.get("outline") is None else ()
+        return cls(**{"stop": stop, "forbidden": forbidden, **settings})
 
     def at_admission(self, refresh_interval: int | None, stop_texts: StopTexts | None) -> DecodingOptions:
         """A copy with the values that are known only when a request is admitted.
@@ -239,6 +249,12 @@ class DecodingOptions(UnmaskingOptions):
                 f"decoding: allowed has no ids at positions {empty}; give at least one id, or leave the "
                 "positions out"
             )
+
+    def _check_outline(self) -> None:
+        if self.outline is None:
+            return
+        if given := [name for name in WITHOUT_OUTLINE if getattr(self, name)]:
+            raise UserError(f"decoding: outline excludes {', '.join(given)}; leave out one or the other")
 
     def _check_blocks(self) -> None:
         if self.steps is not None and self.steps > self.max_tokens:

@@ -24,7 +24,7 @@ class Decoded:
     positions: int
     """Positions of all forwards."""
     stopped: bool = False
-    """Whether a stop ended the answer; otherwise it fills its canvas."""
+    """Whether a stop or an outline ended the answer; otherwise it fills its canvas."""
     warnings: list[str] = field(default_factory=list)
     excess: int = 0
     """Bytes at the end of the last token that belong to a stop text."""
@@ -69,7 +69,7 @@ def decoded(state: SequenceState) -> Decoded:
         forwards=state.forwards,
         refreshes=state.refreshes,
         positions=state.positions,
-        stopped=state.end < state.options.max_tokens or state.excess > 0,
+        stopped=state.stopped,
         warnings=state.options.warnings,
         excess=state.excess,
     )

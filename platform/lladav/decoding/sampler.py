@@ -2,8 +2,8 @@
 
 The LM head is applied in vocabulary chunks whose logits stay in the processor's cache. Each row keeps softmax
 statistics of the chunks so far; logits of the whole vocabulary are held only for rows that sample with
-``top_p``. The probability comes from the sum over the *other* ids, which keeps near-certain rows in order: a
-plain float32 softmax rounds them all to 1.
+``top_p`` or follow an outline. The probability comes from the sum over the *other* ids, which keeps
+near-certain rows in order: a plain float32 softmax rounds them all to 1.
 
 Shapes: M rows (output positions), C ids of a vocabulary chunk, W width, K rows with guidance, A rows with a
 set of ids, N ids in these sets together.
@@ -19,13 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lladav.decoding.constraints import OpeningScores, StepConstraint
 from lladav.decoding.cpu_weights import Projection
+from lladav.decoding.gumbel import gumbel_noise, nucleus
 from lladav.decoding.kernels.online_softmax import softmax_stats
 from lladav.decoding.kernels.stats import SoftmaxStats, merge_stats, stack_stats
+from lladav.decoding.structured_sampler import ConstrainedRows, StructuredDraw
 
 FORBIDDEN_LOGIT = -1e30
 """Finite, so that its product with a probability of zero is zero and not NaN."""
-TINY = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class SamplingParams:
     included."""
     suppressed: Mapping[int, Sequence[int]] = field(default_factory=dict)
     """Ids that a row, counted likewise, may not become."""
+    constraint: StepConstraint | None = None
+    """What an outline demands of the rows."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ class SamplerOutput:
     tokens_M: Tensor
     confidence_M: Tensor
     entropy_M: Tensor | None
+    openings: Sequence[OpeningScores] = ()
+    """Scores of the openings of each request that has some, in the order of the requests."""
 
 
 def sample(
@@ -78,7 +84,7 @@ def sample(
     if sum(each.rows for each in params) != len(hidden_MW):
         raise ValueError("the sampling parameters do not cover the rows")
     with_entropy = any(each.entropy for each in params)
-    draws = [_GumbelMax(each, rows) for each, rows in _with_slices(params) if each.temperature > 0]
+    draws = _draws(params, len(head), hidden_MW.device)
     restrictions = _Restrictions.of(params, hidden_MW.device)
     stats, start = None, 0
     for chunk in head:
@@ -90,6 +96,23 @@ def sample(
         start += logits_MC.shape[-1]
     assert stats is not None
     return _output(stats, draws)
+
+
+def _draws(
+    params: Sequence[SamplingParams], num_chunks: int, device: torch.device
+) -> list[_GumbelMax | StructuredDraw]:
+    """How the tokens of rows come about that are not simply the most probable ones."""
+    draws: list[_GumbelMax | StructuredDraw] = []
+    constrained = list[ConstrainedRows]()
+    for each, rows in _with_slices(params):
+        if each.constraint is not None:
+            own = range(rows.start, rows.stop)
+            constrained.append(
+                ConstrainedRows(each.constraint, own, each.temperature, each.top_p, each.generator)
+            )
+        elif each.temperature > 0:
+            draws.append(_GumbelMax(each, rows))
+    return [*draws, StructuredDraw(constrained, num_chunks, device)] if constrained else draws
 
 
 def _guided_logits(hidden_MW: Tensor, chunk: Projection, guidance: Guidance | None) -> Tensor:
@@ -189,12 +212,14 @@ def _added(stats: SoftmaxStats | None, chunk: SoftmaxStats, start: int) -> Softm
     return merge_stats(stack_stats((stats, chunk)))
 
 
-def _output(stats: SoftmaxStats, draws: Sequence[_GumbelMax]) -> SamplerOutput:
+def _output(stats: SoftmaxStats, draws: Sequence[_GumbelMax | StructuredDraw]) -> SamplerOutput:
     sum_exp_M = stats.sum_exp.double()
     tokens_M = stats.argmax.clone()
     confidence_M = (1 / (1 + sum_exp_M)).where(stats.finite, torch.nan)
+    openings: list[OpeningScores] = []
     for draw in draws:
-        rows, (tokens, logits) = draw.rows, draw.drawn()
+        rows, (tokens, logits, scores) = draw.rows, draw.drawn()
+        openings += scores
         # From the probability of the most probable token to that of the drawn one.
         ratio = (logits.double() - stats.max_logit[rows].double()).exp()
         confidence_M[rows] *= torch.where(tokens == tokens_M[rows], 1.0, ratio)
@@ -202,7 +227,7 @@ def _output(stats: SoftmaxStats, draws: Sequence[_GumbelMax]) -> SamplerOutput:
     entropy_M = None
     if stats.weighted_sum is not None:
         entropy_M = sum_exp_M.log1p() - stats.weighted_sum.double() / (1 + sum_exp_M)
-    return SamplerOutput(tokens_M, confidence_M, entropy_M)
+    return SamplerOutput(tokens_M, confidence_M, entropy_M, openings)
 
 
 class _GumbelMax:
@@ -226,18 +251,17 @@ class _GumbelMax:
         else:
             self._compete(logits, start)
 
-    def drawn(self) -> tuple[Tensor, Tensor]:
-        """The drawn tokens and their logits without noise."""
+    def drawn(self) -> tuple[Tensor, Tensor, list[OpeningScores]]:
+        """The drawn tokens and their logits without noise; there are no openings."""
         if self._chunks:
-            logits = torch.cat(self._chunks, -1)
-            self._compete(logits.masked_fill(~self._nucleus(logits), FORBIDDEN_LOGIT), 0)
+            logits, params = torch.cat(self._chunks, -1), self._params
+            within = nucleus(logits, params.temperature, params.top_p)
+            self._compete(logits.masked_fill(~within, FORBIDDEN_LOGIT), 0)
         assert self._best is not None
-        return self._best[1:]
+        return *self._best[1:], []
 
     def _compete(self, logits: Tensor, start: int) -> None:
-        # -log of an exponential draw is Gumbel noise; the clamp avoids the logarithm of zero.
-        exponential = torch.empty_like(logits).exponential_(generator=self._params.generator)
-        noise = -exponential.clamp_min(TINY).log()
+        noise = gumbel_noise(logits, self._params.generator)
         noisy, index = (logits / self._params.temperature + noise).max(-1)
         chunk = noisy, index + start, logits.gather(-1, index[:, None])[:, 0]
         if self._best is None:
@@ -245,9 +269,3 @@ class _GumbelMax:
             return
         won = noisy > self._best[0]
         self._best = tuple(torch.where(won, a, b) for a, b in zip(chunk, self._best, strict=True))  # pyright: ignore
-
-    def _nucleus(self, logits: Tensor) -> Tensor:
-        """The most probable ids that hold ``top_p`` of the probability, including the one that crosses it."""
-        ordered, order = (logits / self._params.temperature).softmax(-1).sort(-1, descending=True)
-        within = ordered.cumsum(-1) - ordered < self._params.top_p
-        return torch.zeros_like(within).scatter_(-1, order, within)

@@ -1,7 +1,8 @@
 """The answer of one request while it is decoded: bookkeeping on the host, without torch.
 
 ``SequenceState`` is what the engine sees. ``DenoisingSequence`` is the answer of a masked-diffusion model,
-``AutoregressiveSequence`` that of a model that predicts the next token; the model decides which.
+``AutoregressiveSequence`` that of a model that predicts the next token; the model decides which. An answer
+that follows an outline is a ``StructuredSequence``, in a module of its own.
 
 Sequence positions count from the beginning of the prompt: the prompt, then the canvas of ``max_tokens``
 tokens, then the fixed suffix. Canvas positions count from the beginning of the canvas. A step forwards a
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lladav.config.schema import ModelConfig, Prediction
+from lladav.decoding.constraints import OpeningScores, StepConstraint
 from lladav.decoding.ngrams import repeating_tokens
 from lladav.decoding.params import Cache, DecodingOptions
 from lladav.decoding.stops import AnswerEnd, find_stop, partial_stop_length
@@ -40,13 +41,6 @@ class Span:
 
     def __len__(self) -> int:
         return self.end - self.start
-
-
-def sequence_for(config: ModelConfig, prompt: int, options: DecodingOptions) -> SequenceState:
-    """The state of a new answer of a model; ``prompt`` is the number of prompt positions."""
-    if config.prediction is Prediction.next_token:
-        return AutoregressiveSequence(prompt, options)
-    return DenoisingSequence(prompt, options, config.tokens.mask_id)
 
 
 class SequenceState(ABC):
@@ -102,6 +96,21 @@ class SequenceState(ABC):
         """Advance to the next step after new tokens have been written."""
 
     @property
+    def constraint(self) -> StepConstraint | None:
+        """What an outline demands of the next step."""
+        return None
+
+    @property
+    def choosing(self) -> bool:
+        """Whether the next step chooses between alternatives of an outline and unmasks nothing."""
+        return False
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the answer has ended; otherwise it fills its canvas."""
+        return self.end < self.options.max_tokens or self.excess > 0
+
+    @property
     def answer(self) -> list[int]:
         """The tokens before the stop, then the suffix."""
         return [*self.tokens_G[: self.end].tolist(), *self.options.suffix]
@@ -155,16 +164,27 @@ class SequenceState(ABC):
             held.append(self.options.stop_texts.partial_length(tokens.tolist()))
         return written - max(held)
 
+    def choose(self, span: Span, scores: OpeningScores) -> None:
+        """Choose by the scores of a step over ``span``, and advance a step."""
+        raise NotImplementedError
+
+    def take_fixed(self) -> list[tuple[int, int, float]]:
+        """Position, token and confidence of tokens that an outline has fixed since the last call."""
+        return []
+
     def fill(
         self, span: Span, positions: Sequence[int], tokens: Sequence[int], confidences: Sequence[float]
     ) -> None:
         """Write the tokens that a step over ``span`` unmasked, look for stops, and advance a step."""
         self.tokens_G[list(positions)] = tokens
         self.confidence_G[list(positions)] = confidences
+        self._count(span)
+        self._advance()
+
+    def _count(self, span: Span) -> None:
         self.forwards += 1
         self.refreshes += span.refresh
         self.positions += len(span)
-        self._advance()
 
     def _find_stop(self) -> None:
         """Set the end to the earliest stop; a stop found in a later step may begin earlier and overlap."""

@@ -31,6 +31,7 @@ from tests.lladav.build import (
     tiny_model,
     variant,
 )
+from tests.lladav.decoding.outlines import RECORDS
 
 BLOCK_SIZE = 8
 MODEL = tiny_model(std=0.3)
@@ -48,6 +49,12 @@ OPTIONS = [
     DecodingOptions(max_tokens=8, block_length=4, guidance=1.0, refresh_interval=2),
     DecodingOptions(max_tokens=8, temperature=1.0, refresh_interval=3, allowed={2: (4, 9), 5: (1, 2, 3)}),
     DecodingOptions(max_tokens=12, tokens_per_step=2, no_repeat_ngram=1, refresh_interval=3),
+    DecodingOptions(max_tokens=25, outline=RECORDS, refresh_interval=2),
+    DecodingOptions(max_tokens=25, outline=RECORDS, temperature=1.5, block_length=5, refresh_interval=3),
+    DecodingOptions(
+        max_tokens=25, outline=RECORDS, threshold=0.3, cache=Cache.dual, block_length=5, refresh_interval=None
+    ),
+    DecodingOptions(max_tokens=25, outline=RECORDS, temperature=1.0, top_p=0.8, guidance=1.0),
 ]
 
 NEXT_TOKEN_OPTIONS = [
