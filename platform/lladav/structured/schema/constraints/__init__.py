@@ -1,0 +1,1 @@
+"""Conjunctions of constraints on the values of one JSON type, and the forms that they have."""

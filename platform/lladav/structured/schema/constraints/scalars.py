@@ -1,0 +1,107 @@
+"""Constraints on null, booleans and strings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from lladav.structured.forms import ConstantForm, Form, JsonValue, StringForm
+from lladav.structured.schema.formulas import NodeSource
+from lladav.structured.schema.json_values import identity, satisfies
+from lladav.structured.schema.subschemas import Subschema
+
+T = TypeVar("T")
+
+
+def smaller(a: int | None, b: int | None) -> int | None:
+    """The smaller limit; None is no limit."""
+    return b if a is None else a if b is None else min(a, b)
+
+
+def union(a: tuple[T, ...], b: tuple[T, ...]) -> tuple[T, ...]:
+    """The elements of both, in order and without repetition."""
+    return tuple(dict.fromkeys((*a, *b)))
+
+
+def common(a: tuple[JsonValue, ...] | None, b: tuple[JsonValue, ...] | None) -> tuple[JsonValue, ...] | None:
+    """The values in both lists; None is any value."""
+    if a is None or b is None:
+        return b if a is None else a
+    keys = {identity(value) for value in b}
+    return tuple(value for value in a if identity(value) in keys)
+
+
+def admits(form: StringForm, text: str) -> bool:
+    """Whether a string has a form; raises ``SchemaError`` for a pattern that cannot be read."""
+    return (
+        form.min_length <= len(text)
+        and (form.max_length is None or len(text) <= form.max_length)
+        and text not in form.excluded
+        and all(satisfies(text, "pattern", pattern) for pattern in form.patterns)
+        and not any(satisfies(text, "pattern", pattern) for pattern in form.not_patterns)
+        and all(satisfies(text, "format", name) for name in form.formats)
+    )
+
+
+def both(a: StringForm, b: StringForm) -> StringForm | None:
+    """The form of strings that have both; None if there are certainly none."""
+    form = StringForm(
+        max(a.min_length, b.min_length),
+        smaller(a.max_length, b.max_length),
+        union(a.patterns, b.patterns),
+        union(a.not_patterns, b.not_patterns),
+        union(a.formats, b.formats),
+        a.excluded | b.excluded,
+    )
+    too_short = form.max_length is not None and form.max_length < form.min_length
+    nothing = form.max_length == 0 and "" in form.excluded
+    contradiction = not {*form.patterns}.isdisjoint(form.not_patterns)
+    return None if too_short or nothing or contradiction else form
+
+
+@dataclass(frozen=True)
+class ValueConstraints:
+    """Null and booleans: the values that are left."""
+
+    values: tuple[JsonValue, ...]
+
+    def merge(self, other: ValueConstraints, nodes: NodeSource) -> ValueConstraints | None:
+        del nodes
+        values = common(self.values, other.values)
+        return ValueConstraints(values) if values else None
+
+    def within(self, owners: frozenset[Subschema]) -> ValueConstraints:
+        del owners
+        return self
+
+    def forms(self, nodes: NodeSource) -> Iterator[Form]:
+        del nodes
+        yield ConstantForm(self.values)
+
+
+@dataclass(frozen=True)
+class StringConstraints:
+    """Strings of a form, or the values of a list that have it."""
+
+    form: StringForm = field(default_factory=StringForm)
+    values: tuple[JsonValue, ...] | None = None
+
+    def merge(self, other: StringConstraints, nodes: NodeSource) -> StringConstraints | None:
+        del nodes
+        form = both(self.form, other.form)
+        if form is None:
+            return None
+        values = common(self.values, other.values)
+        if values is None:
+            return StringConstraints(form)
+        values = tuple(value for value in values if isinstance(value, str) and admits(form, value))
+        return StringConstraints(form, values) if values else None
+
+    def within(self, owners: frozenset[Subschema]) -> StringConstraints:
+        del owners
+        return self
+
+    def forms(self, nodes: NodeSource) -> Iterator[Form]:
+        del nodes
+        yield self.form if self.values is None else ConstantForm(self.values)

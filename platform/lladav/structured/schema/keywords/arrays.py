@@ -1,0 +1,85 @@
+"""Keywords about arrays."""
+
+from __future__ import annotations
+
+from lladav.structured.errors import SchemaError
+from lladav.structured.schema.constraints.arrays import ArrayConstraints, Count, ItemRules
+from lladav.structured.schema.formulas import (
+    TRUE,
+    Alternatives,
+    Check,
+    Condition,
+    Formula,
+    Unenforceable,
+)
+from lladav.structured.schema.json_values import JsonType
+from lladav.structured.schema.subschemas import Subschema
+
+
+def _arrays(held: ArrayConstraints, *otherwise: ArrayConstraints) -> Formula:
+    """Arrays of some constraints; those of the other ones violate them."""
+    return (Check(held, lambda: tuple((Check(each),) for each in otherwise)),)
+
+
+def items(subschema: Subschema, kind: JsonType) -> Formula:
+    """``prefixItems``, ``items`` and ``additionalItems``."""
+    del kind
+    rules = ItemRules(subschema)
+
+    def otherwise() -> Alternatives:
+        wrong = [
+            ArrayConstraints(min_items=n + 1, items_at=((n, ~Condition(each)),))
+            for n, each in enumerate(rules.prefix)
+        ]
+        if rules.rest and rules.prefix:
+            n = len(rules.prefix)
+            wrong.append(ArrayConstraints(min_items=n + 1, items_at=((n, ~Condition(rules.rest)),)))
+        elif rules.rest:
+            wrong.append(ArrayConstraints(min_items=1, counts=(Count(~Condition(rules.rest), 1, None),)))
+        return tuple((Check(each),) for each in wrong)
+
+    return (Check(ArrayConstraints(rules=(rules,)), otherwise),)
+
+
+def min_items(subschema: Subschema, kind: JsonType) -> Formula:
+    del kind
+    count = int(subschema.get("minItems"))
+    return _arrays(ArrayConstraints(min_items=count), ArrayConstraints(max_items=count - 1))
+
+
+def max_items(subschema: Subschema, kind: JsonType) -> Formula:
+    del kind
+    count = int(subschema.get("maxItems"))
+    return _arrays(ArrayConstraints(max_items=count), ArrayConstraints(min_items=count + 1))
+
+
+def unique_items(subschema: Subschema, kind: JsonType) -> Formula:
+    del kind
+    if not subschema.get("uniqueItems"):
+        return TRUE
+    error = SchemaError(f"{subschema.path}/uniqueItems", "is not supported inside of not or oneOf")
+    return (Check(ArrayConstraints(unique=True), lambda: ((Unenforceable(error),),)),)
+
+
+def contains(subschema: Subschema, kind: JsonType) -> Formula:
+    """``contains`` with ``minContains`` and ``maxContains``."""
+    del kind
+    condition = Condition(subschema.at("contains"))
+    least, most = int(subschema.get("minContains", 1)), subschema.get("maxContains")
+    too_few = [ArrayConstraints(counts=(Count(condition, 0, least - 1),))] if least else []
+    too_many = [] if most is None else [_at_least(condition, int(most) + 1)]
+    held = ArrayConstraints(
+        min_items=least, counts=(Count(condition, least, None if most is None else int(most)),)
+    )
+    return _arrays(held, *too_few, *too_many)
+
+
+def _at_least(condition: Condition, count: int) -> ArrayConstraints:
+    return ArrayConstraints(min_items=count, counts=(Count(condition, count, None),))
+
+
+def unevaluated_items(subschema: Subschema, kind: JsonType) -> Formula:
+    del kind
+    error = SchemaError(f"{subschema.path}/unevaluatedItems", "is not supported inside of not or oneOf")
+    held = ArrayConstraints(unevaluated=(ItemRules(subschema),))
+    return (Check(held, lambda: ((Unenforceable(error),),)),)

@@ -1,0 +1,91 @@
+"""Keywords about strings and numbers."""
+
+from __future__ import annotations
+
+from lladav.structured.errors import SchemaError
+from lladav.structured.forms import NumberForm, StringForm
+from lladav.structured.schema.constraints.numbers import NumberConstraints
+from lladav.structured.schema.constraints.scalars import StringConstraints
+from lladav.structured.schema.formulas import FALSE, TRUE, Check, Formula, Unenforceable
+from lladav.structured.schema.json_values import FORMATS, JsonType, exact
+from lladav.structured.schema.subschemas import Subschema
+
+
+def _strings(form: StringForm, otherwise: StringForm | None) -> Formula:
+    """Strings of a form; those of the other one do not have it."""
+    negated = FALSE if otherwise is None else (Check(StringConstraints(otherwise)),)
+    return (Check(StringConstraints(form), lambda: (negated,)),)
+
+
+def min_length(subschema: Subschema, kind: JsonType) -> Formula:
+    del kind
+    count = int(subschema.get("minLength"))
+    return _strings(StringForm(min_length=count), StringForm(max_length=count - 1) if count else None)
+
+
+def max_length(subschema: Subschema, kind: JsonType) -> Formula:
+    del kind
+    count = int(subschema.get("maxLength"))
+    return _strings(StringForm(max_length=count), StringForm(min_length=count + 1))
+
+
+def pattern(subschema: Subschema, kind: JsonType) -> Formula:
+    del kind
+    expression = subschema.get("pattern")
+    return _strings(StringForm(patterns=(expression,)), StringForm(not_patterns=(expression,)))
+
+
+def format_keyword(subschema: Subschema, kind: JsonType) -> Formula:
+    """Known formats are asserted. No string violates one for certain: for some validators it only informs."""
+    del kind
+    name = subschema.get("format")
+    if name not in FORMATS:
+        return TRUE
+    error = SchemaError(f"{subschema.path}/format", "is not supported inside of not or oneOf")
+    return (Check(StringConstraints(StringForm(formats=(name,))), lambda: ((Unenforceable(error),),)),)
+
+
+def _numbers(form: NumberForm, otherwise: NumberForm) -> Formula:
+    """Numbers of a form; those of the other one do not have it."""
+    return (Check(NumberConstraints(form), lambda: ((Check(NumberConstraints(otherwise)),),)),)
+
+
+def minimum(subschema: Subschema, kind: JsonType) -> Formula:
+    """``minimum``; in draft 4, ``exclusiveMinimum`` is a switch beside it."""
+    del kind
+    low, excluded = exact(subschema.get("minimum")), subschema.get("exclusiveMinimum") is True
+    return _numbers(
+        NumberForm(low=low, low_excluded=excluded), NumberForm(high=low, high_excluded=not excluded)
+    )
+
+
+def maximum(subschema: Subschema, kind: JsonType) -> Formula:
+    """``maximum``; in draft 4, ``exclusiveMaximum`` is a switch beside it."""
+    del kind
+    high, excluded = exact(subschema.get("maximum")), subschema.get("exclusiveMaximum") is True
+    return _numbers(
+        NumberForm(high=high, high_excluded=excluded), NumberForm(low=high, low_excluded=not excluded)
+    )
+
+
+def exclusive_minimum(subschema: Subschema, kind: JsonType) -> Formula:
+    del kind
+    low = subschema.get("exclusiveMinimum")
+    if isinstance(low, bool):
+        return TRUE
+    return _numbers(NumberForm(low=exact(low), low_excluded=True), NumberForm(high=exact(low)))
+
+
+def exclusive_maximum(subschema: Subschema, kind: JsonType) -> Formula:
+    del kind
+    high = subschema.get("exclusiveMaximum")
+    if isinstance(high, bool):
+        return TRUE
+    return _numbers(NumberForm(high=exact(high), high_excluded=True), NumberForm(low=exact(high)))
+
+
+def multiple_of(subschema: Subschema, kind: JsonType) -> Formula:
+    del kind
+    step = exact(subschema.get("multipleOf"))
+    held = NumberConstraints(NumberForm(multiples=(step,)))
+    return (Check(held, lambda: ((Check(NumberConstraints(not_multiples=(step,))),),)),)
