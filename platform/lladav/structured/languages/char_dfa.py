@@ -1,0 +1,121 @@
+"""Deterministic automata over characters: the content of strings before it is encoded.
+
+Shapes: S states, C cells of code points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lladav.structured.errors import SchemaError
+from lladav.structured.languages.byte_dfa import DEAD
+from lladav.structured.languages.code_points import ANY, Partition, partition_of
+from lladav.structured.languages.graphs import longest_path, shortest_path, useful_states
+
+MAX_COUNTED_STATES = 1_024
+"""States of an automaton that counts characters up to a maximum."""
+MAX_STATES = 10_000
+MAX_REFINED_ENTRIES = 2_000_000
+"""Entries of tables that minimization reads in all rounds."""
+
+
+@dataclass(frozen=True, eq=False)
+class CharDfa:
+    """A deterministic automaton over characters. Every state lies on a path from the start to the end."""
+
+    partition: Partition
+    targets_SC: np.ndarray
+    """State after a character of each cell, or ``DEAD`` (int32)."""
+    accepting_S: np.ndarray
+    start: int
+
+    @property
+    def edges(self) -> tuple[np.ndarray, np.ndarray]:
+        """Sources and targets of all edges."""
+        sources, cells = np.nonzero(self.targets_SC != DEAD)
+        return sources, self.targets_SC[sources, cells]
+
+    @property
+    def max_length(self) -> int | None:
+        """Characters of the longest string, or None if there is none."""
+        return longest_path(*self.edges, self.start, self.accepting_S)
+
+    @property
+    def min_length(self) -> int:
+        """Characters of the shortest string."""
+        return shortest_path(*self.edges, self.start, self.accepting_S)
+
+
+def any_string() -> CharDfa:
+    """All strings."""
+    return CharDfa(partition_of([ANY]), np.zeros((1, 1), dtype=np.int32), np.ones(1, dtype=bool), 0)
+
+
+def trimmed(dfa: CharDfa) -> CharDfa:
+    """The automaton without states that no string of the language visits.
+
+    Raises ``SchemaError`` if the language is empty.
+    """
+    useful_S = useful_states(*dfa.edges, dfa.start, dfa.accepting_S)
+    if not useful_S[dfa.start]:
+        raise SchemaError("", "permits no string", "impossible_schema")
+    new_of_S = np.where(useful_S, np.cumsum(useful_S) - 1, DEAD)
+    new_of_S = np.append(new_of_S, DEAD).astype(np.int32)  # the last one is that of DEAD
+    return CharDfa(
+        dfa.partition, new_of_S[dfa.targets_SC[useful_S]], dfa.accepting_S[useful_S], int(new_of_S[dfa.start])
+    )
+
+
+def with_length(dfa: CharDfa, min_length: int, max_length: int | None) -> CharDfa:
+    """The strings of ``min_length`` to ``max_length`` characters.
+
+    The states count characters. If they would be too many, the maximum is lowered: no longer string is
+    accepted, although it may be permitted.
+    """
+    shortest, longest = dfa.min_length, dfa.max_length
+    if max_length is None or (longest is not None and longest <= max_length):
+        max_length = None
+    if shortest >= min_length and max_length is None:
+        return dfa
+    least = max(shortest, min_length)
+    if max_length is not None:
+        max_length = min(max_length, max(least, MAX_COUNTED_STATES // len(dfa.accepting_S)))
+    counts = 1 + (min_length if max_length is None else max_length)
+    if counts * len(dfa.accepting_S) > MAX_STATES:
+        raise SchemaError(
+            "", f"counts up to {counts - 1:,} characters, which is too complex; use a shorter length"
+        )
+    return _counted(dfa, counts, min_length, saturates=max_length is None)
+
+
+def _counted(dfa: CharDfa, counts: int, min_length: int, saturates: bool) -> CharDfa:
+    """States are pairs of a count, below ``counts``, and a state; the last count may mean more."""
+    num_states = len(dfa.accepting_S)
+    following = np.arange(1, counts + 1)
+    following[-1] = counts - 1 if saturates else DEAD
+    targets = following[:, None, None] * num_states + dfa.targets_SC
+    targets[:, dfa.targets_SC == DEAD] = DEAD
+    targets[following == DEAD] = DEAD
+    accepting = (np.arange(counts) >= min_length)[:, None] & dfa.accepting_S
+    table = targets.reshape(counts * num_states, -1).astype(np.int32)
+    return trimmed(CharDfa(dfa.partition, table, accepting.reshape(-1), dfa.start))
+
+
+def minimized(dfa: CharDfa) -> CharDfa:
+    """The smallest automaton of the same language, by partition refinement (Moore).
+
+    A chain of states takes a round each. The automaton is returned as it is if that costs too much.
+    """
+    table_SC = np.unique(dfa.targets_SC, axis=1)  # cells that do the same in every state count once
+    label_S, count = dfa.accepting_S.astype(np.int32), 0
+    for _ in range(MAX_REFINED_ENTRIES // table_SC.size):
+        signature = np.column_stack((label_S, np.append(label_S, DEAD)[table_SC]))
+        _, firsts, label_S = np.unique(signature, axis=0, return_index=True, return_inverse=True)
+        label_S = label_S.reshape(-1).astype(np.int32)
+        if len(firsts) == count:
+            table = np.append(label_S, DEAD)[dfa.targets_SC[firsts]].astype(np.int32)
+            return CharDfa(dfa.partition, table, dfa.accepting_S[firsts], int(label_S[dfa.start]))
+        count = len(firsts)
+    return dfa

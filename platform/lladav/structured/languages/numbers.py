@@ -1,0 +1,110 @@
+"""Languages of numbers: bounds, integers, multiples and excluded numbers.
+
+A validator divides floats to check a multiple, so 0.07 is no multiple of 0.01 for it. Numbers and divisors
+that floats hold exactly (integers, halves, quarters, ...) are safe: an automaton of remainders accepts all of
+them. Of other multiples, those nearest to zero are listed and checked one by one.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import ceil, floor, gcd, inf, lcm
+
+from lladav.structured.errors import SchemaError
+from lladav.structured.forms import NumberForm
+from lladav.structured.languages.byte_dfa import ByteDfa, texts_dfa, union_dfa
+from lladav.structured.languages.byte_encoding import byte_dfa
+from lladav.structured.languages.conditions import dfa_of
+from lladav.structured.languages.decimals import as_written, decimal_places, numeral
+from lladav.structured.languages.numerals import MAX_DIGITS, Numeral
+from lladav.structured.languages.remainders import Remainders
+
+MAX_LISTED = 10_000
+"""Multiples that are listed."""
+
+
+def number_dfa(form: NumberForm) -> ByteDfa:
+    """The numerals of a form. Raises ``SchemaError`` if there is none."""
+    multiples = [as_written(each) for each in form.multiples] + [Fraction(1)] * form.integer
+    if not multiples:
+        return byte_dfa(dfa_of([Numeral(form, None)]), escaped=False)
+    step = _common_multiple(multiples)
+    safe = _safe_step(step, multiples)
+    parts = [] if (all_safe := _multiples(form, safe)) is None else [all_safe]
+    if safe != step or not parts:
+        parts.append(texts_dfa(_listed_multiples(form, step, multiples)))
+    return union_dfa(parts)
+
+
+def _common_multiple(numbers: list[Fraction]) -> Fraction:
+    """The least positive number that is a multiple of all, and whose multiples are decimals."""
+    denominator = gcd(*(each.denominator for each in numbers))
+    # A decimal is a multiple of p/q only if it is one of p/r, where r is the part of q with factors 2 and 5.
+    decimal = gcd(denominator, 10 ** denominator.bit_length())
+    return Fraction(lcm(*(each.numerator for each in numbers)), decimal)
+
+
+def _safe_step(step: Fraction, divisors: list[Fraction]) -> Fraction | None:
+    """The step whose multiples floats hold exactly, and every divisor divides them as a float without rest.
+
+    A divisor that no float holds exactly must be off by a factor of at most ``1 + 2**-54``: then the quotient
+    of an exact number rounds to the integer.
+    """
+    if any(abs(Fraction(float(each)) / each - 1) > Fraction(1, 2**54) for each in divisors):
+        return None
+    twos = step.denominator & -step.denominator  # the largest power of 2 that divides the denominator
+    return _common_multiple([step, Fraction(1, twos)])
+
+
+def _multiples(form: NumberForm, step: Fraction | None) -> ByteDfa | None:
+    """All numerals of multiples of a step, or None if there is none or the remainders are too many."""
+    if step is None or not (remainders := Remainders(step)).are_few:
+        return None
+    try:
+        return byte_dfa(dfa_of([Numeral(form, remainders)]), escaped=False)
+    except SchemaError as error:
+        if error.code == "impossible_schema":
+            return None
+        raise
+
+
+def _listed_multiples(form: NumberForm, step: Fraction, divisors: list[Fraction]) -> list[bytes]:
+    """Numerals of the multiples of a step nearest to zero that every divisor divides as a float without rest.
+
+    A number is written in its shortest form and with as many digits after the point as the step has. Raises
+    ``SchemaError`` if there is none.
+    """
+    numbers = [factor * step for factor in _factors(form, step)]
+    excluded = {as_written(each) for each in form.excluded}
+    permitted = [each for each in numbers if each not in excluded and _divides(each, divisors)]
+    if not permitted:
+        raise SchemaError("", f"permits no number of up to {MAX_DIGITS} digits", "impossible_schema")
+    lengths = decimal_places(step)
+    return [
+        numeral(each, places).encode() for each in permitted for places in {decimal_places(each), lengths}
+    ]
+
+
+def _divides(number: Fraction, divisors: list[Fraction]) -> bool:
+    """Whether the quotient of the floats, or of the integers, is an integer for every divisor."""
+    if abs(number) >= 10**MAX_DIGITS:
+        return False
+    return all((float(number) / float(each)).is_integer() for each in divisors)
+
+
+def _factors(form: NumberForm, step: Fraction) -> range:
+    """Factors of the multiples within the bounds, at most ``MAX_LISTED`` and those nearest to zero."""
+    low, high = -inf, inf
+    if form.low is not None:
+        low = _least_factor(as_written(form.low) / step, form.low_excluded)
+    if form.high is not None:
+        high = -_least_factor(-as_written(form.high) / step, form.high_excluded)
+    center = int(min(max(0, low), high))
+    last = min(high, center + MAX_LISTED // 2)
+    first = max(low, last - MAX_LISTED + 1)
+    return range(int(first), int(min(high, first + MAX_LISTED - 1)) + 1)
+
+
+def _least_factor(quotient: Fraction, excluded: bool) -> int:
+    """The least integer that is at least the quotient, or more than it."""
+    return floor(quotient) + 1 if excluded else ceil(quotient)

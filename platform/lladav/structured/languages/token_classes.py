@@ -1,0 +1,189 @@
+"""Turns an automaton over bytes into an automaton over tokens.
+
+A token moves each state of the byte automaton to a state or to nowhere: it is a partial function of states.
+Tokens of the same function form a class. The functions of all tokens are composed along the trie of the
+vocabulary, level by level. A composition is computed once for a function and a class of bytes, so the work
+depends on the number of different functions, hardly on the number of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from lladav.structured.errors import SchemaError
+from lladav.structured.languages.automaton import TokenAutomaton
+from lladav.structured.languages.byte_dfa import DEAD, ByteDfa
+from lladav.structured.languages.graphs import longest_path, shortest_path, useful_states
+from lladav.structured.languages.vocabulary import Trie, Vocabulary
+
+NOWHERE, IDENTITY = 0, 1
+"""The function that moves all states to nowhere, and the one that moves none."""
+UNKNOWN = -1
+MAX_PAIRS = 20_000_000
+"""Pairs of source and target that all compositions read; bounds time and memory."""
+
+
+def token_automaton(dfa: ByteDfa, vocabulary: Vocabulary) -> TokenAutomaton:
+    """The automaton over tokens of the vocabulary.
+
+    Raises ``SchemaError`` if no sequence of tokens is a text of the language.
+    """
+    functions = _Functions(dfa)
+    function_of_V = functions.of_trie(vocabulary.trie)[vocabulary.trie.node_of_V]
+    function_of_V[vocabulary.trie.node_of_V == 0] = NOWHERE
+    used = np.union1d(function_of_V, [NOWHERE])
+    sources = [functions.sources[each] for each in used]
+    targets = [functions.targets[each] for each in used]
+    classes_E = np.repeat(np.arange(len(used)), [len(each) for each in sources])
+    return assemble(
+        np.searchsorted(used, function_of_V),
+        (np.concatenate(sources), classes_E, np.concatenate(targets)),
+        dfa.start,
+        dfa.accepting_S,
+    )
+
+
+def automaton_of_sequences(sequences: Sequence[Sequence[int]], num_tokens: int) -> TokenAutomaton:
+    """An automaton that accepts some sequences of tokens."""
+    trie = dict[tuple[int, int], int]()  # the state after a state and a token
+    ends = list[int]()
+    for ids in sequences:
+        state = 0
+        for token in ids:
+            state = trie.setdefault((state, token), len(trie) + 1)
+        ends.append(state)
+    edges = [(source, token, target) for (source, token), target in trie.items()]
+    edges = np.array(edges, dtype=np.int64).reshape(-1, 3)
+    tokens, classes_E = np.unique(edges[:, 1], return_inverse=True)
+    class_of_V = np.zeros(num_tokens, dtype=np.int32)
+    class_of_V[tokens] = np.arange(1, len(tokens) + 1)
+    accepting_S = np.isin(np.arange(len(trie) + 1), ends)
+    return assemble(class_of_V, (edges[:, 0], classes_E.reshape(-1) + 1, edges[:, 2]), 0, accepting_S)
+
+
+def assemble(
+    class_of_V: np.ndarray,
+    edges: tuple[np.ndarray, np.ndarray, np.ndarray],
+    start: int,
+    accepting_S: np.ndarray,
+) -> TokenAutomaton:
+    """An automaton from the sources, classes and targets of edges, without useless states and classes."""
+    sources_E, classes_E, targets_E = edges
+    useful_S = useful_states(sources_E, targets_E, start, accepting_S)
+    if not useful_S[start]:
+        raise SchemaError("", "has no value that the vocabulary can write", "impossible_schema")
+    kept = useful_S[sources_E] & useful_S[targets_E]
+    state_of_S = np.cumsum(useful_S) - 1
+    sources_E, classes_E, targets_E = (
+        state_of_S[sources_E[kept]],
+        classes_E[kept],
+        state_of_S[targets_E[kept]],
+    )
+    first, accepting_S = int(state_of_S[start]), accepting_S[useful_S]
+    class_of, sources_E, classes_E, targets_E = _merge_classes(sources_E, classes_E, targets_E, class_of_V)
+    order = np.lexsort((classes_E, sources_E, targets_E))
+    return TokenAutomaton(
+        class_of_V=class_of.astype(np.int32),
+        num_classes=int(classes_E.max(initial=0)) + 1,
+        sources_E=sources_E[order].astype(np.int32),
+        classes_E=classes_E[order].astype(np.int32),
+        targets_E=targets_E[order].astype(np.int32),
+        start=first,
+        accepting_S=accepting_S,
+        min_tokens=shortest_path(sources_E, targets_E, first, accepting_S),
+        max_tokens=longest_path(sources_E, targets_E, first, accepting_S),
+    )
+
+
+def _merge_classes(
+    sources_E: np.ndarray, classes_E: np.ndarray, targets_E: np.ndarray, class_of_V: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """New classes of tokens, and the edges without those of classes that equal another one."""
+    order = np.lexsort((targets_E, sources_E, classes_E))
+    pairs = np.stack((sources_E, targets_E), axis=1)[order]
+    old, firsts = np.unique(classes_E[order], return_index=True)
+    new_of_old = np.zeros(int(class_of_V.max(initial=0)) + 1, dtype=np.int64)
+    known: dict[bytes, int] = {}
+    representatives = []
+    for name, rows in zip(old, np.split(pairs, firsts[1:]), strict=False):
+        number = known.setdefault(rows.tobytes(), len(known) + 1)
+        new_of_old[name] = number
+        if number > len(representatives):
+            representatives.append(name)
+    kept = np.isin(classes_E, representatives)
+    return new_of_old[class_of_V], sources_E[kept], new_of_old[classes_E[kept]], targets_E[kept]
+
+
+class _Functions:
+    """The partial functions of states that byte sequences cause, numbered as they are found."""
+
+    def __init__(self, dfa: ByteDfa) -> None:
+        self._dfa = dfa
+        self._known: dict[bytes, int] = {}
+        self._pairs_read = 0
+        self._num_classes = dfa.targets_SB.shape[1]
+        states = np.arange(len(dfa.accepting_S), dtype=np.int32)
+        self.sources, self.targets = [states[:0], states], [states[:0], states]
+        """States that each function moves, and where to."""
+        self._after = np.full((64, self._num_classes), UNKNOWN, dtype=np.int32)
+        """The function after one more byte, by function and class of the byte."""
+        self._after[NOWHERE] = NOWHERE
+
+    def of_trie(self, trie: Trie) -> np.ndarray:
+        """The function of each node of a trie."""
+        function_of_N = np.full(len(trie.parents_N), NOWHERE, dtype=np.int32)
+        function_of_N[0] = IDENTITY
+        for first, end in pairwise(trie.levels_D[1:]):
+            before = function_of_N[trie.parents_N[first:end]]
+            classes = self._dfa.class_of_byte[trie.bytes_N[first:end]]
+            self._compose(before, classes)
+            function_of_N[first:end] = self._after[before, classes]
+        return function_of_N
+
+    def _compose(self, functions: np.ndarray, classes: np.ndarray) -> None:
+        """Find the functions after one more byte that are not known yet."""
+        unknown = self._after[functions, classes] == UNKNOWN
+        missing = np.unique(functions[unknown].astype(np.int64) * self._num_classes + classes[unknown])
+        if not len(missing):
+            return
+        functions, classes = np.divmod(missing, self._num_classes)
+        sizes = np.array([len(self.targets[each]) for each in functions])
+        self._spend(int(sizes.sum()))
+        sources = np.concatenate([self.sources[each] for each in functions])
+        between = np.concatenate([self.targets[each] for each in functions])
+        targets = self._dfa.targets_SB[between, np.repeat(classes, sizes)]
+        alive = targets != DEAD
+        counts = np.add.reduceat(alive, np.cumsum(sizes) - sizes, dtype=np.int64)
+        found = self._numbers(sources[alive], targets[alive], counts)
+        while len(self._after) < len(self.sources):
+            self._after = np.concatenate((self._after, np.full_like(self._after, UNKNOWN)))
+        self._after[functions, classes] = found
+
+    def _numbers(self, sources: np.ndarray, targets: np.ndarray, counts: np.ndarray) -> list[int]:
+        """Numbers of functions, given by their pairs one after another."""
+        ends = np.cumsum(counts).tolist()
+        pairs = np.stack((sources, targets), axis=1).tobytes()
+        width = 2 * sources.itemsize
+        return [
+            self._number(pairs[first * width : end * width], sources[first:end], targets[first:end])
+            for first, end in pairwise([0, *ends])
+        ]
+
+    def _number(self, pairs: bytes, sources: np.ndarray, targets: np.ndarray) -> int:
+        if not pairs:
+            return NOWHERE
+        if (number := self._known.get(pairs)) is None:
+            number = self._known[pairs] = len(self.sources)
+            self.sources.append(sources)
+            self.targets.append(targets)
+        return number
+
+    def _spend(self, pairs: int) -> None:
+        self._pairs_read += pairs
+        if self._pairs_read > MAX_PAIRS:
+            raise SchemaError(
+                "", "is too complex for this vocabulary; use a simpler pattern or shorter lengths"
+            )

@@ -1,0 +1,117 @@
+"""Strings: what an automaton accepts is the JSON text of a string of the form, and the other way round."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lladav.structured.errors import SchemaError
+from lladav.structured.forms import StringForm
+from lladav.structured.languages.building import string_automaton
+from lladav.structured.languages.vocabulary import Vocabulary
+from tests.lladav.structured.languages.walks import BYTES, ODD, Walker
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+VOCABULARIES = pytest.mark.parametrize("vocabulary", [BYTES, ODD], ids=["bytes", "odd"])
+
+
+def text_of(value: str, quoted: bool) -> str:
+    """The JSON text of a string."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if quoted else text[1:-1]
+
+
+def walker(form: StringForm, vocabulary: Vocabulary = BYTES, quoted: bool = True) -> Walker:
+    return Walker(string_automaton(form, vocabulary, quoted=quoted), vocabulary)
+
+
+@given(TEXTS, st.booleans())
+def test_every_string_is_accepted_as_json_writes_it(value: str, quoted: bool):
+    assert walker(StringForm(), quoted=quoted).has(text_of(value, quoted))
+
+
+@VOCABULARIES
+@pytest.mark.parametrize("form", [StringForm(), StringForm(max_length=9), StringForm(3), StringForm(5, 7)])
+def test_every_accepted_sequence_is_a_string_of_the_form(form: StringForm, vocabulary: Vocabulary):
+    for quoted in (True, False):
+        for text in walker(form, vocabulary, quoted).samples(200):
+            value = json.loads(text if quoted else f'"{text}"')
+            assert text == text_of(value, quoted), "the text is the one that json.dumps writes"
+            assert form.min_length <= len(value) <= (form.max_length or len(value))
+
+
+@given(TEXTS, st.integers(0, 8), st.none() | st.integers(0, 8))
+def test_lengths_count_characters(value: str, least: int, most: int | None):
+    if most is not None and least > most:
+        with pytest.raises(SchemaError):
+            walker(StringForm(least, most))
+        return
+    expected = least <= len(value) <= (len(value) if most is None else most)
+    assert walker(StringForm(least, most)).has(text_of(value, True)) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"a',
+        'a"',
+        '"a"b"',
+        '"\n"',
+        '"\\x"',
+        '"\\u000a"',
+        '"\\u0041"',
+        '"\\/"',
+        '"\\ud800"',
+        '"\x00"',
+        "''",
+        "",
+    ],
+)
+def test_other_texts_are_not_accepted(text: str):
+    assert not walker(StringForm()).has(text)
+
+
+def test_surrogates_and_overlong_forms_are_not_accepted():
+    free = walker(StringForm(), quoted=False)
+    for data in (
+        b"\xed\xa0\x80",
+        b"\xc0\x80",
+        b"\xe0\x80\x80",
+        b"\xf0\x80\x80\x80",
+        b"\xf4\x90\x80\x80",
+        b"\xff",
+        b"\xc3",
+    ):
+        assert not free.accepts(list(data))
+    for character in (
+        "\ud7ff",
+        "\ue000",
+        "\uffff",
+        "\U00010000",
+        "\U0010ffff",
+        "\x7f",
+        "\x80",
+        "\u07ff",
+        "\u0800",
+    ):
+        assert free.accepts(list(character.encode()))
+
+
+@given(st.frozensets(st.text("ab", max_size=3), max_size=5), st.text("abc", max_size=4))
+def test_excluded_strings_are_not_accepted(excluded: frozenset[str], value: str):
+    assert walker(StringForm(excluded=excluded)).has(text_of(value, True)) == (value not in excluded)
+
+
+def test_a_large_maximum_is_cheap_and_sound():
+    automaton = string_automaton(StringForm(max_length=100_000), BYTES, quoted=False)
+    assert len(automaton.sources_E) < 1_000_000
+    assert automaton.max_tokens is not None
+    assert 1_000 < automaton.max_tokens <= 6 * 100_000, "an escape has up to six characters"
+
+
+def test_a_large_minimum_is_refused():
+    with pytest.raises(SchemaError, match="too complex"):
+        string_automaton(StringForm(min_length=1_000_000), BYTES, quoted=False)
