@@ -1,0 +1,135 @@
+"""Compiles what an answer has to be into an outline that the decoding engine fills in.
+
+What does not depend on the answer's length is compiled once: the forms of a schema, their automata and the
+fewest tokens of values.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+
+from lladav.inputs.chat import ChatTokenizer
+from lladav.structured.errors import SchemaError
+from lladav.structured.forms import JsonValue
+from lladav.structured.outline import Outline
+from lladav.structured.outlines.answer import AnswerOutline
+from lladav.structured.outlines.encoding import TextEncoder
+from lladav.structured.outlines.layouts import Layouts
+from lladav.structured.outlines.longest import Longest
+from lladav.structured.outlines.parts import Part, push
+from lladav.structured.outlines.slots import SlotBuilder
+from lladav.structured.outlines.values import ValuePart
+from lladav.structured.schema.reading import read_schema
+
+CACHED = 64
+"""Compiled structures that a process keeps."""
+
+
+class StructureKind(StrEnum):
+    """What describes an answer."""
+
+    json_schema = "json_schema"
+    json_object = "json_object"
+    choice = "choice"
+    regex = "regex"
+
+
+@dataclass(frozen=True)
+class StructureSpec:
+    """What an answer has to be."""
+
+    kind: StructureKind
+    source: str = ""
+    """The JSON text of a schema or of a list of texts, or a regular expression."""
+    all_properties: bool = False
+    """Write all optional properties, as far as they fit, instead of asking the model."""
+    value_tokens: int = 32
+    """Canvas positions of a string of any length."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A compiled structure."""
+
+    outline: Outline
+    min_tokens: int
+    """Canvas positions that are enough for some answer."""
+    max_tokens: int
+    """The most canvas positions that an answer takes."""
+    warnings: tuple[str, ...] = ()
+
+
+@lru_cache(CACHED)
+def compile_structure(spec: StructureSpec, tokenizer: ChatTokenizer, max_tokens: int) -> Structure:
+    """The structure of answers of at most ``max_tokens``.
+
+    Raises ``SchemaError`` if no such answer can be guaranteed.
+    """
+    return _compiled(spec, tokenizer).structure(max_tokens)
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """A structure for answers of any length."""
+
+    encoder: TextEncoder
+    part: Part
+    longest: float
+    """Tokens of the longest answer."""
+    warnings: tuple[str, ...] = ()
+
+    def structure(self, max_tokens: int) -> Structure:
+        fewest = int(self.part.cost.minimum)
+        if fewest > max_tokens:
+            reason = f"takes at least {fewest} tokens, and the answer has at most {max_tokens}"
+            raise SchemaError("#", f"{reason}; raise max_tokens", "schema_too_long")
+        outline = AnswerOutline(self.encoder, push([self.part], None), max_tokens, {})
+        most = self.longest if outline.length is None else outline.length
+        return Structure(outline, fewest, int(min(most, max_tokens)), self.warnings)
+
+
+@lru_cache(CACHED)
+def _compiled(spec: StructureSpec, tokenizer: ChatTokenizer) -> _Compiled:
+    encoder = TextEncoder(tokenizer)
+    slots = SlotBuilder(encoder, spec.value_tokens)
+    match spec.kind:
+        case StructureKind.json_schema:
+            return _of_schema(_parse(spec.source), slots, spec.all_properties)
+        case StructureKind.json_object:
+            return _of_schema({"type": "object"}, slots, spec.all_properties)
+        case StructureKind.choice:
+            slot = slots.texts(_texts(_parse(spec.source)))
+        case StructureKind.regex:
+            raise SchemaError("#", "is a regular expression, which is not supported yet")
+    return _Compiled(encoder, slot.slot(), slot.cost().wanted)
+
+
+def _of_schema(source: JsonValue, slots: SlotBuilder, all_properties: bool) -> _Compiled:
+    schema = read_schema(source)
+    layouts = Layouts(slots, all_properties)
+    if not layouts.cost(schema.root).possible:
+        raise layouts.error(schema.root)
+    part = ValuePart(schema.root, layouts)
+    return _Compiled(slots.encoder, part, Longest(layouts).of(schema.root), schema.warnings)
+
+
+def _texts(source: JsonValue) -> Sequence[str]:
+    texts = [text for text in source if isinstance(text, str)] if isinstance(source, list) else []
+    if not texts or texts != source:
+        raise SchemaError("#", "is not a list of texts", "invalid_schema")
+    return list(dict.fromkeys(texts))
+
+
+def _parse(source: str) -> JsonValue:
+    try:
+        return json.loads(source, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        raise SchemaError("#", "is not JSON, or is nested too deeply", "invalid_schema") from None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")

@@ -1,0 +1,210 @@
+"""Outlines of an answer: a stack of parts, written up to the next choice.
+
+Contiguous text is encoded together, so it has the tokens that the model knows: the text before a choice is
+encoded with the text of each alternative, and where an alternative leads to a further choice before any slot,
+both choices are one. Tokens that all alternatives begin with are written before the choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
+
+from lladav.structured.outline import Fixed, Piece, Slot
+from lladav.structured.outlines.cost import Cost, total
+from lladav.structured.outlines.distinct import value_of
+from lladav.structured.outlines.encoding import TextEncoder
+from lladav.structured.outlines.parts import Collection, Known, Part, SlotPart, Stack, Text, cost_of, push
+
+MAX_ALTERNATIVES = 512
+"""Alternatives of one choice, at most; further ones are not offered."""
+
+
+class AnswerOutline:
+    """What remains of an answer: first ``ids``, then a stack of parts."""
+
+    def __init__(
+        self, encoder: TextEncoder, stack: Stack | None, left: int, known: Known, ids: Sequence[int] = ()
+    ) -> None:
+        """``left`` are the canvas positions for the stack, at least the minimum of its cost."""
+        self._encoder, self._stack, self._left, self._known, self._ids = encoder, stack, left, known, ids
+
+    @property
+    def pieces(self) -> Sequence[Piece]:
+        return self._written.pieces
+
+    @property
+    def length(self) -> int | None:
+        """Positions of the pieces; None if more may follow."""
+        lengths = (len(each.ids) if isinstance(each, Fixed) else each.length for each in self.pieces)
+        return None if self._written.branches else sum(lengths)
+
+    def choices(self, values: Sequence[Sequence[int]]) -> Sequence[AnswerOutline]:
+        known = dict(self._known)
+        for slot, ids in zip(self._written.slots, values, strict=True):
+            if slot.collection is not None:
+                value = value_of(self._encoder.text(ids), slot.quoted)
+                known[slot.collection] = (*known.get(slot.collection, ()), value)
+        branches = self._written.branches
+        return [AnswerOutline(self._encoder, each.stack, each.left, known, each.ids) for each in branches]
+
+    @cached_property
+    def _written(self) -> OutlineWriter:
+        return OutlineWriter(self._encoder, self._stack, self._left, self._known, self._ids)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """The beginning of an outline that may follow."""
+
+    ids: Sequence[int]
+    stack: Stack | None
+    left: int
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """Text and the stack behind it, which begins with a slot, begins with a choice, or is empty."""
+
+    texts: Sequence[Text]
+    stack: Stack | None
+
+    @property
+    def precedes_slot(self) -> bool:
+        return self.stack is not None and isinstance(self.stack.part, SlotPart)
+
+
+class OutlineWriter:
+    """Writes a stack up to the next choice, and the text of each alternative."""
+
+    def __init__(
+        self, encoder: TextEncoder, stack: Stack | None, left: int, known: Known, ids: Sequence[int]
+    ) -> None:
+        self.pieces: list[Piece] = []
+        self.slots: list[SlotPart] = []
+        self.branches: list[Branch] = []
+        self._encoder, self._left, self._known, self._ids = encoder, left, known, list(ids)
+        self._write(stack)
+        self._flush()
+
+    def _write(self, stack: Stack | None) -> None:
+        """Write up to the next choice, or up to a part that depends on the values of these slots."""
+        following = self._continuations(stack, self._left)
+        while len(following) == 1 and (top := following[0].stack) and isinstance(top.part, SlotPart):
+            self._fix(following[0].texts)
+            self._add_slot(top.part, top.cost)
+            following = self._continuations(top.rest, self._left)
+        if len(following) > 1:
+            self._choose((), following)
+            return
+        (last,) = following
+        if last.stack is None or self._stops(last.stack.part):
+            self._fix(last.texts)
+            self.branches += [] if last.stack is None else [Branch((), last.stack, self._left)]
+        else:
+            self._choose(last.texts, self._continuations(last.stack, self._left - _count(last.texts)))
+
+    def _continuations(self, stack: Stack | None, left: int) -> list[Continuation]:
+        """The ways to continue: one, or the alternatives of a choice that has no text before it."""
+        found, pending = list[Continuation](), [stack]
+        while pending and len(found) < MAX_ALTERNATIVES:
+            followed = self._follow(pending.pop(), left)
+            if isinstance(followed, Continuation):
+                found.append(followed)
+            else:
+                pending += reversed(followed)
+        return found
+
+    def _follow(self, stack: Stack | None, left: int) -> Continuation | list[Stack | None]:
+        """The text that comes next; if a choice comes first, the stacks of its alternatives."""
+        texts = list[Text]()
+        while stack is not None and not self._stops(stack.part):
+            if isinstance(stack.part, Text):
+                texts.append(stack.part)
+                left -= int(stack.part.cost.minimum)
+                stack = stack.rest
+                continue
+            stacks = self._alternatives(stack, left)
+            if len(stacks) > 1:
+                return Continuation(texts, stack) if texts else stacks
+            stack = stacks[0]
+        return Continuation(texts, stack)
+
+    def _alternatives(self, stack: Stack, left: int) -> list[Stack | None]:
+        """The stacks that may replace one with an open part on top, and can be completed."""
+        part = stack.part
+        assert not isinstance(part, Text | SlotPart)
+        possible = list[Stack | None]()
+        for each in part.alternatives(self._known):
+            cost = total(part.cost for part in each.parts)
+            fewest = cost.comfortable if each.extra else cost.minimum
+            if fewest + cost_of(stack.rest).minimum <= left:
+                possible.append(push(each.parts, stack.rest))
+        assert possible, "an alternative must fit"
+        return possible[:1] if part.decided else possible
+
+    def _stops(self, part: Part) -> bool:
+        """Whether a part is a slot, or depends on the values of the slots of this outline."""
+        return isinstance(part, SlotPart) or (
+            not isinstance(part, Text) and part.collection in self._recorded
+        )
+
+    @property
+    def _recorded(self) -> set[Collection]:
+        return {slot.collection for slot in self.slots if slot.collection is not None}
+
+    def _choose(self, texts: Sequence[Text], alternatives: Sequence[Continuation]) -> None:
+        """Write the tokens that all alternatives share; ``texts`` stand before the choice."""
+        further = [more for each in alternatives for more in self._further(texts, each)]
+        alternatives = further if len(further) <= MAX_ALTERNATIVES else alternatives
+        ids = [self._encode([*texts, *each.texts]) for each in alternatives]
+        shared = _shared(ids)
+        pairs = list(zip(ids, alternatives, strict=True))
+        if any(len(own) == shared and not each.precedes_slot for own, each in pairs):
+            shared -= 1  # every alternative has a piece
+        self._ids += ids[0][:shared]
+        self.branches += [Branch(own[shared:], each.stack, self._left - len(own)) for own, each in pairs]
+
+    def _further(self, texts: Sequence[Text], alternative: Continuation) -> list[Continuation]:
+        """The alternatives of the choice that follows the text of an alternative, if one does."""
+        stack = alternative.stack
+        if stack is None or self._stops(stack.part):
+            return [alternative]
+        left = self._left - _count([*texts, *alternative.texts])
+        following = self._continuations(stack, left)
+        return [Continuation([*alternative.texts, *each.texts], each.stack) for each in following]
+
+    def _fix(self, texts: Sequence[Text]) -> None:
+        ids = self._encode(texts)
+        self._ids += ids
+        self._left -= len(ids)
+
+    def _encode(self, texts: Sequence[Text]) -> tuple[int, ...]:
+        return self._encoder.encode([each.text for each in texts])
+
+    def _add_slot(self, slot: SlotPart, remaining: Cost) -> None:
+        """Write a slot. It shares the positions that are left with all that remains."""
+        self._flush()
+        spare = self._left - remaining.minimum
+        share = slot.cost.extra if spare >= remaining.extra else slot.cost.extra * spare // remaining.extra
+        length = int(slot.cost.minimum + share)
+        self.pieces.append(Slot(slot.automaton, length))
+        self.slots.append(slot)
+        self._left -= length
+
+    def _flush(self) -> None:
+        if self._ids:
+            self.pieces.append(Fixed(tuple(self._ids)))
+        self._ids.clear()
+
+
+def _count(texts: Sequence[Text]) -> int:
+    """Tokens of texts, at most."""
+    return int(total(text.cost for text in texts).minimum)
+
+
+def _shared(ids: Sequence[Sequence[int]]) -> int:
+    """How many first tokens all sequences share."""
+    return sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*ids, strict=False)))
