@@ -1,12 +1,14 @@
 """Speed of the decoding engine, compared with the published decoder and with lock-step batches.
 
     python tests/bench/bench_decoding.py
-    python tests/bench/bench_decoding.py --cases single --intervals 8 32
+    python tests/bench/bench_decoding.py --cases single structured --intervals 8 32
 
 Case ``single``: one request, by the engine and by a plain transcription of the published decoder, in turn;
 the tokens must be equal. Case ``mixed``: eight requests of different lengths and options together, the same
 requests one after another, and as a lock-step batch: all as long as the longest, with the options of the most
-demanding. The engine runs all three, so only scheduling differs. Making an engine is not timed.
+demanding. The engine runs all three, so only scheduling differs. Making an engine is not timed. Case
+``structured``: one request without an outline, and the same as a string that fills the canvas, in turn. Both
+write one token per step, so the difference is the cost of the automaton.
 
 The model has random weights: 8 layers of width 512 and LLaDA's vocabulary.
 """
@@ -18,12 +20,14 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
 
-import torch  # noqa: E402 - the path comes first
+import numpy as np  # noqa: E402 - the path comes first
+import torch  # noqa: E402
 
 from lladav.config.schema import LanguageConfig  # noqa: E402
 from lladav.decoding.engine import Decoded, Engine, EngineConfig  # noqa: E402
@@ -33,12 +37,16 @@ from lladav.decoding.prompt_encoder import PromptEncoder  # noqa: E402
 from lladav.inputs.samples import Sample  # noqa: E402
 from lladav.model.initialization import initialize  # noqa: E402
 from lladav.model.llada_v import LLaDAV  # noqa: E402
+from lladav.structured.languages.automaton import TokenAutomaton  # noqa: E402
+from lladav.structured.outline import Slot  # noqa: E402
 from tests.bench.reporting import report, table  # noqa: E402
 from tests.lladav.build import text_sample, tiny_config  # noqa: E402
+from tests.lladav.decoding.outlines import TreeOutline, automaton_of  # noqa: E402
 from tests.lladav.decoding.reference_decoder import reference_decode  # noqa: E402
 
 SHAPE = {"vocab_size": 126464, "width": 512, "mlp_width": 1536, "layers": 8, "heads": 8, "kv_heads": 8}
 PROMPT, ANSWER = 700, 64
+CASES = ["single", "mixed", "structured"]
 MIX = [
     (300, DecodingOptions(max_tokens=32, refresh_interval=8)),
     (700, DecodingOptions(max_tokens=64, refresh_interval=32)),
@@ -60,6 +68,9 @@ def main() -> None:
             single(model, interval, arguments.rounds)
     if "mixed" in arguments.cases:
         mixed(model, arguments.rounds)
+    if "structured" in arguments.cases:
+        for interval in arguments.intervals:
+            structured(model, interval, arguments.rounds)
 
 
 def bench_model() -> LLaDAV:
@@ -138,6 +149,41 @@ def mixed(model: LLaDAV, rounds: int) -> None:
         )
 
 
+def structured(model: LLaDAV, interval: int, rounds: int) -> None:
+    """The same request without an outline and with one, in turn."""
+    prompt, engine = text_sample("p", PROMPT), bench_engine(model)
+    free = DecodingOptions(max_tokens=ANSWER, refresh_interval=interval)
+    outline = TreeOutline([Slot(string_automaton(SHAPE["vocab_size"]), ANSWER)])
+    kinds = {"free": free, "string": replace(free, outline=outline)}
+    times: dict[str, list[float]] = {name: [] for name in kinds}
+    for _ in range(rounds):
+        for name, options in kinds.items():
+            (answer,) = timed(times[name], lambda options=options: run(engine, [(prompt, options)]))
+            assert answer.forwards == ANSWER
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    table(["one request", "tokens/s"], [[name, f"{ANSWER / value:.2f}"] for name, value in medians.items()])
+    report(
+        f"a string by its automaton, refresh interval {interval}",
+        round(medians["free"] / medians["string"], 3),
+        "x tokens/s",
+        "the same request without an outline",
+        tokens_per_second=[round(ANSWER / value, 2) for value in medians.values()],
+        rounds=rounds,
+    )
+
+
+def string_automaton(vocabulary: int) -> TokenAutomaton:
+    """A JSON string over random tokens: most are text, others have a quotation mark, an escape or half a
+    character in them."""
+    kinds = np.random.default_rng(0).choice(4, vocabulary, p=(0.8, 0.05, 0.05, 0.1))
+    text, quote, escape, half = (np.flatnonzero(kinds == kind).tolist() for kind in range(4))
+    inside = {**dict.fromkeys(text, 1), **dict.fromkeys(quote, 3), **dict.fromkeys(half, 2)}
+    edges = {0: dict.fromkeys(quote, 1), 1: inside, 2: dict.fromkeys(half, 1)}
+    edges[1] |= dict.fromkeys(escape, 4)
+    edges[4] = dict.fromkeys([*escape, *quote], 1)
+    return automaton_of(edges, [3], vocabulary)
+
+
 def bench_engine(model: LLaDAV) -> Engine:
     """An engine with a KV cache for all requests."""
     return Engine(model, EngineConfig(80 * kv_block_bytes(model.config.language, torch.float32, 256)))
@@ -165,7 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cases", nargs="+", default=["single", "mixed"], choices=["single", "mixed"])
+    parser.add_argument("--cases", nargs="+", default=CASES, choices=CASES)
     parser.add_argument("--intervals", nargs="+", type=int, default=[8, 32])
     parser.add_argument("--rounds", type=int, default=3)
     return parser

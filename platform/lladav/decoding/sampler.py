@@ -84,7 +84,7 @@ def sample(
     if sum(each.rows for each in params) != len(hidden_MW):
         raise ValueError("the sampling parameters do not cover the rows")
     with_entropy = any(each.entropy for each in params)
-    draws = _draws(params, len(head), hidden_MW.device)
+    draws = _draws(params, hidden_MW.device)
     restrictions = _Restrictions.of(params, hidden_MW.device)
     stats, start = None, 0
     for chunk in head:
@@ -98,9 +98,7 @@ def sample(
     return _output(stats, draws)
 
 
-def _draws(
-    params: Sequence[SamplingParams], num_chunks: int, device: torch.device
-) -> list[_GumbelMax | StructuredDraw]:
+def _draws(params: Sequence[SamplingParams], device: torch.device) -> list[_GumbelMax | StructuredDraw]:
     """How the tokens of rows come about that are not simply the most probable ones."""
     draws: list[_GumbelMax | StructuredDraw] = []
     constrained = list[ConstrainedRows]()
@@ -112,7 +110,7 @@ def _draws(
             )
         elif each.temperature > 0:
             draws.append(_GumbelMax(each, rows))
-    return [*draws, StructuredDraw(constrained, num_chunks, device)] if constrained else draws
+    return [*draws, StructuredDraw(constrained, device)] if constrained else draws
 
 
 def _guided_logits(hidden_MW: Tensor, chunk: Projection, guidance: Guidance | None) -> Tensor:

@@ -1,17 +1,17 @@
 """Tokens of slots, and the probabilities of the openings of a choice, from the logits of a step.
 
-The logits of rows with a constraint are held for the whole vocabulary. The device finds the best score of
-each class of tokens, one copy brings these to the host, and the automata find the most probable sequences
-there. At a temperature above 0 the scores are perturbed by Gumbel noise first (perturb-and-MAP).
+While the vocabulary chunks pass by, the device finds the best score of each class of tokens. One copy brings
+these to the host, where the automata find the most probable sequences. At a temperature above 0 the scores
+are logits with Gumbel noise (perturb-and-MAP). They need all logits of a row if ``top_p`` is below 1.
 
-Shapes: M rows of a step, K of them that have a constraint, V ids of the vocabulary, C of a chunk, R rows of
-a group, L tokens that its automaton accepts, O openings.
+Shapes: M rows of a step, C ids of a vocabulary chunk, V of the vocabulary, R rows of some slots, K classes of
+their automaton, B chunks, P tokens of padding, O openings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -20,10 +20,11 @@ from torch import Tensor
 
 from lladav.decoding.constraints import Element, MaskedSlot, OpeningScores, StepConstraint
 from lladav.decoding.gumbel import gumbel_noise, nucleus
-from lladav.decoding.kernels.class_maxima import ClassBounds, best_columns, class_maxima
+from lladav.decoding.kernels.class_maxima import ClassColumns
 from lladav.structured.languages.automaton import PADDING, TokenAutomaton
 
-CACHED_AUTOMATA = 256
+CACHED_CHUNKS = 4096
+"""Chunks of automata whose columns are kept in the order of their classes, up to 64 KiB each."""
 OUTSIDE_NUCLEUS = 1e4
 """Taken off the logits of tokens outside the nucleus: they win only where the automaton accepts no others."""
 
@@ -39,178 +40,224 @@ class ConstrainedRows:
     generator: torch.Generator | None
 
 
-@dataclass(frozen=True)
-class TokenClasses:
-    """The tokens that an automaton accepts (L), in the order of their classes."""
-
-    tokens_L: Tensor
-    bounds: ClassBounds
-    opening_L: Tensor
-    """Tokens with which a value may begin."""
-    may_be_empty: bool
-
-
-@lru_cache(CACHED_AUTOMATA)
-def token_classes(automaton: TokenAutomaton, device: torch.device) -> TokenClasses:
-    """The classes of an automaton on a device; they are cached, because sorting takes milliseconds."""
-    (accepted_L,) = np.nonzero(automaton.class_of_V)
-    classes_L = automaton.class_of_V[accepted_L]
-    order_L = np.argsort(classes_L, kind="stable")
-    edges = np.searchsorted(classes_L[order_L], np.arange(automaton.num_classes + 1))
-    first_classes = automaton.classes_E[automaton.sources_E == automaton.start]
-    (opening_L,) = np.nonzero(np.isin(automaton.class_of_V, first_classes))
-    return TokenClasses(
-        torch.from_numpy(accepted_L[order_L]).to(device),
-        ClassBounds(edges[:-1], edges[1:]),
-        torch.from_numpy(opening_L).to(device),
-        bool(automaton.accepting_S[automaton.start]),
-    )
-
-
 class StructuredDraw:
     """Tokens of all slots of a step, and scores of all openings."""
 
-    def __init__(self, requests: Sequence[ConstrainedRows], num_chunks: int, device: torch.device) -> None:
-        """``num_chunks`` is the number of vocabulary chunks that follow."""
-        self._groups = _groups(requests, device)
-        self._slots = [each for each in requests if each.constraint.slots]
-        self._choices = [each for each in requests if each.constraint.openings]
-        slot_rows = [row for group in self._groups for row in group.rows]
-        kept = [*slot_rows, *(row for each in self._choices for row in each.rows)]
-        self.rows = torch.tensor(slot_rows, dtype=torch.long, device=device)
+    def __init__(self, requests: Sequence[ConstrainedRows], device: torch.device) -> None:
+        cold = [each for each in requests if each.temperature == 0]
+        warm = [each for each in requests if each.temperature > 0 and each.constraint.slots]
+        self._slots: list[_SlotScores | _PerturbedSlots] = [
+            *_SlotScores.by_automaton(cold, device),
+            *(_PerturbedSlots(each, device) for each in warm),
+        ]
+        self._choices = [_Choice(each, device) for each in requests if each.constraint.openings]
+        rows = [row for slots in self._slots for row in slots.rows]
+        self.rows = torch.tensor(rows, dtype=torch.long, device=device)
         """Rows (M) of the slots' candidates, in the order in which ``drawn`` returns them."""
-        self._kept_K = torch.tensor(kept, device=device)
-        self._index = {row: index for index, row in enumerate(kept)}
-        self._num_chunks, self._end = num_chunks, 0
-        self._buffer = torch.empty(0)
 
     def add(self, logits_MC: Tensor, start: int) -> None:
         """Add a chunk, which begins at id ``start``."""
-        width = logits_MC.shape[-1]
-        if start == 0:  # no chunk is wider than the first
-            shape = len(self._kept_K), self._num_chunks * width
-            self._buffer = torch.empty(shape, device=logits_MC.device)
-        self._end = start + width
-        self._buffer[:, start : self._end] = logits_MC[self._kept_K]
+        for each in (*self._slots, *self._choices):
+            each.add(logits_MC, start)
 
     def drawn(self) -> tuple[Tensor, Tensor, list[OpeningScores]]:
         """Tokens of ``rows``, their logits, and the scores of the openings of each choice."""
-        logits_KV = self._buffer[:, : self._end]
-        scores_KV = self._perturbed(logits_KV)
-        scored = [group.score(scores_KV) for group in self._groups]
-        openings = [self._score_openings(each, logits_KV) for each in self._choices]
-        values = iter(_on_host([*(each for one in scored for each in one.maxima), *openings]))
-        # Values of rows with logits that are not finite mean nothing; their request fails.
-        tokens = [each.tokens(np.nan_to_num(next(values)), np.nan_to_num(next(values))) for each in scored]
-        tokens_R = torch.cat([self.rows[:0], *tokens])
-        logits_R = logits_KV[: len(tokens_R)].gather(-1, tokens_R[:, None])[:, 0]
-        return tokens_R, logits_R, [OpeningScores(*each.astype(np.float64)) for each in values]
-
-    def _perturbed(self, logits_KV: Tensor) -> Tensor:
-        """The scores of all tokens: the logits, with noise for requests at a temperature."""
-        warm = [each for each in self._slots if each.temperature > 0]
-        scores_KV = logits_KV.clone() if warm else logits_KV
-        for each in warm:
-            # The noise of a request is drawn row by row of its own, whatever else the step runs.
-            index = self._kept_index(each.rows)
-            logits = logits_KV[index]
-            if each.top_p < 1:
-                logits -= OUTSIDE_NUCLEUS * ~nucleus(logits, each.temperature, each.top_p)
-            scores_KV[index] = logits / each.temperature + gumbel_noise(logits, each.generator)
-        return scores_KV
-
-    def _score_openings(self, request: ConstrainedRows, logits_KV: Tensor) -> Tensor:
-        """Log-probability and noise of each opening (2, O)."""
-        constraint = request.constraint
-        rows = self._kept_index(request.rows)
-        log_probability_RV = logits_KV[rows].log_softmax(-1)
-        scores = torch.stack(
-            [
-                log_probability_RV[each.row][
-                    _opening_tokens(each.element, constraint.padding, rows.device)
-                ].logsumexp(-1)
-                for each in constraint.openings
-            ]
+        scores = [score for each in (*self._slots, *self._choices) for score in each.scores()]
+        host = iter(_on_host(scores))
+        drawn = [each.drawn(host) for each in self._slots]
+        tokens, logits = (
+            (torch.cat([self.rows[:0], *parts]) for parts in zip(*drawn, strict=True))
+            if drawn
+            else (self.rows, self.rows)
         )
-        noise = gumbel_noise(scores, request.generator) if request.temperature > 0 else scores.new_zeros(())
-        return torch.stack((scores, noise.expand_as(scores)))
-
-    def _kept_index(self, rows: range) -> Tensor:
-        return torch.tensor([self._index[row] for row in rows], device=self._kept_K.device)
+        return tokens, logits, [OpeningScores(*each.astype(np.float64)) for each in host]
 
 
-def _opening_tokens(element: Element, padding: tuple[int, ...], device: torch.device) -> Tensor:
-    """The tokens with which an element may begin."""
-    if isinstance(element, int):
-        return torch.tensor([element], device=device)
-    padding_tokens = torch.tensor(padding, device=device)
-    if element is None:
-        return padding_tokens
-    classes = token_classes(element.automaton, device)
-    return torch.cat((classes.opening_L, padding_tokens)) if classes.may_be_empty else classes.opening_L
+class _SlotScores:
+    """Scores of the rows of slots with the same automaton."""
+
+    def __init__(
+        self, slots: Sequence[tuple[MaskedSlot, range]], padding: tuple[int, ...], device: torch.device
+    ) -> None:
+        """``slots`` come with the rows of their requests."""
+        self.rows = [rows[row] for slot, rows in slots for row in slot.rows]
+        self._slots = [slot for slot, _ in slots]
+        self._select = _row_index(self.rows, device)
+        self._padding = padding
+        self._padding_RP = torch.zeros((len(self.rows), len(padding)), device=device)
+        self._chunks = list[_ScoredChunk]()
+
+    @classmethod
+    def by_automaton(cls, requests: Sequence[ConstrainedRows], device: torch.device) -> list[_SlotScores]:
+        """The slots of all requests in groups."""
+        groups: dict[TokenAutomaton, list[tuple[MaskedSlot, range]]] = {}
+        for request in requests:
+            for slot in request.constraint.slots:
+                groups.setdefault(slot.automaton, []).append((slot, request.rows))
+        return [cls(slots, requests[0].constraint.padding, device) for slots in groups.values()]
+
+    def add(self, scores_MC: Tensor, start: int) -> None:
+        """Add a chunk of the scores of all rows, which begins at id ``start``."""
+        scores_RC = scores_MC[self._select]
+        end = start + scores_RC.shape[1]
+        columns = class_columns(self._slots[0].automaton, start, end, scores_RC.device)
+        self._chunks.append(_ScoredChunk.of(columns, scores_RC, start))
+        for index, token in enumerate(self._padding):
+            if start <= token < end:
+                self._padding_RP[:, index] = scores_RC[:, token - start]
+
+    def scores(self) -> list[Tensor]:
+        """Scores of classes (B, R, K) and of padding (R, P)."""
+        return [torch.stack([each.maxima_RK for each in self._chunks]), self._padding_RP]
+
+    def drawn(self, host: Iterator[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Tokens (R) of the most probable sequences and their scores, given the scores on the host."""
+        # Logits that are not finite fail their request later; until then, scores must be finite.
+        present_B1K = np.stack([each.columns.present_K for each in self._chunks])[:, None]
+        maxima_BRK = np.where(present_B1K, np.nan_to_num(next(host)), -np.inf)
+        padding_RP = np.nan_to_num(next(host))
+        best_RK, best_padding_R = maxima_BRK.max(0), padding_RP.max(1)
+        class_R = self._most_probable(best_RK, best_padding_R)
+        is_padding_R = class_R == PADDING
+        row_R = np.arange(len(class_R))
+        scores_R = np.where(is_padding_R, best_padding_R, best_RK[row_R, class_R])
+        chunk_R = np.where(is_padding_R, -1, maxima_BRK[:, row_R, class_R].argmax(0))
+        token_R = torch.from_numpy(np.array(self._padding)[padding_RP.argmax(1)]).to(self._padding_RP.device)
+        for index in np.unique(chunk_R[~is_padding_R]):
+            (rows,) = np.nonzero(chunk_R == index)
+            token_R[torch.from_numpy(rows).to(token_R.device)] = self._chunks[index].best(rows, class_R[rows])
+        return token_R, torch.from_numpy(scores_R).to(token_R.device)
+
+    def _most_probable(self, best_RK: np.ndarray, padding_R: np.ndarray) -> np.ndarray:
+        """Class of each row (R)."""
+        classes, first = list[np.ndarray](), 0
+        for slot in self._slots:
+            own = slice(first, first + len(slot.rows))
+            classes.append(slot.most_probable(best_RK[own], padding_R[own], self._padding))
+            first = own.stop
+        return np.concatenate(classes)
 
 
 @dataclass(frozen=True)
-class _Group:
-    """Slots of a step with the same automaton; their rows are adjacent among those kept."""
+class _ScoredChunk:
+    """A chunk of the scores, by class."""
 
-    classes: TokenClasses
-    padding: Tensor
-    slots: Sequence[tuple[ConstrainedRows, MaskedSlot]]
-    first: int
-    """Index of the first row among those kept."""
+    columns: ClassColumns
+    scores_RL: Tensor
+    maxima_RK: Tensor
+    start: int
+
+    @classmethod
+    def of(cls, columns: ClassColumns, scores_RC: Tensor, start: int) -> _ScoredChunk:
+        scores_RL = columns.gather(scores_RC)
+        return cls(columns, scores_RL, columns.maxima(scores_RL), start)
+
+    def best(self, rows: np.ndarray, classes: np.ndarray) -> Tensor:
+        """The best token of a class in some rows."""
+        index = torch.from_numpy(rows).to(self.scores_RL.device)
+        return self.start + self.columns.best(self.scores_RL[index], classes)
+
+
+class _PerturbedSlots:
+    """Scores of one request at a temperature. Its noise does not depend on the other rows of the step."""
+
+    def __init__(self, request: ConstrainedRows, device: torch.device) -> None:
+        self._request = request
+        own = replace(request, rows=range(len(request.rows)))
+        self._slots = _SlotScores.by_automaton([own], device)
+        self._order = [row for slots in self._slots for row in slots.rows]
+        self._chunks: list[Tensor] = []
+        self._device = device
 
     @property
     def rows(self) -> list[int]:
         """Rows of the step."""
-        return [request.rows[row] for request, slot in self.slots for row in slot.rows]
+        return [self._request.rows[row] for row in self._order]
 
-    def score(self, scores_KV: Tensor) -> _ScoredGroup:
-        """The scores of the classes of all rows."""
-        scores_RV = scores_KV[self.first : self.first + len(self.rows)]
-        scores_RL = scores_RV.index_select(1, self.classes.tokens_L)
-        padding_R, token_R = scores_RV[:, self.padding].max(-1)
-        maxima = class_maxima(scores_RL, self.classes.bounds), padding_R
-        return _ScoredGroup(self, scores_RL, maxima, self.padding[token_R])
+    def add(self, logits_MC: Tensor, start: int) -> None:  # noqa: ARG002
+        """Keep a chunk: which tokens are in the nucleus depends on all of them."""
+        rows = self._request.rows
+        self._chunks.append(logits_MC[rows.start : rows.stop].float().clone())
 
+    def scores(self) -> list[Tensor]:
+        """Scores of all slots."""
+        start = 0
+        for chunk in self._perturbed().split([each.shape[1] for each in self._chunks], 1):
+            for slots in self._slots:
+                slots.add(chunk, start)
+            start += chunk.shape[1]
+        return [score for slots in self._slots for score in slots.scores()]
 
-@dataclass(frozen=True)
-class _ScoredGroup:
-    """Scores of a group's tokens and of its classes (R, K) and padding (R)."""
+    def drawn(self, host: Iterator[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Tokens (R) and their logits without noise."""
+        tokens_R = torch.cat([slots.drawn(host)[0] for slots in self._slots])
+        order_R = torch.tensor(self._order, device=self._device)
+        return tokens_R, self._logits[order_R, tokens_R]
 
-    group: _Group
-    scores_RL: Tensor
-    maxima: tuple[Tensor, Tensor]
-    padding_R: Tensor
-    """The better token of padding."""
-
-    def tokens(self, best_RK: np.ndarray, padding_R: np.ndarray) -> Tensor:
-        """The tokens of the most probable sequences (R), given the maxima on the host."""
-        classes, padding = self.group.classes, tuple(self.group.padding.tolist())
-        best_RK[:, ~classes.bounds.present_K] = -np.inf
-        chosen, row = list[np.ndarray](), 0
-        for _, slot in self.group.slots:
-            rows = slice(row, row + len(slot.positions_R))
-            chosen.append(slot.most_probable(best_RK[rows], padding_R[rows], padding))
-            row = rows.stop
-        class_R = np.concatenate(chosen)
-        first_R, end_R = (np.where(class_R == PADDING, 0, each[class_R]) for each in classes.bounds.columns)
-        is_padding_R = torch.from_numpy(class_R == PADDING).to(self.padding_R.device)
-        token_R = classes.tokens_L[best_columns(self.scores_RL, first_R, end_R)]
-        return self.padding_R.where(is_padding_R, token_R)
+    def _perturbed(self) -> Tensor:
+        request, logits = self._request, torch.cat(self._chunks, 1)
+        self._logits = logits
+        if request.top_p < 1:
+            logits = logits - OUTSIDE_NUCLEUS * ~nucleus(logits, request.temperature, request.top_p)
+        return logits / request.temperature + gumbel_noise(logits, request.generator)
 
 
-def _groups(requests: Sequence[ConstrainedRows], device: torch.device) -> list[_Group]:
-    by_automaton: dict[TokenAutomaton, list[tuple[ConstrainedRows, MaskedSlot]]] = {}
-    for request in requests:
-        for slot in request.constraint.slots:
-            by_automaton.setdefault(slot.automaton, []).append((request, slot))
-    groups, first = list[_Group](), 0
-    for automaton, slots in by_automaton.items():
-        padding = torch.tensor(slots[0][0].constraint.padding, device=device)
-        groups.append(_Group(token_classes(automaton, device), padding, slots, first))
-        first += len(groups[-1].rows)
-    return groups
+class _Choice:
+    """Logits of one request that chooses between alternatives."""
+
+    def __init__(self, request: ConstrainedRows, device: torch.device) -> None:
+        self._request, self._device = request, device
+        self._chunks: list[Tensor] = []
+
+    def add(self, logits_MC: Tensor, start: int) -> None:  # noqa: ARG002
+        """Keep a chunk."""
+        rows = self._request.rows
+        self._chunks.append(logits_MC[rows.start : rows.stop].float().clone())
+
+    def scores(self) -> list[Tensor]:
+        """Log-probability and noise of each opening (2, O)."""
+        openings = self._request.constraint.openings
+        log_probability_RV = torch.cat(self._chunks, 1).log_softmax(-1)
+        scores_O = torch.stack(
+            [log_probability_RV[each.row][self._tokens(each.element)].logsumexp(-1) for each in openings]
+        )
+        noise_O = torch.zeros_like(scores_O)
+        if self._request.temperature > 0:
+            noise_O = gumbel_noise(scores_O, self._request.generator)
+        return [torch.stack((scores_O, noise_O))]
+
+    def _tokens(self, element: Element) -> Tensor:
+        """The tokens with which an element may begin."""
+        if isinstance(element, int):
+            return torch.tensor([element], device=self._device)
+        padding = torch.tensor(self._request.constraint.padding, device=self._device)
+        if element is None:
+            return padding
+        tokens = opening_tokens(element.automaton, self._device)
+        may_be_empty = element.automaton.accepting_S[element.automaton.start]
+        return torch.cat((tokens, padding)) if may_be_empty else tokens
+
+
+@lru_cache(CACHED_CHUNKS)
+def class_columns(automaton: TokenAutomaton, start: int, end: int, device: torch.device) -> ClassColumns:
+    """The tokens from ``start`` to ``end`` by class; cached, because sorting takes milliseconds."""
+    return ClassColumns.of(automaton.class_of_V[start:end], automaton.num_classes, device)
+
+
+@lru_cache(CACHED_CHUNKS)
+def opening_tokens(automaton: TokenAutomaton, device: torch.device) -> Tensor:
+    """The tokens with which a value may begin that is not empty."""
+    classes = automaton.classes_E[automaton.sources_E == automaton.start]
+    (tokens,) = np.nonzero(np.isin(automaton.class_of_V, classes))
+    return torch.from_numpy(tokens).to(device)
+
+
+def _row_index(rows: Sequence[int], device: torch.device) -> slice | Tensor:
+    """An index of rows, which copies nothing if they are adjacent."""
+    adjacent = range(rows[0], rows[0] + len(rows))
+    return (
+        slice(adjacent.start, adjacent.stop) if list(adjacent) == rows else torch.tensor(rows, device=device)
+    )
 
 
 def _on_host(tensors: Sequence[Tensor]) -> list[np.ndarray]:
