@@ -1,12 +1,13 @@
 # All commands; `make` lists them. Paths are relative because the name of the checkout's folder may contain spaces.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo serve test proofs lmms-eval k8s-check lint format bench clean
+.PHONY: help venv demo serve test proofs lmms-eval k8s-check lint format bench schemas schema-suite clean
 PYTHON_OF_VENV := .venv/bin/python
 ARGS ?=
+FILE ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 venv: .venv/ready ## create .venv with the pinned versions
 
@@ -46,6 +47,17 @@ bench: .venv/ready ## measure speed and memory against the reference implementat
 	@set -e; for each in tests/bench/bench_*.py; do \
 		echo "== $$each"; $(PYTHON_OF_VENV) "$$each" $(ARGS); \
 	done
+
+schemas: .venv/ready ## check structured output on schemas; FILE=schemas.jsonl.gz ARGS="--answers 40"
+	@$(PYTHON_OF_VENV) tests/bench/bench_schemas.py $(FILE) $(ARGS)
+
+schema-suite: .cache/schema_suite ## check structured output on the official JSON Schema Test Suite
+	@$(PYTHON_OF_VENV) tests/bench/bench_schema_suite.py $(ARGS)
+
+.cache/schema_suite: .venv/ready
+	@rm -rf .cache/jsonschema && mkdir -p .cache/jsonschema $@
+	@$(PYTHON_OF_VENV) -m pip download --quiet --no-deps --no-binary :all: --dest .cache/jsonschema jsonschema==4.25.1
+	@tar -xzf .cache/jsonschema/jsonschema-*.tar.gz -C $@ --strip-components 3 --wildcards '*/json/tests/*'
 
 clean: ## remove .venv, caches and prepared data; keep runs/
 	rm -rf .venv .venv-lmms-eval .cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist

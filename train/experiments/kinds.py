@@ -11,6 +11,7 @@ from train.experiments.kind import Kind, Measurement, Subject
 from train.experiments.refresh import REFRESH
 from train.experiments.repetition import REPETITION
 from train.experiments.scaling import SCALING
+from train.experiments.structured import STRUCTURED
 
 KINDS: dict[str, Kind] = {
     "accuracy": ACCURACY,
@@ -19,6 +20,7 @@ KINDS: dict[str, Kind] = {
     "refresh_tasks": REFRESH_TASKS,
     "repetition": REPETITION,
     "scaling": SCALING,
+    "structured": STRUCTURED,
 }
 
 
