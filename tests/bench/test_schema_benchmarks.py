@@ -25,12 +25,13 @@ from tests.lladav.structured.untrained import UntrainedAnswer
 from tests.lladav.structured.validators import judge, judge_text
 
 KEYWORDS = """
-$anchor $comment $defs $dynamicAnchor $dynamicRef $id $ref $schema additionalItems additionalProperties allOf anyOf
-const contains contentEncoding contentMediaType default definitions dependencies dependentRequired
-dependentSchemas deprecated description else enum examples exclusiveMaximum exclusiveMinimum format id if items
-maxContains maxItems maxLength maxProperties maximum minContains minItems minLength minProperties minimum
-multipleOf not oneOf pattern patternProperties prefixItems properties propertyNames readOnly required then title
-type unevaluatedItems unevaluatedProperties uniqueItems writeOnly
+$anchor $comment $defs $dynamicAnchor $dynamicRef $id $ref $schema additionalItems additionalProperties
+allOf anyOf const contains contentEncoding contentMediaType default definitions dependencies
+dependentRequired dependentSchemas deprecated description else enum examples exclusiveMaximum
+exclusiveMinimum format id if items maxContains maxItems maxLength maxProperties maximum minContains
+minItems minLength minProperties minimum multipleOf not oneOf pattern patternProperties prefixItems
+properties propertyNames readOnly required then title type unevaluatedItems unevaluatedProperties
+uniqueItems writeOnly
 """.split()
 FORMATS = """
 date date-time duration email hostname idn-email idn-hostname ipv4 ipv6 iri iri-reference json-pointer regex
