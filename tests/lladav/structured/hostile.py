@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import resource
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -198,7 +199,7 @@ def _required(properties: dict[str, Any]) -> dict[str, Any]:
 
 
 def outcomes() -> Iterator[dict[str, Any]]:
-    """What became of each schema: its name, the refusal or None, the error or None, and the peak memory."""
+    """What became of each schema: its name, refusal, error, seconds, peak memory."""
     from lladav.inputs.chat import ChatTokenizer
     from lladav.structured.compiling import StructureKind, StructureSpec, compile_structure
     from lladav.structured.errors import SchemaError
@@ -206,6 +207,7 @@ def outcomes() -> Iterator[dict[str, Any]]:
     tokenizer = ChatTokenizer.load(TOKENIZER)
     for name, text in hostile_schemas().items():
         refusal = error = None
+        begin = time.perf_counter()
         try:
             compile_structure(StructureSpec(StructureKind.json_schema, text), tokenizer, MAX_TOKENS)
         except SchemaError as refused:
@@ -213,7 +215,8 @@ def outcomes() -> Iterator[dict[str, Any]]:
         except BaseException as unexpected:  # noqa: BLE001 - any other error is a finding
             error = f"{type(unexpected).__name__}: {unexpected}"[:300]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        yield {"name": name, "refusal": refusal, "error": error, "peak_bytes": peak}
+        seconds = round(time.perf_counter() - begin, 3)
+        yield {"name": name, "refusal": refusal, "error": error, "seconds": seconds, "peak_bytes": peak}
 
 
 if __name__ == "__main__":
