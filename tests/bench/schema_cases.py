@@ -168,7 +168,7 @@ def load_vocabulary(file: Path) -> ChatTokenizer:
     """The tokenizer of a ``tokenizer.json``; special tokens of LLaDA that it lacks are added."""
     tokenizer = Tokenizer.from_file(str(file))
     tokenizer.add_special_tokens([AddedToken(name, special=True) for name in SPECIAL_TOKENS.values()])
-    ids = {role: tokenizer.token_to_id(name) for role, name in SPECIAL_TOKENS.items()}
+    ids: dict[str, Any] = {role: tokenizer.token_to_id(name) for role, name in SPECIAL_TOKENS.items()}
     return ChatTokenizer(tokenizer, TokenIds(**ids))
 
 
