@@ -31,7 +31,7 @@ _DRAFT7 = _DRAFT6 | {"if", "then", "else"}
 _NEW_IN_2019 = (
     "dependentRequired dependentSchemas minContains maxContains unevaluatedItems unevaluatedProperties"
 )
-_DRAFT2019 = _DRAFT7 - {"dependencies"} | {*_NEW_IN_2019.split(), "$recursiveRef"}
+_DRAFT2019 = _DRAFT7 | {*_NEW_IN_2019.split(), "$recursiveRef"}
 _DRAFT2020 = _DRAFT2019 - {"additionalItems", "$recursiveRef"} | {"prefixItems", "$dynamicRef"}
 
 

@@ -76,6 +76,8 @@ class Either:
     """At least one of several conjunctions."""
 
     alternatives: Alternatives
+    not_negatable: SchemaError | None = None
+    """Why the negation cannot be guaranteed, if it cannot."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def _negation_of(item: Item) -> Alternatives:
         return ((~item,),)
     if isinstance(item, Check) and item.otherwise:
         return item.otherwise()
-    if isinstance(item, Either):
+    if isinstance(item, Either) and not item.not_negatable:
         return (tuple(Either(negation(alternative)) for alternative in item.alternatives),)
-    error = item.error if isinstance(item, Unenforceable) else SchemaError("#", "cannot be negated")
-    return ((Unenforceable(error),),)
+    error = item.not_negatable if isinstance(item, Either) else getattr(item, "error", None)
+    return ((Unenforceable(error or SchemaError("#", "cannot be negated")),),)

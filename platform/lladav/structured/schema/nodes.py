@@ -11,14 +11,19 @@ from itertools import chain
 
 from lladav.structured.errors import SchemaError
 from lladav.structured.forms import ConstantForm, Form, JsonValue, Schema
+from lladav.structured.schema.budget import Budget
 from lladav.structured.schema.constraints.membership import has_form
 from lladav.structured.schema.constraints.productive import is_productive, needed_schemas, pruned
 from lladav.structured.schema.formulas import Condition
 from lladav.structured.schema.json_values import JsonType, type_of
-from lladav.structured.schema.search import Budget, Expansion, Search
+from lladav.structured.schema.search import Expansion, Search
 
-MAX_NESTED = 8
-"""Levels of properties that are compared to find that a conjunction is empty."""
+MAX_STEPS = 5000
+"""Steps to find the forms of one type of one node."""
+MAX_PROBE_STEPS = 300
+"""Steps to find whether a conjunction is empty."""
+MAX_NESTED = 6
+"""Levels of properties that are compared for that."""
 
 
 class Nodes:
@@ -28,6 +33,7 @@ class Nodes:
         self._budget = budget
         self._nodes: dict[frozenset[Condition], Node] = {}
         self._nested = 0
+        self._probe = budget
 
     def node(self, conditions: tuple[Condition, ...]) -> Node:
         kept = tuple(dict.fromkeys(each for each in conditions if not _is_trivial(each)))
@@ -50,15 +56,22 @@ class Nodes:
     def is_empty(self, conditions: tuple[Condition, ...]) -> bool:
         if self._nested >= MAX_NESTED:
             return False
+        if not self._nested:
+            self._probe = Budget(MAX_PROBE_STEPS, self._budget)
         self._nested += 1
         try:
-            return self.node(conditions).is_empty()
+            return self.node(conditions).is_empty
         finally:
             self._nested -= 1
 
     def search(self, node: Node, kind: JsonType) -> Expansion:
         """The forms of a type, before those without a finite value are left out."""
-        return Search(kind, self, self._budget, node.path).run(node.conditions)
+        return Search(kind, self, Budget(MAX_STEPS, self._budget), node.path).run(node.conditions)
+
+    def has_none(self, node: Node, kind: JsonType) -> bool:
+        """Whether it is certain that there is no form of a type."""
+        found = Search(kind, self, self._probe, node.path).run(node.conditions, max_forms=1)
+        return not found.forms and not found.dropped
 
 
 class Node:
@@ -70,6 +83,7 @@ class Node:
         self._nodes = nodes
         self._expansions: dict[JsonType, Expansion | None] = {}
         self._forms: tuple[Form, ...] | None = None
+        self._is_empty: bool | None = None
         self.is_productive: bool | None = None
         """Whether there is a finite value; None if that is not known yet."""
 
@@ -111,15 +125,13 @@ class Node:
             raise SchemaError(self.path, "depends on itself")
         return found
 
+    @property
     def is_empty(self) -> bool:
         """Whether it is certain that no value satisfies the conditions."""
-        for kind in JsonType:
-            if kind in self._expansions and self._expansions[kind] is None:
-                return False
-            found = self.expansion(kind)
-            if found.forms or found.dropped:
-                return False
-        return True
+        if self._is_empty is None:
+            self._is_empty = False  # in case the answer depends on itself
+            self._is_empty = all(self._nodes.has_none(self, kind) for kind in JsonType)
+        return self._is_empty
 
     @property
     def dropped(self) -> SchemaError | None:

@@ -9,11 +9,11 @@ from typing import Any
 
 from lladav.structured.errors import SchemaError
 from lladav.structured.forms import JsonValue, Schema
+from lladav.structured.schema.budget import Budget
 from lladav.structured.schema.drafts import ANNOTATIONS, Draft, draft_of
 from lladav.structured.schema.formulas import Condition
 from lladav.structured.schema.json_values import FORMATS
 from lladav.structured.schema.nodes import Nodes
-from lladav.structured.schema.search import Budget
 from lladav.structured.schema.subschemas import DYNAMIC, Document
 
 MAX_DEPTH = 128

@@ -13,6 +13,7 @@ from typing import Any
 
 from lladav.structured.errors import SchemaError
 from lladav.structured.forms import Form
+from lladav.structured.schema.budget import Budget
 from lladav.structured.schema.formulas import (
     Alternatives,
     Check,
@@ -33,23 +34,10 @@ MAX_FORMS = 64
 """Forms of one type of one node."""
 MAX_EXCLUSIONS = 8
 """Forms that negated subschemas may split one conjunction into."""
-MAX_STEPS = 20_000
-"""Steps of one search."""
+MAX_EXCLUSION_STEPS = 100
+"""States that are tried for these forms."""
 MAX_REFERENCES = 100
 """Subschemas between a value and a keyword that applies to it."""
-
-
-class Budget:
-    """Counts the steps of all searches of a document."""
-
-    def __init__(self, steps: int) -> None:
-        self._steps = steps
-
-    def spend(self) -> None:
-        """Count a step; raises ``SchemaError`` if there were too many."""
-        self._steps -= 1
-        if self._steps < 0:
-            raise SchemaError("#", "has too many combinations of alternatives; make the schema smaller")
 
 
 @dataclass(frozen=True)
@@ -74,6 +62,11 @@ class _Group:
     """Counts the forms that negated subschemas split one conjunction into."""
 
     num_forms: int = 0
+    num_states: int = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self.num_forms >= MAX_EXCLUSIONS or self.num_states >= MAX_EXCLUSION_STEPS
 
 
 @dataclass
@@ -123,28 +116,28 @@ class Search:
         self._kind, self._nodes, self._budget, self._path = kind, nodes, budget, path
         self._found = Expansion()
 
-    def run(self, conditions: tuple[Condition, ...]) -> Expansion:
+    def run(self, conditions: tuple[Condition, ...], max_forms: int = MAX_FORMS) -> Expansion:
+        """Find up to some number of forms; what is left out is reported as dropped."""
         goals = [_Goal(condition, None) for condition in reversed(conditions)]
         stack = [_State(UNCONSTRAINED[self._kind], goals)]
-        steps = 0
-        while stack:
-            steps += 1
-            if len(self._found.forms) >= MAX_FORMS or steps > MAX_STEPS:
-                self._found.drop(SchemaError(self._path, "has too many alternatives"))
-                break
+        while stack and len(self._found.forms) < max_forms and not self._budget.is_spent:
             state = stack.pop()
             try:
                 stack += reversed([*self._advance(state)])
             except SchemaError as error:
                 path = self._path if error.path == "#" else error.path
                 self._found.drop(SchemaError(path, error.reason, error.code))
+        if stack:
+            self._found.drop(SchemaError(self._path, "has too many alternatives"))
         return self._found
 
     def _advance(self, state: _State) -> Iterator[_State]:
         """The states that follow; records the forms of a state that is complete."""
-        if state.group and state.group.num_forms >= MAX_EXCLUSIONS:
-            self._found.drop(SchemaError(self._path, "has too many alternatives inside of not or oneOf"))
-            return
+        if state.group:
+            if state.group.is_full:
+                self._found.drop(SchemaError(self._path, "has too many alternatives inside of not or oneOf"))
+                return
+            state.group.num_states += 1
         while state.goals:
             self._budget.spend()
             if not self._apply(state, state.goals.pop()):

@@ -173,13 +173,13 @@ class ArrayConstraints:
                 "#", f"contains more than {MAX_PLACED} items of one kind, which is too many here"
             )
         end = self._prefix_length
-        for first in (end, *range(min(end, MAX_PLACES))):
-            places = dict(zip((first, *range(end, end + len(needed))), needed, strict=False))
-            length = max(end, *(place + 1 for place in places)) if places else end
+        behind = range(end, end + len(needed))
+        within = ((index,) for index in range(min(end, MAX_PLACES))) if len(needed) == 1 else ()
+        for indices in (behind, *within):
+            places = dict(zip(indices, needed, strict=True))
+            length = max(end, *(index + 1 for index in places), 0)
             prefix = tuple(self._placed_item(index, places.get(index), nodes) for index in range(length))
-            yield self._form(prefix, nodes, max((place + 1 for place in places), default=0))
-            if len(needed) != 1:
-                return
+            yield self._form(prefix, nodes, max((index + 1 for index in places), default=0))
 
     def _placed_item(self, index: int, count: Count | None, nodes: NodeSource) -> Schema:
         if count is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from lladav.structured.errors import SchemaError
@@ -124,10 +125,14 @@ def dependent_schemas(subschema: Subschema, kind: JsonType) -> Formula:
 
 
 def dependencies(subschema: Subschema, kind: JsonType) -> Formula:
-    """Up to draft 7, one keyword for names and schemas."""
+    """Up to draft 7, one keyword for names and schemas. Later some validators still assert it."""
     del kind
+    error = SchemaError(f"{subschema.path}/dependencies", "cannot be negated in this draft")
     return tuple(
-        _requires(name, value) if isinstance(value, list) else _implies(subschema, "dependencies", name)
+        replace(
+            _requires(name, value) if isinstance(value, list) else _implies(subschema, "dependencies", name),
+            not_negatable=None if subschema.draft.ref_is_alone else error,
+        )
         for name, value in subschema.get("dependencies").items()
     )
 
