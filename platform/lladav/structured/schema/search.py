@@ -82,13 +82,26 @@ class _State:
     order: tuple[int, ...] = ()
     """The alternatives that were taken."""
     group: _Group | None = None
+    items: Iterator[Item] = field(default_factory=lambda: iter(()))
+    """Items of the last alternative that are no goals yet: there may be many, and the first ones may fail."""
+    origin: _Origin | None = None
+    """Where they come from."""
+
+    def next_goal(self) -> _Goal | None:
+        """Remove the item to apply next; None if there is none left."""
+        if self.goals:
+            return self.goals.pop()
+        item = next(self.items, None)
+        return None if item is None else _Goal(item, self.origin)
 
     def with_alternative(
         self, number: int, items: Formula, origin: _Origin | None, group: _Group | None
     ) -> _State:
         return replace(
             self,
-            goals=[_Goal(item, origin) for item in reversed(items)],
+            goals=[],
+            items=iter(items),
+            origin=origin,
             choices=[*self.choices],
             exclusions=[*self.exclusions],
             late=[*self.late],
@@ -138,9 +151,9 @@ class Search:
                 self._found.drop(SchemaError(self._path, "has too many alternatives inside of not or oneOf"))
                 return
             state.group.num_states += 1
-        while state.goals:
+        while goal := state.next_goal():
             self._budget.spend()
-            if not self._apply(state, state.goals.pop()):
+            if not self._apply(state, goal):
                 return
         if not (state.choices or state.exclusions or state.late):
             self._complete(state)

@@ -70,10 +70,10 @@ class Document:
         self._dynamic = dynamic
         self._subschemas: dict[object, Subschema] = {}
         self.registry: Registry[Any] = jsonschema_specifications.REGISTRY
-        resource = Resource.from_contents(root, default_specification=draft.specification)
-        resolver = self.registry.resolver_with_root(resource)
         self._checked: dict[int, object] = {}
         self.check(root, "#", draft)
+        resource = Resource.from_contents(root, default_specification=draft.specification)
+        resolver = self.registry.resolver_with_root(resource)
         self.root = self.subschema(root, "#", draft, resolver)
 
     def check(self, schema: object, path: str, draft: Draft) -> None:

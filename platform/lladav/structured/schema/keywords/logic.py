@@ -113,13 +113,11 @@ def one_of(subschema: Subschema, kind: JsonType) -> Formula:
     keys = [_constant_keys(each.subschema) for each in members]
     counts = Counter(key for some in keys if some is not None for key in some)
     alone = [some is not None and all(counts[key] == 1 for key in some) for some in keys]
+    negated = [~member for member in members]
     return (
         Either(
             tuple(
-                (
-                    member,
-                    *(~other for m, other in enumerate(members) if m != n and not (alone[n] and alone[m])),
-                )
+                (member, *(negated[m] for m in range(len(members)) if m != n and not (alone[n] and alone[m])))
                 for n, member in enumerate(members)
             )
         ),
