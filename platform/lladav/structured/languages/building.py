@@ -16,7 +16,7 @@ from lladav.structured.languages.automaton import TokenAutomaton
 from lladav.structured.languages.byte_dfa import ByteDfa, quoted_dfa, texts_dfa, union_dfa
 from lladav.structured.languages.byte_encoding import byte_dfa
 from lladav.structured.languages.numbers import number_dfa
-from lladav.structured.languages.strings import string_dfa
+from lladav.structured.languages.strings import matching_dfa, string_dfa
 from lladav.structured.languages.token_classes import automaton_of_sequences, token_automaton
 from lladav.structured.languages.vocabulary import Vocabulary
 
@@ -36,6 +36,12 @@ def string_automaton(form: StringForm, vocabulary: Vocabulary, *, quoted: bool) 
 def number_automaton(form: NumberForm, vocabulary: Vocabulary) -> TokenAutomaton:
     """The JSON texts of numbers."""
     return token_automaton(number_dfa(form), vocabulary)
+
+
+@lru_cache(maxsize=CACHED)
+def regex_automaton(pattern: str, vocabulary: Vocabulary) -> TokenAutomaton:
+    """Texts that a regular expression matches as a whole, not as JSON but as they are."""
+    return token_automaton(byte_dfa(matching_dfa(pattern), escaped=False), vocabulary)
 
 
 def texts_automaton(texts: Sequence[str], vocabulary: Vocabulary) -> TokenAutomaton:

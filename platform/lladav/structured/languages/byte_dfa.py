@@ -29,6 +29,8 @@ class ByteDfa:
     targets_SB: np.ndarray
     """State after a byte of each class, or ``DEAD`` (int32)."""
     accepting_S: np.ndarray
+    between_S: np.ndarray
+    """Whether a state lies between characters, not within the bytes or the escape of one."""
     start: int
 
 
@@ -43,7 +45,8 @@ def quoted_dfa(content: ByteDfa) -> ByteDfa:
     quote = class_of_byte[ord('"')]
     targets_SB[before, quote] = content.start
     targets_SB[np.flatnonzero(content.accepting_S), quote] = after
-    return ByteDfa(class_of_byte, targets_SB, np.arange(before + 2) == after, before)
+    accepting_S = np.arange(before + 2) == after
+    return ByteDfa(class_of_byte, targets_SB, accepting_S, np.append(content.between_S, [True, True]), before)
 
 
 def texts_dfa(texts: Sequence[bytes]) -> ByteDfa:
@@ -66,7 +69,8 @@ def texts_dfa(texts: Sequence[bytes]) -> ByteDfa:
     targets_SB = np.full((len(trie), len(used) + 1), DEAD, dtype=np.int32)
     for state, edges in enumerate(trie):
         targets_SB[state, class_of_byte[list(edges)]] = list(edges.values())
-    return ByteDfa(class_of_byte, targets_SB, np.isin(np.arange(len(trie)), list(ends)), 0)
+    accepting_S = np.isin(np.arange(len(trie)), list(ends))
+    return ByteDfa(class_of_byte, targets_SB, accepting_S, np.ones_like(accepting_S), 0)
 
 
 def union_dfa(parts: Sequence[ByteDfa]) -> ByteDfa:
@@ -103,10 +107,12 @@ class _Union:
         ]
         joint_SB = np.array(rows, dtype=np.int32).reshape(len(rows), -1 if rows else own[0].shape[1])
         accepting_S = [part.accepting_S for part in self.parts]
+        between_S = [part.between_S for part in self.parts]
         return ByteDfa(
             self.class_of_byte,
             np.concatenate([*own, joint_SB]).astype(np.int32),
             np.concatenate([*accepting_S, np.array(accepting, dtype=bool)]),
+            np.concatenate([*between_S, np.ones(len(rows), dtype=bool)]),
             start,
         )
 

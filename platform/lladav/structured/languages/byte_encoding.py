@@ -14,6 +14,7 @@ import numpy as np
 from lladav.structured.languages.byte_dfa import DEAD, ByteDfa
 from lladav.structured.languages.char_dfa import CharDfa
 from lladav.structured.languages.code_points import NUM_CODE_POINTS, Partition
+from lladav.structured.languages.rows import distinct_rows
 
 ESCAPES = {'"': '"', "\\": "\\", "\b": "b", "\f": "f", "\n": "n", "\r": "r", "\t": "t"}
 """Characters that ``json.dumps(ensure_ascii=False)`` writes as a backslash and another character."""
@@ -33,23 +34,28 @@ def byte_dfa(dfa: CharDfa, escaped: bool) -> ByteDfa:
     columns[:, :num_cells] = dfa.targets_SC
     tables, total = list[np.ndarray](), num_states
     for node, children_B in enumerate(children_N256[:-1, bytes_B]):
-        rows, state_of_S = _distinct_rows(columns[:, children_B])
+        rows, state_of_S = _living_rows(columns[:, children_B])
         columns[:, num_cells + node] = np.where(state_of_S == DEAD, DEAD, state_of_S + total)
         tables.append(rows)
         total += len(rows)
     root = columns[:, children_N256[-1, bytes_B]]
-    accepting = np.arange(total) < num_states
-    accepting[:num_states] = dfa.accepting_S
-    return ByteDfa(class_of_byte.reshape(-1), np.concatenate((root, *tables)), accepting, dfa.start)
+    between_S = np.arange(total) < num_states
+    accepting_S = between_S.copy()
+    accepting_S[:num_states] = dfa.accepting_S
+    targets_SB = np.concatenate((root, *tables))
+    return ByteDfa(class_of_byte.reshape(-1), targets_SB, accepting_S, between_S, dfa.start)
 
 
-def _distinct_rows(table_SB: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _living_rows(table_SB: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The different rows that have a target, and which of them each row is; ``DEAD`` for one without."""
-    alive = (table_SB != DEAD).any(axis=1)
-    rows, number = np.unique(table_SB[alive], axis=0, return_inverse=True)
+    alive = np.flatnonzero((table_SB != DEAD).any(axis=1))
     row_of_S = np.full(len(table_SB), DEAD)
-    row_of_S[alive] = number.reshape(-1)
-    return rows, row_of_S
+    if not len(alive):
+        return table_SB[:0], row_of_S
+    firsts, row_of_S[alive] = distinct_rows(
+        {each.tobytes(): each for each in table_SB[alive].T.copy()}.values()
+    )
+    return table_SB[alive[firsts]], row_of_S
 
 
 @lru_cache(maxsize=64)

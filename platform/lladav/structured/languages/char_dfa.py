@@ -13,6 +13,7 @@ from lladav.structured.errors import SchemaError
 from lladav.structured.languages.byte_dfa import DEAD
 from lladav.structured.languages.code_points import ANY, Partition, partition_of
 from lladav.structured.languages.graphs import longest_path, shortest_path, useful_states
+from lladav.structured.languages.rows import distinct_rows
 
 MAX_COUNTED_STATES = 1_024
 """States of an automaton that counts characters up to a maximum."""
@@ -108,14 +109,14 @@ def minimized(dfa: CharDfa) -> CharDfa:
 
     A chain of states takes a round each. The automaton is returned as it is if that costs too much.
     """
-    table_SC = np.unique(dfa.targets_SC, axis=1)  # cells that do the same in every state count once
-    label_S, count = dfa.accepting_S.astype(np.int32), 0
-    for _ in range(MAX_REFINED_ENTRIES // table_SC.size):
-        signature = np.column_stack((label_S, np.append(label_S, DEAD)[table_SC]))
-        _, firsts, label_S = np.unique(signature, axis=0, return_index=True, return_inverse=True)
-        label_S = label_S.reshape(-1).astype(np.int32)
+    # Cells that do the same in every state count once.
+    columns = list({column.tobytes(): column for column in dfa.targets_SC.T.copy()}.values())
+    group_S, count = dfa.accepting_S.astype(np.int64), 0
+    for _ in range(MAX_REFINED_ENTRIES // (len(columns) * len(group_S))):
+        group_of_target = np.append(group_S, DEAD)
+        firsts, group_S = distinct_rows([group_S, *(group_of_target[column] for column in columns)])
         if len(firsts) == count:
-            table = np.append(label_S, DEAD)[dfa.targets_SC[firsts]].astype(np.int32)
-            return CharDfa(dfa.partition, table, dfa.accepting_S[firsts], int(label_S[dfa.start]))
+            table = np.append(group_S, DEAD)[dfa.targets_SC[firsts]].astype(np.int32)
+            return CharDfa(dfa.partition, table, dfa.accepting_S[firsts], int(group_S[dfa.start]))
         count = len(firsts)
     return dfa

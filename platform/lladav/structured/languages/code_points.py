@@ -5,6 +5,7 @@ A set is a sorted tuple of ranges, ends included, without overlap. Surrogates be
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,14 +21,8 @@ ANY: CodePoints = ((0, SURROGATES[0] - 1), (SURROGATES[1] + 1, NUM_CODE_POINTS -
 
 
 def code_points(ranges: Iterable[tuple[int, int]]) -> CodePoints:
-    """The set of some ranges, which may overlap."""
-    merged = list[tuple[int, int]]()
-    for first, last in sorted(ranges):
-        if merged and first <= merged[-1][1] + 1:
-            merged[-1] = merged[-1][0], max(last, merged[-1][1])
-        else:
-            merged.append((first, last))
-    return tuple(merged)
+    """The set of some ranges, which may overlap and have surrogates."""
+    return complement(complement(_merged(ranges)))
 
 
 def characters(text: Iterable[str]) -> CodePoints:
@@ -43,16 +38,22 @@ def union(sets: Iterable[CodePoints]) -> CodePoints:
 def complement(ranges: CodePoints) -> CodePoints:
     """All other code points."""
     outside, free = list[tuple[int, int]](), 0
-    for first, last in code_points((*ranges, SURROGATES)):
+    for first, last in _merged((*ranges, SURROGATES)):
         if free < first:
             outside.append((free, first - 1))
         free = last + 1
     return (*outside, (free, NUM_CODE_POINTS - 1)) if free < NUM_CODE_POINTS else tuple(outside)
 
 
-def intersection(one: CodePoints, other: CodePoints) -> CodePoints:
-    """The code points of both sets."""
-    return complement(union((complement(one), complement(other))))
+def _merged(ranges: Iterable[tuple[int, int]]) -> CodePoints:
+    """Ranges in order, those that overlap or touch as one."""
+    merged = list[tuple[int, int]]()
+    for first, last in sorted(ranges):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = merged[-1][0], max(last, merged[-1][1])
+        else:
+            merged.append((first, last))
+    return tuple(merged)
 
 
 @dataclass(frozen=True)
@@ -96,3 +97,9 @@ def contains(ranges: CodePoints, points: np.ndarray) -> np.ndarray:
     """Whether each of some code points belongs to a set."""
     bounds = np.array([each for first, last in ranges for each in (first, last + 1)])
     return np.searchsorted(bounds, points, side="right") % 2 == 1
+
+
+def has_point(ranges: CodePoints, point: int) -> bool:
+    """Whether a code point belongs to a set."""
+    index = bisect_right(ranges, (point, NUM_CODE_POINTS))
+    return index > 0 and ranges[index - 1][1] >= point

@@ -13,14 +13,31 @@ import numpy as np
 
 from lladav.structured.errors import SchemaError
 from lladav.structured.languages.byte_dfa import DEAD
-from lladav.structured.languages.char_dfa import MAX_STATES, CharDfa, minimized, trimmed
+from lladav.structured.languages.char_dfa import CharDfa, minimized, trimmed
 from lladav.structured.languages.code_points import ANY, CodePoints, characters, partition_of
 
-MAX_STEPS = 300_000
-"""Steps of all states of an automaton."""
+MAX_WORK = 200_000
+"""Steps that the search for the states of an automaton may take."""
 
 
-class Condition(Protocol):
+class WorkUsedUp(Exception):
+    """The work is done that a search may do."""
+
+
+class Work:
+    """Counts the steps of a search, so that any expression is bounded without a clock."""
+
+    def __init__(self, steps: int = MAX_WORK) -> None:
+        self._left = steps
+
+    def spend(self, steps: int) -> None:
+        """Raise ``WorkUsedUp`` if not so many steps are left."""
+        self._left -= steps
+        if self._left < 0:
+            raise WorkUsedUp
+
+
+class StringCondition(Protocol):
     """Strings that satisfy a condition, read by a deterministic automaton."""
 
     @property
@@ -38,20 +55,6 @@ class Condition(Protocol):
     def accepts(self, state: Any, /) -> bool:
         """Whether a string that ends in the state satisfies the condition."""
         ...
-
-
-class Not:
-    """Strings that do not satisfy a condition."""
-
-    def __init__(self, condition: Condition) -> None:
-        self._condition = condition
-        self.sets, self.start = condition.sets, condition.start
-
-    def step(self, state: Any, point: int) -> Hashable:
-        return "outside" if state == "outside" else self._condition.step(state, point) or "outside"
-
-    def accepts(self, state: Any) -> bool:
-        return state == "outside" or not self._condition.accepts(state)
 
 
 class NoneOf:
@@ -73,33 +76,48 @@ class NoneOf:
         return not (follows and read in self._texts)
 
 
-def dfa_of(conditions: Sequence[Condition]) -> CharDfa:
+def dfa_of(conditions: Sequence[StringCondition], work: Work) -> CharDfa:
     """The strings that satisfy all conditions.
 
-    Raises ``SchemaError`` if there is none, or if the automaton has too many states.
+    If the work is used up, strings that reach further states are left out: those that need more characters.
+    Raises ``SchemaError`` if no string is left.
     """
     partition = partition_of([ANY, *(each for condition in conditions for each in condition.sets)])
+    rows, complete = _rows(conditions, partition.representatives, work)
+    table = np.array([row for row, _ in rows], dtype=np.int32)
+    table[table >= len(rows)] = DEAD
+    try:
+        return minimized(trimmed(CharDfa(partition, table, np.array([accepts for _, accepts in rows]), 0)))
+    except SchemaError:
+        if complete:
+            raise
+        raise SchemaError("", "is too complex; use a simpler pattern or shorter limits") from None
+
+
+def _rows(
+    conditions: Sequence[StringCondition], points: Sequence[int], work: Work
+) -> tuple[list[tuple[list[int], bool]], bool]:
+    """Targets of each state after each point and whether it accepts, by breadth; and whether that is all."""
     start = tuple(condition.start for condition in conditions)
-    numbers, queue = {start: 0}, [start]
-    rows, accepting = [], []
+    numbers, queue, rows = {start: 0}, [start], list[tuple[list[int], bool]]()
     for states in queue:
-        row = []
-        for point in partition.representatives:
-            after = _step(conditions, states, point)
-            if after is not None and after not in numbers:
-                numbers[after] = len(queue)
-                queue.append(after)
-            row.append(DEAD if after is None else numbers[after])
-        rows.append(row)
-        accepting.append(all(each.accepts(state) for each, state in zip(conditions, states, strict=True)))
-        if len(queue) > MAX_STATES or len(rows) * len(row) > MAX_STEPS:
-            raise SchemaError("", "is too complex; use a simpler pattern")
-    table = np.array(rows, dtype=np.int32)
-    return minimized(trimmed(CharDfa(partition, table, np.array(accepting), 0)))
+        try:
+            after = [_step(conditions, states, point, work) for point in points]
+            accepts = all(each.accepts(state) for each, state in zip(conditions, states, strict=True))
+        except WorkUsedUp:
+            return rows, False
+        new = [each for each in dict.fromkeys(after) if each is not None and each not in numbers]
+        numbers.update(zip(new, range(len(queue), len(queue) + len(new)), strict=True))
+        queue += new
+        rows.append(([DEAD if each is None else numbers[each] for each in after], accepts))
+    return rows, True
 
 
-def _step(conditions: Sequence[Condition], states: Sequence[Any], point: int) -> tuple[Hashable, ...] | None:
+def _step(
+    conditions: Sequence[StringCondition], states: Sequence[Any], point: int, work: Work
+) -> tuple[Hashable, ...] | None:
     """The states after one more character; None if one of the conditions can no longer be satisfied."""
+    work.spend(len(conditions))
     following = []
     for condition, state in zip(conditions, states, strict=True):
         after = condition.step(state, point)

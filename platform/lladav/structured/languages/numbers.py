@@ -14,7 +14,7 @@ from lladav.structured.errors import SchemaError
 from lladav.structured.forms import NumberForm
 from lladav.structured.languages.byte_dfa import ByteDfa, texts_dfa, union_dfa
 from lladav.structured.languages.byte_encoding import byte_dfa
-from lladav.structured.languages.conditions import dfa_of
+from lladav.structured.languages.conditions import Work, dfa_of
 from lladav.structured.languages.decimals import as_written, decimal_places, numeral
 from lladav.structured.languages.numerals import MAX_DIGITS, Numeral
 from lladav.structured.languages.remainders import Remainders
@@ -27,7 +27,7 @@ def number_dfa(form: NumberForm) -> ByteDfa:
     """The numerals of a form. Raises ``SchemaError`` if there is none."""
     multiples = [as_written(each) for each in form.multiples] + [Fraction(1)] * form.integer
     if not multiples:
-        return byte_dfa(dfa_of([Numeral(form, None)]), escaped=False)
+        return byte_dfa(dfa_of([Numeral(form, None)], Work()), escaped=False)
     step = _common_multiple(multiples)
     safe = _safe_step(step, multiples)
     parts = [] if (all_safe := _multiples(form, safe)) is None else [all_safe]
@@ -61,7 +61,7 @@ def _multiples(form: NumberForm, step: Fraction | None) -> ByteDfa | None:
     if step is None or not (remainders := Remainders(step)).are_few:
         return None
     try:
-        return byte_dfa(dfa_of([Numeral(form, remainders)]), escaped=False)
+        return byte_dfa(dfa_of([Numeral(form, remainders)], Work()), escaped=False)
     except SchemaError as error:
         if error.code == "impossible_schema":
             return None

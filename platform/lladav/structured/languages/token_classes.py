@@ -22,28 +22,44 @@ from lladav.structured.languages.vocabulary import Trie, Vocabulary
 NOWHERE, IDENTITY = 0, 1
 """The function that moves all states to nowhere, and the one that moves none."""
 UNKNOWN = -1
-MAX_PAIRS = 20_000_000
-"""Pairs of source and target that all compositions read; bounds time and memory."""
+MAX_PAIRS_READ = 10_000_000
+MAX_PAIRS_KEPT = 2_000_000
+"""Pairs of source and target that compositions read, and pairs of all functions, at most."""
 
 
 def token_automaton(dfa: ByteDfa, vocabulary: Vocabulary) -> TokenAutomaton:
     """The automaton over tokens of the vocabulary.
 
-    Raises ``SchemaError`` if no sequence of tokens is a text of the language.
+    If there are too many functions, tokens that begin or end within a character are left out. Raises
+    ``SchemaError`` if that is not enough, or if no sequence of tokens is a text of the language.
     """
-    functions = _Functions(dfa)
-    function_of_V = functions.of_trie(vocabulary.trie)[vocabulary.trie.node_of_V]
-    function_of_V[vocabulary.trie.node_of_V == 0] = NOWHERE
+    try:
+        return _over_tokens(dfa, vocabulary, np.ones_like(dfa.between_S))
+    except TooManyPairs:
+        pass
+    try:
+        return _over_tokens(dfa, vocabulary, dfa.between_S)
+    except TooManyPairs:
+        raise SchemaError("", "is too complex; use a simpler pattern or shorter lengths") from None
+
+
+def _over_tokens(dfa: ByteDfa, vocabulary: Vocabulary, borders_S: np.ndarray) -> TokenAutomaton:
+    """The automaton of tokens that begin and end in some states."""
+    trie = vocabulary.trie
+    functions = _Functions(dfa, np.flatnonzero(borders_S).astype(np.int32))
+    function_of_V = functions.of_trie(trie)[trie.node_of_V]
+    function_of_V[trie.node_of_V == 0] = NOWHERE
     used = np.union1d(function_of_V, [NOWHERE])
-    sources = [functions.sources[each] for each in used]
-    targets = [functions.targets[each] for each in used]
-    classes_E = np.repeat(np.arange(len(used)), [len(each) for each in sources])
-    return assemble(
-        np.searchsorted(used, function_of_V),
-        (np.concatenate(sources), classes_E, np.concatenate(targets)),
-        dfa.start,
-        dfa.accepting_S,
-    )
+    sources_E = np.concatenate([functions.sources[each] for each in used])
+    targets_E = np.concatenate([functions.targets[each] for each in used])
+    classes_E = np.repeat(np.arange(len(used)), [len(functions.sources[each]) for each in used])
+    kept = borders_S[targets_E]
+    edges = sources_E[kept], classes_E[kept], targets_E[kept]
+    return assemble(np.searchsorted(used, function_of_V), edges, dfa.start, dfa.accepting_S)
+
+
+class TooManyPairs(Exception):
+    """The functions of the tokens have too many pairs."""
 
 
 def automaton_of_sequences(sequences: Sequence[Sequence[int]], num_tokens: int) -> TokenAutomaton:
@@ -120,12 +136,12 @@ def _merge_classes(
 class _Functions:
     """The partial functions of states that byte sequences cause, numbered as they are found."""
 
-    def __init__(self, dfa: ByteDfa) -> None:
+    def __init__(self, dfa: ByteDfa, states: np.ndarray) -> None:
+        """Functions of some states."""
         self._dfa = dfa
         self._known: dict[bytes, int] = {}
-        self._pairs_read = 0
+        self._pairs_read, self._pairs_kept = 0, 0
         self._num_classes = dfa.targets_SB.shape[1]
-        states = np.arange(len(dfa.accepting_S), dtype=np.int32)
         self.sources, self.targets = [states[:0], states], [states[:0], states]
         """States that each function moves, and where to."""
         self._after = np.full((64, self._num_classes), UNKNOWN, dtype=np.int32)
@@ -151,7 +167,7 @@ class _Functions:
             return
         functions, classes = np.divmod(missing, self._num_classes)
         sizes = np.array([len(self.targets[each]) for each in functions])
-        self._spend(int(sizes.sum()))
+        self._count(read=int(sizes.sum()), kept=0)
         sources = np.concatenate([self.sources[each] for each in functions])
         between = np.concatenate([self.targets[each] for each in functions])
         targets = self._dfa.targets_SB[between, np.repeat(classes, sizes)]
@@ -177,13 +193,14 @@ class _Functions:
             return NOWHERE
         if (number := self._known.get(pairs)) is None:
             number = self._known[pairs] = len(self.sources)
+            self._count(read=0, kept=len(sources))
             self.sources.append(sources)
             self.targets.append(targets)
         return number
 
-    def _spend(self, pairs: int) -> None:
-        self._pairs_read += pairs
-        if self._pairs_read > MAX_PAIRS:
-            raise SchemaError(
-                "", "is too complex for this vocabulary; use a simpler pattern or shorter lengths"
-            )
+    def _count(self, read: int, kept: int) -> None:
+        """Raise ``TooManyPairs`` if more pairs than permitted are read or kept."""
+        self._pairs_read += read
+        self._pairs_kept += kept
+        if self._pairs_read > MAX_PAIRS_READ or self._pairs_kept > MAX_PAIRS_KEPT:
+            raise TooManyPairs

@@ -1,0 +1,52 @@
+"""Conditions for regular expressions, which hold for every validator."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+from lladav.structured.languages.code_points import CodePoints
+from lladav.structured.languages.conditions import StringCondition, Work
+from lladav.structured.languages.regex_condition import NoMatch, RegexCondition, anywhere, whole
+from lladav.structured.languages.regex_syntax import RegexNode, parse_regex
+from lladav.structured.languages.unicode_classes import dialects
+
+COMPLEMENT = re.compile(r"\\[DWSbB]|\[\^[^\]]*\\[dws]|\(\?!")
+"""Parts of an expression that match more where a dialect's ``\\d``, ``\\w`` or ``\\s`` matches less."""
+
+
+def pattern_conditions(pattern: str, work: Work) -> list[StringCondition]:
+    """Strings in which a pattern occurs."""
+    readings = _readings(pattern, grows=not COMPLEMENT.search(pattern))
+    return [RegexCondition(anywhere(node), words, work) for node, words in readings]
+
+
+def not_pattern_conditions(pattern: str, work: Work) -> list[StringCondition]:
+    """Strings in which a pattern occurs nowhere."""
+    readings = _readings(pattern, grows=False)
+    return [NoMatch(RegexCondition(anywhere(node), words, work)) for node, words in readings]
+
+
+def whole_conditions(pattern: str, work: Work) -> list[StringCondition]:
+    """Strings that a pattern matches as a whole."""
+    readings = _readings(pattern, grows=not COMPLEMENT.search(pattern))
+    return [RegexCondition(whole(node), words, work) for node, words in readings]
+
+
+def _readings(pattern: str, grows: bool) -> Iterator[tuple[RegexNode, CodePoints]]:
+    """The syntax trees of a pattern in all dialects, and the words of ``\\b``, each once.
+
+    ``grows`` says that the pattern matches at least as much where its classes do. Then ECMA-262, which has
+    the smallest classes, decides about all but white space.
+    """
+    ecma, *others = dialects()
+    if grows:
+        others = [replace(ecma, spaces=each.spaces) for each in others]
+    has_bounds = "\\b" in pattern or "\\B" in pattern
+    seen = set[tuple[RegexNode, CodePoints]]()
+    for dialect in (ecma, *others):
+        reading = parse_regex(pattern, dialect), dialect.boundary_words if has_bounds else ()
+        if reading not in seen:
+            seen.add(reading)
+            yield reading
