@@ -37,11 +37,13 @@ from lladav.decoding.prompt_encoder import PromptEncoder  # noqa: E402
 from lladav.inputs.samples import Sample  # noqa: E402
 from lladav.model.initialization import initialize  # noqa: E402
 from lladav.model.llada_v import LLaDAV  # noqa: E402
-from lladav.structured.languages.automaton import TokenAutomaton  # noqa: E402
+from lladav.structured.forms import StringForm  # noqa: E402
+from lladav.structured.languages.building import string_automaton  # noqa: E402
+from lladav.structured.languages.vocabulary import Vocabulary  # noqa: E402
 from lladav.structured.outline import Slot  # noqa: E402
 from tests.bench.reporting import report, table  # noqa: E402
 from tests.lladav.build import text_sample, tiny_config  # noqa: E402
-from tests.lladav.decoding.outlines import TreeOutline, automaton_of  # noqa: E402
+from tests.lladav.decoding.outlines import TreeOutline  # noqa: E402
 from tests.lladav.decoding.reference_decoder import reference_decode  # noqa: E402
 
 SHAPE = {"vocab_size": 126464, "width": 512, "mlp_width": 1536, "layers": 8, "heads": 8, "kv_heads": 8}
@@ -153,7 +155,8 @@ def structured(model: LLaDAV, interval: int, rounds: int) -> None:
     """The same request without an outline and with one, in turn."""
     prompt, engine = text_sample("p", PROMPT), bench_engine(model)
     free = DecodingOptions(max_tokens=ANSWER, refresh_interval=interval)
-    outline = TreeOutline([Slot(string_automaton(SHAPE["vocab_size"]), ANSWER)])
+    automaton = string_automaton(StringForm(), random_vocabulary(SHAPE["vocab_size"]), quoted=False)
+    outline = TreeOutline([Slot(automaton, ANSWER)])
     kinds = {"free": free, "string": replace(free, outline=outline)}
     times: dict[str, list[float]] = {name: [] for name in kinds}
     for _ in range(rounds):
@@ -172,16 +175,14 @@ def structured(model: LLaDAV, interval: int, rounds: int) -> None:
     )
 
 
-def string_automaton(vocabulary: int) -> TokenAutomaton:
-    """A JSON string over random tokens: most are text, others have a quotation mark, an escape or half a
-    character in them."""
-    kinds = np.random.default_rng(0).choice(4, vocabulary, p=(0.8, 0.05, 0.05, 0.1))
-    text, quote, escape, half = (np.flatnonzero(kinds == kind).tolist() for kind in range(4))
-    inside = {**dict.fromkeys(text, 1), **dict.fromkeys(quote, 3), **dict.fromkeys(half, 2)}
-    edges = {0: dict.fromkeys(quote, 1), 1: inside, 2: dict.fromkeys(half, 1)}
-    edges[1] |= dict.fromkeys(escape, 4)
-    edges[4] = dict.fromkeys([*escape, *quote], 1)
-    return automaton_of(edges, [3], vocabulary)
+def random_vocabulary(size: int) -> Vocabulary:
+    """Tokens of random bytes: all single bytes, then words, some with a space, quotation mark or comma."""
+    rng = np.random.default_rng(0)
+    letters = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz", np.uint8)
+    words = [rng.choice(letters, rng.integers(2, 9)).tobytes() for _ in range(size - 256)]
+    marks = rng.choice([b"", b" ", b'"', b",", b'": "'], len(words), p=(0.45, 0.45, 0.04, 0.04, 0.02))
+    tokens = [mark + word for mark, word in zip(marks, words, strict=True)]
+    return Vocabulary([*(bytes([byte]) for byte in range(256)), *tokens])
 
 
 def bench_engine(model: LLaDAV) -> Engine:

@@ -12,19 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lladav.decoding.constraints import Element, MaskedSlot, OpeningScores, StepConstraint
+from lladav.decoding.constraints import MaskedSlot, OpeningScores, StepConstraint
 from lladav.decoding.gumbel import gumbel_noise, nucleus
 from lladav.decoding.kernels.class_maxima import ClassColumns
 from lladav.structured.languages.automaton import PADDING, TokenAutomaton
+from lladav.structured.outline import Slot
 
-CACHED_CHUNKS = 4096
-"""Chunks of automata whose columns are kept in the order of their classes, up to 64 KiB each."""
+CACHED_AUTOMATA = 128
+"""Automata whose tokens are kept on the device in the order of their classes, up to 1 MB each."""
 OUTSIDE_NUCLEUS = 1e4
 """Taken off the logits of tokens outside the nucleus: they win only where the automaton accepts no others."""
 
@@ -65,12 +66,11 @@ class StructuredDraw:
         scores = [score for each in (*self._slots, *self._choices) for score in each.scores()]
         host = iter(_on_host(scores))
         drawn = [each.drawn(host) for each in self._slots]
-        tokens, logits = (
-            (torch.cat([self.rows[:0], *parts]) for parts in zip(*drawn, strict=True))
-            if drawn
-            else (self.rows, self.rows)
-        )
-        return tokens, logits, [OpeningScores(*each.astype(np.float64)) for each in host]
+        openings = [OpeningScores(*each.astype(np.float64)) for each in host]
+        if not drawn:
+            return self.rows, self.rows, openings
+        tokens, logits = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+        return tokens, logits, openings
 
 
 class _SlotScores:
@@ -82,6 +82,7 @@ class _SlotScores:
         """``slots`` come with the rows of their requests."""
         self.rows = [rows[row] for slot, rows in slots for row in slot.rows]
         self._slots = [slot for slot, _ in slots]
+        self._classes = token_classes(self._slots[0].automaton, device)
         self._select = _row_index(self.rows, device)
         self._padding = padding
         self._padding_RP = torch.zeros((len(self.rows), len(padding)), device=device)
@@ -100,7 +101,7 @@ class _SlotScores:
         """Add a chunk of the scores of all rows, which begins at id ``start``."""
         scores_RC = scores_MC[self._select]
         end = start + scores_RC.shape[1]
-        columns = class_columns(self._slots[0].automaton, start, end, scores_RC.device)
+        columns = self._classes.columns(start, end)
         self._chunks.append(_ScoredChunk.of(columns, scores_RC, start))
         for index, token in enumerate(self._padding):
             if start <= token < end:
@@ -216,40 +217,62 @@ class _Choice:
 
     def scores(self) -> list[Tensor]:
         """Log-probability and noise of each opening (2, O)."""
-        openings = self._request.constraint.openings
-        log_probability_RV = torch.cat(self._chunks, 1).log_softmax(-1)
-        scores_O = torch.stack(
-            [log_probability_RV[each.row][self._tokens(each.element)].logsumexp(-1) for each in openings]
-        )
+        scores_O = self._log_probabilities()
         noise_O = torch.zeros_like(scores_O)
         if self._request.temperature > 0:
             noise_O = gumbel_noise(scores_O, self._request.generator)
         return [torch.stack((scores_O, noise_O))]
 
-    def _tokens(self, element: Element) -> Tensor:
-        """The tokens with which an element may begin."""
-        if isinstance(element, int):
-            return torch.tensor([element], device=self._device)
+    def _log_probabilities(self) -> Tensor:
+        openings = self._request.constraint.openings
+        log_probability_RV = torch.cat(self._chunks, 1).log_softmax(-1)
+        row_O = torch.tensor([each.row for each in openings], device=self._device)
+        # All fixed tokens at once: a choice may have hundreds.
+        token_O = [each.element if isinstance(each.element, int) else 0 for each in openings]
+        scores_O = log_probability_RV[row_O, torch.tensor(token_O, device=self._device)]
+        for index, each in enumerate(openings):
+            if not isinstance(each.element, int):
+                tokens = self._tokens(each.element)
+                scores_O[index] = log_probability_RV[each.row, tokens].logsumexp(-1)
+        return scores_O
+
+    def _tokens(self, slot: Slot | None) -> Tensor:
+        """The tokens with which a slot may begin, or those behind an answer."""
         padding = torch.tensor(self._request.constraint.padding, device=self._device)
-        if element is None:
+        if slot is None:
             return padding
-        tokens = opening_tokens(element.automaton, self._device)
-        may_be_empty = element.automaton.accepting_S[element.automaton.start]
-        return torch.cat((tokens, padding)) if may_be_empty else tokens
+        automaton = slot.automaton
+        tokens = token_classes(automaton, self._device).opening
+        return torch.cat((tokens, padding)) if automaton.accepting_S[automaton.start] else tokens
 
 
-@lru_cache(CACHED_CHUNKS)
-def class_columns(automaton: TokenAutomaton, start: int, end: int, device: torch.device) -> ClassColumns:
-    """The tokens from ``start`` to ``end`` by class; cached, because sorting takes milliseconds."""
-    return ClassColumns.of(automaton.class_of_V[start:end], automaton.num_classes, device)
+class TokenClasses:
+    """The tokens of an automaton on a device, in the order of their classes."""
+
+    def __init__(self, automaton: TokenAutomaton, device: torch.device) -> None:
+        self._automaton, self._device = automaton, device
+        self._chunks: dict[tuple[int, int], ClassColumns] = {}
+
+    def columns(self, start: int, end: int) -> ClassColumns:
+        """The columns of a vocabulary chunk."""
+        if (chunk := self._chunks.get((start, end))) is None:
+            class_C, num_classes = self._automaton.class_of_V[start:end], self._automaton.num_classes
+            chunk = self._chunks[start, end] = ClassColumns.of(class_C, num_classes, self._device)
+        return chunk
+
+    @cached_property
+    def opening(self) -> Tensor:
+        """The tokens with which a value may begin that is not empty."""
+        automaton = self._automaton
+        classes = automaton.classes_E[automaton.sources_E == automaton.start]
+        (tokens,) = np.nonzero(np.isin(automaton.class_of_V, classes))
+        return torch.from_numpy(tokens).to(self._device)
 
 
-@lru_cache(CACHED_CHUNKS)
-def opening_tokens(automaton: TokenAutomaton, device: torch.device) -> Tensor:
-    """The tokens with which a value may begin that is not empty."""
-    classes = automaton.classes_E[automaton.sources_E == automaton.start]
-    (tokens,) = np.nonzero(np.isin(automaton.class_of_V, classes))
-    return torch.from_numpy(tokens).to(device)
+@lru_cache(CACHED_AUTOMATA)
+def token_classes(automaton: TokenAutomaton, device: torch.device) -> TokenClasses:
+    """The tokens of an automaton; they are cached, because sorting takes milliseconds."""
+    return TokenClasses(automaton, device)
 
 
 def _row_index(rows: Sequence[int], device: torch.device) -> slice | Tensor:

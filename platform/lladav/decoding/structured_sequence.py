@@ -19,7 +19,7 @@ from lladav.decoding.constraints import (
     StepConstraint,
     drawn_opening,
 )
-from lladav.decoding.layout import Fork, Layout
+from lladav.decoding.outline_canvas import Fork, OutlineCanvas
 from lladav.decoding.params import Cache, DecodingOptions
 from lladav.decoding.sequence import SequenceState, Span
 from lladav.decoding.unmasking import RowRule
@@ -35,7 +35,7 @@ class StructuredSequence(SequenceState):
         super().__init__(prompt, options, ids.mask_id)
         assert options.outline is not None
         self._padding = tuple(dict.fromkeys((ids.eot, ids.eos)))
-        self._layout = Layout(options.outline, self.tokens_G, self.blank, self._padding)
+        self._canvas = OutlineCanvas(options.outline, self.tokens_G, self.blank, self._padding)
         self._openings: dict[Opening, int] = {}
         self._reported = 0
         self.step = 0
@@ -45,7 +45,7 @@ class StructuredSequence(SequenceState):
 
     @property
     def done(self) -> bool:
-        return self._layout.complete
+        return self._canvas.complete
 
     @property
     def stopped(self) -> bool:
@@ -55,7 +55,7 @@ class StructuredSequence(SequenceState):
     @property
     def choosing(self) -> bool:
         """Whether the next step compares alternatives."""
-        return not self.done and len(self._layout.masks) == 0
+        return not self.done and len(self._canvas.masks) == 0
 
     @property
     def span(self) -> Span:
@@ -69,14 +69,14 @@ class StructuredSequence(SequenceState):
     @property
     def length(self) -> int:
         """Positions of the prompt, of what is laid out, and of the window of a choice step."""
-        return self.prompt + self._layout.length + (self._window if self.choosing else 0)
+        return self.prompt + self._canvas.length + (self._window if self.choosing else 0)
 
     @property
     def candidates(self) -> np.ndarray:
         """Masks of the block; for a choice step, the positions at which alternatives differ."""
         if self.choosing:
-            return self._layout.length + np.arange(1 + max(each.row for each in self._openings))
-        masks = self._layout.masks
+            return self._canvas.length + np.arange(1 + max(each.row for each in self._openings))
+        masks = self._canvas.masks
         return masks[masks < self._block_end]
 
     @property
@@ -86,7 +86,7 @@ class StructuredSequence(SequenceState):
     @property
     def rule(self) -> RowRule:
         """That of the first step of a block: a quota is the same at every step."""
-        return self.options.row_rule(0, len(self._layout.masks))
+        return self.options.row_rule(0, len(self._canvas.masks))
 
     @property
     def fillable_G(self) -> np.ndarray:
@@ -95,8 +95,8 @@ class StructuredSequence(SequenceState):
     @property
     def committed(self) -> int:
         """Positions before the first mask; nothing changes any more once it is written."""
-        masks = self._layout.masks
-        return int(masks[0]) if len(masks) else self._layout.length
+        masks = self._canvas.masks
+        return int(masks[0]) if len(masks) else self._canvas.length
 
     @property
     def constraint(self) -> StepConstraint:
@@ -108,16 +108,16 @@ class StructuredSequence(SequenceState):
     def choose(self, span: Span, scores: OpeningScores) -> None:
         """Decide between the alternatives by the scores of a choice step, and advance a step."""
         self._count(span)
-        start = self._layout.length
-        self._layout.choose(self._window, lambda fork: self._decide(fork, scores))
+        start = self._canvas.length
+        self._canvas.choose(self._window, lambda fork: self._decide(fork, scores))
         self._lay_out()
-        self.step, self._changed = 1, range(start, self._layout.length)
+        self.step, self._changed = 1, range(start, self._canvas.length)
         self._limit_candidates()
 
     def take_fixed(self) -> list[tuple[int, int, float]]:
         """Position, token and confidence of fixed tokens that are laid out since the last call."""
-        start, self._reported = self._reported, self._layout.length
-        slots = [range(each.start, each.end) for each in self._layout.slots]
+        start, self._reported = self._reported, self._canvas.length
+        slots = [range(each.start, each.end) for each in self._canvas.slots]
         return [
             (position, int(self.tokens_G[position]), float(self.confidence_G[position]))
             for position in range(start, self._reported)
@@ -126,17 +126,17 @@ class StructuredSequence(SequenceState):
 
     def _advance(self) -> None:
         self.step += 1
-        length = self._layout.length
+        length = self._canvas.length
         self._lay_out()
-        if self._layout.length > length or not len(self.candidates):
+        if self._canvas.length > length or not len(self.candidates):
             self._begin_block()
 
     def _lay_out(self) -> None:
-        self._layout.extend()
+        self._canvas.extend()
         if self.done:
-            self.end = self._layout.length
+            self.end = self._canvas.length
         if self.choosing:
-            forks = self._layout.forks(self._window)
+            forks = self._canvas.forks(self._window)
             openings = (Opening(fork.offset, element) for fork in forks for element in fork.groups)
             self._openings = {each: index for index, each in enumerate(dict.fromkeys(openings))}
 
@@ -149,12 +149,12 @@ class StructuredSequence(SequenceState):
     def _limit_candidates(self) -> None:
         """Let the next steps fill masks of the first mask's block only."""
         size = self.options.positions_per_block
-        self._block_end = min((self.committed // size + 1) * size, self._layout.length)
+        self._block_end = min((self.committed // size + 1) * size, self._canvas.length)
 
     @property
     def _window(self) -> int:
         """Masks behind the canvas at a choice step."""
-        return min(CHOICE_WINDOW, self.options.max_tokens - self._layout.length)
+        return min(CHOICE_WINDOW, self.options.max_tokens - self._canvas.length)
 
     def _decide(self, fork: Fork, scores: OpeningScores) -> Element:
         """The element with which the answer continues at a fork; its probability becomes its confidence."""
@@ -163,13 +163,13 @@ class StructuredSequence(SequenceState):
         element = list(fork.groups)[openings.index(chosen)]
         if isinstance(element, int):
             confidence = np.exp(min(0.0, scores.log_probability_O[chosen]))
-            self.confidence_G[self._layout.length + fork.offset] = confidence
+            self.confidence_G[self._canvas.length + fork.offset] = confidence
         return element
 
     def _masked_slots(self) -> list[MaskedSlot]:
         """The slots that have candidates."""
         candidates, found = self.candidates, list[MaskedSlot]()
-        for each in self._layout.slots:
+        for each in self._canvas.slots:
             first, end = np.searchsorted(candidates, (each.start, each.end)).tolist()
             if first < end:
                 tokens_N = self.tokens_G[each.start : each.end].copy()

@@ -30,7 +30,7 @@ class ClassColumns:
         (columns_L,) = np.nonzero(class_C)
         columns_L = columns_L[np.argsort(class_C[columns_L], kind="stable")]
         edges = np.searchsorted(class_C[columns_L], np.arange(num_classes + 1))
-        return cls(torch.from_numpy(columns_L).to(device), edges[:-1], edges[1:])
+        return cls(torch.from_numpy(columns_L.astype(np.int32)).to(device), edges[:-1], edges[1:])
 
     @property
     def present_K(self) -> np.ndarray:
@@ -62,7 +62,7 @@ class ClassColumns:
         """The column of the chunk (R) that has the largest score of a class; each class has columns."""
         bounds = self.first_K[class_R], self.end_K[class_R]
         search = _masked_argmax if scores_RL.is_cuda else _argmax_by_row
-        return self.columns_L[search(scores_RL, *bounds)]
+        return self.columns_L[search(scores_RL, *bounds)].long()
 
 
 def _masked_argmax(scores_RL: Tensor, first_R: np.ndarray, end_R: np.ndarray) -> Tensor:

@@ -32,7 +32,7 @@ class PlacedSlot:
 
 
 @dataclass(frozen=True)
-class Alternative:
+class OutlineProgress:
     """An outline that the answer may follow, and how much of it is laid out."""
 
     outline: Outline
@@ -43,7 +43,7 @@ class Alternative:
     slots: tuple[PlacedSlot, ...] = ()
 
     @classmethod
-    def of(cls, outline: Outline) -> Alternative:
+    def of(cls, outline: Outline) -> OutlineProgress:
         """An outline of which nothing is laid out."""
         elements: list[Element] = []
         for piece in outline.pieces:
@@ -60,7 +60,7 @@ class Alternative:
         """The first element that is not laid out."""
         return self.elements[self.laid_out]
 
-    def advanced(self, slots: Sequence[PlacedSlot] = ()) -> Alternative:
+    def advanced(self, slots: Sequence[PlacedSlot] = ()) -> OutlineProgress:
         """This alternative with one more element laid out."""
         return replace(self, laid_out=self.laid_out + 1, slots=(*self.slots, *slots))
 
@@ -71,10 +71,10 @@ class Fork:
 
     offset: int
     """Positions between the end of what is laid out and the fork."""
-    groups: Mapping[Element, Sequence[Alternative]]
+    groups: Mapping[Element, Sequence[OutlineProgress]]
 
 
-class Layout:
+class OutlineCanvas:
     """The canvas of an outline, as far as it is laid out."""
 
     def __init__(self, outline: Outline, tokens_G: np.ndarray, mask: int, padding: Sequence[int]) -> None:
@@ -85,7 +85,7 @@ class Layout:
         self.complete = False
         """Whether the answer ends at ``length``."""
         self._tokens_G, self._mask, self._padding = tokens_G, mask, padding
-        self._alternatives: list[Alternative] = [Alternative.of(outline)]
+        self._alternatives: list[OutlineProgress] = [OutlineProgress.of(outline)]
 
     @property
     def masks(self) -> np.ndarray:
@@ -130,12 +130,12 @@ class Layout:
             self._alternatives = [each for one in self._alternatives for each in self._followers(one)]
         return True
 
-    def _followers(self, alternative: Alternative) -> Iterator[Alternative]:
+    def _followers(self, alternative: OutlineProgress) -> Iterator[OutlineProgress]:
         if not alternative.exhausted:
             yield alternative
             return
         outlines = alternative.outline.choices([self._value(slot) for slot in alternative.slots])
-        yield from map(Alternative.of, outlines)
+        yield from map(OutlineProgress.of, outlines)
         if not outlines:
             yield replace(alternative, elements=(*alternative.elements, None))
 
@@ -155,12 +155,12 @@ class Layout:
         self.complete = element is None
         self._alternatives = [each.advanced(slots) for each in self._alternatives]
 
-    def _fork(self, alternatives: Sequence[Alternative], offset: int, window: int) -> Fork | None:
+    def _fork(self, alternatives: Sequence[OutlineProgress], offset: int, window: int) -> Fork | None:
         """The first fork of some alternatives from an offset on; None if they share what is known."""
         while len(alternatives) > 1 and offset < window:
             if any(each.laid_out + offset == len(each.elements) for each in alternatives):
                 return None
-            groups: dict[Element, list[Alternative]] = {}
+            groups: dict[Element, list[OutlineProgress]] = {}
             for each in alternatives:
                 groups.setdefault(each.elements[each.laid_out + offset], []).append(each)
             if len(groups) > 1:
