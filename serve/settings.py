@@ -183,6 +183,9 @@ class DecodingSettings(Section):
     cache: Cache = Cache.prefix
     value_tokens: Count = 16
     """Tokens for a text in structured output whose schema sets no ``maxLength``."""
+    all_properties: bool = False
+    """Whether structured output has all properties that a schema lists; otherwise the model chooses among the
+    optional ones. A request may override it."""
 
 
 class ReplicaSettings(Section):

@@ -63,7 +63,7 @@ class BodyReader:
         self._check(rest)
         if not rest.strip(SPACE):
             raise not_an_object()
-        tree = _json(rest)
+        tree = parse_json(rest)
         return _restored(tree, {name: _unescaped(uri) for name, uri in uris.items()}) if uris else tree
 
     def _without_uris(self, body: bytes) -> tuple[bytes, dict[str, bytes]]:
@@ -94,14 +94,19 @@ class BodyReader:
                 f"{self._text_bytes}; send less text"
             )
             raise ApiError(413, message, code="body_too_large")
-        bare = rest.replace(b"\\\\", b"").replace(b'\\"', b"")
-        strings = bare.count(b'"') // 2
-        outside = b"".join(bare.split(b'"')[::2]).translate(None, SPACE) if strings <= MAX_VALUES else b""
-        values = strings + sum(outside.count(mark) for mark in (b",", b"[", b"{"))
-        if values > MAX_VALUES or len(outside) > MAX_UNQUOTED_BYTES:
-            most = f"{MAX_VALUES} values, or {MAX_UNQUOTED_BYTES} bytes of numbers and marks"
-            message = f"body: more than {most}; send fewer parts"
-            raise ApiError(413, message, code="body_too_complex")
+        check_complexity(rest)
+
+
+def check_complexity(text: bytes, field: str | None = None) -> None:
+    """Raise ``ApiError`` for JSON text that takes long to parse: the text of a field, or a body."""
+    bare = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    strings = bare.count(b'"') // 2
+    outside = b"".join(bare.split(b'"')[::2]).translate(None, SPACE) if strings <= MAX_VALUES else b""
+    values = strings + sum(outside.count(mark) for mark in (b",", b"[", b"{"))
+    if values > MAX_VALUES or len(outside) > MAX_UNQUOTED_BYTES:
+        most = f"{MAX_VALUES} values, or {MAX_UNQUOTED_BYTES} bytes of numbers and marks"
+        message = f"{field or 'body'}: more than {most}; send fewer parts"
+        raise ApiError(413, message, code="body_too_complex", param=field)
 
 
 def _is_json(content_type: str) -> bool:
@@ -110,11 +115,13 @@ def _is_json(content_type: str) -> bool:
     return kind == "application" and (subtype == "json" or subtype.endswith("+json"))
 
 
-def _json(text: bytes) -> Any:
+def parse_json(text: bytes, field: str | None = None) -> Any:
+    """The value of JSON text, of a field or of a body; raises ``ApiError``."""
     try:
         return from_json(text)
     except ValueError as error:
-        raise ApiError(400, f"body: not JSON ({error}); send an object", code="invalid_json") from None
+        message = f"{field or 'body'}: not JSON ({error}); send an object"
+        raise ApiError(400, message, code="invalid_json", param=field) from None
 
 
 def _has_pieces(text: bytes) -> bool:
@@ -135,7 +142,7 @@ def _unescaped(text: bytes) -> str:
         end = start + PIECE_BYTES
         if end < len(text) and (escape := text.rfind(b"\\", end - MAX_ESCAPE_BYTES, end)) > 0:
             end = escape
-        pieces.append(_json(b'"%b"' % text[start:end]))
+        pieces.append(parse_json(b'"%b"' % text[start:end]))
         start = end
     return "".join(pieces)
 

@@ -14,6 +14,7 @@ from pydantic_core import to_json
 
 from lladav.inputs.chat import ChatTokenizer
 from serve.api import response_forms as responses
+from serve.api.canvas_view import CanvasView
 from serve.api.context import RequestContext
 from serve.api.planner import PreparedRequest, RequestPlanner
 from serve.api.prompts import media_references
@@ -29,7 +30,8 @@ from serve.settings import KeySettings
 LOG = logging.getLogger("ray.serve.requests")
 DONE = "data: [DONE]\n\n"
 THREADS = 2
-"""Threads for work that could block the event loop: preparing requests and writing whole answers."""
+"""Threads for work that could block the event loop: preparing requests and writing whole answers. As many
+threads compile structures, which may take seconds."""
 UNREAD = "text and images were not read by the deadline; send less text, smaller images, or allow more time"
 UNANSWERED = "the answer was not done by its deadline; allow a larger refresh_interval or more time"
 
@@ -43,13 +45,16 @@ class Completions:
         self._engines, self._planner = engines, planner
         self._media, self._tokenizer = media, tokenizer
         self._offload = ThreadOffloader("completions", THREADS)
+        self._compile = ThreadOffloader("structures", THREADS)
 
     async def prepare(self, body: DecodingBody, key: KeySettings | None) -> PreparedRequest:
         """Check and prepare a request, then read its images; raises ``ApiError``."""
         deadline = self._planner.deadline(body, time.time())
         with _deadline_error(UNREAD):
             async with asyncio.timeout(deadline - time.time()):
-                prepared = await self._offload(self._planner.prepare, body, key, deadline)
+                await self._offload(self._planner.check, body, key)
+                structure = await self._compile(self._planner.structure, body, key)
+                prepared = await self._offload(self._planner.prepare, body, key, deadline, structure)
                 if isinstance(body, ChatRequest) and (media := media_references(body.messages)):
                     visuals = await self._media.visuals(media, self._planner.frames(body))
                     prepared = await self._offload(self._planner.with_visuals, prepared, visuals)
@@ -150,10 +155,12 @@ class StreamWriter:
     """Turns engine events into chunks of a stream."""
 
     def __init__(self, prepared: PreparedRequest, tokenizer: ChatTokenizer, context: RequestContext) -> None:
-        self._prepared, self._tokenizer, self._context = prepared, tokenizer, context
+        self._prepared, self._context = prepared, context
         self._form = form_of(prepared)
-        self._texts = [AnswerText(prepared, tokenizer) for _ in range(prepared.engine_request.choices)]
+        choices = range(prepared.engine_request.choices)
+        self._texts = [AnswerText(prepared, tokenizer) for _ in choices]
         self._denoise = prepared.engine_request.stream_mode is StreamMode.denoise
+        self._canvases = [CanvasView(prepared, number, tokenizer) for number in choices if self._denoise]
         self._finished: list[Finished] = []
         self._first_token_sent = False
         self._warnings = list(prepared.warnings)
@@ -166,7 +173,7 @@ class StreamWriter:
         for number in range(len(self._texts)):
             chunk = self._chunk([] if part is None else [responses.choice(number, part)])
             if self._denoise:
-                chunk["denoise"] = responses.blank_canvas(self._prepared, number, self._tokenizer)
+                chunk["denoise"] = self._canvases[number].blank()
             if part is not None or self._denoise:
                 yield chunk
 
@@ -191,7 +198,7 @@ class StreamWriter:
             return
         chunk = self._chunk([] if piece is None else [self._choice(delta.choice, piece)])
         if self._denoise:
-            chunk["denoise"] = responses.denoise_step(self._prepared, delta, self._tokenizer)
+            chunk["denoise"] = self._canvases[delta.choice].step(delta)
         yield chunk
 
     def _choice(self, number: int, piece: Piece) -> dict[str, Any]:

@@ -13,17 +13,19 @@ from typing import Any, Protocol
 
 from lladav.config.schema import Prediction
 from lladav.decoding.params import refusal, refused_for_next_token
+from lladav.decoding.structured_options import with_structure
 from lladav.decoding.unmasking import RULES, given_rule_parameters, rule_parameters
+from lladav.structured.compiling import Structure
 from serve.api.request_limits import RequestLimits
-from serve.api.schemas import ChatRequest, DecodingBody, SchemaFormat
+from serve.api.schemas import CompletionRequest, DecodingBody
+from serve.api.structures import requested_structure
 from serve.decoding_params import IntervalRange
 from serve.engine.refresh_policy import RefreshRange
 from serve.errors import ApiError
 from serve.settings import KeySettings, RefreshSettings, ServeSettings
-from serve.structured import JsonTemplate
 
 DENOISING_FIELDS = ("reveal", "effort", "suffix")
-"""Fields of denoising besides decoding params; ``response_format`` is one if it has a schema."""
+"""Fields of denoising besides decoding params and structures."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +44,19 @@ class DecodingPlanner(Protocol):
         ...
 
     def plan(
-        self, body: DecodingBody, key: KeySettings | None, max_tokens: int, template: JsonTemplate | None
+        self, body: DecodingBody, key: KeySettings | None, max_tokens: int, structure: Structure | None
     ) -> DecodingPlan:
-        """The settings of an answer of ``max_tokens`` tokens or of a template; raises ``ApiError``."""
+        """The settings of an answer of ``max_tokens`` tokens or of a structure; raises ``ApiError``."""
         ...
 
 
 def decoding_planner(
-    prediction: Prediction, settings: ServeSettings, limits: RequestLimits, filler: int
+    prediction: Prediction, settings: ServeSettings, limits: RequestLimits
 ) -> DecodingPlanner:
-    """The planner for models of a kind; ``filler`` is the token after a template that ends inside a block."""
+    """The planner for models of a kind."""
     if prediction is Prediction.next_token:
         return NextTokenPlanner(settings)
-    return DenoisingPlanner(settings, limits, filler)
+    return DenoisingPlanner(settings, limits)
 
 
 class NextTokenPlanner:
@@ -65,8 +67,8 @@ class NextTokenPlanner:
 
     def check(self, body: DecodingBody) -> None:
         fields = [name for name in DENOISING_FIELDS if getattr(body, name, None)]
-        if requested_schema(body) is not None:
-            fields.append("response_format")
+        if (structure := requested_structure(body)) is not None:
+            fields.append(structure.top_field)
         if refused := refused_for_next_token([*self._params(body), *fields]):
             raise ApiError(400, refusal(refused), param=refused[0])
 
@@ -75,7 +77,7 @@ class NextTokenPlanner:
         body: DecodingBody,
         key: KeySettings | None,  # noqa: ARG002
         max_tokens: int,
-        template: JsonTemplate | None,  # noqa: ARG002
+        structure: Structure | None,  # noqa: ARG002
     ) -> DecodingPlan:
         return DecodingPlan({**self._params(body), "max_tokens": max_tokens}, refresh=None)
 
@@ -86,25 +88,26 @@ class NextTokenPlanner:
 class DenoisingPlanner:
     """Plans for masked-diffusion models."""
 
-    def __init__(self, settings: ServeSettings, limits: RequestLimits, filler: int) -> None:
-        self._settings, self._limits, self._filler = settings, limits, filler
+    def __init__(self, settings: ServeSettings, limits: RequestLimits) -> None:
+        self._settings, self._limits = settings, limits
 
     def check(self, body: DecodingBody) -> None:
-        if body.no_repeat_ngram is not None and requested_schema(body) is not None:
-            message = "no_repeat_ngram: JSON of a schema repeats its fixed parts; leave it out"
-            raise ApiError(400, message, param="no_repeat_ngram")
+        structured = requested_structure(body) is not None
+        if structured and isinstance(body, CompletionRequest) and body.suffix:
+            message = "suffix: nothing follows an answer that has a structure; leave it out"
+            raise ApiError(400, message, param="suffix")
 
     def plan(
-        self, body: DecodingBody, key: KeySettings | None, max_tokens: int, template: JsonTemplate | None
+        self, body: DecodingBody, key: KeySettings | None, max_tokens: int, structure: Structure | None
     ) -> DecodingPlan:
         params = self._params(body)
-        if template is None:
-            canvas = self._canvas(params.get("block_length"), max_tokens, key)
+        if structure is None:
+            params |= self._canvas(params.get("block_length"), max_tokens, key)
         else:
-            canvas = self._template_canvas(body, template)
+            params = with_structure(params, structure)
         requested = params.pop("refresh_interval", None)
         refresh = refresh_range(requested, body.deadline_ms is not None, self._settings.dial)
-        return DecodingPlan({**params, **canvas, "refresh_interval": refresh.max}, refresh)
+        return DecodingPlan({**params, "refresh_interval": refresh.max}, refresh)
 
     def _params(self, body: DecodingBody) -> dict[str, Any]:
         """Decoding params by precedence, with parameters of at most one unmasking rule."""
@@ -143,33 +146,11 @@ class DenoisingPlanner:
             canvas = block * (limit // block) or max_tokens
         return {"max_tokens": canvas, "block_length": min(block, canvas)}
 
-    def _template_canvas(self, body: DecodingBody, template: JsonTemplate) -> dict[str, Any]:
-        """The template as one block unless the request sets another length: values depend on each other."""
-        length = template.length
-        block = min(body.block_length or length, length)
-        canvas = -(-length // block) * block
-        padding = dict.fromkeys(range(length, canvas), self._filler)
-        return {
-            "max_tokens": canvas,
-            "block_length": block,
-            "infill": template.infill | padding,
-            "allowed": template.allowed,
-            "stop": (),
-            "no_repeat_ngram": None,
-        }
-
 
 def alias_params(body: DecodingBody, settings: ServeSettings) -> dict[str, Any]:
     """The params of the alias that a request names as its model."""
     alias = settings.aliases.get(body.model)
     return {} if alias is None else alias.given()
-
-
-def requested_schema(body: DecodingBody) -> dict[str, Any] | None:
-    """The JSON schema of the answer that a request asks for."""
-    if isinstance(body, ChatRequest) and isinstance(body.response_format, SchemaFormat):
-        return body.response_format.json_schema.schema_
-    return None
 
 
 def _without_rules(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer
 from lladav.inputs.images import ViewGeometry
 from lladav.inputs.samples import Sample, Visual
-from serve.api.decoding_plans import decoding_planner, requested_schema
+from lladav.structured.compiling import Structure
+from serve.api.decoding_plans import decoding_planner
 from serve.api.prompts import chat_prompt, check_order, text_prompt
-from serve.api.request_limits import RequestLimits, requested_max_tokens, text_characters
+from serve.api.request_limits import RequestLimits, requested_max_tokens
 from serve.api.schemas import (
     ChatRequest,
     CompletionRequest,
@@ -27,10 +28,10 @@ from serve.api.schemas import (
     StreamOptions,
     UserMessage,
 )
+from serve.api.structures import PlannedStructure, StructurePlanner, requested_structure, structure_warnings
 from serve.engine.messages import EngineRequest
 from serve.errors import ApiError
 from serve.settings import KeySettings, ServeSettings
-from serve.structured import JsonTemplate
 
 NUM_SEEDS = 2**62
 """Seeds from which the server draws one for a request without a seed."""
@@ -43,8 +44,8 @@ class PreparedRequest:
     engine_request: EngineRequest
     max_tokens: int
     """Tokens after which an answer is cut. The canvas may be longer: blocks are filled whole."""
-    template: JsonTemplate | None
-    """Template of structured output."""
+    structure: Structure | None
+    """The structure of the answers, if the request asks for one."""
     warnings: list[str]
     """Settings that have no effect, a line each."""
     model: str
@@ -53,6 +54,8 @@ class PreparedRequest:
     logprobs: bool
     stream: bool
     stream_options: StreamOptions
+    padding: frozenset[int]
+    """Ids that fill the positions behind a short value; they are no part of the answer."""
     created: int = field(default_factory=lambda: int(time.time()))
 
 
@@ -69,14 +72,17 @@ class RequestPlanner:
         self._prediction = model.prediction
         chat = DecodingOptions.for_chat(tokenizer.ids, model.prediction)
         self._forbidden_without_end = (*chain.from_iterable(chat.stop), *chat.forbidden)
-        self._decoding = decoding_planner(model.prediction, settings, self._limits, tokenizer.ids.eot)
+        self._decoding = decoding_planner(model.prediction, settings, self._limits)
+        self._padding = frozenset((tokenizer.ids.eos, tokenizer.ids.eot))
+        self._structures = StructurePlanner(settings.decoding, tokenizer)
 
     def check_aliases(self) -> None:
         """Raise ``UserError`` for an alias with which a request without other params would be refused."""
         for name in self._settings.aliases:
             body = ChatRequest(model=name, messages=[UserMessage(role="user", content="")])
             try:
-                self.prepare(body, None, deadline=0.0)
+                self.check(body, None)
+                self.prepare(body, None, deadline=0.0, structure=None)
             except ApiError as error:
                 raise UserError(f"aliases.{name}: {error.message}") from None
 
@@ -93,17 +99,39 @@ class RequestPlanner:
             raise ApiError(400, message, param=param)
         return frames or self._max_frames
 
-    def prepare(self, body: DecodingBody, key: KeySettings | None, deadline: float) -> PreparedRequest:
+    def check(self, body: DecodingBody, key: KeySettings | None) -> None:
+        """Raise ``ApiError`` for what can be refused before texts are encoded, which takes long."""
+        if body.model not in self._settings.models:
+            raise unknown_model(body.model, self._settings)
+        self._limits.check(body, key)
+        self._decoding.check(body)
+        if isinstance(body, ChatRequest):
+            check_order(body.messages)
+            self.frames(body)
+
+    def structure(self, body: DecodingBody, key: KeySettings | None) -> PlannedStructure | None:
+        """The compiled structure that a request asks for; raises ``ApiError``. May take seconds."""
+        requested = requested_structure(body)
+        if requested is None:
+            return None
+        return self._structures.compile(requested, body, self._max_tokens(body, key))
+
+    def prepare(
+        self,
+        body: DecodingBody,
+        key: KeySettings | None,
+        deadline: float,
+        structure: PlannedStructure | None,
+    ) -> PreparedRequest:
         """The prepared request, without its images; raises ``ApiError`` if it cannot work.
 
-        Reading images is expensive, so everything else that can be wrong is found here.
+        The caller has called ``check`` and ``structure``. Reading images is expensive, so everything else
+        that can be wrong is found by these three.
         """
-        self._check(body, key)
         prompt = self._prompt(body)
-        max_tokens = self._max_tokens(body, key)
-        template = self._template(body, max_tokens, key)
-        plan = self._decoding.plan(body, key, max_tokens, template)
-        options = self._options({**plan.settings, **self._extras(body, template)})
+        max_tokens, compiled = self._max_tokens(body, key), structure and structure.compiled
+        plan = self._decoding.plan(body, key, max_tokens, compiled)
+        options = self._options({**plan.settings, **self._extras(body, structure)}).with_outline(None)
         chat = isinstance(body, ChatRequest)
         request = EngineRequest(
             id=f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
@@ -113,20 +141,22 @@ class RequestPlanner:
             refresh=plan.refresh,
             deadline=deadline,
             choices=body.choices,
-            stop=tuple(body.stops),
+            stop=() if structure else tuple(body.stops),
             stream_mode=body.stream_mode if body.stream else None,
+            structure=structure and structure.spec,
         )
         self._check_length(request)
         return PreparedRequest(
             engine_request=request,
-            max_tokens=max_tokens if template is None else template.length,
-            template=template,
-            warnings=_warnings(request),
+            max_tokens=compiled.max_tokens if compiled else max_tokens,
+            structure=compiled,
+            warnings=[*_warnings(request), *structure_warnings(structure, body)],
             model=body.model,
             chat=chat,
             logprobs=isinstance(body, ChatRequest) and bool(body.logprobs),
             stream=bool(body.stream),
             stream_options=body.stream_options or StreamOptions(),
+            padding=self._padding if structure else frozenset(),
         )
 
     def with_visuals(self, prepared: PreparedRequest, visuals: Sequence[Visual]) -> PreparedRequest:
@@ -136,16 +166,6 @@ class RequestPlanner:
         request = replace(prepared.engine_request, prompt=prompt, prompt_tokens=tokens)
         self._check_length(request)
         return replace(prepared, engine_request=request)
-
-    def _check(self, body: DecodingBody, key: KeySettings | None) -> None:
-        """Raise ``ApiError`` for what can be refused before texts are encoded, which takes long."""
-        if body.model not in self._settings.models:
-            raise unknown_model(body.model, self._settings)
-        self._limits.check(body, key)
-        self._decoding.check(body)
-        if isinstance(body, ChatRequest):
-            check_order(body.messages)
-            self.frames(body)
 
     def _prompt(self, body: DecodingBody) -> Sample:
         if isinstance(body, ChatRequest):
@@ -158,24 +178,14 @@ class RequestPlanner:
         if requested is not None:
             return requested
         limit = self._limits.limit("max_tokens", key)
-        return limit if requested_schema(body) else min(self._settings.limits.default_max_tokens, limit)
+        return limit if requested_structure(body) else min(self._settings.limits.default_max_tokens, limit)
 
-    def _template(self, body: DecodingBody, max_tokens: int, key: KeySettings | None) -> JsonTemplate | None:
-        schema = requested_schema(body)
-        if schema is None:
-            return None
-        if body.stops:
-            raise ApiError(400, "stop: JSON of a schema ends by itself; leave it out", param="stop")
-        value_tokens = self._settings.decoding.value_tokens
-        characters_left = self._limits.limit("characters", key) - text_characters(body)
-        return JsonTemplate(schema, self._tokenizer, value_tokens, max_tokens, characters_left)
-
-    def _extras(self, body: DecodingBody, template: JsonTemplate | None) -> dict[str, Any]:
+    def _extras(self, body: DecodingBody, structure: PlannedStructure | None) -> dict[str, Any]:
         """Options besides the decoding params and the canvas."""
         extras: dict[str, Any] = {}
         if isinstance(body, CompletionRequest) and body.suffix:
             extras["suffix"] = tuple(self._tokenizer.encode(body.suffix))
-        if body.ignore_eos and template is None:
+        if body.ignore_eos and structure is None:
             extras |= {"stop": (), "forbidden": self._forbidden_without_end}
         extras["seed"] = random.randrange(NUM_SEEDS) if body.seed is None else body.seed
         return extras

@@ -12,7 +12,6 @@ from lladav.decoding.results import Decoded
 from lladav.inputs.chat import ChatTokenizer
 from serve.api.planner import PreparedRequest
 from serve.engine.messages import Delta, Finished
-from serve.structured import JsonTemplate
 
 MIN_PROBABILITY = 1e-30
 """Smaller probabilities count as this one, so that their logarithm is finite."""
@@ -50,40 +49,39 @@ class AnswerText:
 
     def __init__(self, prepared: PreparedRequest, tokenizer: ChatTokenizer) -> None:
         self._prepared, self._token_bytes = prepared, tokenizer.token_bytes
+        self._position = 0
+        """Canvas positions so far."""
         self.count = 0
         """Tokens so far."""
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._text, self._held = "", list[Token]()
 
     def add(self, delta: Delta) -> Piece | None:
-        """The piece that newly committed tokens add; none while they complete no character.
-
-        Structured output gives no piece before its end: ``end`` renders it from all tokens.
-        """
-        tokens = delta.tokens[: self._prepared.max_tokens - self.count]
-        self.count += len(tokens)
-        if self._prepared.template is not None:
-            return None
+        """The piece that newly committed tokens add; none while they complete no character."""
+        tokens = delta.tokens[: self._prepared.max_tokens - self._position]
         piece = self._take(self._tokens(tokens, delta.confidences))
         return piece if piece.tokens else None
 
     def end(self, finished: Finished) -> Piece:
         """The rest of the text, and why the answer ends."""
-        answer, already = finished.answer, self.count
+        answer, already = finished.answer, self._position
         length, cut = len(answer.confidences), self._prepared.max_tokens
-        self.count = min(length, cut)
-        if self._prepared.template is not None:
-            return self._structured(self._prepared.template, answer)
-        tokens = self._tokens(answer.tokens[already : self.count], answer.confidences[already:])
+        tokens = self._tokens(answer.tokens[already : min(length, cut)], answer.confidences[already:])
         if length > cut:
             return _joined(self._take(tokens), self._cut(), "length")
         if answer.excess:
             last = tokens[-1]
             tokens[-1] = Token(last.data[: len(last.data) - answer.excess], last.confidence)
-        return _joined(self._take(tokens), self._rest(), "stop" if answer.stopped else "length")
+        complete = answer.stopped or self._prepared.structure is not None
+        return _joined(self._take(tokens), self._rest(), "stop" if complete else "length")
 
     def _tokens(self, ids: Sequence[int], confidences: Sequence[float]) -> list[Token]:
-        return [Token(self._token_bytes(each), confidences[n]) for n, each in enumerate(ids)]
+        """The tokens of the next canvas positions, without padding."""
+        self._position += len(ids)
+        pairs = zip(ids, confidences, strict=False)
+        tokens = [Token(self._token_bytes(i), p) for i, p in pairs if i not in self._prepared.padding]
+        self.count += len(tokens)
+        return tokens
 
     def _take(self, tokens: Sequence[Token]) -> Piece:
         """The tokens up to the last one that ends at the end of a character, with their text."""
@@ -113,13 +111,6 @@ class AnswerText:
             left -= len(tokens[-1].data)
         return Piece(self._text, tokens)
 
-    def _structured(self, template: JsonTemplate, answer: Decoded) -> Piece:
-        """The JSON of a structured answer, with the bytes of it that belong to each token of the canvas."""
-        length = len(answer.confidences)
-        text = template.render(answer.tokens[:length])
-        parts = template.bytes_of_tokens(answer.tokens[:length])
-        return Piece(text, list(map(Token, parts[: self.count], answer.confidences)), "stop")
-
 
 def _joined(first: Piece, second: Piece, finish: str) -> Piece:
     return Piece(first.text + second.text, first.tokens + second.tokens, finish)
@@ -127,7 +118,7 @@ def _joined(first: Piece, second: Piece, finish: str) -> Piece:
 
 def usage(prepared: PreparedRequest, finished: Sequence[Finished]) -> dict[str, Any]:
     """Token counts, and the forwards of the model that the answers took."""
-    tokens = sum(min(len(each.answer.confidences), prepared.max_tokens) for each in finished)
+    tokens = sum(_count_tokens(prepared, each.answer) for each in finished)
     forwards = sum(each.answer.forwards for each in finished)
     refreshes = sum(each.answer.refreshes for each in finished)
     return {
@@ -137,6 +128,12 @@ def usage(prepared: PreparedRequest, finished: Sequence[Finished]) -> dict[str, 
         "cached_steps": forwards - refreshes,
         "refresh_interval": finished[0].refresh_interval,
     }
+
+
+def _count_tokens(prepared: PreparedRequest, answer: Decoded) -> int:
+    """Tokens of an answer, without padding."""
+    length = min(len(answer.confidences), prepared.max_tokens)
+    return sum(token not in prepared.padding for token in answer.tokens[:length])
 
 
 def token_counts(prepared: PreparedRequest, tokens: int) -> dict[str, int]:
@@ -205,48 +202,3 @@ def form_of(prepared: PreparedRequest) -> ChatForm | TextForm:
 def choice(number: int, part: Mapping[str, Any], finish: str | None = None) -> dict[str, Any]:
     """A choice of a body or of a chunk."""
     return {"index": number, **part, "finish_reason": finish}
-
-
-def denoise_step(prepared: PreparedRequest, delta: Delta, tokenizer: ChatTokenizer) -> dict[str, Any]:
-    """The ``denoise`` field for one step: the tokens that the step unmasked.
-
-    Text after the end of the answer is left out, so that no stop is ever shown as a whole.
-    """
-    unmasked, end, filled = delta.unmasked, delta.end, []
-    tokens = zip(unmasked.positions, unmasked.tokens, unmasked.confidences, strict=True)
-    for position, token, confidence in tokens:
-        data = tokenizer.token_bytes(token)
-        if position == end - 1:
-            data = data[: len(data) - delta.excess]
-        if position < end or not data:
-            filled.append((position, token, Token(data, confidence)))
-    return _canvas(prepared, delta.choice, delta.step, delta.committed, filled)
-
-
-def blank_canvas(prepared: PreparedRequest, number: int, tokenizer: ChatTokenizer) -> dict[str, Any]:
-    """The ``denoise`` field before the first step: the fixed tokens of structured output."""
-    infill = prepared.engine_request.options.infill.items()
-    filled = [(position, token, Token(tokenizer.token_bytes(token), 1.0)) for position, token in infill]
-    return _canvas(prepared, number, 0, 0, filled)
-
-
-def _canvas(
-    prepared: PreparedRequest,
-    number: int,
-    step: int,
-    committed: int,
-    filled: Sequence[tuple[int, int, Token]],
-) -> dict[str, Any]:
-    size = prepared.max_tokens
-    reveal = [
-        {"place": position, "token": token_id, "text": token.text, "confidence": token.confidence}
-        for position, token_id, token in filled
-        if position < size
-    ]
-    return {
-        "index": number,
-        "step": step,
-        "canvas": size,
-        "reveal": reveal,
-        "committed": min(committed, size),
-    }

@@ -138,9 +138,44 @@ class PlainFormat(Body):
     type: Literal["text"]
 
 
+class ObjectFormat(Body):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
 class SchemaFormat(Body):
     type: Literal["json_schema"]
     json_schema: JsonSchema
+
+
+def schema_tag(schema: Any) -> str:
+    """Selects one alternative of ``SchemaOrText`` for a value, so that errors are about this one only."""
+    return "text" if isinstance(schema, str) else "object"
+
+
+SchemaOrText = Annotated[
+    Annotated[Text, Tag("text")] | Annotated[dict[str, Any], Tag("object")], Discriminator(schema_tag)
+]
+"""A JSON schema, or its JSON text."""
+Choices = Annotated[list[Text], Field(min_length=1, fail_fast=True)]
+
+
+class StructuredOutputs(Body):
+    """vLLM's field for the structure of an answer; exactly one of its fields is given."""
+
+    json_: Annotated[SchemaOrText | None, Field(alias="json")] = None
+    """The answer is JSON that fits this schema."""
+    regex: Text | None = None
+    """The whole answer matches this regular expression."""
+    choice: Choices | None = None
+    """The answer is one of these texts."""
+    json_object: bool | None = None
+    """The answer is a JSON object."""
+    grammar: Any = None
+    """Refused: grammars are not supported."""
+    structural_tag: Any = None
+    """Refused, as above."""
 
 
 class VideoSampling(Body):
@@ -180,6 +215,25 @@ class DecodingBody(DecodingParams):
     stream_options: StreamOptions | None = None
     stream_mode: Annotated[StreamMode, EnumText] = StreamMode.committed
     """committed: text is only ever appended. denoise: an additional field shows every step."""
+    response_format: (
+        Annotated[PlainFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")] | None
+    ) = None
+    """json_schema: the answer is JSON that fits the schema. json_object: it is any JSON object."""
+    structured_outputs: StructuredOutputs | None = None
+    """The structure of the answer, as vLLM's clients describe it."""
+    guided_json: SchemaOrText | None = None
+    """The earlier name of structured_outputs.json."""
+    guided_regex: Text | None = None
+    """The earlier name of structured_outputs.regex."""
+    guided_choice: Choices | None = None
+    """The earlier name of structured_outputs.choice."""
+    guided_grammar: Any = None
+    """Refused: grammars are not supported."""
+    structural_tag: Any = None
+    """Refused, as above."""
+    all_properties: bool | None = None
+    """Whether the answer has all properties that a JSON schema lists; otherwise the model chooses among the
+    optional ones. By default the server decides."""
     user: str | None = None
     """Has no effect."""
 
@@ -204,8 +258,6 @@ class ChatRequest(DecodingBody):
     """Whether each token comes with the logarithm of its probability when it was unmasked."""
     top_logprobs: Literal[0] | None = None
     """Other candidates are not available."""
-    response_format: Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")] | None = None
-    """json_schema: the answer is JSON that fits the schema."""
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     """0 only: penalties have no meaning if tokens are not written in order."""
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None

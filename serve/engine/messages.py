@@ -14,6 +14,7 @@ from lladav.decoding.model_runner import UnmaskedTokens
 from lladav.decoding.params import DecodingOptions
 from lladav.decoding.results import Decoded
 from lladav.inputs.samples import Sample
+from lladav.structured.compiling import StructureSpec
 from serve.engine.refresh_policy import RefreshRange
 
 
@@ -47,6 +48,9 @@ class EngineRequest:
     stop: tuple[str, ...] = ()
     """Texts that end an answer."""
     stream_mode: StreamMode | None = None
+    structure: StructureSpec | None = None
+    """The structure of the answers. The replica compiles it: automata are large, and every replica keeps its
+    own."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "deadline": self.deadline - time.time()}

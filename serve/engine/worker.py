@@ -29,6 +29,7 @@ from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer
 from serve.engine.messages import Delta, EngineRequest, Event, Finished, StreamMode
 from serve.engine.refresh_policy import RefreshRange, StepTimeModel, choose_interval, latency_estimate
+from serve.engine.structures import StructureCompiler
 from serve.errors import NOT_FINITE, ApiError
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class _Submission:
     """A request in the engine, and the event loop that receives its events."""
 
     request: EngineRequest
+    options: DecodingOptions
+    """Those of the request, with the outline of its structure."""
     loop: asyncio.AbstractEventLoop
     number: int = field(default_factory=itertools.count().__next__)
     """Tells apart two submissions of one request: an ingress repeats a request if its replica seems lost."""
@@ -102,6 +105,7 @@ class EngineWorker:
         largest refresh interval of its range.
         """
         self._engine, self._tokenizer, self._metrics = engine, tokenizer, metrics
+        self._structures = StructureCompiler(tokenizer)
         self._rows, self._busy = rows, busy
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._submissions: set[_Submission] = set()
@@ -123,7 +127,8 @@ class EngineWorker:
         Raises ``ApiError`` for a request that is refused or fails. Closing the generator removes the request
         from the engine.
         """
-        submission = _Submission(request, asyncio.get_running_loop())
+        options = await self._structures.options_of(request)
+        submission = _Submission(request, options, asyncio.get_running_loop())
         self._commands.put((self._submit, submission))
         try:
             # Checked after the command is queued: the thread sets the flag before it empties the queue.
@@ -204,8 +209,8 @@ class EngineWorker:
         self._submissions.add(submission)
         stop_texts = StopTexts(request.stop, self._tokenizer.token_bytes) if request.stop else None
         refresh = request.refresh
-        interval = request.options.refresh_interval if refresh is None else refresh.max
-        options = request.options.at_admission(interval, stop_texts)
+        interval = submission.options.refresh_interval if refresh is None else refresh.max
+        options = submission.options.at_admission(interval, stop_texts)
         on_admit = None
         if refresh is not None:
             on_admit = partial(self._options_on_admit, submission, options, refresh)

@@ -145,8 +145,18 @@ class DecodingOptions(UnmaskingOptions):
 
         Nothing is validated again: the caller chooses ``refresh_interval`` from a range that it has checked.
         """
+        return self._with(refresh_interval=refresh_interval, stop_texts=stop_texts)
+
+    def with_outline(self, outline: Outline | None) -> DecodingOptions:
+        """A copy with another outline, for a process that receives options without one.
+
+        Nothing is validated again: the outline is one with which the options have been validated.
+        """
+        return self._with(outline=outline)
+
+    def _with(self, **values: Any) -> DecodingOptions:
         options = copy.copy(self)  # not dataclasses.replace, which validates every option
-        options.__dict__.update(refresh_interval=refresh_interval, stop_texts=stop_texts)
+        options.__dict__.update(values)
         return options
 
     @property
@@ -262,7 +272,7 @@ class DecodingOptions(UnmaskingOptions):
                 f"decoding: steps {self.steps} are more than max_tokens {self.max_tokens}; a step "
                 "unmasks at least one token"
             )
-        if self.max_tokens % self.positions_per_block != 0:
+        if self.outline is None and self.max_tokens % self.positions_per_block != 0:
             raise UserError(
                 f"decoding: block_length {self.block_length} does not divide max_tokens {self.max_tokens}; "
                 "choose a divisor"

@@ -71,6 +71,10 @@ def test_repetition_is_suppressed_on_request(client: httpx.Client) -> None:
         (CHAT, {"reveal": "quota"}),
         (CHAT, {"effort": "fast"}),
         (CHAT, {"response_format": SCHEMA}),
+        (CHAT, {"response_format": {"type": "json_object"}}),
+        (CHAT, {"structured_outputs": {"regex": "a"}}),
+        (CHAT, {"guided_choice": ["a", "b"]}),
+        (TEXT, {"guided_json": {"type": "string"}}),
         (TEXT, {"suffix": " end"}),
     ],
 )

@@ -74,7 +74,7 @@ def content(chunks: list[Any]) -> str:
         ({"max_tokens": None, "max_completion_tokens": 1000}, 400, "max_completion_tokens", "at most 512"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, 400, "messages[0].role", "user"),
         ({"messages": [{"role": "user", "content": "x" * 20_000}]}, 400, "messages", "shorten"),
-        ({"response_format": DATE}, 400, "response_format.json_schema.schema.type", "use one of"),
+        ({"response_format": DATE}, 400, "response_format.json_schema.schema.type", "date"),
         ({"effort": "heroic"}, 422, "effort", "fast"),
         ({"top_logprobs": 3, "logprobs": True}, 422, "top_logprobs", ""),
         ({"seed": True}, 422, "seed", "valid integer"),
@@ -275,7 +275,7 @@ def test_an_unexpected_error_in_a_stream_is_its_last_event(
     def fails(*_: Any) -> Any:
         raise ZeroDivisionError("at /home/secret")
 
-    monkeypatch.setattr("serve.api.response_forms.denoise_step", fails)
+    monkeypatch.setattr("serve.api.canvas_view.CanvasView.step", fails)
     with caplog.at_level(logging.INFO, "ray.serve.requests"):
         *_, last = events(client, stream_mode="denoise")
         # The middleware logs its line after the last byte is sent.

@@ -39,10 +39,8 @@ class Answers(Engines):
 
     async def answer(self, request: EngineRequest) -> list[Finished]:
         pickle.dumps(request, protocol=5)
-        options, draw = request.options, random.Random(0)
-        tokens = [draw.randrange(64, 300) for _ in range(options.max_tokens)]
-        tokens = [options.infill.get(position, token) for position, token in enumerate(tokens)]
-        length = len(tokens)
+        draw, length = random.Random(0), request.options.max_tokens
+        tokens = [draw.randrange(64, 300) for _ in range(length)]
         decoded = Decoded(tokens, [0.5] * length, forwards=length, refreshes=1, positions=length)
         return [Finished(choice, decoded, 1) for choice in range(request.choices)]
 
@@ -89,7 +87,19 @@ def shaped(schema: Any, **given: Any) -> dict[str, Any]:
 
 
 def record(fields: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": fields}
+    """An object that has all of these properties."""
+    return {"type": "object", "properties": fields, "required": list(fields)}
+
+
+def matching(pattern: str) -> dict[str, Any]:
+    return record({"text": {"type": "string", "pattern": pattern}})
+
+
+def nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "null"}
+    for _ in range(levels):
+        schema = {"anyOf": [record({"a": schema}), {"type": "array", "items": schema}]}
+    return schema
 
 
 def noise(side: int) -> str:
@@ -202,7 +212,7 @@ CASES: dict[str, Case] = {
         lambda: shaped(record({"c": {"enum": [str(n) for n in range(9000)]}}), n=CHOICES), 200
     ),
     "a schema with a long choice": Case(
-        lambda: shaped(record({"c": {"enum": ["x" * 60_000, "y"]}})), *TOO_WIDE
+        lambda: shaped(record({"c": {"enum": ["x" * 60_000, "y"]}})), 200
     ),
     "a schema with choices in a list": Case(
         lambda: shaped({"type": "array", "items": {"enum": list("abcdefgh")}, "maxItems": 400}, n=CHOICES),
@@ -212,8 +222,24 @@ CASES: dict[str, Case] = {
         lambda: shaped(record({"x" * 100_000: record({f"p{n}": {"type": "null"} for n in range(1900)})})),
         *TOO_WIDE,
     ),
-    "references": Case(
-        lambda: shaped({"$defs": DEFINITIONS, "$ref": "#/$defs/d0"}), 400, "unsupported_schema"
+    "references": Case(lambda: shaped({"$defs": DEFINITIONS, "$ref": "#/$defs/d0"}), *TOO_WIDE),
+    "references to optional properties": Case(
+        lambda: shaped({"$defs": DEFINITIONS, "type": "object", "properties": {"a": {"$ref": "#/$defs/d0"}}}),
+        200,
+    ),
+    "alternatives in alternatives": Case(lambda: shaped(nested(40)), 200),
+    "many alternatives": Case(
+        lambda: shaped({"anyOf": [record({f"p{n}": {"const": n}}) for n in range(2000)]}), 200
+    ),
+    "a value of 19,000 texts": Case(lambda: shaped({"enum": [f"text {n}" for n in range(19_000)]}), 200),
+    "a pattern with nested repetition": Case(lambda: shaped(matching("^(a+)+(b|c)*$")), 200),
+    "a pattern with large counts": Case(
+        lambda: shaped(matching("^(([a-z]{1,90}){1,90}){1,90}$")), 400, "unsupported_schema"
+    ),
+    "a pattern of all letters": Case(lambda: shaped(matching(r"^[\p{L}\d ]{10,300}$")), 200),
+    "an expression": Case(lambda: user("?", guided_regex="(ab|a[0-9]{3})+x" * 20, max_tokens=TOKENS), 200),
+    "a schema in a text": Case(
+        lambda: user("?", guided_json=json.dumps(DIGITS), max_tokens=TOKENS, n=CHOICES), 200
     ),
     "probabilities": Case(lambda: user("?", max_tokens=TOKENS, n=CHOICES, logprobs=True), 200),
     "probabilities in a stream": Case(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import httpx2 as httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jsonschema import validate
 
 from tests.serve.apis import NAME
 from tests.serve.images import encoded, sample_image, uri
@@ -30,7 +31,14 @@ SCHEMA = {
         "age": {"type": "integer", "minimum": 10, "maximum": 90},
         "kind": {"type": ["string", "null"]},
         "tags": {"type": "array", "items": {"type": "string"}, "maxItems": 2},
+        "boxes": {
+            "type": "array",
+            "items": {"type": "object", "properties": {"é": {"type": "boolean"}}, "required": ["é"]},
+            "maxItems": 2,
+        },
     },
+    "required": ["name", "boxes"],
+    "additionalProperties": False,
 }
 FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
 
@@ -163,16 +171,20 @@ def _of_chunks(text: str, request: Request, shown: bool) -> list[Choice]:
         joined = Choice(before.text + new, part["finish_reason"] or "", before.logprobs + tokens)
         found[part["index"]] = joined
     if shown:
-        _check_canvas(chunks, request)
+        _check_canvas(chunks, request, found)
     return [found[number] for number in range(len(found))]
 
 
-def _check_canvas(chunks: Sequence[dict[str, Any]], request: Request) -> None:
-    """No stop can be put together from what the steps of an answer showed."""
+def _check_canvas(chunks: Sequence[dict[str, Any]], request: Request, found: Mapping[int, Choice]) -> None:
+    """No stop can be put together from what the steps of an answer showed; they showed all of a structure."""
     canvases: dict[int, dict[int, str]] = {}
     for shown in (chunk["denoise"] for chunk in chunks if "denoise" in chunk):
         canvas = canvases.setdefault(shown["index"], {})
         canvas |= {reveal["place"]: reveal["text"] for reveal in shown["reveal"]}
+    if "response_format" in request.body:
+        for number, canvas in canvases.items():
+            joined = "".join(text for _, text in sorted(canvas.items()))
+            assert "\ufffd" in joined or joined == found[number].text
     for canvas in canvases.values():
         texts = ["".join(canvas.get(place, "\0") for place in range(max(canvas, default=0) + 1))]
         assert not any(stop in text for stop in request.stops for text in texts if "\ufffd" not in text)
@@ -207,7 +219,7 @@ def _check(choice: Choice, request: Request) -> None:
         assert "\ufffd" in choice.text or written == choice.text.encode()
         assert all(each.decode(errors="replace") == token for token, each in choice.logprobs)
     if "response_format" in request.body:
-        assert set(json.loads(choice.text)) == set(SCHEMA["properties"])
+        validate(json.loads(choice.text), SCHEMA)
 
 
 def test_a_stop_that_begins_inside_a_token_is_not_streamed(ask: Any) -> None:

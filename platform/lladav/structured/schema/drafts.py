@@ -73,7 +73,8 @@ def check_metaschema(schema: object, path: str, draft: Draft) -> None:
     """Raise ``SchemaError`` if a schema is malformed."""
     error = next(_validator(draft.uri).iter_errors(schema), None)
     if error is not None:
-        place = path + "".join(f"/{step}" for step in error.instance_path)
+        steps = (str(step).replace("~", "~0").replace("/", "~1") for step in error.instance_path)
+        place = path + "".join(f"/{step}" for step in steps)
         raise SchemaError(place, f"is malformed: {error.message[:MAX_REASON]}", "invalid_schema")
 
 
