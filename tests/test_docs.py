@@ -20,7 +20,7 @@ from lladav.__main__ import COMMANDS
 from lladav.config.loader import CONF, expand_stages, load
 from train.benchmarks.task_model import TaskModelArguments
 from train.benchmarks.task_settings import SettingsLayer, file_layer, resolve
-from train.evaluate import take_split
+from train.evaluate import take_schema, take_split
 from train.experiments.definition import load_experiment
 from train.export import parse as parse_export
 
@@ -150,7 +150,7 @@ def test_settings_of_training_commands_are_valid(script: str, conf: Path) -> Non
     for page, words in chosen("python", f"train/{script}.py"):
         overrides = [word for word in words[2:] if word not in ("--help", "print=true")]
         if script == "evaluate":
-            _, overrides = take_split(overrides)
+            _, overrides = take_schema(take_split(overrides)[1])
         for each in expand_stages(overrides, conf):
             assert load(each, conf), page
 

@@ -2,9 +2,11 @@
 
     python train/evaluate.py stage=vw model=tiny data=digits
     python train/evaluate.py stage=vw split=test
+    python train/evaluate.py stage=vw schema=answer.json
 
 Prints exact match by type of question and writes evaluation.json into the checkpoint's folder. Use the
-validation half of the questions (the default) to choose settings, and the test half to report results.
+validation half of the questions (the default) to choose settings, and the test half to report results. With
+schema=FILE every answer is JSON that fits the JSON schema in the file; its property "answer" is compared.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,12 +35,18 @@ from lladav.errors import UserError  # noqa: E402
 if TYPE_CHECKING:
     from lladav.config.schema import TokenIds
     from lladav.decoding.params import DecodingOptions
+    from lladav.inputs.chat import ChatTokenizer
+    from lladav.structured.compiling import StructureSpec
     from train.evaluation.held_out import Answered, Question
 
 EVALUATION = {Split.validation: "evaluation.json", Split.test: "evaluation-test.json"}
 """File of the saved answers in the checkpoint's folder, by half of the questions."""
+SCHEMA_EVALUATION = {Split.validation: "evaluation-schema.json", Split.test: "evaluation-test-schema.json"}
+"""The same for answers that fit a schema."""
 
 MAX_TOKENS = 32
+SCHEMA_TOKENS = 128
+"""Longest answer that fits a schema."""
 DEFAULT_BLOCK_LENGTH = 8
 """Tokens of a decoding block if ``objective.block_length`` is not set."""
 BATCH = 32
@@ -61,30 +69,43 @@ class Score:
 def main(arguments: Sequence[str]) -> None:
     """Print the scores of the stages that the arguments name; a user error is one line and exit code 2."""
     with one_line_errors():
-        split, settings = take_split(arguments)
+        split, others = take_split(arguments)
+        schema, settings = take_schema(others)
         for config in main_arguments(settings, __doc__ or ""):
-            print(table(config.stage.name, evaluate(config, split)), flush=True)
+            print(table(config.stage.name, evaluate(config, split, schema)), flush=True)
 
 
 def take_split(arguments: Sequence[str]) -> tuple[Split, list[str]]:
     """The value of ``split=`` (default: validation), and the other arguments."""
-    name, split = "split=", Split.validation.value
-    for argument in arguments:
-        split = argument.removeprefix(name) if argument.startswith(name) else split
-    if split not in list(Split):
-        raise UserError(f"{name}{split}: no such choice{choices_hint(split, Split)}")
-    return Split(split), [argument for argument in arguments if not argument.startswith(name)]
+    split, others = _take("split=", arguments)
+    if split is not None and split not in list(Split):
+        raise UserError(f"split={split}: no such choice{choices_hint(split, Split)}")
+    return Split(split or Split.validation), others
 
 
-def evaluate(config: Config, split: Split = Split.validation) -> dict[str, Score]:
-    """Scores of the stage's newest checkpoint, by type of question.
+def take_schema(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The file that ``schema=`` names, and the other arguments."""
+    file, others = _take("schema=", arguments)
+    return Path(file) if file else None, others
+
+
+def _take(name: str, arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The last value of the arguments that begin with a name, and the other arguments."""
+    values = [each.removeprefix(name) for each in arguments if each.startswith(name)]
+    return values[-1] if values else None, [each for each in arguments if not each.startswith(name)]
+
+
+def evaluate(config: Config, split: Split = Split.validation, schema: Path | None = None) -> dict[str, Score]:
+    """Scores of the stage's newest checkpoint, by type of question; ``schema`` is a file with a JSON schema.
 
     Saved answers are reused unless something that determines them has changed. Raises ``UserError`` if the
-    stage has no checkpoint or the data set no questions.
+    stage has no checkpoint or the data set no questions, and for a schema that cannot be guaranteed.
     """
     from lladav.storage.local_cache import local_copy
+    from lladav.structured.files import read_schema_file, schema_errors
     from train.checkpoints.run_folder import WEIGHTS, Run
 
+    structure = None if schema is None else read_schema_file(schema)
     run = Run.of(config)
     latest = run.latest()
     if latest is None:
@@ -92,9 +113,11 @@ def evaluate(config: Config, split: Split = Split.validation) -> dict[str, Score
             f"run {run.name}: has no checkpoint; train it with: python train/run.py stage={config.stage.name}"
         )
     questions = stage_questions(config, split)
-    file, key = latest.path / EVALUATION[split], cache_key(config, latest.step, questions)
+    file = latest.path / (EVALUATION if structure is None else SCHEMA_EVALUATION)[split]
+    key = cache_key(config, latest.step, questions, {"schema": structure.source} if structure else None)
     if not file.exists() or json.loads(file.read_text()).get("key") != key:
-        answers = answer_all(local_copy(latest.path / WEIGHTS), config, questions)
+        with schema_errors(f"schema={schema}"):
+            answers = answer_all(local_copy(latest.path / WEIGHTS), config, questions, structure=structure)
         file.write_text(json.dumps({"key": key, **answers}, indent=1))
     return scores(json.loads(file.read_text())["answers"])
 
@@ -158,26 +181,43 @@ def decoding_options(
 
 
 def answer_all(
-    weights: Path, config: Config, questions: Sequence[Question], decoding: Mapping[str, Any] | None = None
+    weights: Path,
+    config: Config,
+    questions: Sequence[Question],
+    decoding: Mapping[str, Any] | None = None,
+    structure: StructureSpec | None = None,
 ) -> dict[str, Any]:
     """Answer the questions; returns the content of the file without its key."""
     import torch
 
     from lladav.checkpoint import open_model
     from lladav.inputs.chat import ChatTokenizer
-    from train.evaluation.held_out import answer_questions
+    from train.evaluation.held_out import answer_questions, text_of_json
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = open_model(weights, torch.float32, device)
     tokenizer = ChatTokenizer.load(weights)
-    options = decoding_options(config, tokenizer.ids, decoding)
+    changed = dict(decoding or {})
+    if structure is not None:
+        changed |= _structured(tokenizer, config, structure)
+    options = decoding_options(config, tokenizer.ids, changed)
+    model = open_model(weights, torch.float32, device)
     begin = time.monotonic()
-    answered = list(answer_questions(model, tokenizer, questions, options, BATCH))
+    answered = answer_questions(model, tokenizer, questions, options, BATCH)
+    if structure is not None:
+        answered = (replace(each, answer=text_of_json(each.answer)) for each in answered)
     rows = [
         {"id": a.question.id, "type": a.question.type, "answer": a.answer, "correct": a.correct}
         for a in answered
     ]
     return {"seconds": round(time.monotonic() - begin, 1), "answers": rows}
+
+
+def _structured(tokenizer: ChatTokenizer, config: Config, structure: StructureSpec) -> dict[str, Any]:
+    """Fields of ``DecodingOptions`` for answers that have a structure."""
+    from lladav.generation import structured_settings
+
+    length = {"max_tokens": SCHEMA_TOKENS, "block_length": None}
+    return structured_settings(tokenizer, config.model.prediction, structure, length)
 
 
 def scores(answers: Sequence[Mapping[str, Any]]) -> dict[str, Score]:

@@ -2,6 +2,7 @@
 
     python -m lladav.generate --model FOLDER --image image.png "How many digits are there?"
     python -m lladav.generate --model FOLDER --video clip.mp4 --frames 16 "What happens?"
+    python -m lladav.generate --model FOLDER --image receipt.png --schema receipt.json "Read the receipt."
 
 A terminal shows the answer while it is decoded, out of order: dim dots are masked positions.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,11 @@ from lladav.config.introspection import field_docs
 from lladav.config.schema import ModelConfig, Pixels, Prediction
 from lladav.decoding.cpu_weights import fastest_dtype
 from lladav.decoding.engine import engine_for
-from lladav.decoding.params import Cache, DecodingOptions
+from lladav.decoding.params import Cache, DecodingOptions, refusal
 from lladav.decoding.prompt_encoder import question_prompt
 from lladav.decoding.results import Decoded, Update
 from lladav.decoding.stops import StopTexts
+from lladav.decoding.structured_options import with_structure
 from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer
 from lladav.inputs.clips import read_clip
@@ -39,6 +41,9 @@ from lladav.inputs.image_files import read_image, to_rgb
 from lladav.inputs.images import ViewGeometry, prepare_images
 from lladav.inputs.samples import Sample
 from lladav.model.llada_v import LLaDAV
+from lladav.structured.compiling import Structure, StructureSpec, compile_structure
+from lladav.structured.files import schema_errors
+from lladav.structured.flags import add_structure_flags, structure_flag, structure_of
 
 MASK_SHOWN = "·"
 NONE = " | None"
@@ -81,16 +86,17 @@ def generate(
     frames: int | None = None,
     tokenizer: ChatTokenizer | None = None,
     stop_texts: Sequence[str] = (),
+    structure: StructureSpec | None = None,
     **settings: Any,
 ) -> Answer:
-    """Answer a question about images or a video, up to the first of ``stop_texts``.
+    """Answer a question about images or a video, up to the first of ``stop_texts`` or with a structure.
 
     ``settings`` are those of ``DecodingOptions``. ``video`` is a file or a folder of frames, from which
     ``frames`` are taken (default: ``model.images.inference_frames``). ``tokenizer`` defaults to the
     checkpoint's. Raises ``UserError`` for invalid settings and for a video that cannot be read.
     """
     tokenizer = tokenizer or ChatTokenizer.load(model.config.tokenizer)
-    options = chat_options(tokenizer, stop_texts, model.config.prediction, **settings)
+    options = chat_options(tokenizer, stop_texts, model.config.prediction, structure, **settings)
     *_, last = updates(model, question(model.config, tokenizer, images, text, video, frames), options)
     if last.answer is None:
         raise UserError(last.error or "decoding ended without an answer")
@@ -101,14 +107,34 @@ def chat_options(
     tokenizer: ChatTokenizer,
     stop_texts: Sequence[str] = (),
     prediction: Prediction = Prediction.masked,
+    structure: StructureSpec | None = None,
     **settings: Any,
 ) -> DecodingOptions:
-    """Return options for a chat answer, which ends with its turn or at the first of ``stop_texts``.
+    """Return options for a chat answer, which ends with its turn, at the first of ``stop_texts``, or where
+    its structure ends.
 
-    ``prediction`` is that of the model. Raises ``UserError`` for settings that such a model does not have.
+    ``prediction`` is that of the model. Raises ``UserError`` for settings that such a model does not have,
+    and ``SchemaError`` for a structure that cannot be guaranteed.
     """
+    if structure is not None:
+        if stop_texts:
+            raise UserError("stop texts and a structure exclude each other: the structure ends the answer")
+        settings = structured_settings(tokenizer, prediction, structure, settings)
     texts = StopTexts(stop_texts, tokenizer.token_bytes) if stop_texts else None
     return DecodingOptions.for_chat(tokenizer.ids, prediction, stop_texts=texts, **settings)
+
+
+def structured_settings(
+    tokenizer: ChatTokenizer, prediction: Prediction, structure: StructureSpec, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the settings of an answer with the outline of its structure; raises ``UserError``."""
+    if prediction is Prediction.next_token:
+        raise UserError(f"decoding: {refusal([structure.kind.value])}")
+    return with_structure(settings, _compiled(tokenizer, structure, settings))
+
+
+def _compiled(tokenizer: ChatTokenizer, spec: StructureSpec, settings: Mapping[str, Any]) -> Structure:
+    return compile_structure(spec, tokenizer, settings.get("max_tokens", DecodingOptions.max_tokens))
 
 
 def question(
@@ -145,13 +171,17 @@ def main(command_line: Sequence[str]) -> None:
         settings = {name: getattr(arguments, name) for name in option_parsers() if hasattr(arguments, name)}
         DecodingOptions(**settings)
         _check_files(arguments)
+        structure = structure_of(arguments)
         config, tokenizer = model_config_of(arguments.model), ChatTokenizer.load(arguments.model)
         images = [_open(path, config.images.pixels) for path in arguments.image]
-        options = chat_options(tokenizer, arguments.stop, config.prediction, **settings)
+        with schema_errors(structure_flag(arguments)):
+            options = chat_options(tokenizer, arguments.stop, config.prediction, structure, **settings)
         prompt = question(config, tokenizer, images, arguments.question, arguments.video, arguments.frames)
         model = open_model(arguments.model, getattr(torch, arguments.dtype), arguments.device)
         masks_ahead = options.positions_per_block if config.prediction is Prediction.masked else 0
         show(updates(model, prompt, options), tokenizer, options, Console(), masks_ahead)
+        if structure is not None:
+            _print_notes(_compiled(tokenizer, structure, settings).warnings)
 
 
 def show(
@@ -184,7 +214,12 @@ def show(
         f"{len(update.answer.tokens)} tokens, {update.answer.forwards} forwards",
         *update.answer.warnings,
     ]
-    print("\n".join(notes), file=sys.stderr)
+    _print_notes(notes)
+
+
+def _print_notes(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line, file=sys.stderr)
 
 
 def _pieces(
@@ -254,6 +289,7 @@ def _parser() -> argparse.ArgumentParser:
         help="evenly spread frames to take from the video; default: model.images.inference_frames",
     )
     parser.add_argument("--stop", action="append", default=[], help="text that ends the answer; repeatable")
+    add_structure_flags(parser)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=device, type=_device, help=f"cpu or cuda; default {device}")
     dtype = fastest_dtype(device)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -25,6 +28,7 @@ from lladav.generation import main, question, show, updates
 from lladav.inputs.chat import ChatTokenizer
 from lladav.inputs.samples import VisualKind
 from lladav.model.llada_v import LLaDAV
+from lladav.structured.compiling import StructureKind, StructureSpec
 from tests.conftest import Golden
 from tests.lladav.build import noise_image, tiny_ar_config, tiny_config, tiny_model
 
@@ -75,6 +79,63 @@ def test_a_stop_text_ends_the_answer_at_any_token_boundary(model: LLaDAV, tokeni
     assert len(answer.decoded.tokens) < len(whole.decoded.tokens)
 
 
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "digits": {"type": "array", "items": {"type": "integer"}, "maxItems": 2},
+        "even": {"type": "boolean"},
+    },
+    "required": ["digits"],
+    "additionalProperties": False,
+    "x-order": 1,
+}
+
+
+def test_an_answer_has_the_structure_that_is_asked_for(model: LLaDAV, tokenizer: ChatTokenizer) -> None:
+    ask = partial(lladav.generate, model, [], "x", tokenizer=tokenizer, max_tokens=64, temperature=1.0)
+    answer = ask(structure=StructureSpec(StructureKind.json_schema, json.dumps(SCHEMA)))
+    jsonschema.validate(json.loads(answer.text), SCHEMA)
+    assert answer.decoded.stopped
+    assert ask(structure=StructureSpec(StructureKind.choice, '["a", "bc"]')).text in ("a", "bc")
+    with pytest.raises(UserError, match="stop texts and a structure exclude each other"):
+        ask(structure=StructureSpec(StructureKind.regex, "a"), stop_texts=["a"])
+
+
+def test_the_command_takes_a_schema_from_a_file(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "schema.json").write_text(json.dumps(SCHEMA))
+    command = ["--model", str(folder), "--device=cpu", "--dtype=float32", "--max-tokens=64"]
+    main([*command, "--schema", str(tmp_path / "schema.json"), "--all-properties", "x"])
+    printed = capsys.readouterr()
+    assert set(json.loads(printed.out)) == {"digits", "even"}
+    assert "x-order" in printed.err
+    main([*command, "--choice=one", "--choice=two", "x"])
+    assert capsys.readouterr().out.strip() in ("one", "two")
+    main([*command, "--regex=[ab]{2}", "x"])
+    assert re.fullmatch("[ab]{2}", capsys.readouterr().out.strip())
+
+
+@pytest.mark.parametrize(
+    ("schema", "line"),
+    [
+        ("{", "schema.json: not JSON"),
+        ('{"properties": {"a": {"maxLength": -1}}}', "schema.json#/properties/a"),
+        ('{"type": "string", "minLength": 9999}', "tokens"),
+    ],
+)
+def test_a_schema_that_cannot_be_guaranteed_is_reported_in_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], schema: str, line: str
+) -> None:
+    (tmp_path / "schema.json").write_text(schema)
+    with pytest.raises(SystemExit) as ended:
+        main(["--model", str(folder), "--schema", str(tmp_path / "schema.json"), "x"])
+    printed = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert line in printed
+    assert printed.count("\n") == 1
+
+
 def test_the_command_prints_the_answer_once(
     folder: Path,
     model: LLaDAV,
@@ -111,6 +172,9 @@ def test_a_model_that_predicts_the_next_token_answers(
     refused = capsys.readouterr().err
     assert "refresh_interval: for masked diffusion only" in refused
     assert refused.count("\n") == 1
+    with pytest.raises(SystemExit):
+        main([*arguments, "--choice=a", "x"])
+    assert "choice: for masked diffusion only" in capsys.readouterr().err
 
 
 def write_clip(file: Path, frames: int) -> None:
@@ -199,6 +263,11 @@ def test_a_damaged_video_is_reported_in_one_line(
         (
             ["--model", "/nowhere", "--device", "meta:x", "x"],
             "--device: there is no 'meta:x' on this machine",
+        ),
+        (["--model", "/nowhere", "--schema", "/no.json", "x"], "/no.json: cannot be read"),
+        (
+            ["--model", "/nowhere", "--schema", "a", "--regex", "b", "x"],
+            "--regex: not allowed with argument --sch",
         ),
         (["x"], "the following arguments are required: --model"),
     ],

@@ -17,7 +17,8 @@ from lladav.model.llada_v import LLaDAV
 from lladav.storage import local_path
 from tests.digits import copy_digits
 from train.checkpoints.run_folder import WEIGHTS, Run
-from train.evaluate import EVALUATION, evaluate, take_split
+from train.evaluate import EVALUATION, SCHEMA_EVALUATION, evaluate, take_schema, take_split
+from train.evaluation.held_out import text_of_json
 
 
 def checkpoint(config: Config) -> Path:
@@ -68,11 +69,41 @@ def test_the_halves_have_their_own_answers(config: Config) -> None:
     assert files[0]["key"] != files[1]["key"]
 
 
+def test_answers_that_fit_a_schema_are_compared_by_their_property_answer(
+    config: Config, tmp_path: Path
+) -> None:
+    schema = tmp_path / "answer.json"
+    schema.write_text('{"properties": {"answer": {"enum": ["7"]}}, "required": ["answer"], "type": "object"}')
+    assert evaluate(config, schema=schema)["all"].questions == 2
+    saved = json.loads((checkpoint(config) / SCHEMA_EVALUATION[Split.validation]).read_text())
+    assert [row["answer"] for row in saved["answers"]] == ["7", "7"]
+    assert not (checkpoint(config) / EVALUATION[Split.validation]).exists()
+    schema.write_text('{"type": "object", "properties": {"answer": {"type": "string", "maxLength": -1}}}')
+    with pytest.raises(UserError, match=r"schema=.*answer\.json#/properties/answer"):
+        evaluate(config, schema=schema)
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ('{"answer": 3, "sure": true}', "3"),
+        ('{"answer": ["12", 3]}', "12, 3"),
+        ('"odd"', "odd"),
+        ("17", "17"),
+        ('{"digit": 3}', '{"digit": 3}'),
+    ],
+)
+def test_a_json_answer_is_compared_as_text(answer: str, text: str) -> None:
+    assert text_of_json(answer) == text
+
+
 def test_the_command_takes_the_half_by_name() -> None:
     assert take_split(["stage=si", "split=test", "model=tiny"]) == (Split.test, ["stage=si", "model=tiny"])
     assert take_split(["stage=si"]) == (Split.validation, ["stage=si"])
     with pytest.raises(UserError, match=r"split=tests: .*did you mean test\?"):
         take_split(["split=tests"])
+    assert take_schema(["schema=a.json", "stage=si"]) == (Path("a.json"), ["stage=si"])
+    assert take_schema(["stage=si"]) == (None, ["stage=si"])
 
 
 def test_a_file_of_an_earlier_version_is_not_reused(config: Config) -> None:

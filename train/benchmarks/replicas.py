@@ -27,6 +27,7 @@ from lladav.inputs.chat import ChatTokenizer
 from lladav.inputs.samples import Sample
 from lladav.storage import location
 from lladav.storage.local_cache import local_copy
+from lladav.structured.compiling import StructureSpec, compile_structure
 
 CPU_BYTES = 2**30
 """Memory of an engine on a CPU."""
@@ -61,6 +62,8 @@ class TaskRequest:
     options: DecodingOptions
     until: tuple[str, ...] = ()
     """Texts that end the answer. They are not in the options, which would carry the tokenizer to an actor."""
+    structure: StructureSpec | None = None
+    """The structure of the answer; ``until`` has no effect then. A replica compiles it."""
 
 
 @dataclass(frozen=True)
@@ -103,14 +106,21 @@ class LocalReplica:
 
     def _submit(self, request: TaskRequest) -> TaskOutcome | None:
         """Queue a request; an outcome if the engine refuses it."""
-        texts = StopTexts(request.until, self._tokenizer.token_bytes) if request.until else None
         try:
-            self._engine.submit(
-                request.prompt, replace(request.options, stop_texts=texts), name=str(request.index)
-            )
+            self._engine.submit(request.prompt, self._options(request), name=str(request.index))
         except UserError as error:
             return TaskOutcome(request.index, error=str(error))
         return None
+
+    def _options(self, request: TaskRequest) -> DecodingOptions:
+        """The options with what does not travel to an actor: the outline of a structure, or stop texts."""
+        if request.structure is not None:
+            longest = request.options.max_tokens
+            return request.options.with_outline(
+                compile_structure(request.structure, self._tokenizer, longest).outline
+            )
+        texts = StopTexts(request.until, self._tokenizer.token_bytes) if request.until else None
+        return replace(request.options, stop_texts=texts)
 
     def _outcome(self, update: Update) -> TaskOutcome | None:
         if update.error is not None:

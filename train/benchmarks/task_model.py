@@ -25,10 +25,11 @@ from lladav.config.schema import ClusterConfig
 from lladav.decoding.cpu_weights import fastest_dtype
 from lladav.decoding.params import DecodingOptions
 from lladav.errors import UserError
-from lladav.generation import DTYPES
+from lladav.generation import DTYPES, structured_settings
 from lladav.inputs.chat import ChatTokenizer
 from lladav.storage import location
 from lladav.storage.local_cache import local_copy
+from lladav.structured.files import read_schema_file, schema_errors
 from train.benchmarks.replicas import (
     ActorReplica,
     LocalReplica,
@@ -69,6 +70,8 @@ class TaskModelArguments:
     on_error: str = "raise"
     """What a request without an answer does: ``raise`` ends the evaluation, ``mark`` counts it as wrong, with
     the error as its answer."""
+    schema: str | None = None
+    """A file with a JSON schema that every answer fits."""
     decoding: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -165,6 +168,7 @@ class TaskModel:
         folder = local_copy(location(arguments.model))
         config, self._tokenizer = model_config_of(folder), ChatTokenizer.load(folder)
         self._prediction = config.prediction
+        self._structure = read_schema_file(Path(arguments.schema)) if arguments.schema else None
         joint = JOINTS[arguments.image_joint]
         self._prompts = TaskPrompts(config, self._tokenizer, arguments.frames, joint)
         self._replicas = start_replicas(arguments)
@@ -188,7 +192,7 @@ class TaskModel:
                 prompt = self._prompts.prompt(question.name, text, question.media())
             except (UserError, OSError) as error:  # an image or video cannot be read
                 return TaskOutcome(index, error=str(error))
-            return TaskRequest(index, prompt, options, settings.until)
+            return TaskRequest(index, prompt, options, settings.until, self._structure)
 
         def accept(outcome: TaskOutcome) -> None:
             if outcome.error is not None and self._arguments.on_error == "raise":
@@ -207,11 +211,17 @@ class TaskModel:
             layers.insert(0, _file_layer(self._arguments.settings, question.task))
         settings = resolve(layers)
         try:
-            return settings, DecodingOptions.for_chat(
-                self._tokenizer.ids, self._prediction, **settings.options
-            )
+            return settings, self._options(settings.options)
         except UserError as error:
             raise UserError(f"task {question.task}: {error}") from None
+
+    def _options(self, settings: Mapping[str, Any]) -> DecodingOptions:
+        """The options of a question, without the outline of its structure."""
+        own = dict(settings)
+        if self._structure is not None:
+            with schema_errors(f"model_args: schema={self._arguments.schema}"):
+                own = structured_settings(self._tokenizer, self._prediction, self._structure, own)
+        return DecodingOptions.for_chat(self._tokenizer.ids, self._prediction, **own).with_outline(None)
 
 
 _file_layer = cache(file_layer)

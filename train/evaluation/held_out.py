@@ -106,6 +106,18 @@ def answer_questions(
             yield Answered(question, tokenizer.decode(answer.tokens))
 
 
+def text_of_json(answer: str) -> str:
+    """A JSON answer as the text that is compared: the property ``answer`` of an object, if it has one.
+
+    Items of an array are separated by commas, as in the correct answers.
+    """
+    value = json.loads(answer)
+    value = value.get("answer", value) if isinstance(value, dict) else value
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def prompt(question: Question, model: LLaDAV, tokenizer: ChatTokenizer) -> Sample:
     """The question and its images as the model's input."""
     return question_prompt(question.id, question.text, _visuals(question, model), tokenizer)

@@ -226,6 +226,17 @@ def test_mistakes_in_the_arguments_are_one_line(
     assert says in str(caught.value)
 
 
+def test_answers_fit_a_schema(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "answer.json").write_text('{"enum": ["yes", "no"]}')
+    schema = str(tmp_path / "answer.json")
+    asked_twice = [asked("Is it?", until=["y"]), asked("Is it?", ONE, document=1)]
+    outcomes = made(folder, schema=schema, batch_size=2, **LENGTH).answer(asked_twice).outcomes
+    assert {outcome.text for outcome in outcomes} <= {'"yes"', '"no"'}
+    (tmp_path / "answer.json").write_text('{"minLength": 99, "type": "string"}')
+    with pytest.raises(UserError, match=r"task mme: model_args: schema=.*answer\.json#.* tokens"):
+        made(folder, schema=schema, **LENGTH).answer(asked_twice)
+
+
 def test_a_model_is_needed() -> None:
     with pytest.raises(UserError, match="use --model_args model=FOLDER"):
         TaskModelArguments.of({"refresh_interval": 8})
