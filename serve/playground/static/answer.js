@@ -3,6 +3,7 @@
 import { BANDS, bandOf, confidenceOf, countRevealed, piecesOf } from "./canvas.js";
 import { curlOf } from "./request.js";
 import { rateOf } from "./run.js";
+import { fieldsOf, mismatchOf } from "./schema.js";
 import { comparing, differing, state } from "./state.js";
 import { h, ref } from "./vue.js";
 
@@ -32,6 +33,7 @@ function Card({ run, marks }) {
     h(Figures, { run, marks }), // above the canvas, which grows
     run.error ? h(Failure, { error: run.error }) : null,
     (!run.error || run.canvas.places.length > 0) && h(Canvas, { run, marks }),
+    run.schema && run.status === "done" && h(Fields, { run }),
     h("p", { class: "visually-hidden", "aria-live": "polite" }, run.status === "done" ? spoken(run) : ""),
     h(Copies, { run }),
   ]);
@@ -62,6 +64,24 @@ function Canvas({ run, marks }) {
   );
 }
 Canvas.props = ["run", "marks"];
+
+/** The values of an answer that has a schema, coloured by confidence, and whether the answer fits. */
+function Fields({ run }) {
+  const mismatch = mismatchOf(run.canvas.answer, run.schema);
+  const verdict = mismatch === null ? "✓ fits the schema" : `✗ does not fit the schema: ${mismatch}`;
+  return h("table", { class: "values" }, [
+    h("caption", ["Fields ", h("span", { class: ["status", mismatch === null ? "done" : "failed"] }, verdict)]),
+    h("thead", h("tr", ["field", "value", "confidence"].map((name) => h("th", { scope: "col" }, name)))),
+    h("tbody", fieldsOf(run.canvas).map(fieldRow)),
+  ]);
+}
+Fields.props = ["run"];
+
+function fieldRow({ path, text, confidence }) {
+  const value = h("span", { class: `place revealed band${bandOf(confidence)}` }, text);
+  const cells = [h("th", { scope: "row" }, path || "answer"), h("td", value), h("td", confidence.toFixed(2))];
+  return h("tr", { key: path }, cells);
+}
 
 function pieceView(piece, place, marks) {
   if (piece.state === "masked") return h("span", { key: place, class: "place masked", "aria-hidden": "true" }, MASKED);

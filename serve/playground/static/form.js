@@ -10,6 +10,7 @@ export function QuestionForm() {
   return h("form", { class: "ask", novalidate: true, onSubmit: submit, "aria-label": "Ask a question" }, [
     h(Images),
     h(Question),
+    denoises(chosenModel.value) && h(SchemaField),
     denoises(chosenModel.value) && h(Dials),
     h(Knobs),
     h(KeyField),
@@ -77,6 +78,17 @@ function Question() {
 
 function example(each) {
   return h("li", [h("button", { type: "button", class: "chip", onClick: () => useExample(each) }, each.label)]);
+}
+
+function SchemaField() {
+  const onInput = (event) => (state.schema = event.target.value);
+  const text = { id: "schema", rows: 8, value: state.schema, onInput, spellcheck: false, "aria-describedby": "fits" };
+  return h("details", { class: "knobs", open: Boolean(state.schema) }, [
+    h("summary", "JSON schema"),
+    h("label", { for: "schema", class: "visually-hidden" }, "JSON schema"),
+    h("textarea", text),
+    h("small", { id: "fits" }, "The answer always fits the schema. Leave it empty for free text."),
+  ]);
 }
 
 function Dials() {

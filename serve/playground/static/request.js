@@ -30,8 +30,8 @@ export function numbersOf(model) {
   return Object.keys(NUMBERS).filter((name) => denoises(model) || !DENOISING.includes(name));
 }
 
-/** The body of a request from the question, its images, a refresh interval or preset, and the settings. */
-export function bodyOf({ models, model, question, images, knobs }, dial) {
+/** The body of a request from the question, its images, a schema, a refresh interval or preset, and the settings. */
+export function bodyOf({ models, model, question, images, knobs }, dial, schema) {
   const chosen = models.find(({ id }) => id === model);
   const imageParts = images.map(({ url }) => ({ type: "image_url", image_url: { url } }));
   return {
@@ -40,6 +40,7 @@ export function bodyOf({ models, model, question, images, knobs }, dial) {
     stream: true,
     stream_mode: "denoise",
     stream_options: { include_usage: true },
+    ...(schema && { response_format: { type: "json_schema", json_schema: { name: "answer", schema } } }),
     ...(denoises(chosen) && (dial.effort ? { effort: dial.effort } : { refresh_interval: dial.interval })),
     ...filledIn(knobs, [...numbersOf(chosen), denoises(chosen) && knobs.rule]),
   };

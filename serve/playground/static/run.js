@@ -7,11 +7,12 @@ import { reactive } from "./vue.js";
 const TICK_MS = 100;
 
 /** A new answer; `status` changes to "done", "stopped" or "failed". */
-export function newRun(label, title, body) {
+export function newRun(label, title, body, schema) {
   return reactive({
     label,
     title,
     body,
+    schema,
     status: "running",
     canvas: newCanvas(),
     usage: null,

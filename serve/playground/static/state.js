@@ -6,9 +6,24 @@ import { denoises, describe, newDials } from "./dial.js";
 import { fetchImage, readImages } from "./images.js";
 import { bodyOf, newKnobs } from "./request.js";
 import { newRun, perform } from "./run.js";
+import { parseSchema } from "./schema.js";
 import { computed, reactive, shallowRef } from "./vue.js";
 
 const KEY = "lladav-api-key";
+
+const DIGIT = { type: "integer", minimum: 0, maximum: 9 };
+const FORM = {
+  type: "object",
+  properties: {
+    digits: { type: "array", items: DIGIT, minItems: 1, maxItems: 6 },
+    largest: DIGIT,
+    sum: { type: "integer", minimum: 0, maximum: 54 },
+    parity_of_sum: { enum: ["even", "odd"] },
+    background: { type: ["string", "null"], maxLength: 12 },
+  },
+  required: ["digits", "largest", "sum", "parity_of_sum"],
+  additionalProperties: false,
+};
 
 export const EXAMPLES = [
   { label: "Read digits", question: "Which digits are in the picture?", images: ["digits.png"] },
@@ -18,6 +33,7 @@ export const EXAMPLES = [
     question: "Read the digits of each image.",
     images: ["several-1.png", "several-2.png", "several-3.png"],
   },
+  { label: "Fill in a form", question: "Which digits are in the picture?", images: ["digits.png"], schema: FORM },
   { label: "Describe my image", question: "Describe the image.", images: null },
 ];
 
@@ -26,6 +42,7 @@ export const state = reactive({
   model: "",
   question: "",
   images: [],
+  schema: "",
   compare: false,
   dials: newDials(null),
   knobs: newKnobs(),
@@ -83,8 +100,9 @@ export function removeImage(id) {
   state.images = state.images.filter((image) => image.id !== id);
 }
 
-export async function useExample({ question, images }) {
+export async function useExample({ question, images, schema }) {
   state.question = question;
+  state.schema = schema && denoises(chosenModel.value) ? JSON.stringify(schema, null, 2) : "";
   if (images) state.images = await Promise.all(images.map(fetchImage));
 }
 
@@ -96,9 +114,11 @@ export async function ask() {
   }
   if (!chosenModel.value) await loadModels(); // the key or the server may have been missing when the page was opened
   if (!chosenModel.value) return;
+  const schema = readSchema();
+  if (schema === undefined) return;
   state.notice = "";
   aborter.value = new AbortController();
-  state.runs = comparing.value ? [runOf("A", 0), runOf("B", 1)] : [runOf("", 0)];
+  state.runs = comparing.value ? [runOf("A", 0, schema), runOf("B", 1, schema)] : [runOf("", 0, schema)];
   await Promise.all(state.runs.map((run) => perform(run, state.key, aborter.value.signal)));
   if (state.runs.some((run) => run.error?.status === 401)) state.keyWanted = true;
 }
@@ -108,9 +128,18 @@ export function stop() {
   aborter.value?.abort();
 }
 
-function runOf(label, which) {
+/** The schema of the form, null without one; undefined, with a notice, if it is not JSON. */
+function readSchema() {
+  try {
+    return denoises(chosenModel.value) ? parseSchema(state.schema) : null;
+  } catch (error) {
+    state.notice = `The schema is not JSON: ${error.message}.`;
+  }
+}
+
+function runOf(label, which, schema) {
   const dial = state.dials[which];
-  return newRun(label, describe(dial, chosenModel.value), bodyOf(state, dial));
+  return newRun(label, describe(dial, chosenModel.value), bodyOf(state, dial, schema), schema);
 }
 
 function refuse(error) {
