@@ -93,3 +93,11 @@ def follow(outline: Outline, *values: str) -> list[list[str]]:
 
 def slots(outline: Outline) -> list[Slot]:
     return [piece for piece in outline.pieces if isinstance(piece, Slot)]
+
+
+def all_answers(outline: Outline, text: str = "") -> list[str]:
+    """The texts of all answers of an outline whose slots are left out; for outlines of fixed text."""
+    assert not slots(outline)
+    text += "".join(texts(outline))
+    following = outline.choices([])
+    return [answer for each in following for answer in all_answers(each, text)] if following else [text]
