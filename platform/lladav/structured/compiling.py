@@ -119,9 +119,14 @@ def _of_schema(source: JsonValue, slots: SlotBuilder, all_properties: bool) -> _
 
 def _texts(source: JsonValue) -> Sequence[str]:
     texts = [text for text in source if isinstance(text, str)] if isinstance(source, list) else []
-    if not texts or texts != source:
+    if not texts or texts != source or not all(map(_is_unicode, texts)):
         raise SchemaError("#", "is not a list of texts", "invalid_schema")
     return list(dict.fromkeys(texts))
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text has no surrogate without a partner."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _parse(source: str) -> JsonValue:

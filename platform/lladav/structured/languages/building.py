@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
-from lladav.structured.forms import ConstantForm, NumberForm, StringForm
+from lladav.structured.forms import ConstantForm, JsonValue, NumberForm, StringForm
 from lladav.structured.languages.automaton import TokenAutomaton
 from lladav.structured.languages.byte_dfa import ByteDfa, quoted_dfa, texts_dfa, union_dfa
 from lladav.structured.languages.byte_encoding import byte_dfa
@@ -54,10 +54,11 @@ def texts_automaton(texts: Sequence[str], vocabulary: Vocabulary) -> TokenAutoma
 
 def scalars_automaton(forms: Sequence[ScalarForm], vocabulary: Vocabulary) -> TokenAutomaton:
     """The JSON texts of values of any of the forms; strings have their quotation marks."""
-    constants = [each for each in forms if isinstance(each, ConstantForm)]
-    if len(constants) == len(forms):
-        return texts_automaton([_json(value) for form in constants for value in form.values], vocabulary)
-    return _scalars_automaton(tuple(forms), vocabulary)
+    # Constants are cached by their texts, because 1 and true are equal in Python.
+    values = (value for form in forms if isinstance(form, ConstantForm) for value in form.values)
+    texts = tuple(dict.fromkeys(map(json_text, values)))
+    others = tuple(form for form in forms if not isinstance(form, ConstantForm))
+    return _scalars_automaton(texts, others, vocabulary) if others else _texts_automaton(texts, vocabulary)
 
 
 @lru_cache(maxsize=CACHED)
@@ -69,20 +70,20 @@ def _texts_automaton(texts: tuple[str, ...], vocabulary: Vocabulary) -> TokenAut
 
 
 @lru_cache(maxsize=CACHED)
-def _scalars_automaton(forms: tuple[ScalarForm, ...], vocabulary: Vocabulary) -> TokenAutomaton:
-    return token_automaton(union_dfa([_scalar_dfa(form) for form in forms]), vocabulary)
+def _scalars_automaton(
+    texts: tuple[str, ...], forms: tuple[NumberForm | StringForm, ...], vocabulary: Vocabulary
+) -> TokenAutomaton:
+    constants = [texts_dfa([text.encode() for text in texts])] if texts else []
+    return token_automaton(union_dfa([*constants, *map(_scalar_dfa, forms)]), vocabulary)
 
 
-def _scalar_dfa(form: ScalarForm) -> ByteDfa:
+def _scalar_dfa(form: NumberForm | StringForm) -> ByteDfa:
     """The JSON texts of a form."""
-    match form:
-        case ConstantForm():
-            return texts_dfa([_json(value).encode() for value in form.values])
-        case NumberForm():
-            return number_dfa(form)
-        case StringForm():
-            return quoted_dfa(byte_dfa(string_dfa(form), escaped=True))
+    if isinstance(form, NumberForm):
+        return number_dfa(form)
+    return quoted_dfa(byte_dfa(string_dfa(form), escaped=True))
 
 
-def _json(value: object) -> str:
+def json_text(value: JsonValue) -> str:
+    """The JSON text of a value, as answers have it."""
     return json.dumps(value, ensure_ascii=False)

@@ -136,14 +136,15 @@ class OutlineWriter:
         """The stacks that may replace one with an open part on top, and can be completed."""
         part = stack.part
         assert not isinstance(part, Text | SlotPart)
-        possible = list[Stack | None]()
-        for each in part.alternatives(self._known):
-            cost = total(part.cost for part in each.parts)
-            fewest = cost.comfortable if each.extra else cost.minimum
-            if fewest + cost_of(stack.rest).minimum <= left:
-                possible.append(push(each.parts, stack.rest))
-        assert possible, "an alternative must fit"
-        return possible[:1] if part.decided else possible
+        left -= int(cost_of(stack.rest).minimum)
+        costs = [(each, total(part.cost for part in each.parts)) for each in part.alternatives(self._known)]
+        fitting = [(each, cost) for each, cost in costs if cost.minimum <= left]
+        assert fitting, "an alternative must fit"
+        # What the answer can do without is offered if its values are not cut much.
+        offered = [each for each, cost in fitting if not each.extra or cost.comfortable <= left]
+        offered = offered or [each for each, _ in fitting]
+        stacks = [push(each.parts, stack.rest) for each in offered]
+        return stacks[:1] if part.decided else stacks
 
     def _stops(self, part: Part) -> bool:
         """Whether a part is a slot, or depends on the values of the slots of this outline."""

@@ -12,8 +12,8 @@ import numpy as np
 
 from lladav.structured.forms import ConstantForm, JsonValue, NumberForm, StringForm
 from lladav.structured.languages.automaton import TokenAutomaton
-from lladav.structured.languages.building import ScalarForm
-from lladav.structured.outlines.encoding import TextEncoder, to_json
+from lladav.structured.languages.building import ScalarForm, json_text
+from lladav.structured.outlines.encoding import TextEncoder
 from lladav.structured.outlines.parts import Scalar
 from lladav.structured.outlines.slots import SlotLayout
 
@@ -134,4 +134,4 @@ def _tokens_to_end(automaton: TokenAutomaton) -> np.ndarray:
 
 def _scalar(value: JsonValue) -> Scalar:
     """A scalar as ``value_of`` returns it."""
-    return value_of(to_json(value), quoted=False)
+    return value_of(json_text(value), quoted=False)

@@ -1,13 +1,11 @@
-"""Tokens of fixed text, and JSON texts of constants."""
+"""Tokens of fixed text."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import lru_cache
 
 from lladav.inputs.chat import ChatTokenizer
-from lladav.structured.forms import JsonValue
 
 CACHED_TEXTS = 4096
 
@@ -36,13 +34,3 @@ class TextEncoder:
         if len(together) <= sum(map(self.count, texts)):
             return together
         return tuple(token for text in texts for token in self._encode(text))
-
-
-def to_json(value: JsonValue) -> str:
-    """The JSON text of a value; only surrogates without a partner are escaped."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text if text.isascii() or _is_unicode(text) else json.dumps(value)
-
-
-def _is_unicode(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -9,9 +9,9 @@ from functools import cached_property
 from itertools import accumulate
 
 from lladav.structured.forms import KeyRule, ObjectForm, Schema
+from lladav.structured.languages.building import json_text
 from lladav.structured.outlines.cost import IMPOSSIBLE, NOTHING, Cost, total
 from lladav.structured.outlines.distinct import MAX_DISTINCT
-from lladav.structured.outlines.encoding import to_json
 from lladav.structured.outlines.parts import Alternative, Collection, Known, Lookup, Part, Text
 from lladav.structured.outlines.unique import UniqueScalars
 from lladav.structured.outlines.values import ValuePart, Values
@@ -47,7 +47,7 @@ class ObjectLayout:
         text = values.slots.text
         self.properties = [
             Property(
-                schema, name in form.required, text(f"{{{to_json(name)}: "), text(f", {to_json(name)}: ")
+                schema, name in form.required, text(f"{{{json_text(name)}: "), text(f", {json_text(name)}: ")
             )
             for name, schema in form.properties.items()
         ]

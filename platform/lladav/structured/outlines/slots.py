@@ -9,6 +9,7 @@ from lladav.structured.forms import ConstantForm, NumberForm, Schema, StringForm
 from lladav.structured.languages.automaton import TokenAutomaton
 from lladav.structured.languages.building import (
     ScalarForm,
+    json_text,
     number_automaton,
     scalars_automaton,
     string_automaton,
@@ -16,7 +17,7 @@ from lladav.structured.languages.building import (
 )
 from lladav.structured.languages.vocabulary import vocabulary_of
 from lladav.structured.outlines.cost import Cost, total
-from lladav.structured.outlines.encoding import TextEncoder, to_json
+from lladav.structured.outlines.encoding import TextEncoder
 from lladav.structured.outlines.parts import Collection, Lookup, Part, SlotPart, Text
 
 CHARACTERS_PER_TOKEN = 3
@@ -131,7 +132,7 @@ class SlotBuilder:
 
     def _wanted(self, form: ScalarForm, automaton: TokenAutomaton) -> int:
         if isinstance(form, ConstantForm):
-            return max(self.encoder.count(to_json(value)) for value in form.values)
+            return max(self.encoder.count(json_text(value)) for value in form.values)
         if isinstance(form, NumberForm):
             return _number_tokens(form)
         return self._string_tokens(form, automaton.min_tokens)
@@ -165,4 +166,4 @@ def _constant_texts(forms: Sequence[ScalarForm]) -> list[str]:
     if not all(isinstance(form, ConstantForm) for form in forms):
         return []
     values = (value for form in forms if isinstance(form, ConstantForm) for value in form.values)
-    return list(dict.fromkeys(map(to_json, values)))
+    return list(dict.fromkeys(map(json_text, values)))

@@ -75,3 +75,12 @@ def test_a_union_accepts_the_values_of_its_forms_and_no_others(vocabulary: Vocab
 def test_constants_alone_are_texts(tokens: Vocabulary):
     automaton = scalars_automaton([ConstantForm(("left", None)), ConstantForm((3,))], tokens)
     assert automaton is texts_automaton(['"left"', "null", "3"], tokens)
+
+
+def test_constants_that_are_equal_in_python_are_different_values():
+    for value, other in ((True, 1), (1, True), (False, 0)):
+        automaton = scalars_automaton(
+            [ConstantForm((value,)), NumberForm(low=Fraction(7), high=Fraction(7))], BYTES
+        )
+        assert Walker(automaton, BYTES).has(json.dumps(value))
+        assert not Walker(automaton, BYTES).has(json.dumps(other))
