@@ -104,7 +104,7 @@ def _compiled(spec: StructureSpec, tokenizer: ChatTokenizer) -> _Compiled:
         case StructureKind.choice:
             slot = slots.texts(_texts(_parse(spec.source)))
         case StructureKind.regex:
-            raise SchemaError("#", "is a regular expression, which is not supported yet")
+            slot = slots.regex(spec.source)
     return _Compiled(encoder, slot.slot(), slot.cost().wanted)
 
 

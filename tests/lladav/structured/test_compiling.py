@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,14 @@ def test_a_choice_of_something_else_is_rejected(source: str):
     with pytest.raises(SchemaError) as caught:
         compile_structure(StructureSpec(StructureKind.choice, source), TOKENIZER, 50)
     assert caught.value.code == "invalid_schema"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_regular_expression_is_matched_as_a_whole(seed: int):
+    structure = compile_structure(StructureSpec(StructureKind.regex, '[a-c]+ ("é"|x{3})'), TOKENIZER, 30)
+    walk = random_walk(structure.outline, TOKENIZER, random.Random(seed))
+    assert re.fullmatch('[a-c]+ ("é"|x{3})', walk.text)
+    assert walk.positions == structure.max_tokens == 30
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -11,6 +11,7 @@ from lladav.structured.languages.building import (
     ScalarForm,
     json_text,
     number_automaton,
+    regex_automaton,
     scalars_automaton,
     string_automaton,
     texts_automaton,
@@ -28,6 +29,8 @@ INTEGER_DIGITS, FRACTION_DIGITS = 10, 4
 """Positions of an unbounded number: before the decimal point, and from the point on."""
 MAX_INTEGER_DIGITS = 20
 """Positions before the decimal point, at most, whatever the bounds are."""
+UNLIMITED = 2**31
+"""Positions of a text that may take the whole canvas."""
 ROOM = 2
 """Positions of a pattern or long string in units of the fewest: few values consist of the longest tokens."""
 
@@ -126,6 +129,11 @@ class SlotBuilder:
         """One of some texts, as they are."""
         automaton = texts_automaton(texts, self._vocabulary)
         return SlotLayout(automaton, fit(max(map(self.encoder.count, texts)), automaton), quotes)
+
+    def regex(self, pattern: str) -> SlotLayout:
+        """A text of a regular expression, as long as there is room."""
+        automaton = regex_automaton(pattern, self._vocabulary)
+        return SlotLayout(automaton, fit(UNLIMITED, automaton))
 
     def _length(self, forms: Sequence[ScalarForm], automaton: TokenAutomaton) -> Cost:
         return fit(max(self._wanted(form, automaton) for form in forms), automaton)
