@@ -158,8 +158,7 @@ class OutlineWriter:
 
     def _choose(self, texts: Sequence[Text], alternatives: Sequence[Continuation]) -> None:
         """Write the tokens that all alternatives share; ``texts`` stand before the choice."""
-        further = [more for each in alternatives for more in self._further(texts, each)]
-        alternatives = further if len(further) <= MAX_ALTERNATIVES else alternatives
+        alternatives = self._further_of_all(texts, alternatives)
         ids = [self._encode([*texts, *each.texts]) for each in alternatives]
         shared = _shared(ids)
         pairs = list(zip(ids, alternatives, strict=True))
@@ -167,6 +166,17 @@ class OutlineWriter:
             shared -= 1  # every alternative has a piece
         self._ids += ids[0][:shared]
         self.branches += [Branch(own[shared:], each.stack, self._left - len(own)) for own, each in pairs]
+
+    def _further_of_all(
+        self, texts: Sequence[Text], alternatives: Sequence[Continuation]
+    ) -> Sequence[Continuation]:
+        """The alternatives of the choices that follow; the same alternatives if there are too many."""
+        further = list[Continuation]()
+        for each in alternatives:
+            further += self._further(texts, each)
+            if len(further) > MAX_ALTERNATIVES:  # do not look for the others, which takes long
+                return alternatives
+        return further
 
     def _further(self, texts: Sequence[Text], alternative: Continuation) -> list[Continuation]:
         """The alternatives of the choice that follows the text of an alternative, if one does."""
