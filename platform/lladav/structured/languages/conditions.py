@@ -16,7 +16,7 @@ from lladav.structured.languages.byte_dfa import DEAD
 from lladav.structured.languages.char_dfa import CharDfa, minimized, trimmed
 from lladav.structured.languages.code_points import ANY, CodePoints, characters, partition_of
 
-MAX_WORK = 200_000
+MAX_WORK = 400_000
 """Steps that the search for the states of an automaton may take."""
 
 

@@ -21,6 +21,8 @@ MAX_LENGTH = 20_000
 MAX_DEPTH = 100
 """Groups inside each other."""
 QUANTIFIER = re.compile(r"[*+?]|\{(\d{1,6})(,(\d{1,6})?)?\}")
+AMBIGUOUS_BRACE = re.compile(r"\{(\d+(,\d*)?|,\d+)\}")
+"""A quantifier, or for ECMA-262 some characters; other braces stand for themselves."""
 GROUP = re.compile(r"\?(?:(?P<plain>:)|(?P<look>[=!])|P?<[A-Za-z_]\w*>)")
 
 
@@ -128,8 +130,8 @@ class _Parser:
                 return self._end() if place is Place.END else PlaceAssertion(place)
         if source.take("."):
             return CharNode(self._dialect.dots)
-        if source.peek() in ("*", "+", "?", "{"):
-            raise source.error("has a quantifier that repeats nothing, or a brace without a backslash")
+        if source.peek() in ("*", "+", "?") or source.match(AMBIGUOUS_BRACE):
+            raise source.error("has a quantifier that repeats nothing")
         return CharNode(self._characters.read())
 
     def _end(self) -> RegexNode:
