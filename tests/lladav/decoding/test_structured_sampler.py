@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def masked_slot(automaton: TokenAutomaton, tokens: Sequence[int], first_row: int
     return MaskedSlot(automaton, tokens_N, tokens_N == MASK, positions_R, first_row)
 
 
-def constrained(*slots: MaskedSlot, **settings: float) -> SamplingParams:
+def constrained(*slots: MaskedSlot, **settings: Any) -> SamplingParams:
     rows = sum(len(each.rows) for each in slots)
     generator = torch.Generator().manual_seed(0)
     return SamplingParams(
