@@ -16,10 +16,22 @@ from lladav.structured.outline import Fixed, Piece, Slot
 from lladav.structured.outlines.cost import Cost, total
 from lladav.structured.outlines.distinct import value_of
 from lladav.structured.outlines.encoding import TextEncoder
-from lladav.structured.outlines.parts import Collection, Known, Part, SlotPart, Stack, Text, cost_of, push
+from lladav.structured.outlines.parts import (
+    Collection,
+    Known,
+    OpenPart,
+    Part,
+    SlotPart,
+    Stack,
+    Text,
+    cost_of,
+    push,
+)
 
 MAX_ALTERNATIVES = 512
 """Alternatives of one choice, at most; further ones are not offered."""
+NARROW = 8
+"""Alternatives of a choice that is looked at before it has to be made."""
 
 
 class AnswerOutline:
@@ -90,21 +102,37 @@ class OutlineWriter:
         self._flush()
 
     def _write(self, stack: Stack | None) -> None:
-        """Write up to the next choice, or up to a part that depends on the values of these slots."""
-        following = self._continuations(stack, self._left)
-        while len(following) == 1 and (top := following[0].stack) and isinstance(top.part, SlotPart):
-            self._fix(following[0].texts)
-            self._add_slot(top.part, top.cost)
-            following = self._continuations(top.rest, self._left)
-        if len(following) > 1:
-            self._choose((), following)
-            return
-        (last,) = following
-        if last.stack is None or self._stops(last.stack.part):
+        """Write up to the next choice, or up to what a further outline has to write."""
+        while not self._is_put_off(stack):
+            following = self._continuations(stack, self._left)
+            if len(following) > 1:
+                self._choose((), following)
+                return
+            (only,) = following
+            if only.stack is None or not isinstance(only.stack.part, SlotPart):
+                self._finish(stack, only)
+                return
+            self._fix(only.texts)
+            self._add_slot(only.stack.part, only.stack.cost)
+            stack = only.stack.rest
+        self.branches.append(Branch((), stack, self._left))
+
+    def _finish(self, stack: Stack | None, last: Continuation) -> None:
+        """Write the text on top of a stack and the choice that follows, unless they are put off together."""
+        if last.stack is None:
             self._fix(last.texts)
-            self.branches += [] if last.stack is None else [Branch((), last.stack, self._left)]
+        elif self._is_put_off(last.stack):
+            self.branches.append(Branch((), stack, self._left))
         else:
             self._choose(last.texts, self._continuations(last.stack, self._left - _count(last.texts)))
+
+    def _is_put_off(self, stack: Stack | None) -> bool:
+        """Whether a further outline writes a stack: its top depends on these slots, or is a wide choice.
+
+        All alternatives of a choice are written to compare them. Wide choices behind them would be costly.
+        """
+        is_started = bool(self.pieces or self._ids)
+        return stack is not None and (self._waits(stack.part) or (is_started and _is_wide(stack.part)))
 
     def _continuations(self, stack: Stack | None, left: int) -> list[Continuation]:
         """The ways to continue: one, or the alternatives of a choice that has no text before it."""
@@ -120,37 +148,40 @@ class OutlineWriter:
     def _follow(self, stack: Stack | None, left: int) -> Continuation | list[Stack | None]:
         """The text that comes next; if a choice comes first, the stacks of its alternatives."""
         texts = list[Text]()
-        while stack is not None and not self._stops(stack.part):
+        while stack is not None and not isinstance(stack.part, SlotPart) and not self._waits(stack.part):
             if isinstance(stack.part, Text):
                 texts.append(stack.part)
                 left -= int(stack.part.cost.minimum)
                 stack = stack.rest
                 continue
-            stacks = self._alternatives(stack, left)
+            if texts and _is_wide(stack.part):
+                break
+            stacks = self._alternatives(stack.part, stack.rest, left)
             if len(stacks) > 1:
                 return Continuation(texts, stack) if texts else stacks
             stack = stacks[0]
         return Continuation(texts, stack)
 
-    def _alternatives(self, stack: Stack, left: int) -> list[Stack | None]:
+    def _alternatives(self, part: OpenPart, rest: Stack | None, left: int) -> list[Stack | None]:
         """The stacks that may replace one with an open part on top, and can be completed."""
-        part = stack.part
-        assert not isinstance(part, Text | SlotPart)
-        left -= int(cost_of(stack.rest).minimum)
-        costs = [(each, total(part.cost for part in each.parts)) for each in part.alternatives(self._known)]
-        fitting = [(each, cost) for each, cost in costs if cost.minimum <= left]
-        assert fitting, "an alternative must fit"
+        below = cost_of(rest)
+        stacks, comfortable = list[Stack | None](), list[Stack | None]()
+        for each in part.alternatives(self._known):
+            stack = push(each.parts, rest)
+            own = cost_of(stack) - below
+            if own.minimum + below.minimum > left:
+                continue
+            stacks.append(stack)
+            if not each.extra or own.comfortable + below.minimum <= left:
+                comfortable.append(stack)
+        assert stacks, "an alternative must fit"
         # What the answer can do without is offered if its values are not cut much.
-        offered = [each for each, cost in fitting if not each.extra or cost.comfortable <= left]
-        offered = offered or [each for each, _ in fitting]
-        stacks = [push(each.parts, stack.rest) for each in offered]
+        stacks = comfortable or stacks
         return stacks[:1] if part.decided else stacks
 
-    def _stops(self, part: Part) -> bool:
-        """Whether a part is a slot, or depends on the values of the slots of this outline."""
-        return isinstance(part, SlotPart) or (
-            not isinstance(part, Text) and part.collection in self._recorded
-        )
+    def _waits(self, part: Part) -> bool:
+        """Whether a part depends on the values of the slots of this outline."""
+        return not isinstance(part, Text | SlotPart) and part.collection in self._recorded
 
     @property
     def _recorded(self) -> set[Collection]:
@@ -158,7 +189,8 @@ class OutlineWriter:
 
     def _choose(self, texts: Sequence[Text], alternatives: Sequence[Continuation]) -> None:
         """Write the tokens that all alternatives share; ``texts`` stand before the choice."""
-        alternatives = self._further_of_all(texts, alternatives)
+        if len(alternatives) <= NARROW:
+            alternatives = [more for each in alternatives for more in self._further(texts, each)]
         ids = [self._encode([*texts, *each.texts]) for each in alternatives]
         shared = _shared(ids)
         pairs = list(zip(ids, alternatives, strict=True))
@@ -167,21 +199,10 @@ class OutlineWriter:
         self._ids += ids[0][:shared]
         self.branches += [Branch(own[shared:], each.stack, self._left - len(own)) for own, each in pairs]
 
-    def _further_of_all(
-        self, texts: Sequence[Text], alternatives: Sequence[Continuation]
-    ) -> Sequence[Continuation]:
-        """The alternatives of the choices that follow; the same alternatives if there are too many."""
-        further = list[Continuation]()
-        for each in alternatives:
-            further += self._further(texts, each)
-            if len(further) > MAX_ALTERNATIVES:  # do not look for the others, which takes long
-                return alternatives
-        return further
-
     def _further(self, texts: Sequence[Text], alternative: Continuation) -> list[Continuation]:
         """The alternatives of the choice that follows the text of an alternative, if one does."""
         stack = alternative.stack
-        if stack is None or self._stops(stack.part):
+        if stack is None or alternative.precedes_slot or self._waits(stack.part) or _is_wide(stack.part):
             return [alternative]
         left = self._left - _count([*texts, *alternative.texts])
         following = self._continuations(stack, left)
@@ -209,6 +230,11 @@ class OutlineWriter:
         if self._ids:
             self.pieces.append(Fixed(tuple(self._ids)))
         self._ids.clear()
+
+
+def _is_wide(part: Part) -> bool:
+    """Whether a part has many alternatives."""
+    return not isinstance(part, Text | SlotPart) and part.width > NARROW
 
 
 def _count(texts: Sequence[Text]) -> int:

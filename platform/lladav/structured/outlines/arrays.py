@@ -121,6 +121,10 @@ class ArrayPart:
         return self.items if self.layout.unique else None
 
     @property
+    def width(self) -> int:
+        return 2
+
+    @property
     def decided(self) -> bool:
         return False
 

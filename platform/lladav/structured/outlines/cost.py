@@ -17,6 +17,9 @@ class Cost:
     def __add__(self, other: Cost) -> Cost:
         return Cost(self.minimum + other.minimum, self.wanted + other.wanted)
 
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(self.minimum - other.minimum, self.wanted - other.wanted)
+
     def __mul__(self, count: float) -> Cost:
         return Cost(self.minimum * count, self.wanted * count) if count else NOTHING
 

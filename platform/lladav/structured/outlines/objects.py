@@ -69,8 +69,8 @@ class ObjectLayout:
 
     def longest(self, lookup: Callable[[Schema], float]) -> float:
         listed = [each.name_cost.wanted + lookup(each.schema) for each in self.properties]
-        generated = [lookup(keys.schema) for keys in self.keys]
-        return math.inf if generated else sum(listed) + self.empty.cost.wanted
+        generated = sum(keys.longest(lookup) for keys in self.keys)
+        return sum(listed) + generated + self.empty.cost.wanted
 
     def parts(self, inside: frozenset[Schema]) -> tuple[Part, ...]:
         return (ObjectPart(self, ObjectState(), inside, Collection()),)
@@ -86,6 +86,14 @@ class ObjectLayout:
         """The number of required properties from each position on."""
         counts = [int(each.required) for each in self.properties]
         return list(accumulate(reversed(counts), initial=0))[::-1]
+
+    @cached_property
+    def widths(self) -> list[int]:
+        """The number of alternatives at each position: optional properties, and what follows them."""
+        widths = [len(self.keys) + 1]
+        for each in reversed(self.properties):
+            widths.append(1 if each.required else widths[-1] + 1)
+        return widths[::-1]
 
     def _complete(self, lookup: Lookup, required: Cost, state: ObjectState) -> Cost:
         written = state.written + self.required_counts[state.position]
@@ -137,6 +145,11 @@ class GeneratedKeys:
         names = total(self._names.cost(number) for number in range(written, written + count))
         return names + (lookup(self.schema) + self._later.cost + self._colon.cost) * count
 
+    def longest(self, lookup: Callable[[Schema], float]) -> float:
+        """The most tokens of all properties by this rule: infinite unless there is none."""
+        possible = self._names.cost(0).possible and lookup(self.schema)
+        return math.inf if possible else 0
+
     def parts(self, first: bool, collection: Collection, known: Known) -> tuple[Part, ...] | None:
         """The parts before the value of one more property; None if there is no other name."""
         name = self._names.parts(collection, known)
@@ -161,6 +174,10 @@ class ObjectPart:
         """Names only matter where the model may write one."""
         listed = self.state.position < len(self.layout.properties)
         return None if listed or not self.layout.keys else self.names
+
+    @property
+    def width(self) -> int:
+        return 1 if self._writes_all else self.layout.widths[self.state.position]
 
     @property
     def decided(self) -> bool:

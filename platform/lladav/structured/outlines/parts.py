@@ -64,6 +64,11 @@ class OpenPart(Protocol):
         ...
 
     @property
+    def width(self) -> int:
+        """About how many alternatives there are."""
+        ...
+
+    @property
     def decided(self) -> bool:
         """Whether the first alternative that fits is taken, and the model is not asked."""
         ...

@@ -64,6 +64,10 @@ class ValuePart:
         return None
 
     @property
+    def width(self) -> int:
+        return len(self.values.layouts(self.schema))
+
+    @property
     def decided(self) -> bool:
         return False
 

@@ -42,11 +42,12 @@ def test_every_subset_of_optional_properties_can_be_written_in_order():
 
 
 def test_a_written_optional_property_is_one_choice():
-    outline = outline_of(record(**{f"p{n}": DIGIT for n in range(20)}))
-    assert len(outline.choices([])) == 21
-    last = outline.choices([])[19]
-    assert len(outline.choices([])[3].choices([TOKENIZER.encode("1")])) == 17
-    assert not last.choices([TOKENIZER.encode("1")])
+    outline = outline_of(HandBuilt(ObjectForm({f"p{number}": DIGIT for number in range(20)})))
+    alternatives = outline.choices([])
+    assert len(alternatives) == 21
+    (after,) = alternatives[3].choices([TOKENIZER.encode("1")])
+    assert len(after.choices([])) == 17
+    assert not alternatives[19].choices([TOKENIZER.encode("1")])
 
 
 def test_all_properties_are_written_without_a_choice_if_the_model_is_not_to_choose():
