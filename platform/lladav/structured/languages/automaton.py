@@ -154,14 +154,14 @@ class _Program:
     def __init__(self, automaton: TokenAutomaton, best_NK: np.ndarray, padding_N: np.ndarray) -> None:
         self._automaton, self._pairs = automaton, automaton.pairs
         self._best_NK, self._padding_N = best_NK, padding_N
-        pairs = self._pairs
-        self._best_NG = np.maximum.reduceat(best_NK[:, pairs.classes], pairs.first_class_G[:-1], axis=1)
+        pairs, used_NK = self._pairs, best_NK[: automaton.max_tokens]  # only padding is behind them
+        self._best_NG = np.maximum.reduceat(used_NK[:, pairs.classes], pairs.first_class_G[:-1], axis=1)
 
     def solve(self) -> tuple[np.ndarray, float]:
         """The classes of the best sequence and its score; minus infinity if there is none."""
         reached = self._reached()
         ended = np.where(self._automaton.accepting_S, reached, -np.inf)
-        scores = ended.max(axis=1) + _from_behind(self._padding_N)
+        scores = ended.max(axis=1) + _from_behind(self._padding_N)[: len(reached)]
         end = int(scores.argmax())
         classes_N = np.full(len(self._best_NK), PADDING)
         if scores[end] > -np.inf:
@@ -171,11 +171,11 @@ class _Program:
         return classes_N, float(scores[end])
 
     def _reached(self) -> np.ndarray:
-        """Score of the best way into each state after each number of positions (N + 1, S)."""
+        """Score of the best way into each state after each number of positions, at most ``max_tokens``."""
         pairs = self._pairs
         entered = pairs.entered
         first_pairs = pairs.first_pair_S[entered]
-        reached = np.full((len(self._best_NK) + 1, len(self._automaton.accepting_S)), -np.inf)
+        reached = np.full((len(self._best_NG) + 1, len(self._automaton.accepting_S)), -np.inf)
         reached[0, self._automaton.start] = 0.0
         for position, best_G in enumerate(self._best_NG):
             ways_P = reached[position, pairs.sources_P] + best_G[pairs.group_P]

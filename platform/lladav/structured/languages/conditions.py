@@ -58,22 +58,26 @@ class StringCondition(Protocol):
 
 
 class NoneOf:
-    """Strings other than some. A state is what was read, while it begins one of them; else it is empty."""
+    """Strings other than some texts. A state is a node of their trie, or ``OUTSIDE``."""
+
+    OUTSIDE = -1
 
     def __init__(self, texts: Iterable[str]) -> None:
-        self._texts = frozenset(texts)
-        self._prefixes = frozenset(text[:end] for text in self._texts for end in range(len(text) + 1))
-        self.sets = [characters(each) for each in sorted(set().union(*self._texts))]
-        self.start = (True, "")
+        self.start = 0
+        self._trie = dict[tuple[int, str], int]()
+        self._ends = set[int]()
+        for text in texts:
+            node = self.start
+            for character in text:
+                node = self._trie.setdefault((node, character), len(self._trie) + 1)
+            self._ends.add(node)
+        self.sets = [characters(each) for each in sorted({character for _, character in self._trie})]
 
-    def step(self, state: tuple[bool, str], point: int) -> tuple[bool, str]:
-        follows, read = state
-        longer = read + chr(point)
-        return (True, longer) if follows and longer in self._prefixes else (False, "")
+    def step(self, state: int, point: int) -> int:
+        return self._trie.get((state, chr(point)), self.OUTSIDE)
 
-    def accepts(self, state: tuple[bool, str]) -> bool:
-        follows, read = state
-        return not (follows and read in self._texts)
+    def accepts(self, state: int) -> bool:
+        return state not in self._ends
 
 
 def dfa_of(conditions: Sequence[StringCondition], work: Work) -> CharDfa:

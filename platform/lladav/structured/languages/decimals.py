@@ -7,8 +7,8 @@ from fractions import Fraction
 
 from lladav.structured.errors import SchemaError
 
-MAX_PLACES = 400
-"""Digits after the point that a number of a schema may have."""
+MAX_PLACES = 300
+"""Digits after the point that a number of a schema may have, and in front of it if it is no integer."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,12 @@ class Digits:
 
 def as_written(number: Fraction) -> Fraction:
     """The decimal that a number was written as: for a binary fraction the shortest one of the same float."""
-    if number.denominator == 1 or Fraction(float(number)) != number:
+    if number.denominator == 1:
         return number
-    return Fraction(repr(float(number)))
+    if abs(number) >= 10**MAX_PLACES:
+        raise SchemaError("", f"has a number of more than {MAX_PLACES} digits; use a smaller one")
+    nearest = float(number)
+    return Fraction(repr(nearest)) if Fraction(nearest) == number else number
 
 
 def decimal_places(number: Fraction) -> int:
@@ -42,9 +45,8 @@ def decimal_places(number: Fraction) -> int:
     raise SchemaError("", f"has a number of more than {MAX_PLACES} digits after the point; use a shorter one")
 
 
-def numeral(number: Fraction, places: int) -> str:
-    """The number with a given number of digits after the point, which must be enough."""
-    digits = str(abs(number.numerator) * 10**places // number.denominator).zfill(places + 1)
-    point = len(digits) - places
-    sign = "-" if number < 0 else ""
-    return f"{sign}{digits[:point]}.{digits[point:]}" if places else f"{sign}{digits}"
+def numeral(digits: int, places: int) -> str:
+    """The decimal numeral of an integer with the point in front of its last ``places`` digits."""
+    text = str(abs(digits)).zfill(places + 1)
+    sign, point = "-" if digits < 0 else "", len(text) - places
+    return f"{sign}{text[:point]}.{text[point:]}" if places else f"{sign}{text}"

@@ -10,7 +10,7 @@ from lladav.structured.errors import SchemaError
 from lladav.structured.languages.conditions import StringCondition, Work
 from lladav.structured.languages.regex_condition import RegexCondition, whole
 from lladav.structured.languages.regex_syntax import parse_regex
-from lladav.structured.languages.unicode_classes import dialects
+from lladav.structured.languages.unicode_classes import ECMA
 
 # Dates and times of RFC 3339. Python has no year 0000.
 LEAP = "(?:0[48]|[2468][048]|[13579][26])"
@@ -93,5 +93,4 @@ def format_condition(name: str, work: Work) -> StringCondition:
         raise SchemaError(
             "", f"has the format {name!r}, which is not supported; use one of {', '.join(FORMATS)}"
         )
-    ecma = dialects()[0]
-    return RegexCondition(whole(parse_regex(FORMATS[name], ecma)), ecma.boundary_words, work)
+    return RegexCondition(whole(parse_regex(FORMATS[name], ECMA)), ECMA.boundary_words, work)

@@ -7,6 +7,7 @@ them. Of other multiples, those nearest to zero are listed and checked one by on
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from math import ceil, floor, gcd, inf, lcm
 
@@ -14,26 +15,40 @@ from lladav.structured.errors import SchemaError
 from lladav.structured.forms import NumberForm
 from lladav.structured.languages.byte_dfa import ByteDfa, texts_dfa, union_dfa
 from lladav.structured.languages.byte_encoding import byte_dfa
-from lladav.structured.languages.conditions import Work, dfa_of
+from lladav.structured.languages.conditions import NoneOf, Work, dfa_of
 from lladav.structured.languages.decimals import as_written, decimal_places, numeral
 from lladav.structured.languages.numerals import MAX_DIGITS, Numeral
 from lladav.structured.languages.remainders import Remainders
 
 MAX_LISTED = 10_000
 """Multiples that are listed."""
+MAX_EXCLUDED = 100
+"""Excluded numbers, unless only integers are permitted."""
 
 
 def number_dfa(form: NumberForm) -> ByteDfa:
     """The numerals of a form. Raises ``SchemaError`` if there is none."""
     multiples = [as_written(each) for each in form.multiples] + [Fraction(1)] * form.integer
     if not multiples:
-        return byte_dfa(dfa_of([Numeral(form, None)], Work()), escaped=False)
+        return _dfa_of_numerals(form, None)
     step = _common_multiple(multiples)
     safe = _safe_step(step, multiples)
     parts = [] if (all_safe := _multiples(form, safe)) is None else [all_safe]
     if safe != step or not parts:
         parts.append(texts_dfa(_listed_multiples(form, step, multiples)))
     return union_dfa(parts)
+
+
+def _dfa_of_numerals(form: NumberForm, remainders: Remainders | None) -> ByteDfa:
+    """All numerals of a form, or those with a remainder of 0."""
+    if not form.integer and len(form.excluded) > MAX_EXCLUDED:
+        raise SchemaError("", f"excludes more than {MAX_EXCLUDED} numbers, which is too complex")
+    if not form.integer:
+        return byte_dfa(dfa_of([Numeral(form, remainders)], Work()), escaped=False)
+    # An integer has one numeral, so the excluded ones are texts.
+    excluded = NoneOf(str(each) for each in form.excluded if each.denominator == 1)
+    conditions = [Numeral(replace(form, excluded=frozenset()), remainders), excluded]
+    return byte_dfa(dfa_of(conditions, Work()), escaped=False)
 
 
 def _common_multiple(numbers: list[Fraction]) -> Fraction:
@@ -50,7 +65,8 @@ def _safe_step(step: Fraction, divisors: list[Fraction]) -> Fraction | None:
     A divisor that no float holds exactly must be off by a factor of at most ``1 + 2**-54``: then the quotient
     of an exact number rounds to the integer.
     """
-    if any(abs(Fraction(float(each)) / each - 1) > Fraction(1, 2**54) for each in divisors):
+    inexact = [each for each in divisors if each.denominator > 1]
+    if any(abs(Fraction(float(each)) / each - 1) > Fraction(1, 2**54) for each in inexact):
         return None
     twos = step.denominator & -step.denominator  # the largest power of 2 that divides the denominator
     return _common_multiple([step, Fraction(1, twos)])
@@ -61,7 +77,7 @@ def _multiples(form: NumberForm, step: Fraction | None) -> ByteDfa | None:
     if step is None or not (remainders := Remainders(step)).are_few:
         return None
     try:
-        return byte_dfa(dfa_of([Numeral(form, remainders)], Work()), escaped=False)
+        return _dfa_of_numerals(form, remainders)
     except SchemaError as error:
         if error.code == "impossible_schema":
             return None
@@ -74,22 +90,26 @@ def _listed_multiples(form: NumberForm, step: Fraction, divisors: list[Fraction]
     A number is written in its shortest form and with as many digits after the point as the step has. Raises
     ``SchemaError`` if there is none.
     """
-    numbers = [factor * step for factor in _factors(form, step)]
-    excluded = {as_written(each) for each in form.excluded}
-    permitted = [each for each in numbers if each not in excluded and _divides(each, divisors)]
-    if not permitted:
+    places = decimal_places(step)
+    digits_of_step, shift = int(step * 10**places), 10**places
+    excluded = {as_written(each) * shift for each in form.excluded}
+    texts = dict[str, None]()
+    for factor in _factors(form, step):
+        digits = factor * digits_of_step
+        if digits not in excluded and _divide(digits, shift, divisors):
+            text = numeral(digits, places)
+            texts[text] = texts[text.rstrip("0").rstrip(".") if places else text] = None
+    if not texts:
         raise SchemaError("", f"permits no number of up to {MAX_DIGITS} digits", "impossible_schema")
-    lengths = decimal_places(step)
-    return [
-        numeral(each, places).encode() for each in permitted for places in {decimal_places(each), lengths}
-    ]
+    return [text.encode() for text in texts]
 
 
-def _divides(number: Fraction, divisors: list[Fraction]) -> bool:
-    """Whether the quotient of the floats, or of the integers, is an integer for every divisor."""
-    if abs(number) >= 10**MAX_DIGITS:
+def _divide(digits: int, shift: int, divisors: list[Fraction]) -> bool:
+    """Whether every divisor divides the float ``digits / shift`` without rest; integers always do."""
+    if abs(digits) >= shift * 10**MAX_DIGITS:
         return False
-    return all((float(number) / float(each)).is_integer() for each in divisors)
+    number = digits / shift
+    return all(each.denominator == 1 or (number / float(each)).is_integer() for each in divisors)
 
 
 def _factors(form: NumberForm, step: Fraction) -> range:

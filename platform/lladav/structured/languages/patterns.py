@@ -10,7 +10,7 @@ from lladav.structured.languages.code_points import CodePoints
 from lladav.structured.languages.conditions import StringCondition, Work
 from lladav.structured.languages.regex_condition import NoMatch, RegexCondition, anywhere, whole
 from lladav.structured.languages.regex_syntax import RegexNode, parse_regex
-from lladav.structured.languages.unicode_classes import dialects
+from lladav.structured.languages.unicode_classes import ECMA, other_dialects
 
 COMPLEMENT = re.compile(r"\\[DWSbB]|\[\^[^\]]*\\[dws]|\(\?!")
 """Parts of an expression that match more where a dialect's ``\\d``, ``\\w`` or ``\\s`` matches less."""
@@ -40,12 +40,15 @@ def _readings(pattern: str, grows: bool) -> Iterator[tuple[RegexNode, CodePoints
     ``grows`` says that the pattern matches at least as much where its classes do. Then ECMA-262, which has
     the smallest classes, decides about all but white space.
     """
-    ecma, *others = dialects()
-    if grows:
-        others = [replace(ecma, spaces=each.spaces) for each in others]
+    if not grows:
+        others = other_dialects()
+    elif r"\s" in pattern:
+        others = [replace(ECMA, spaces=each.spaces) for each in other_dialects()]
+    else:
+        others = ()
     has_bounds = "\\b" in pattern or "\\B" in pattern
     seen = set[tuple[RegexNode, CodePoints]]()
-    for dialect in (ecma, *others):
+    for dialect in (ECMA, *others):
         reading = parse_regex(pattern, dialect), dialect.boundary_words if has_bounds else ()
         if reading not in seen:
             seen.add(reading)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import regex
 
 from lladav.structured.errors import SchemaError
@@ -50,17 +51,18 @@ RUST_WORDS = "Alphabetic", "M", "Nd", "Pc", "Join_Control"
 NOT_LINE_FEED = complement(characters("\n"))
 
 
+NOT_LINE_END = complement(characters("\n\r\u2028\u2029"))
+ECMA = Dialect(ASCII_DIGITS, ASCII_WORDS, ECMA_SPACES, NOT_LINE_END, ASCII_WORDS, ends_before_newline=False)
+
+
 @lru_cache(maxsize=1)
-def dialects() -> tuple[Dialect, ...]:
-    """The dialects of ECMA-262, of ``jsonschema`` (Python) and of ``jsonschema_rs`` (Rust)."""
-    not_line_ends = complement(characters("\n\r\u2028\u2029"))
-    digits, words = (_matched(re.compile(rf"\{name}+").finditer(_text_of_all())) for name in "dw")
-    python_spaces = _matched(re.compile(r"\s+").finditer(_text_of_all()))
+def other_dialects() -> tuple[Dialect, ...]:
+    """The dialects of ``jsonschema`` (Python) and of ``jsonschema_rs`` (Rust)."""
+    digits, words, spaces = (_matched(re.finditer(rf"\{name}+", _text_of_all())) for name in "dws")
     rust_words = union(property_class(name) for name in RUST_WORDS)
     return (
-        Dialect(ASCII_DIGITS, ASCII_WORDS, ECMA_SPACES, not_line_ends, ASCII_WORDS, False),
-        Dialect(digits, words, python_spaces, NOT_LINE_FEED, words, True),
-        Dialect(ASCII_DIGITS, ASCII_WORDS, ECMA_SPACES, NOT_LINE_FEED, rust_words, False),
+        Dialect(digits, words, spaces, NOT_LINE_FEED, words, ends_before_newline=True),
+        Dialect(ASCII_DIGITS, ASCII_WORDS, ECMA_SPACES, NOT_LINE_FEED, rust_words, ends_before_newline=False),
     )
 
 
@@ -77,7 +79,8 @@ def property_class(name: str) -> CodePoints:
 @lru_cache(maxsize=1)
 def _text_of_all() -> str:
     """All characters in order."""
-    return "".join(chr(point) for first, last in ANY for point in range(first, last + 1))
+    points = np.concatenate([np.arange(first, last + 1, dtype="<u4") for first, last in ANY])
+    return points.tobytes().decode("utf-32-le")
 
 
 def _matched(found: Iterable[re.Match[str] | regex.Match[str]]) -> CodePoints:

@@ -144,3 +144,26 @@ def test_a_range_without_a_number_is_impossible():
         with pytest.raises(SchemaError) as raised:
             number_automaton(form, BYTES)
         assert raised.value.code == "impossible_schema"
+
+
+def test_many_excluded_numbers_are_bounded():
+    numbers = frozenset(map(Fraction, range(2_000)))
+    integers = Walker(number_automaton(NumberForm(integer=True, excluded=numbers), BYTES), BYTES)
+    assert [text for text in ("0", "1999", "2000", "-1") if integers.has(text)] == ["2000", "-1"]
+    with pytest.raises(SchemaError, match="too complex"):
+        number_automaton(NumberForm(excluded=numbers), BYTES)
+
+
+@pytest.mark.parametrize("size", [10**400, Fraction(1, 10**290), Fraction(10**320, 3)])
+def test_numbers_of_any_size_are_handled(size: int | Fraction):
+    number = Fraction(size)
+    for form in (NumberForm(low=number), NumberForm(high=number), NumberForm(multiples=(number,))):
+        try:
+            automaton = number_automaton(form, BYTES)
+        except SchemaError:
+            continue
+        for text in Walker(automaton, BYTES).samples(20, length=20):
+            value = Fraction(text)
+            assert form.low is None or value >= form.low
+            assert form.high is None or value <= form.high
+            assert all(value % each == 0 for each in form.multiples)
