@@ -1,8 +1,8 @@
 """Exact match on held-out questions that are asked freely and with a structure of the answer.
 
-A trial asks all questions with one structure: ``free`` (none), ``text`` (a regular expression or a list of
-texts), or ``json`` (an object with the answer). Questions, images, weights and prompts are the same. The
-wording of a question decides what its answer may be; the correct answer never does.
+A trial asks all questions with one structure: ``free`` (none), ``text`` (a regular expression), ``value`` (the
+answer as JSON), or ``object`` (a JSON object with the answer). Questions, images, weights and prompts are the
+same. The wording of a question decides what its answer may be; the correct answer never does.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from lladav.errors import UserError
 from lladav.storage import location
 from lladav.storage.local_cache import local_copy
 from lladav.structured.compiling import StructureKind, StructureSpec, compile_structure
+from lladav.structured.forms import JsonValue
 from train.evaluate import BATCH, MAX_TOKENS, decoding_options
 from train.experiments.accuracy import draw
 from train.experiments.kind import ANSWERS, Kind, Measured, Measurement, Subject
@@ -93,8 +94,13 @@ def text_spec(space: AnswerSpace) -> StructureSpec:
     return StructureSpec(StructureKind.regex, space.pattern)
 
 
-def json_spec(space: AnswerSpace) -> StructureSpec:
-    """The structure of an answer that is an object with one property."""
+def value_spec(space: AnswerSpace) -> StructureSpec:
+    """The structure of an answer that is a JSON value."""
+    return StructureSpec(StructureKind.json_schema, json.dumps(space.schema))
+
+
+def object_spec(space: AnswerSpace) -> StructureSpec:
+    """The structure of an answer that is a JSON object with one property."""
     schema = {
         "type": "object",
         "properties": {"answer": space.schema},
@@ -104,9 +110,18 @@ def json_spec(space: AnswerSpace) -> StructureSpec:
     return StructureSpec(StructureKind.json_schema, json.dumps(schema))
 
 
-def text_of_json(text: str) -> str:
-    """The answer in an object, as text: items of an array are separated by commas."""
-    value = json.loads(text)["answer"]
+def read_object(text: str) -> str:
+    """The answer in an object."""
+    return text_of(json.loads(text)["answer"])
+
+
+def read_value(text: str) -> str:
+    """The answer that is a JSON value."""
+    return text_of(json.loads(text))
+
+
+def text_of(value: JsonValue) -> str:
+    """A value as the text of a free answer: items of an array are separated by commas."""
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
@@ -123,7 +138,8 @@ class AskedStructure:
 STRUCTURES: Mapping[str, AskedStructure | None] = {
     FREE: None,
     "text": AskedStructure(text_spec, MAX_TOKENS, str),
-    "json": AskedStructure(json_spec, JSON_TOKENS, text_of_json),
+    "value": AskedStructure(value_spec, JSON_TOKENS, read_value),
+    "object": AskedStructure(object_spec, JSON_TOKENS, read_object),
 }
 
 

@@ -21,10 +21,11 @@ from train.experiments.structured import (
     STRUCTURED,
     answer_space,
     comparison_table,
-    json_spec,
     measure,
+    object_spec,
+    read_object,
     tables,
-    text_of_json,
+    value_spec,
 )
 
 
@@ -49,24 +50,25 @@ def test_the_correct_answer_to_every_question_is_permitted(config: Config, split
         space = answer_space(question)
         assert re.fullmatch(space.pattern, question.answer), (question.text, question.answer)
         answer = json_answer(question)
-        jsonschema.validate(json.loads(answer), json.loads(json_spec(space).source))
+        jsonschema.validate(json.loads(answer), json.loads(object_spec(space).source))
+        jsonschema.validate(json.loads(answer)["answer"], json.loads(value_spec(space).source))
         if question.type != "arithmetic":
-            assert text_of_json(answer) == question.answer
+            assert read_object(answer) == question.answer
 
 
-@pytest.mark.parametrize("structure", ["text", "json"])
+@pytest.mark.parametrize("structure", ["text", "value", "object"])
 def test_answers_have_the_structure(config: Config, tmp_path: Path, structure: str) -> None:
     weights = untrained(config, tmp_path / "weights")
-    asked = subject("structured", config, weights, {"structure": structure}, types=["parity", "multi_image"])
+    asked = subject("structured", config, weights, {"structure": structure}, types=["parity", "multi-image"])
     found = measure(asked)[ANSWERS]
-    questions = {q.id: q for q in stage_questions(config) if q.type in ("parity", "multi_image")}
+    questions = {q.id: q for q in stage_questions(config) if q.type in ("parity", "multi-image")}
     assert [row["id"] for row in found] == list(questions)
     assert all(re.fullmatch(answer_space(questions[row["id"]]).pattern, row["answer"]) for row in found)
 
 
 def test_an_unknown_structure_is_refused(config: Config) -> None:
-    with pytest.raises(UserError, match=r"decoding.structure=jsn: no such choice \(did you mean json\?"):
-        measure(subject("structured", config, decoding={"structure": "jsn"}))
+    with pytest.raises(UserError, match=r"decoding.structure=objct: no such choice.*object"):
+        measure(subject("structured", config, decoding={"structure": "objct"}))
 
 
 def test_the_tables_compare_each_structure_with_the_first(tmp_path: Path) -> None:
@@ -74,15 +76,15 @@ def test_the_tables_compare_each_structure_with_the_first(tmp_path: Path) -> Non
         rows = [{"id": f"{n}", "type": "count", "correct": right} for n, right in enumerate(correct)]
         return Measured(Trial(name, {}, {}), {ANSWERS: rows})
 
-    trials = [trial("free", True, False, False), trial("json", True, True, False)]
+    trials = [trial("free", True, False, False), trial("object", True, True, False)]
     *_, line = comparison_table(*trials).splitlines()
     assert [cell.strip() for cell in line.strip("|").split("|")] == ["all", "1", "0", "1.000"]
-    assert "json against free" in tables(trials)
+    assert "object against free" in tables(trials)
     STRUCTURED.draw(trials, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_trials_differ_in_the_structure_only() -> None:
     trials = load_experiment(["experiment=structured"]).trials()
-    assert [trial.name for trial in trials] == ["free", "text", "json"]
+    assert [trial.name for trial in trials] == ["free", "text", "value", "object"]
     assert len({tuple(trial.overrides) for trial in trials}) == 1
