@@ -1,8 +1,8 @@
 """Exact match on held-out questions that are asked freely and with a structure of the answer.
 
-A trial asks all questions with one structure: ``free`` (none), ``text`` (a regular expression), ``value`` (the
-answer as JSON), or ``object`` (a JSON object with the answer). Questions, images, weights and prompts are the
-same. The wording of a question decides what its answer may be; the correct answer never does.
+A trial asks all questions with one structure: ``free`` (none), ``text`` (a regular expression), ``value``
+(the answer as JSON), or ``object`` (a JSON object with the answer). Questions, images, weights and prompts
+are the same. The wording of a question decides what its answer may be; the correct answer never does.
 """
 
 from __future__ import annotations
