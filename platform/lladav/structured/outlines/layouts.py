@@ -78,7 +78,7 @@ class Layouts:
             needs = [each for each in self._needs(found) if each not in seen and not self.cost(each).possible]
             pending += reversed(needs)
             seen.update(needs)
-        return SchemaError(schema.path, "has no finite value that can be guaranteed", "impossible_schema")
+        return SchemaError(schema.path, "has no value that can be guaranteed")
 
     def _kinds_of(self, schema: Schema) -> Kinds:
         with self._lock:
