@@ -15,7 +15,6 @@ from typing import TypeAlias
 import numpy as np
 
 from lladav.structured.languages.automaton import TokenAutomaton
-from lladav.structured.languages.relaxation import most_probable
 from lladav.structured.outline import Slot
 
 Element: TypeAlias = "int | Slot | None"
@@ -55,7 +54,7 @@ class MaskedSlot:
         padding_N[written_N] = np.where(is_padding_N[written_N], 0.0, -np.inf)
         (value_P,) = np.nonzero(written_N & ~is_padding_N)
         best_NK[value_P, self.automaton.class_of_V[self.tokens_N[value_P]]] = 0.0
-        return most_probable(self.automaton, best_NK, padding_N)[0][self.positions_R]
+        return self.automaton.most_probable(best_NK, padding_N)[0][self.positions_R]
 
 
 @dataclass(frozen=True)

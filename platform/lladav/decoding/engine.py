@@ -270,8 +270,7 @@ class Engine:
     def _check_ids(self, options: DecodingOptions) -> None:
         vocabulary = self._model.config.language.vocab_size
         stops = (i for stop in options.stop for i in stop)
-        allowed = (i for ids in options.allowed.values() for i in ids)
-        ids = {*options.forbidden, *options.suffix, *options.infill.values(), *stops, *allowed}
+        ids = {*options.forbidden, *options.suffix, *options.infill.values(), *stops}
         if outside := sorted(i for i in ids if not 0 <= i < vocabulary):
             raise UserError(
                 f"decoding: ids {outside} are outside the vocabulary of {vocabulary}; correct them"

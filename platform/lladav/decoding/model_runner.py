@@ -9,7 +9,7 @@ of all branches, R rows, B candidates of the row that has the most, W width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -222,10 +222,7 @@ def _unmasked(candidates: np.ndarray, copied: np.ndarray) -> UnmaskedTokens | No
 
 def _sampling_params(row: Row, candidates: np.ndarray) -> SamplingParams:
     options = row.state.options
-
-    def by_row(ids: Mapping[int, Sequence[int]]) -> dict[int, Sequence[int]]:
-        return {index: ids[each] for index, each in enumerate(candidates.tolist()) if each in ids}
-
+    suppressed = row.state.suppressed
     constraint = row.state.constraint
     padding = constraint.padding if constraint else ()
     return SamplingParams(
@@ -235,7 +232,6 @@ def _sampling_params(row: Row, candidates: np.ndarray) -> SamplingParams:
         options.top_p,
         row.generator,
         entropy=options.rule.needs_entropy,
-        allowed=by_row(options.allowed),
-        suppressed=by_row(row.state.suppressed),
+        suppressed={n: suppressed[each] for n, each in enumerate(candidates.tolist()) if each in suppressed},
         constraint=constraint,
     )

@@ -36,7 +36,7 @@ NEXT_TOKEN_OPTIONS = frozenset(
 )
 """Options that a next-token model has; all others say how masks are filled."""
 
-WITHOUT_OUTLINE = "stop", "stop_texts", "no_repeat_ngram", "suffix", "infill", "allowed"
+WITHOUT_OUTLINE = "stop", "stop_texts", "no_repeat_ngram", "suffix", "infill"
 """Options that have no meaning for an answer that follows an outline."""
 
 
@@ -100,15 +100,11 @@ class DecodingOptions(UnmaskingOptions):
     forbidden: tuple[int, ...] = ()
     """Token ids that are never sampled."""
     no_repeat_ngram: int | None = None
-    """No sequence of this many tokens occurs twice in the answer; none: repetition is not suppressed.
-    Positions with ``allowed`` ids are exempt."""
+    """No sequence of this many tokens occurs twice in the answer; none: repetition is not suppressed."""
     suffix: tuple[int, ...] = ()
     """Fixed token ids after the canvas, visible from the first step."""
     infill: Mapping[int, int] = field(default_factory=dict)
     """Fixed token ids at canvas positions; the other positions are filled around them."""
-    allowed: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-    """The only token ids that may be sampled at a canvas position, even if they are ``forbidden``. Positions
-    without an entry may become any token that is not forbidden."""
     outline: Outline | None = None
     """What the answer looks like: fixed tokens, slots with a language, and choices. It takes at most
     ``max_tokens`` positions and ends by itself. EOS and eot fill a slot behind its value, even if they are
@@ -248,16 +244,10 @@ class DecodingOptions(UnmaskingOptions):
             _require(0 <= value <= MAX_SCALE, name, value, f"use 0 to {MAX_SCALE:g}")
 
     def _check_canvas_positions(self) -> None:
-        for name in ("infill", "allowed"):
-            if outside := sorted(p for p in getattr(self, name) if not 0 <= p < self.max_tokens):
-                raise UserError(
-                    f"decoding: {name} has positions {outside} outside 0 to {self.max_tokens - 1}; move them "
-                    "or raise max_tokens"
-                )
-        if empty := sorted(position for position, ids in self.allowed.items() if not ids):
+        if outside := sorted(position for position in self.infill if not 0 <= position < self.max_tokens):
             raise UserError(
-                f"decoding: allowed has no ids at positions {empty}; give at least one id, or leave the "
-                "positions out"
+                f"decoding: infill has positions {outside} outside 0 to {self.max_tokens - 1}; move them or "
+                "raise max_tokens"
             )
 
     def _check_outline(self) -> None:

@@ -5,8 +5,8 @@ statistics of the chunks so far; logits of the whole vocabulary are held only fo
 ``top_p`` or follow an outline. The probability comes from the sum over the *other* ids, which keeps
 near-certain rows in order: a plain float32 softmax rounds them all to 1.
 
-Shapes: M rows (output positions), C ids of a vocabulary chunk, W width, K rows with guidance, A rows with a
-set of ids, N ids in these sets together.
+Shapes: M rows (output positions), C ids of a vocabulary chunk, W width, K rows with guidance, N
+suppressed ids of all rows together.
 """
 
 from __future__ import annotations
@@ -41,11 +41,8 @@ class SamplingParams:
     generator: torch.Generator | None = None
     entropy: bool = False
     """Whether the unmasking rule needs the entropy."""
-    allowed: Mapping[int, Sequence[int]] = field(default_factory=dict)
-    """The only ids that a row, counted from the first row of the request, may become, ``forbidden`` ones
-    included."""
     suppressed: Mapping[int, Sequence[int]] = field(default_factory=dict)
-    """Ids that a row, counted likewise, may not become."""
+    """Ids that a row, counted from the first row of the request, may not become."""
     constraint: StepConstraint | None = None
     """What an outline demands of the rows."""
 
@@ -133,30 +130,17 @@ def _with_slices(params: Sequence[SamplingParams]) -> Iterator[tuple[SamplingPar
 
 @dataclass(frozen=True)
 class _Restrictions:
-    """Which ids the rows of a step may become."""
+    """Which ids the rows of a step may not become."""
 
     params: Sequence[SamplingParams]
-    allowed: _RowIds | None
     suppressed: _RowIds | None
 
     @classmethod
     def of(cls, params: Sequence[SamplingParams], device: torch.device) -> _Restrictions:
-        allowed = _RowIds.of([each.allowed for each in params], params, device)
-        return cls(params, allowed, _RowIds.of([each.suppressed for each in params], params, device))
+        return cls(params, _RowIds.of(params, device))
 
     def apply(self, logits_MC: Tensor, start: int) -> None:
         """Set the logits of ids that a row may not become to ``FORBIDDEN_LOGIT``."""
-        if self.allowed is None:
-            self._forbid(logits_MC, start)
-            return
-        # An allowed id may also be forbidden: read the allowed logits first and write them back last.
-        kept = self.allowed.within(logits_MC, start)
-        kept_N = logits_MC[kept]
-        self._forbid(logits_MC, start)
-        logits_MC[self.allowed.rows_A] = FORBIDDEN_LOGIT
-        logits_MC[kept] = kept_N
-
-    def _forbid(self, logits_MC: Tensor, start: int) -> None:
         for each, rows in _with_slices(self.params):
             ids = [i - start for i in each.forbidden if start <= i < start + logits_MC.shape[-1]]
             if ids:
@@ -173,26 +157,21 @@ class _RowIds:
     """
 
     def __init__(self, ids: Mapping[int, Sequence[int]], device: torch.device) -> None:
-        rows_A = np.fromiter(ids, np.int64)
-        rows_N = rows_A.repeat([len(each) for each in ids.values()])
+        rows_N = np.fromiter(ids, np.int64).repeat([len(each) for each in ids.values()])
         ids_N = np.fromiter(chain.from_iterable(ids.values()), np.int64)
         order = np.argsort(ids_N, kind="stable")
         self._ascending_N = ids_N[order]
-        self.rows_A, self._rows_N, self._ids_N = (
-            torch.from_numpy(each).to(device) for each in (rows_A, rows_N[order], self._ascending_N)
+        self._rows_N, self._ids_N = (
+            torch.from_numpy(each).to(device) for each in (rows_N[order], self._ascending_N)
         )
 
     @classmethod
-    def of(
-        cls,
-        ids: Sequence[Mapping[int, Sequence[int]]],
-        params: Sequence[SamplingParams],
-        device: torch.device,
-    ) -> _RowIds | None:
-        """The ids of all requests, given by row of each request; None if there are none."""
-        starts = (rows.start for _, rows in _with_slices(params))
+    def of(cls, params: Sequence[SamplingParams], device: torch.device) -> _RowIds | None:
+        """The suppressed ids of all requests; None if there are none."""
         by_row = {
-            start + row: some for start, own in zip(starts, ids, strict=True) for row, some in own.items()
+            rows.start + row: ids
+            for each, rows in _with_slices(params)
+            for row, ids in each.suppressed.items()
         }
         return cls(by_row, device) if by_row else None
 

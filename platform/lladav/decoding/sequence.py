@@ -143,9 +143,7 @@ class SequenceState(ABC):
         if (size := self.options.no_repeat_ngram) is None:
             return {}
         tokens = tokens_G[: self.end]
-        return repeating_tokens(
-            tokens, tokens != self.blank, set(candidates) - self.options.allowed.keys(), size
-        )
+        return repeating_tokens(tokens, tokens != self.blank, set(candidates), size)
 
     @property
     def committed(self) -> int:

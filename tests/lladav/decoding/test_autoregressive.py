@@ -18,6 +18,7 @@ from lladav.errors import UserError
 from lladav.inputs.samples import Sample
 from lladav.model.llada_v import LLaDAV
 from tests.lladav.build import TOKENS, image_sample, text_sample, tiny_ar_config, tiny_model
+from tests.lladav.decoding.outlines import RECORDS
 from tests.lladav.decoding.test_admission import embedding_bytes
 from tests.lladav.decoding.test_engine import NEXT_TOKEN_MODEL as MODEL
 from tests.lladav.decoding.test_engine import engine_of, one, run
@@ -159,7 +160,8 @@ def test_memory_is_one_branch_of_prompt_and_answer_without_a_mask() -> None:
         ({"refresh_interval": 2, "cache": Cache.dual}, "refresh_interval, cache"),
         ({"threshold": 0.9}, "threshold"),
         ({"guidance": 1.0, "suffix": (1,)}, "guidance, suffix"),
-        ({"infill": {0: 1}, "allowed": {1: (2,)}}, "infill, allowed"),
+        ({"infill": {0: 1}}, "infill"),
+        ({"outline": RECORDS}, "outline"),
     ],
 )
 def test_settings_of_denoising_are_refused_by_name(settings: dict[str, Any], names: str) -> None:

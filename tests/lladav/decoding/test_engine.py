@@ -47,7 +47,6 @@ OPTIONS = [
     DecodingOptions(max_tokens=12, block_length=4, temperature=1.0, top_p=0.8, cache=Cache.none),
     DecodingOptions(max_tokens=8, entropy=0.5, refresh_interval=4, infill={0: 5, 3: 6}),
     DecodingOptions(max_tokens=8, block_length=4, guidance=1.0, refresh_interval=2),
-    DecodingOptions(max_tokens=8, temperature=1.0, refresh_interval=3, allowed={2: (4, 9), 5: (1, 2, 3)}),
     DecodingOptions(max_tokens=12, tokens_per_step=2, no_repeat_ngram=1, refresh_interval=3),
     DecodingOptions(max_tokens=25, outline=RECORDS, refresh_interval=2),
     DecodingOptions(max_tokens=25, outline=RECORDS, temperature=1.5, block_length=5, refresh_interval=3),
@@ -236,17 +235,6 @@ def test_infill_keeps_its_tokens() -> None:
     assert answer.forwards == 9
 
 
-@pytest.mark.parametrize("settings", [{}, {"temperature": 2.0}, {"temperature": 2.0, "top_p": 0.7}])
-def test_positions_become_only_allowed_ids(settings: dict[str, Any]) -> None:
-    """Forbidden ids may be allowed, and a single id is certain. Elsewhere forbidden ids stay out."""
-    allowed = {0: (7,), 3: (69, 2), 9: (8, 68, 1)}
-    options = replace(TWELVE, allowed=allowed, forbidden=tuple(range(12)), **settings)
-    answer = one(MODEL, text_sample("p", 6), options)
-    assert all(answer.tokens[position] in ids for position, ids in allowed.items())
-    assert all(token > 11 for position, token in enumerate(answer.tokens) if position not in allowed)
-    assert answer.confidences[0] == 1
-
-
 def test_an_answer_that_is_all_infill_needs_no_forward() -> None:
     answer = one(MODEL, text_sample("p", 6), DecodingOptions(max_tokens=2, infill={0: 7, 1: 8}))
     assert (answer.tokens, answer.forwards) == ([7, 8], 0)
@@ -330,7 +318,6 @@ def test_no_prompts_give_no_answers() -> None:
         ({"forbidden": (70,)}, 4, r"ids \[70\] are outside the vocabulary of 70"),
         ({"stop": ((-1,),)}, 4, r"ids \[-1\] are outside"),
         ({"infill": {0: 99}}, 4, r"ids \[99\] are outside"),
-        ({"allowed": {0: (1, 99)}}, 4, r"ids \[99\] are outside"),
         ({"max_tokens": 4096}, 1, "sample p: 1 tokens and 4096 of the answer exceed the model's 4096"),
         ({}, 0, "sample p: the prompt is empty"),
     ],

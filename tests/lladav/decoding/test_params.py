@@ -34,8 +34,6 @@ from tests.lladav.build import TOKENS
         ({"guidance": 1e9}, "guidance is 1000000000.0"),
         ({"temperature": 101.0}, "temperature is 101.0"),
         ({"max_tokens": 4, "infill": {4: 1, 2: 1}}, r"infill has positions \[4\] outside 0 to 3"),
-        ({"max_tokens": 4, "allowed": {-1: (1,), 2: (1,)}}, r"allowed has positions \[-1\] outside 0 to 3"),
-        ({"max_tokens": 4, "allowed": {0: (1,), 2: ()}}, r"allowed has no ids at positions \[2\]"),
     ],
 )
 def test_invalid_options_are_refused_in_one_line(settings: dict[str, Any], error: str) -> None:
