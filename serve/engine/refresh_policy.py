@@ -64,8 +64,9 @@ class RequestCost:
     """Steps of an answer and positions that they forward, for a prompt of ``prompt`` positions.
 
     Exact for an answer without a stop if steps unmask a quota. If confidence decides, it is an upper bound.
-    If ``no_repeat_ngram`` leaves tokens to later steps, it is a lower bound. The second forward of guidance
-    is not counted, as in ``Decoded.positions``.
+    If ``no_repeat_ngram`` leaves tokens to later steps, it is a lower bound. With an outline it is an
+    estimate: fixed tokens take no steps, and choices take further ones. The second forward of guidance is
+    not counted, as in ``Decoded.positions``.
     """
 
     options: DecodingOptions

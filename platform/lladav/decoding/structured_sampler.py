@@ -25,7 +25,7 @@ from lladav.structured.languages.automaton import PADDING, TokenAutomaton
 from lladav.structured.outline import Slot
 
 CACHED_AUTOMATA = 128
-"""Automata whose tokens are kept on the device in the order of their classes, up to 1 MB each."""
+"""Automata whose tokens are kept on the device in the order of their classes, up to 2 MB each."""
 OUTSIDE_NUCLEUS = 1e4
 """Taken off the logits of tokens outside the nucleus: they win only where the automaton accepts no others."""
 

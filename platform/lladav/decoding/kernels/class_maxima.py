@@ -9,6 +9,7 @@ Shapes: R rows, C columns of a chunk, L of them that belong to a class, K classe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -53,10 +54,14 @@ class ClassColumns:
         return torch.from_numpy(maxima_RK)
 
     def _scattered_maxima(self, scores_RL: Tensor) -> Tensor:
-        class_L = np.repeat(np.arange(len(self.first_K)), self.end_K - self.first_K)
-        index_RL = torch.from_numpy(class_L).to(scores_RL.device).expand_as(scores_RL)
         maxima_RK = scores_RL.new_full((len(scores_RL), len(self.first_K)), -torch.inf)
-        return maxima_RK.scatter_reduce_(1, index_RL, scores_RL, "amax")
+        return maxima_RK.scatter_reduce_(1, self._class_L.expand_as(scores_RL), scores_RL, "amax")
+
+    @cached_property
+    def _class_L(self) -> Tensor:
+        """The class of each column, on the device."""
+        class_L = np.repeat(np.arange(len(self.first_K)), self.end_K - self.first_K)
+        return torch.from_numpy(class_L).to(self.columns_L.device)
 
     def best(self, scores_RL: Tensor, class_R: np.ndarray) -> Tensor:
         """The column of the chunk (R) that has the largest score of a class; each class has columns."""
