@@ -15,10 +15,10 @@ class Budget:
     def is_spent(self) -> bool:
         return self._steps <= 0 or bool(self._parent and self._parent.is_spent)
 
-    def spend(self) -> None:
-        """Count a step; raises ``SchemaError`` if there were too many."""
+    def spend(self, steps: int = 1) -> None:
+        """Count steps; raises ``SchemaError`` if there were too many."""
         if self.is_spent:
             raise SchemaError("#", "has too many combinations of alternatives; make the schema smaller")
-        self._steps -= 1
+        self._steps -= steps
         if self._parent:
-            self._parent.spend()
+            self._parent.spend(steps)

@@ -49,12 +49,21 @@ class NodeSource(Protocol):
 class Constraints(Protocol):
     """A conjunction of constraints on values of one JSON type."""
 
+    @property
+    def size(self) -> int:
+        """Number of parts, to which the time of a merge is proportional."""
+        ...
+
     def merge(self, other: Self, nodes: NodeSource) -> Self | None:
         """Both; None if that is certainly impossible, and an equal object if ``other`` adds nothing."""
         ...
 
     def within(self, owners: frozenset[Subschema]) -> Self:
         """The same, as part of subschemas that have unevaluated properties or items."""
+        ...
+
+    def admits(self, value: JsonValue, nodes: NodeSource) -> bool:
+        """Whether a value of the type certainly satisfies them."""
         ...
 
     def forms(self, nodes: NodeSource) -> Iterator[Form]:

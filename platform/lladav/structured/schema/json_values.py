@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import jsonschema_rs
@@ -55,9 +56,36 @@ def identity(value: JsonValue) -> Any:
     return value
 
 
-def distinct(values: Iterable[JsonValue]) -> tuple[JsonValue, ...]:
-    """The values without repetition, in order."""
-    return tuple({identity(value): value for value in reversed([*values])}.values())[::-1]
+@dataclass(frozen=True)
+class ValueSet:
+    """Distinct JSON values in order."""
+
+    values: tuple[JsonValue, ...]
+
+    @classmethod
+    def of(cls, values: Iterable[JsonValue]) -> ValueSet:
+        """The values without repetition."""
+        return cls(tuple({identity(value): value for value in reversed([*values])}.values())[::-1])
+
+    def __contains__(self, value: JsonValue) -> bool:
+        return identity(value) in self._identities
+
+    def __bool__(self) -> bool:
+        return bool(self.values)
+
+    def where(self, holds: Callable[[JsonValue], bool]) -> ValueSet:
+        """The values of which something holds."""
+        kept = tuple(value for value in self.values if holds(value))
+        return self if len(kept) == len(self.values) else ValueSet(kept)
+
+    @cached_property
+    def _identities(self) -> frozenset[Any]:
+        return frozenset(map(identity, self.values))
+
+
+def common(a: ValueSet | None, b: ValueSet | None) -> ValueSet | None:
+    """The values in both; None is any value."""
+    return (b if a is None else a) if a is None or b is None else a.where(b.__contains__)
 
 
 def exact(number: JsonValue) -> Fraction:

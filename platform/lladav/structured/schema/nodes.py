@@ -7,18 +7,19 @@ reference that only leads to itself permits nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import chain
 
 from lladav.structured.errors import SchemaError
 from lladav.structured.forms import ConstantForm, Form, JsonValue, Schema
 from lladav.structured.schema.budget import Budget
-from lladav.structured.schema.constraints.membership import has_form
 from lladav.structured.schema.constraints.productive import is_productive, needed_schemas, pruned
 from lladav.structured.schema.formulas import Condition
 from lladav.structured.schema.json_values import JsonType, type_of
+from lladav.structured.schema.keywords.constants import types_of
 from lladav.structured.schema.search import Expansion, Search
 
-MAX_STEPS = 5000
+MAX_STEPS = 10_000
 """Steps to find the forms of one type of one node."""
 MAX_PROBE_STEPS = 300
 """Steps to find whether a conjunction is empty."""
@@ -44,8 +45,8 @@ class Nodes:
 
     def accepts(self, schema: Schema, value: JsonValue) -> bool:
         assert isinstance(schema, Node)
-        forms = schema.expansion(type_of(value)).forms
-        return any(has_form(form, value, self) for _, form in forms)
+        found = schema.expansion(type_of(value))
+        return any(constraints.admits(value, self) for constraints in found.constraints)
 
     def names(self, conditions: tuple[Condition, ...]) -> tuple[Form, ...]:
         found = self.node(conditions).expansion(JsonType.STRING)
@@ -106,17 +107,22 @@ class Node:
         ]
         return (form for _, _, form in sorted(found, key=lambda each: each[:2]))
 
-    @property
+    @cached_property
     def _kinds(self) -> list[JsonType]:
-        """Types in the order in which ``type`` lists them."""
+        """Types that may have forms, in the order in which ``type`` lists them."""
         listed = next(
             (t for each in self.conditions if isinstance(t := each.subschema.get("type"), list)), []
         )
         named = [JsonType.NUMBER if name == "integer" else JsonType(name) for name in listed]
-        return [*dict.fromkeys((*named, *JsonType))]
+        possible = frozenset(JsonType).intersection(
+            *(types_of(each.subschema) for each in self.conditions if each.holds)
+        )
+        return [kind for kind in dict.fromkeys((*named, *JsonType)) if kind in possible]
 
     def expansion(self, kind: JsonType) -> Expansion:
         """The forms of a type; raises ``SchemaError`` if they are just being found."""
+        if kind not in self._kinds:
+            return Expansion()
         if kind not in self._expansions:
             self._expansions[kind] = None
             self._expansions[kind] = self._nodes.search(self, kind)
@@ -130,13 +136,13 @@ class Node:
         """Whether it is certain that no value satisfies the conditions."""
         if self._is_empty is None:
             self._is_empty = False  # in case the answer depends on itself
-            self._is_empty = all(self._nodes.has_none(self, kind) for kind in JsonType)
+            self._is_empty = all(self._nodes.has_none(self, kind) for kind in self._kinds)
         return self._is_empty
 
     @property
     def dropped(self) -> SchemaError | None:
         """Why a form may be missing."""
-        return next((error for kind in JsonType if (error := self.expansion(kind).dropped)), None)
+        return next((error for kind in self._kinds if (error := self.expansion(kind).dropped)), None)
 
 
 def settle(node: Node) -> None:

@@ -20,7 +20,7 @@ MAX_DEPTH = 128
 """Levels of nested JSON; more could exhaust the stack."""
 MAX_VALUES = 200_000
 """JSON values in a schema."""
-MAX_STEPS = 200_000
+MAX_STEPS = 100_000
 """Steps of the search for all forms of a document."""
 
 

@@ -26,16 +26,18 @@ from lladav.structured.schema.formulas import (
     negation,
 )
 from lladav.structured.schema.json_values import JsonType
-from lladav.structured.schema.keywords.logic import UNCONSTRAINED
+from lladav.structured.schema.keywords.constants import UNCONSTRAINED
 from lladav.structured.schema.keywords.table import formula
 from lladav.structured.schema.subschemas import Subschema
 
-MAX_FORMS = 64
+MAX_FORMS = 128
 """Forms of one type of one node."""
 MAX_EXCLUSIONS = 8
 """Forms that negated subschemas may split one conjunction into."""
 MAX_EXCLUSION_STEPS = 100
 """States that are tried for these forms."""
+PARTS_PER_STEP = 16
+"""Parts of constraints that are merged in one step."""
 MAX_REFERENCES = 100
 """Subschemas between a value and a keyword that applies to it."""
 
@@ -115,6 +117,8 @@ class Expansion:
     """The forms of one type, each with the alternatives that lead to it."""
 
     forms: list[tuple[tuple[int, ...], Form]] = field(default_factory=list)
+    constraints: list[Any] = field(default_factory=list)
+    """What the forms were made of; a form may permit less."""
     dropped: SchemaError | None = None
     """Why a conjunction was dropped; None if the forms are complete."""
 
@@ -152,7 +156,7 @@ class Search:
                 return
             state.group.num_states += 1
         while goal := state.next_goal():
-            self._budget.spend()
+            self._budget.spend(1 + state.constraints.size // PARTS_PER_STEP)
             if not self._apply(state, goal):
                 return
         if not (state.choices or state.exclusions or state.late):
@@ -162,6 +166,7 @@ class Search:
         yield from self._branches(state, *self._next_choice(state), is_exclusion)
 
     def _complete(self, state: _State) -> None:
+        self._found.constraints.append(state.constraints)
         known = [form for _, form in self._found.forms]
         for form in state.constraints.forms(self._nodes):
             if form not in known:
@@ -200,7 +205,7 @@ class Search:
             if not isinstance(item, Check):
                 others.append(item)
                 continue
-            self._budget.spend()
+            self._budget.spend(1 + constraints.size // PARTS_PER_STEP)
             merged = constraints.merge(item.constraints, self._nodes)
             if merged is None:
                 return None

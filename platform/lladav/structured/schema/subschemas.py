@@ -29,6 +29,11 @@ class Subschema:
     """Resolves references relative to the base URI of this place."""
     document: Document
 
+    @property
+    def is_reference(self) -> bool:
+        """Whether it consists of ``$ref``, and the draft ignores everything beside it."""
+        return isinstance(self.schema, dict) and self.draft.ref_is_alone and "$ref" in self.schema
+
     def get(self, keyword: str, default: Any = None) -> Any:
         """The value of a keyword, if it belongs to the draft."""
         if isinstance(self.schema, bool) or not self.draft.has(keyword):

@@ -20,7 +20,7 @@ from lladav.structured.forms import (
     StringForm,
 )
 from lladav.structured.schema.constraints.numbers import ends_of, has_number, step_of
-from lladav.structured.schema.constraints.scalars import admits
+from lladav.structured.schema.constraints.scalars import has_string
 from lladav.structured.schema.json_values import identity
 
 SAMPLES = {
@@ -84,7 +84,7 @@ class Drawer:
     def string(self, form: StringForm) -> str:
         for _ in range(200):
             text = self._candidate(form)
-            if admits(form, text):
+            if has_string(form, text):
                 return text
         raise NotDrawnError
 

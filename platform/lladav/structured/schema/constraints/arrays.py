@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from lladav.structured.errors import SchemaError
-from lladav.structured.forms import ArrayForm, Contains, Form, JsonValue, Schema
-from lladav.structured.schema.constraints.membership import valid_constants
-from lladav.structured.schema.constraints.scalars import common, smaller, union
+from lladav.structured.forms import ArrayForm, ConstantForm, Contains, Form, JsonValue, Schema
+from lladav.structured.schema.constraints.scalars import smaller, union
 from lladav.structured.schema.formulas import Condition, NodeSource
+from lladav.structured.schema.json_values import ValueSet, common, identity
 from lladav.structured.schema.subschemas import Subschema
 
 MAX_PLACED = 64
@@ -67,6 +67,13 @@ def _merged_counts(counts: tuple[Count, ...]) -> tuple[Count, ...]:
     return tuple(merged.values())
 
 
+def _has_count(items: list[JsonValue], count: Count, nodes: NodeSource) -> bool:
+    counted = [item for item in items if nodes.accepts(nodes.node((count.condition,)), item)]
+    others = sum(nodes.accepts(nodes.node((~count.condition,)), item) for item in items)
+    few_enough = count.max_count is None or len(items) - others <= count.max_count
+    return count.min_count <= len(counted) and few_enough
+
+
 @dataclass(frozen=True)
 class ArrayConstraints:
     """Arrays by length, items and counts of items, or the values of a list."""
@@ -80,7 +87,11 @@ class ArrayConstraints:
     """Further conditions on single items."""
     unevaluated: tuple[ItemRules, ...] = ()
     """Subschemas with ``unevaluatedItems``."""
-    values: tuple[JsonValue, ...] | None = None
+    values: ValueSet | None = None
+
+    @property
+    def size(self) -> int:
+        return len(self.rules) + len(self.counts) + len(self.items_at)
 
     def merge(self, other: ArrayConstraints, nodes: NodeSource) -> ArrayConstraints | None:
         del nodes
@@ -98,7 +109,7 @@ class ArrayConstraints:
         miscounted = any(
             each.max_count is not None and each.max_count < each.min_count for each in merged.counts
         )
-        return None if too_long or miscounted or merged.values == () else merged
+        return None if too_long or miscounted or (merged.values is not None and not merged.values) else merged
 
     def within(self, owners: frozenset[Subschema]) -> ArrayConstraints:
         return replace(
@@ -108,9 +119,24 @@ class ArrayConstraints:
             unevaluated=tuple(replace(each, owners=owners) for each in self.unevaluated),
         )
 
+    def admits(self, value: JsonValue, nodes: NodeSource) -> bool:
+        return (
+            isinstance(value, list)
+            and (self.values is None or value in self.values)
+            and self.min_items <= len(value)
+            and (self.max_items is None or len(value) <= self.max_items)
+            and not (self.unique and len({identity(item) for item in value}) < len(value))
+            and all(
+                nodes.accepts(nodes.node(self._conditions(index)), item) for index, item in enumerate(value)
+            )
+            and all(_has_count(value, count, nodes) for count in self.counts)
+        )
+
     def forms(self, nodes: NodeSource) -> Iterator[Form]:
         if self.values is not None:
-            yield from valid_constants(self.values, replace(self, values=None).forms(nodes), nodes)
+            rules = replace(self, values=None)
+            if values := self.values.where(lambda value: rules.admits(value, nodes)):
+                yield ConstantForm(values.values)
             return
         counts = tuple(each for each in self.counts if each.min_count or each.max_count is not None)
         if not counts:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
 from lladav.structured.errors import SchemaError
 from lladav.structured.forms import ConstantForm, Form, JsonValue, NumberForm
-from lladav.structured.schema.constraints.scalars import common, union
+from lladav.structured.schema.constraints.scalars import union
 from lladav.structured.schema.formulas import NodeSource
-from lladav.structured.schema.json_values import exact
+from lladav.structured.schema.json_values import ValueSet, common, exact
 from lladav.structured.schema.subschemas import Subschema
 
 MAX_LISTED = 1000
@@ -19,18 +19,23 @@ MAX_LISTED = 1000
 
 
 def both_numbers(a: NumberForm, b: NumberForm) -> NumberForm:
-    """The form of numbers that have both."""
+    """The form of numbers that have both, with one number for all multiples."""
     low, low_excluded = _tighter((a.low, a.low_excluded), (b.low, b.low_excluded), 1)
     high, high_excluded = _tighter((a.high, a.high_excluded), (b.high, b.high_excluded), -1)
+    multiples = union(a.multiples, b.multiples)
     return NumberForm(
         low,
         high,
         low_excluded,
         high_excluded,
         a.integer or b.integer,
-        union(a.multiples, b.multiples),
+        (_common_multiple(multiples),) if multiples else (),
         a.excluded | b.excluded,
     )
+
+
+def _common_multiple(steps: Sequence[Fraction]) -> Fraction:
+    return Fraction(math.lcm(*(s.numerator for s in steps)), math.gcd(*(s.denominator for s in steps)))
 
 
 def _tighter(
@@ -44,9 +49,7 @@ def _tighter(
 def step_of(form: NumberForm) -> Fraction | None:
     """The number of which all values of a form are multiples."""
     steps = [*form.multiples, *([Fraction(1)] if form.integer else [])]
-    if not steps:
-        return None
-    return Fraction(math.lcm(*(s.numerator for s in steps)), math.gcd(*(s.denominator for s in steps)))
+    return _common_multiple(steps) if steps else None
 
 
 def ends_of(form: NumberForm, step: Fraction) -> tuple[int | None, int | None]:
@@ -90,8 +93,12 @@ class NumberConstraints:
     """Numbers of a form, or the values of a list that have it; no multiples of some numbers."""
 
     form: NumberForm = field(default_factory=NumberForm)
-    values: tuple[JsonValue, ...] | None = None
+    values: ValueSet | None = None
     not_multiples: tuple[Fraction, ...] = ()
+
+    @property
+    def size(self) -> int:
+        return len(self.not_multiples) + len(self.values.values if self.values else ())
 
     def merge(self, other: NumberConstraints, nodes: NodeSource) -> NumberConstraints | None:
         del nodes
@@ -102,17 +109,23 @@ class NumberConstraints:
             return None
         values = common(self.values, other.values)
         if values is not None:
-            values = tuple(v for v in values if _is_permitted(exact(v), form, not_multiples))
-        return None if values == () else NumberConstraints(form, values, not_multiples)
+            values = values.where(lambda value: _is_permitted(exact(value), form, not_multiples))
+        is_empty = values is not None and not values
+        return None if is_empty else NumberConstraints(form, values, not_multiples)
 
     def within(self, owners: frozenset[Subschema]) -> NumberConstraints:
         del owners
         return self
 
+    def admits(self, value: JsonValue, nodes: NodeSource) -> bool:
+        del nodes
+        is_listed = self.values is None or value in self.values
+        return is_listed and _is_permitted(exact(value), self.form, self.not_multiples)
+
     def forms(self, nodes: NodeSource) -> Iterator[Form]:
         del nodes
         if self.values is not None:
-            yield ConstantForm(tuple(_plain(value) for value in self.values))
+            yield ConstantForm(tuple(_plain(value) for value in self.values.values))
         elif self.not_multiples:
             yield from self._without_multiples()
         else:

@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from lladav.structured.forms import ConstantForm, Form, JsonValue, KeyRule, ObjectForm, StringForm
-from lladav.structured.schema.constraints.membership import valid_constants
-from lladav.structured.schema.constraints.scalars import admits, both, common, smaller, union
+from lladav.structured.schema.constraints.scalars import (
+    both,
+    has_string,
+    smaller,
+    union,
+)
 from lladav.structured.schema.formulas import Condition, NodeSource
-from lladav.structured.schema.json_values import satisfies
+from lladav.structured.schema.json_values import ValueSet, common, satisfies
 from lladav.structured.schema.subschemas import Subschema
 
 MAX_PATTERNS = 8
@@ -71,7 +75,12 @@ class ObjectConstraints:
     max_properties: int | None = None
     unevaluated: tuple[PropertyRules, ...] = ()
     """Subschemas with ``unevaluatedProperties``."""
-    values: tuple[JsonValue, ...] | None = None
+    values: ValueSet | None = None
+
+    @property
+    def size(self) -> int:
+        parts = self.required, self.forbidden, self.rules, self.conditions, self.names
+        return sum(map(len, parts))
 
     def merge(self, other: ObjectConstraints, nodes: NodeSource) -> ObjectConstraints | None:
         if other.conditions or other.forbidden:
@@ -81,7 +90,7 @@ class ObjectConstraints:
         fails = (
             not {*merged.required}.isdisjoint(merged.forbidden)
             or (most is not None and most < max(merged.min_properties, len(merged.required)))
-            or merged.values == ()
+            or (merged.values is not None and not merged.values)
             or any(merged._is_impossible(name, nodes) for name in merged._touched(other))
         )
         return None if fails else merged
@@ -141,11 +150,29 @@ class ObjectConstraints:
         found = [Condition(each) for rules in self.rules for each in rules.of_name(name)]
         return (*found, *(condition for other, condition in self.conditions if other == name))
 
+    def _keys(self, nodes: NodeSource) -> tuple[Form, ...]:
+        """The forms of all names."""
+        return nodes.names(self.names) if self.names else (StringForm(),)
+
+    def admits(self, value: JsonValue, nodes: NodeSource) -> bool:
+        return (
+            isinstance(value, dict)
+            and (self.values is None or value in self.values)
+            and self.min_properties <= len(value)
+            and (self.max_properties is None or len(value) <= self.max_properties)
+            and value.keys() >= {*self.required}
+            and value.keys().isdisjoint(self.forbidden)
+            and all(is_key(name, self._keys(nodes)) for name in value)
+            and all(nodes.accepts(nodes.node(self._all_of_name(name)), item) for name, item in value.items())
+        )
+
     def forms(self, nodes: NodeSource) -> Iterator[Form]:
         if self.values is not None:
-            yield from valid_constants(self.values, replace(self, values=None).forms(nodes), nodes)
+            rules = replace(self, values=None)
+            if values := self.values.where(lambda value: rules.admits(value, nodes)):
+                yield ConstantForm(values.values)
             return
-        keys = nodes.names(self.names) if self.names else (StringForm(),)
+        keys = self._keys(nodes)
         listed = (value for form in keys if isinstance(form, ConstantForm) for value in form.values)
         names = union(self.known_names, tuple(name for name in listed if isinstance(name, str)))
         permitted = [name for name in names if name not in self.forbidden and is_key(name, keys)]
@@ -200,6 +227,6 @@ def is_key(name: str, keys: tuple[Form, ...]) -> bool:
     return any(
         name in form.values
         if isinstance(form, ConstantForm)
-        else isinstance(form, StringForm) and admits(form, name)
+        else isinstance(form, StringForm) and has_string(form, name)
         for form in keys
     )

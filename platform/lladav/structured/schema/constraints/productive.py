@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from lladav.structured.forms import ArrayForm, Contains, Form, ObjectForm, Schema
+from lladav.structured.schema.constraints.scalars import smaller
 
 
 def needed_schemas(form: Form) -> Iterator[Schema]:
@@ -68,6 +69,8 @@ def pruned(form: Form, permits: Callable[[Schema], bool]) -> Form:
 
 
 def _pruned_array(form: ArrayForm, permits: Callable[[Schema], bool]) -> ArrayForm:
+    if form.contains:
+        return _without_contains(form, form.contains, permits)
     length = next((n for n, schema in enumerate(form.prefix) if not permits(schema)), None)
     if length is not None:
         most = length if form.max_items is None else min(length, form.max_items)
@@ -75,3 +78,18 @@ def _pruned_array(form: ArrayForm, permits: Callable[[Schema], bool]) -> ArrayFo
     if form.items is None or permits(form.items):
         return form
     return replace(form, items=None)
+
+
+def _without_contains(form: ArrayForm, contains: Contains, permits: Callable[[Schema], bool]) -> ArrayForm:
+    """The form as a plain list, if all items count or none."""
+    if not permits(contains.item):
+        return replace(form, items=contains.other if permits(contains.other) else None, contains=None)
+    if permits(contains.other):
+        return form
+    return replace(
+        form,
+        items=contains.item,
+        min_items=max(form.min_items, contains.min_count),
+        max_items=smaller(form.max_items, contains.max_count),
+        contains=None,
+    )

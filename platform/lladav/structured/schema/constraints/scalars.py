@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from lladav.structured.forms import ConstantForm, Form, JsonValue, StringForm
 from lladav.structured.schema.formulas import NodeSource
-from lladav.structured.schema.json_values import identity, satisfies
+from lladav.structured.schema.json_values import ValueSet, common, satisfies
 from lladav.structured.schema.subschemas import Subschema
 
 T = TypeVar("T")
@@ -24,15 +24,7 @@ def union(a: tuple[T, ...], b: tuple[T, ...]) -> tuple[T, ...]:
     return tuple(dict.fromkeys((*a, *b)))
 
 
-def common(a: tuple[JsonValue, ...] | None, b: tuple[JsonValue, ...] | None) -> tuple[JsonValue, ...] | None:
-    """The values in both lists; None is any value."""
-    if a is None or b is None:
-        return b if a is None else a
-    keys = {identity(value) for value in b}
-    return tuple(value for value in a if identity(value) in keys)
-
-
-def admits(form: StringForm, text: str) -> bool:
+def has_string(form: StringForm, text: str) -> bool:
     """Whether a string has a form; raises ``SchemaError`` for a pattern that cannot be read."""
     return (
         form.min_length <= len(text)
@@ -64,7 +56,11 @@ def both(a: StringForm, b: StringForm) -> StringForm | None:
 class ValueConstraints:
     """Null and booleans: the values that are left."""
 
-    values: tuple[JsonValue, ...]
+    values: ValueSet
+
+    @property
+    def size(self) -> int:
+        return len(self.values.values)
 
     def merge(self, other: ValueConstraints, nodes: NodeSource) -> ValueConstraints | None:
         del nodes
@@ -75,9 +71,13 @@ class ValueConstraints:
         del owners
         return self
 
+    def admits(self, value: JsonValue, nodes: NodeSource) -> bool:
+        del nodes
+        return value in self.values
+
     def forms(self, nodes: NodeSource) -> Iterator[Form]:
         del nodes
-        yield ConstantForm(self.values)
+        yield ConstantForm(self.values.values)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,11 @@ class StringConstraints:
     """Strings of a form, or the values of a list that have it."""
 
     form: StringForm = field(default_factory=StringForm)
-    values: tuple[JsonValue, ...] | None = None
+    values: ValueSet | None = None
+
+    @property
+    def size(self) -> int:
+        return len(self.form.patterns) + len(self.values.values if self.values else ())
 
     def merge(self, other: StringConstraints, nodes: NodeSource) -> StringConstraints | None:
         del nodes
@@ -95,13 +99,18 @@ class StringConstraints:
         values = common(self.values, other.values)
         if values is None:
             return StringConstraints(form)
-        values = tuple(value for value in values if isinstance(value, str) and admits(form, value))
+        values = values.where(lambda value: isinstance(value, str) and has_string(form, value))
         return StringConstraints(form, values) if values else None
 
     def within(self, owners: frozenset[Subschema]) -> StringConstraints:
         del owners
         return self
 
+    def admits(self, value: JsonValue, nodes: NodeSource) -> bool:
+        del nodes
+        is_listed = self.values is None or value in self.values
+        return is_listed and isinstance(value, str) and has_string(self.form, value)
+
     def forms(self, nodes: NodeSource) -> Iterator[Form]:
         del nodes
-        yield self.form if self.values is None else ConstantForm(self.values)
+        yield self.form if self.values is None else ConstantForm(self.values.values)

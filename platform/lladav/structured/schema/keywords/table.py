@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from lladav.structured.schema.formulas import FALSE, TRUE, Formula
 from lladav.structured.schema.json_values import JsonType
-from lladav.structured.schema.keywords import arrays, logic, objects, scalars
+from lladav.structured.schema.keywords import arrays, constants, logic, objects, scalars
 from lladav.structured.schema.subschemas import Subschema
 
 Reading: TypeAlias = Callable[[Subschema, JsonType], Formula]
@@ -15,9 +15,9 @@ _EVERY_TYPE: dict[str, Reading] = {
     "$ref": logic.reference("$ref"),
     "$dynamicRef": logic.reference("$dynamicRef"),
     "$recursiveRef": logic.reference("$recursiveRef"),
-    "type": logic.type_keyword,
-    "enum": logic.enum,
-    "const": logic.const,
+    "type": constants.type_keyword,
+    "enum": constants.enum,
+    "const": constants.const,
     "allOf": logic.all_of,
     "anyOf": logic.any_of,
     "oneOf": logic.one_of,
@@ -68,7 +68,7 @@ def formula(subschema: Subschema, kind: JsonType) -> Formula:
     if isinstance(subschema.schema, bool):
         return TRUE if subschema.schema else FALSE
     known = READINGS[kind]
-    if subschema.draft.ref_is_alone and "$ref" in subschema.schema:
+    if subschema.is_reference:
         return known["$ref"](subschema, kind)
     present = (known[each] for each in subschema.schema if each in known and subschema.draft.has(each))
     return tuple(item for reading in dict.fromkeys(present) for item in reading(subschema, kind))
