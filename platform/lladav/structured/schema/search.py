@@ -30,7 +30,7 @@ from lladav.structured.schema.keywords.constants import UNCONSTRAINED
 from lladav.structured.schema.keywords.table import formula
 from lladav.structured.schema.subschemas import Subschema
 
-MAX_FORMS = 128
+MAX_FORMS = 64
 """Forms of one type of one node."""
 MAX_EXCLUSIONS = 8
 """Forms that negated subschemas may split one conjunction into."""
