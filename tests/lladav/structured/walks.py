@@ -11,6 +11,7 @@ import numpy as np
 
 from lladav.inputs.chat import ChatTokenizer
 from lladav.structured.languages.automaton import TokenAutomaton
+from lladav.structured.languages.graphs import distances_to_end
 from lladav.structured.outline import Fixed, Outline
 
 
@@ -66,13 +67,7 @@ class _Graph:
     def to_end_S(self) -> np.ndarray:
         """Tokens from each state to an accepting one."""
         automaton = self.automaton
-        distance_S = np.where(automaton.accepting_S, 0, 10**9)
-        for _ in distance_S:
-            before_S = distance_S.copy()
-            np.minimum.at(distance_S, automaton.sources_E, before_S[automaton.targets_E] + 1)
-            if (before_S == distance_S).all():
-                break
-        return distance_S
+        return distances_to_end(automaton.sources_E, automaton.targets_E, automaton.accepting_S)
 
     def steps(self, state: int, left: int) -> list[tuple[int, int]]:
         """Class and target of the edges from which an end is at most ``left`` tokens away."""

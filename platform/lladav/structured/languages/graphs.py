@@ -16,8 +16,13 @@ def useful_states(
     """Whether each state lies on a path from the start to an accepting state."""
     graph = _graph(sources, targets, len(accepting_S))
     from_start = _distances(graph, np.array([start]))
-    to_end = _distances(csr_array(graph.T), np.flatnonzero(accepting_S))
-    return np.isfinite(from_start) & np.isfinite(to_end)
+    return np.isfinite(from_start) & np.isfinite(distances_to_end(sources, targets, accepting_S))
+
+
+def distances_to_end(sources: np.ndarray, targets: np.ndarray, accepting_S: np.ndarray) -> np.ndarray:
+    """Edges from each state to the closest accepting one; infinity if there is no path."""
+    graph = _graph(sources, targets, len(accepting_S))
+    return _distances(csr_array(graph.T), np.flatnonzero(accepting_S))
 
 
 def shortest_path(sources: np.ndarray, targets: np.ndarray, start: int, accepting_S: np.ndarray) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from lladav.structured.forms import ConstantForm, JsonValue, NumberForm, StringForm
 from lladav.structured.languages.automaton import TokenAutomaton
 from lladav.structured.languages.building import ScalarForm, json_text
+from lladav.structured.languages.graphs import distances_to_end
 from lladav.structured.outlines.encoding import TextEncoder
 from lladav.structured.outlines.parts import Scalar
 from lladav.structured.outlines.slots import SlotLayout
@@ -99,7 +100,7 @@ class _Steps:
     def __init__(self, automaton: TokenAutomaton, encoder: TextEncoder, count: int) -> None:
         self._automaton, self._encoder, self._count = automaton, encoder, count
         self._after: dict[int, list[tuple[int, bytes]]] = {}
-        self._to_end_S = _tokens_to_end(automaton)
+        self._to_end_S = distances_to_end(automaton.sources_E, automaton.targets_E, automaton.accepting_S)
 
     def order(self, entry: tuple[int, bytes]) -> tuple[int, bytes]:
         """Texts that are closest to their end come first."""
@@ -119,17 +120,6 @@ class _Steps:
     def _bytes_of(self, token_class: int) -> Iterator[bytes]:
         tokens = np.flatnonzero(self._automaton.class_of_V == token_class)
         return (self._encoder.tokenizer.token_bytes(int(token)) for token in islice(tokens, self._count))
-
-
-def _tokens_to_end(automaton: TokenAutomaton) -> np.ndarray:
-    """Tokens from each state to the closest accepting one (S)."""
-    distance_S = np.where(automaton.accepting_S, 0, np.iinfo(np.int32).max - 1)
-    for _ in range(len(distance_S)):
-        before_S = distance_S.copy()
-        np.minimum.at(distance_S, automaton.sources_E, before_S[automaton.targets_E] + 1)
-        if (before_S == distance_S).all():
-            break
-    return distance_S
 
 
 def _scalar(value: JsonValue) -> Scalar:

@@ -1,0 +1,73 @@
+"""Distinct scalars: the tokens that are always enough for one more, and values that are left out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from fractions import Fraction
+
+import pytest
+
+from lladav.structured.forms import ConstantForm, NumberForm, StringForm
+from lladav.structured.languages.building import ScalarForm
+from lladav.structured.outlines.distinct import key_of, shortest_values, value_of
+from lladav.structured.outlines.parts import Collection, Scalar, SlotPart
+from lladav.structured.outlines.unique import UniqueScalars
+from tests.lladav.structured.outlines.hand_built import ENCODER, SLOTS, TOKENIZER
+from tests.lladav.structured.walks import random_member
+
+FORMS: list[list[ScalarForm]] = [
+    [StringForm()],
+    [StringForm(max_length=1)],
+    [StringForm(patterns=("^(a|bb|ccc)$",))],
+    [NumberForm(integer=True)],
+    [NumberForm(Fraction(0), Fraction(1))],
+    [NumberForm(integer=True), ConstantForm((None, True))],
+]
+
+
+@pytest.mark.parametrize("forms", FORMS)
+def test_the_shortest_values_are_distinct_and_members(forms: list[ScalarForm]):
+    layout = SLOTS.slot(forms)
+    found = shortest_values(layout, ENCODER, 12)
+    values = [value_of(each.text, bool(layout.quotes)) for each in found]
+    assert len(set(map(key_of, values))) == len(found) == (3 if "bb" in values else 12)
+    assert found[0].tokens >= layout.automaton.min_tokens
+    assert [each.tokens for each in found] == sorted(each.tokens for each in found)
+
+
+@pytest.mark.parametrize("forms", FORMS)
+@pytest.mark.parametrize("seed", range(3))
+def test_there_are_enough_tokens_for_one_more_whatever_is_written(forms: list[ScalarForm], seed: int):
+    scalars, collection, rng = UniqueScalars(forms, SLOTS), Collection(), random.Random(seed)
+    written = tuple[Scalar, ...]()
+    while len(written) < 6 and (parts := scalars.parts(collection, {collection: written})) is not None:
+        (slot,) = (part for part in parts if isinstance(part, SlotPart))
+        bound = scalars.cost(len(written)).minimum - sum(
+            part.cost.minimum for part in parts if part is not slot
+        )
+        assert slot.automaton.min_tokens <= bound
+        ids = random_member(slot.automaton, int(bound), rng)
+        value = value_of(b"".join(map(TOKENIZER.token_bytes, ids)).decode(), slot.quoted)
+        assert key_of(value) not in map(key_of, written)
+        written = (*written, value)
+    assert len(written) == (3 if forms == FORMS[2] else 6)
+    assert scalars.cost(3).possible == (forms != FORMS[2])
+
+
+def test_one_is_not_true_and_is_one_point_zero():
+    assert key_of(value_of("1", False)) == key_of(value_of("1.0", False))
+    assert key_of(value_of("1", False)) != key_of(value_of("true", False))
+    assert value_of("\\u00e9", True) == value_of("é", True)
+
+
+def test_constants_that_are_written_are_left_out():
+    collection = Collection()
+    scalars = UniqueScalars([ConstantForm((1, True, "x"))], SLOTS)
+    known: Sequence[Scalar] = (Fraction(1), "x")
+    parts = scalars.parts(collection, {collection: tuple(known)})
+    assert parts is not None
+    (slot,) = parts
+    assert isinstance(slot, SlotPart)
+    assert random_member(slot.automaton, 9, random.Random(0)) == TOKENIZER.encode("true")
+    assert scalars.parts(collection, {collection: (*known, True)}) is None
