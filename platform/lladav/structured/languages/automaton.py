@@ -42,7 +42,7 @@ class TokenAutomaton:
     min_tokens: int
     """Tokens of the shortest sequence that is accepted."""
     max_tokens: int | None
-    """Tokens of the longest one; None if there is no longest."""
+    """Tokens of the longest one; None if there is no longest. No longer sequence is accepted."""
 
     def most_probable(self, best_NK: np.ndarray, padding_N: np.ndarray) -> tuple[np.ndarray, float]:
         """Class of each position (N), ``PADDING`` behind the end, and the log-probability of the sequence.
@@ -51,7 +51,7 @@ class TokenAutomaton:
         ``padding_N`` that of padding. For a position that is written already, it is 0 for what it holds and
         minus infinity for everything else. Raises ``ValueError`` if no sequence is accepted.
         """
-        classes_N, score = _best_of_any(best_NK, padding_N)
+        classes_N, score = _best_of_any(best_NK[: self.max_tokens], padding_N)
         if not self._accepts(classes_N):
             classes_N, score = _Program(self, best_NK, padding_N).solve()
         if score == -np.inf:
@@ -133,14 +133,19 @@ def _group_lists(values_E: np.ndarray, firsts_P: np.ndarray) -> tuple[np.ndarray
 
 
 def _best_of_any(best_NK: np.ndarray, padding_N: np.ndarray) -> tuple[np.ndarray, float]:
-    """The most probable sequence of any classes but 0, with padding behind it, and its score."""
-    positions = np.arange(len(best_NK))
+    """The most probable sequence of any classes but 0, with padding behind it, and its score.
+
+    ``best_NK`` may have fewer positions than the padding: the others are padding.
+    """
+    classes_N = np.full(len(padding_N), PADDING)
     if best_NK.shape[1] == 1:
-        return np.full(len(best_NK), PADDING), float(padding_N.sum())
-    classes_N = best_NK[:, 1:].argmax(axis=1) + 1
-    scores = np.append(0.0, best_NK[positions, classes_N].cumsum()) + _from_behind(padding_N)
+        return classes_N, float(padding_N.sum())
+    names = best_NK[:, 1:].argmax(axis=1) + 1
+    scores = np.append(0.0, best_NK[np.arange(len(names)), names].cumsum())
+    scores += _from_behind(padding_N)[: len(scores)]
     end = int(scores.argmax())
-    return np.where(positions < end, classes_N, PADDING), float(scores[end])
+    classes_N[:end] = names[:end]
+    return classes_N, float(scores[end])
 
 
 def _from_behind(padding_N: np.ndarray) -> np.ndarray:

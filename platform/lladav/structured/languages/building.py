@@ -13,23 +13,24 @@ from typing import TypeAlias
 
 from lladav.structured.forms import ConstantForm, JsonValue, NumberForm, StringForm
 from lladav.structured.languages.automaton import TokenAutomaton
-from lladav.structured.languages.byte_dfa import ByteDfa, quoted_dfa, texts_dfa, union_dfa
+from lladav.structured.languages.byte_dfa import quoted_dfa, texts_dfa, union_dfa
 from lladav.structured.languages.byte_encoding import byte_dfa
 from lladav.structured.languages.numbers import number_dfa
-from lladav.structured.languages.strings import matching_dfa, string_dfa
+from lladav.structured.languages.strings import matching_dfa, string_language
 from lladav.structured.languages.token_classes import automaton_of_sequences, token_automaton
 from lladav.structured.languages.vocabulary import Vocabulary
 
-CACHED = 512
-"""Automata of each kind that the process keeps."""
+CACHED = 128
+"""Automata of each kind that the process keeps; a usual one has 1 MB, the largest ones 25 MB."""
 ScalarForm: TypeAlias = ConstantForm | NumberForm | StringForm
 
 
 @lru_cache(maxsize=CACHED)
 def string_automaton(form: StringForm, vocabulary: Vocabulary, *, quoted: bool) -> TokenAutomaton:
     """The JSON texts of strings, with their quotation marks or without."""
-    content = byte_dfa(string_dfa(form), escaped=True)
-    return token_automaton(quoted_dfa(content) if quoted else content, vocabulary)
+    content, max_length = string_language(form)
+    texts = byte_dfa(content, escaped=True)
+    return token_automaton(quoted_dfa(texts) if quoted else texts, vocabulary, max_length)
 
 
 @lru_cache(maxsize=CACHED)
@@ -73,15 +74,16 @@ def _texts_automaton(texts: tuple[str, ...], vocabulary: Vocabulary) -> TokenAut
 def _scalars_automaton(
     texts: tuple[str, ...], forms: tuple[NumberForm | StringForm, ...], vocabulary: Vocabulary
 ) -> TokenAutomaton:
-    constants = [texts_dfa([text.encode() for text in texts])] if texts else []
-    return token_automaton(union_dfa([*constants, *map(_scalar_dfa, forms)]), vocabulary)
-
-
-def _scalar_dfa(form: NumberForm | StringForm) -> ByteDfa:
-    """The JSON texts of a form."""
-    if isinstance(form, NumberForm):
-        return number_dfa(form)
-    return quoted_dfa(byte_dfa(string_dfa(form), escaped=True))
+    parts = [texts_dfa([text.encode() for text in texts])] if texts else []
+    limits = list[int]()
+    for form in forms:
+        if isinstance(form, NumberForm):
+            parts.append(number_dfa(form))
+            continue
+        content, max_length = string_language(form)
+        parts.append(quoted_dfa(byte_dfa(content, escaped=True)))
+        limits += [] if max_length is None else [max_length]
+    return token_automaton(union_dfa(parts), vocabulary, min(limits, default=None))
 
 
 def json_text(value: JsonValue) -> str:

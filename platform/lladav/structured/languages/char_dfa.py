@@ -15,9 +15,8 @@ from lladav.structured.languages.code_points import ANY, Partition, partition_of
 from lladav.structured.languages.graphs import longest_path, shortest_path, useful_states
 from lladav.structured.languages.rows import distinct_rows
 
-MAX_COUNTED_STATES = 1_024
-"""States of an automaton that counts characters up to a maximum."""
-MAX_STATES = 10_000
+MAX_COUNTED_STATES = 20_000
+"""States of an automaton that counts characters."""
 MAX_REFINED_ENTRIES = 2_000_000
 """Entries of tables that minimization reads in all rounds."""
 
@@ -70,21 +69,11 @@ def trimmed(dfa: CharDfa) -> CharDfa:
 
 
 def with_length(dfa: CharDfa, min_length: int, max_length: int | None) -> CharDfa:
-    """The strings of ``min_length`` to ``max_length`` characters.
-
-    The states count characters. If they would be too many, the maximum is lowered: no longer string is
-    accepted, although it may be permitted.
-    """
-    shortest, longest = dfa.min_length, dfa.max_length
-    if max_length is None or (longest is not None and longest <= max_length):
-        max_length = None
-    if shortest >= min_length and max_length is None:
+    """The strings of ``min_length`` to ``max_length`` characters; the states count characters."""
+    if max_length is None and dfa.min_length >= min_length:
         return dfa
-    least = max(shortest, min_length)
-    if max_length is not None:
-        max_length = min(max_length, max(least, MAX_COUNTED_STATES // len(dfa.accepting_S)))
     counts = 1 + (min_length if max_length is None else max_length)
-    if counts * len(dfa.accepting_S) > MAX_STATES:
+    if counts * len(dfa.accepting_S) > MAX_COUNTED_STATES:
         raise SchemaError(
             "", f"counts up to {counts - 1:,} characters, which is too complex; use a shorter length"
         )

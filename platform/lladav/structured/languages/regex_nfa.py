@@ -17,7 +17,7 @@ from lladav.structured.languages.regex_syntax import (
     Repetition,
 )
 
-MAX_NFA_STATES = 100_000
+MAX_NFA_STATES = 150_000
 MATCHED = 0
 """The state in which the expression has matched; the rest of the string does not matter."""
 

@@ -9,7 +9,9 @@ depends on the number of different functions, hardly on the number of tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
+from math import isqrt
 
 import numpy as np
 
@@ -19,36 +21,55 @@ from lladav.structured.languages.byte_dfa import DEAD, ByteDfa
 from lladav.structured.languages.graphs import longest_path, shortest_path, useful_states
 from lladav.structured.languages.vocabulary import Trie, Vocabulary
 
+MAX_LIMITED_TOKEN = 32
+"""Bytes of a token where the number of tokens limits the length of a text."""
 NOWHERE, IDENTITY = 0, 1
 """The function that moves all states to nowhere, and the one that moves none."""
 UNKNOWN = -1
 MAX_PAIRS_READ = 10_000_000
-MAX_PAIRS_KEPT = 2_000_000
+MAX_PAIRS_KEPT = 1_000_000
 """Pairs of source and target that compositions read, and pairs of all functions, at most."""
 
 
-def token_automaton(dfa: ByteDfa, vocabulary: Vocabulary) -> TokenAutomaton:
+def token_automaton(dfa: ByteDfa, vocabulary: Vocabulary, max_bytes: int | None = None) -> TokenAutomaton:
     """The automaton over tokens of the vocabulary.
 
-    If there are too many functions, tokens that begin or end within a character are left out. Raises
-    ``SchemaError`` if that is not enough, or if no sequence of tokens is a text of the language.
+    With ``max_bytes``, long tokens are left out and ``max_tokens`` is so small that no text has more bytes: a
+    limit that needs no states. If there are too many functions, tokens that begin or end within a character
+    are left out. Raises ``SchemaError`` if that is not enough, or if no sequence of tokens is a text of the
+    language.
     """
+    longest = None if max_bytes is None else min(MAX_LIMITED_TOKEN, isqrt(max_bytes))
     try:
-        return _over_tokens(dfa, vocabulary, np.ones_like(dfa.between_S))
+        automaton = _over_tokens(dfa, vocabulary, np.ones_like(dfa.between_S), longest)
     except TooManyPairs:
-        pass
+        automaton = _between_characters(dfa, vocabulary, longest)
+    if max_bytes is None or longest is None:
+        return automaton
+    most = max_bytes // longest
+    if automaton.min_tokens > most:
+        raise SchemaError("", "is too complex; use a simpler pattern or a longer maxLength")
+    most = most if automaton.max_tokens is None else min(most, automaton.max_tokens)
+    return replace(automaton, max_tokens=most)
+
+
+def _between_characters(dfa: ByteDfa, vocabulary: Vocabulary, longest: int | None) -> TokenAutomaton:
+    """The automaton of tokens that begin and end between characters."""
     try:
-        return _over_tokens(dfa, vocabulary, dfa.between_S)
+        return _over_tokens(dfa, vocabulary, dfa.between_S, longest)
     except TooManyPairs:
         raise SchemaError("", "is too complex; use a simpler pattern or shorter lengths") from None
 
 
-def _over_tokens(dfa: ByteDfa, vocabulary: Vocabulary, borders_S: np.ndarray) -> TokenAutomaton:
-    """The automaton of tokens that begin and end in some states."""
+def _over_tokens(
+    dfa: ByteDfa, vocabulary: Vocabulary, borders_S: np.ndarray, longest: int | None
+) -> TokenAutomaton:
+    """The automaton of tokens that begin and end in some states and have at most ``longest`` bytes."""
     trie = vocabulary.trie
     functions = _Functions(dfa, np.flatnonzero(borders_S).astype(np.int32))
     function_of_V = functions.of_trie(trie)[trie.node_of_V]
-    function_of_V[trie.node_of_V == 0] = NOWHERE
+    too_long_V = False if longest is None else trie.node_of_V >= trie.levels_D[: longest + 2][-1]
+    function_of_V[(trie.node_of_V == 0) | too_long_V] = NOWHERE
     used = np.union1d(function_of_V, [NOWHERE])
     sources_E = np.concatenate([functions.sources[each] for each in used])
     targets_E = np.concatenate([functions.targets[each] for each in used])

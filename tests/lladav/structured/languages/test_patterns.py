@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from lladav.structured.errors import SchemaError
 from lladav.structured.forms import StringForm
 from lladav.structured.languages.building import regex_automaton, string_automaton
-from lladav.structured.languages.strings import string_dfa
+from lladav.structured.languages.strings import string_language
 from lladav.structured.languages.vocabulary import Vocabulary
 from tests.lladav.structured.languages.walks import BYTES, ODD, Walker
 
@@ -110,6 +110,8 @@ def test_random_patterns_agree_with_the_validators(pattern: str, values: list[st
         return
     strings = walker(form)
     for value in values:
+        if r"\b" in pattern and "é" in value:  # no part of a word for ECMA-262, but for both validators
+            continue
         accepted = strings.has(json.dumps(value, ensure_ascii=False))
         assert accepted == validates(pattern, value, wanted), (pattern, value)
 
@@ -172,7 +174,7 @@ REFUSED = r"""
 @pytest.mark.parametrize("pattern", [*REFUSED.split(), "(" * 500 + ")" * 500, "a" * 30_000])
 def test_what_is_invalid_or_read_in_different_ways_is_refused(pattern: str):
     with pytest.raises(SchemaError) as raised:
-        string_dfa(StringForm(patterns=(pattern,)))
+        string_language(StringForm(patterns=(pattern,)))
     assert raised.value.code == "unsupported_schema"
     assert len(str(raised.value)) < 300
 

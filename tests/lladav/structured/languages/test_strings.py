@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lladav.structured.errors import SchemaError
-from lladav.structured.forms import StringForm
-from lladav.structured.languages.building import string_automaton
+from lladav.structured.forms import ConstantForm, StringForm
+from lladav.structured.languages.automaton import PADDING
+from lladav.structured.languages.building import scalars_automaton, string_automaton
 from lladav.structured.languages.vocabulary import Vocabulary
 from tests.lladav.structured.languages.walks import BYTES, ODD, Walker
 
@@ -105,13 +107,37 @@ def test_excluded_strings_are_not_accepted(excluded: frozenset[str], value: str)
     assert walker(StringForm(excluded=excluded)).has(text_of(value, True)) == (value not in excluded)
 
 
-def test_a_large_maximum_is_cheap_and_sound():
-    automaton = string_automaton(StringForm(max_length=100_000), BYTES, quoted=False)
-    assert len(automaton.sources_E) < 1_000_000
+@pytest.mark.parametrize(
+    "form",
+    [
+        StringForm(max_length=100_000),
+        StringForm(max_length=254, formats=("email",)),
+        StringForm(max_length=2048, formats=("uri",)),
+        StringForm(5, 3000, patterns=(r"^[A-Z]\w*( \w+){0,20}$",)),
+    ],
+)
+def test_a_maximum_that_needs_no_states_is_sound_and_leaves_room(form: StringForm):
+    automaton = string_automaton(form, ODD, quoted=True)
+    assert len(automaton.sources_E) < 100_000
+    assert form.max_length is not None
     assert automaton.max_tokens is not None
-    assert 1_000 < automaton.max_tokens <= 6 * 100_000, "an escape has up to six characters"
+    longest = max(len(ODD.token_bytes[token]) for token in np.flatnonzero(automaton.class_of_V))
+    assert automaton.max_tokens * longest <= form.max_length
+    assert automaton.max_tokens >= 15
+    padding_N = np.full(automaton.max_tokens + 50, -50.0)
+    best_NK = np.zeros((len(padding_N), automaton.num_classes))
+    classes_N, _ = automaton.most_probable(best_NK, padding_N)
+    assert (classes_N[automaton.max_tokens :] == PADDING).all()
 
 
 def test_a_large_minimum_is_refused():
     with pytest.raises(SchemaError, match="too complex"):
         string_automaton(StringForm(min_length=1_000_000), BYTES, quoted=False)
+
+
+def test_a_union_keeps_the_maximum_of_its_strings():
+    form = StringForm(max_length=254, formats=("email",))
+    automaton = scalars_automaton([ConstantForm((None,)), form], ODD)
+    assert Walker(automaton, ODD).has("null")
+    assert Walker(automaton, ODD).has('"jane.doe@example.org"')
+    assert automaton.max_tokens == string_automaton(form, ODD, quoted=True).max_tokens
