@@ -15,7 +15,7 @@ from lladav.structured.forms import ConstantForm, JsonValue, NumberForm, StringF
 from lladav.structured.languages.automaton import TokenAutomaton
 from lladav.structured.languages.byte_dfa import quoted_dfa, texts_dfa, union_dfa
 from lladav.structured.languages.byte_encoding import byte_dfa
-from lladav.structured.languages.numbers import number_dfa
+from lladav.structured.languages.number_forms import number_dfa
 from lladav.structured.languages.strings import matching_dfa, string_language
 from lladav.structured.languages.token_classes import automaton_of_sequences, token_automaton
 from lladav.structured.languages.vocabulary import Vocabulary
