@@ -83,7 +83,7 @@ function example(each) {
 function SchemaField() {
   const onInput = (event) => (state.schema = event.target.value);
   const text = { id: "schema", rows: 8, value: state.schema, onInput, spellcheck: false, "aria-describedby": "fits" };
-  return h("details", { class: "knobs", open: Boolean(state.schema) }, [
+  return h("details", { class: "knobs schema", open: Boolean(state.schema) }, [
     h("summary", "JSON schema"),
     h("label", { for: "schema", class: "visually-hidden" }, "JSON schema"),
     h("textarea", text),
