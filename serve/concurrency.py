@@ -6,6 +6,8 @@ A thread helps only if no single call holds the GIL for long; ``serve.api.body_r
 from __future__ import annotations
 
 import asyncio
+import gc
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +28,32 @@ class ThreadOffloader:
         """The function's result. A call that is cancelled before it starts never runs."""
         call = partial(function, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+
+class CollectionPause:
+    """Pauses garbage collection while any thread is inside.
+
+    Collecting a hundred thousand new objects stops all threads for 100 ms. Memory without cycles is freed as
+    ever.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            gc.disable()
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                gc.enable()
+
+
+COMPILING = CollectionPause()
+"""Entered while a structure is compiled: automata are many small objects."""
 
 
 class SingleFlight(Generic[T]):

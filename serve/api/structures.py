@@ -18,6 +18,7 @@ from lladav.structured.compiling import Structure, StructureKind, StructureSpec,
 from lladav.structured.errors import SchemaError
 from serve.api.body_reading import check_complexity, parse_json
 from serve.api.schemas import DecodingBody, ObjectFormat, SchemaFormat
+from serve.concurrency import COMPILING
 from serve.errors import ApiError
 from serve.settings import DecodingSettings
 
@@ -114,7 +115,8 @@ class StructurePlanner:
         """
         spec = self._spec(requested, body)
         try:
-            return PlannedStructure(spec, compile_structure(spec, self._tokenizer, max_tokens))
+            with COMPILING:
+                return PlannedStructure(spec, compile_structure(spec, self._tokenizer, max_tokens))
         except SchemaError as error:
             raise _api_error(error, requested.field) from None
 

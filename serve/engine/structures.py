@@ -9,7 +9,7 @@ from lladav.decoding.params import DecodingOptions
 from lladav.inputs.chat import ChatTokenizer
 from lladav.structured.compiling import StructureSpec, compile_structure
 from lladav.structured.errors import SchemaError
-from serve.concurrency import ThreadOffloader
+from serve.concurrency import COMPILING, ThreadOffloader
 from serve.engine.messages import EngineRequest
 from serve.errors import ApiError
 
@@ -29,7 +29,8 @@ class StructureCompiler:
 
     def _structured(self, options: DecodingOptions, spec: StructureSpec) -> DecodingOptions:
         try:
-            structure = compile_structure(spec, self._tokenizer, options.max_tokens)
+            with COMPILING:
+                structure = compile_structure(spec, self._tokenizer, options.max_tokens)
         except SchemaError as error:
             raise ApiError(400, str(error), code=error.code) from None
         return options.with_outline(structure.outline)

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Browser
 
 from serve.settings import ServeSettings
 from tests.lladav.build import tiny_ar_config
 from tests.serve.apis import LocalEngines, checkpoint, serving, settings_of
+from tests.serve.browser import Playground, chromium
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -64,3 +66,30 @@ def api(served: ServeSettings, engines: LocalEngines) -> Iterator[str]:
     """Address of a running API, its engine in this process."""
     with serving(served, engines) as address:
         yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Callable[..., Playground]]:
+    """Opens the page at an address; at the end nobody else was asked, and the console stayed silent."""
+    opened: list[Playground] = []
+
+    def open_at(address: str, **options: Any) -> Playground:
+        opened.append(Playground(browser.new_page(**options), address))
+        return opened[-1]
+
+    yield open_at
+    for each in opened:
+        each.page.close()
+        assert each.strangers == []
+        assert each.complaints == []
+
+
+@pytest.fixture
+def playground(api: str, open_page: Callable[..., Playground]) -> Playground:
+    return open_page(api)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 
 import pytest
 
-from serve.concurrency import SingleFlight, ThreadOffloader
+from serve.concurrency import CollectionPause, SingleFlight, ThreadOffloader
 from tests.serve.asgi import until
 
 
@@ -100,3 +101,13 @@ def test_a_call_that_is_cancelled_before_it_starts_never_runs() -> None:
         assert ran == ["first", "third"]
 
     asyncio.run(asked())
+
+
+def test_garbage_collection_is_paused_while_any_thread_is_inside() -> None:
+    pause = CollectionPause()
+    assert gc.isenabled()
+    with pause:
+        with pause:
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    assert gc.isenabled()
