@@ -16,6 +16,9 @@ from lladav.structured.outlines.parts import Alternative, Collection, Known, Loo
 from lladav.structured.outlines.unique import UniqueScalars
 from lladav.structured.outlines.values import ValuePart, Values
 
+MAX_OFFERED = 256
+"""Optional properties of one choice. Further ones are offered when one of these is written."""
+
 
 @dataclass(frozen=True)
 class Property:
@@ -95,9 +98,12 @@ class ObjectLayout:
             widths.append(1 if each.required else widths[-1] + 1)
         return widths[::-1]
 
+    def missing(self, state: ObjectState) -> int:
+        """How many properties besides the required ones still have to be written."""
+        return max(0, self.min_properties - state.written - self.required_counts[state.position])
+
     def _complete(self, lookup: Lookup, required: Cost, state: ObjectState) -> Cost:
-        written = state.written + self.required_counts[state.position]
-        extra = max(0, self.min_properties - written)
+        written, extra = state.written + self.required_counts[state.position], self.missing(state)
         if self.max_properties is not None and written + extra > self.max_properties:
             return IMPOSSIBLE
         more = self._extra(lookup, state, extra) if extra else NOTHING
@@ -203,10 +209,12 @@ class ObjectPart:
             yield Alternative((self._at(ObjectState(self.state.position + 1, self.state.written, 0)),))
 
     def _listed(self) -> Iterator[Alternative]:
-        """The optional properties before the next required one, and that one."""
-        for position in range(self.state.position, len(self.layout.properties)):
-            yield self._property(position)
-            if self.layout.properties[position].required:
+        """The next optional properties, and the next required one if there is one."""
+        position, all_offered = self.state.position, self.layout.missing(self.state) > 0
+        for index, each in enumerate(self.layout.properties[position:]):
+            if each.required or all_offered or index < MAX_OFFERED:
+                yield self._property(position + index)
+            if each.required:
                 return
 
     def _property(self, position: int) -> Alternative:

@@ -50,6 +50,21 @@ def test_a_written_optional_property_is_one_choice():
     assert not alternatives[19].choices([TOKENIZER.encode("1")])
 
 
+@pytest.mark.parametrize("required", [False, True])
+def test_an_object_can_end_however_many_optional_properties_it_has(required: bool):
+    properties = {f"p{number}": ONE for number in range(600)}
+    form = ObjectForm({**properties, "last": ONE}, frozenset({"last"} if required else ()))
+    outline = outline_of(HandBuilt(form))
+    before = "".join(texts(outline))
+    assert before + follow(outline)[-1][0] == ('{"last": 1}' if required else "{}")
+
+
+def test_a_property_that_has_to_be_written_is_offered_wherever_it_is_listed():
+    properties = {f"p{number}": Unsupported() for number in range(600)}
+    form = ObjectForm({**properties, "last": ONE}, min_properties=1)
+    assert all_answers(outline_of(HandBuilt(form))) == ['{"last": 1}']
+
+
 def test_all_properties_are_written_without_a_choice_if_the_model_is_not_to_choose():
     outline = outline_of(record("b", a=ONE, b=ONE, c=ONE), all_properties=True)
     assert texts(outline) == ['{"a": 1, "b": 1, "c": 1}']
