@@ -35,7 +35,7 @@ DRAFTS = {
 }
 """Folder of each draft, and its URI."""
 LIMITS = Limits(temperatures=(0.0, 2.0, 2.0, 2.0))
-COLUMNS = ("schemas", "accepted", "answered", "wrong", "impossible")
+COLUMNS = ("accepted", "wrong", "impossible")
 IMPOSSIBLE = "impossible_schema"
 
 
@@ -59,7 +59,7 @@ def main() -> None:
     print_table(findings)
     report(
         "structured output: JSON Schema Test Suite, wrong answers",
-        sum(map(count_wrong, findings)),
+        sum(map(is_wrong, findings)),
         "schemas",
         f"{len(findings)} schemas of the drafts 2020-12 and 7",
         accepted=sum(each.compilation.accepted for each in findings),
@@ -114,7 +114,7 @@ def print_table(findings: Sequence[Finding[SuiteCase]]) -> None:
         *counted(f"{_name(each)}: {each.compilation.refusal}"[:250] for each in refused),
         sep="\n  ",
     )
-    print("\nwrong", *counted(line for each in findings for line in wrong(each)), sep="\n  ", flush=True)
+    print("\nwrong", *counted(line for each in findings for line in problems(each)), sep="\n  ", flush=True)
 
 
 def row(name: str, findings: Sequence[Finding[SuiteCase]]) -> list[str]:
@@ -122,14 +122,10 @@ def row(name: str, findings: Sequence[Finding[SuiteCase]]) -> list[str]:
     cells = [name]
     for draft in DRAFTS:
         found = [each for each in findings if each.case.draft == draft]
-        counts = (
-            len(found),
-            sum(each.compilation.accepted for each in found),
-            sum(each.answered for each in found),
-            sum(map(count_wrong, found)),
-            sum(map(called_impossible, found)),
-        )
-        cells += map(str, counts) if found else [""] * len(counts)
+        accepted = sum(each.compilation.accepted for each in found)
+        wrong, impossible = sum(map(is_wrong, found)), sum(map(called_impossible, found))
+        counts = f"{accepted} of {len(found)}", str(wrong), str(impossible)
+        cells += counts if found else [""] * len(counts)
     return cells
 
 
@@ -138,12 +134,12 @@ def called_impossible(finding: Finding[SuiteCase]) -> bool:
     return finding.compilation.code == IMPOSSIBLE and bool(finding.case.valid)
 
 
-def count_wrong(finding: Finding[SuiteCase]) -> bool:
-    """Whether an answer is wrong."""
-    return any(wrong(finding))
+def is_wrong(finding: Finding[SuiteCase]) -> bool:
+    """Whether an answer is wrong or failed, or the schema is called impossible."""
+    return any(problems(finding))
 
 
-def wrong(finding: Finding[SuiteCase]) -> Iterator[str]:
+def problems(finding: Finding[SuiteCase]) -> Iterator[str]:
     """A line for each wrong answer, for each failure, and for a valid schema that is called impossible."""
     if called_impossible(finding):
         yield f"{_name(finding)}: called impossible; the suite has {finding.case.valid[0][:80]}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.bench.bench_schema_suite import SuiteCase, called_impossible, normal_text, read_suite, wrong
+from tests.bench.bench_schema_suite import SuiteCase, called_impossible, normal_text, problems, read_suite
 from tests.bench.bench_schemas import choose, reason, row
 from tests.bench.schema_cases import (
     OWN_SCHEMAS,
@@ -130,8 +130,8 @@ def test_the_suite_overrules_the_validators() -> None:
     accepted = Compilation(0.0, 1)
     objections = 2, ("jsonschema: no",)
     answers = [JudgedAnswer(0.0, UntrainedAnswer(text, 1), *objections) for text in ("1.0", '"1"', "3")]
-    assert [bool([*wrong(finding(accepted, each))]) for each in answers] == [False, True, True]
-    assert [*wrong(finding(accepted, JudgedAnswer(0.0, UntrainedAnswer("3", 1), 2)))] == []
+    assert [bool([*problems(finding(accepted, each))]) for each in answers] == [False, True, True]
+    assert [*problems(finding(accepted, JudgedAnswer(0.0, UntrainedAnswer("3", 1), 2)))] == []
     impossible = finding(Compilation(0.0, 0, "has no value", "impossible_schema"))
     assert called_impossible(impossible)
-    assert len([*wrong(impossible)]) == 1
+    assert len([*problems(impossible)]) == 1

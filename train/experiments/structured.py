@@ -22,7 +22,7 @@ from lladav.storage import location
 from lladav.storage.local_cache import local_copy
 from lladav.structured.compiling import StructureKind, StructureSpec, compile_structure
 from lladav.structured.forms import JsonValue
-from train.evaluate import BATCH, MAX_TOKENS, decoding_options
+from train.evaluate import BATCH, MAX_TOKENS, decoding_options, usual_decoding
 from train.experiments.accuracy import draw
 from train.experiments.kind import ANSWERS, Kind, Measured, Measurement, Subject
 from train.experiments.questions import QuestionOptions, asked, questions_key
@@ -191,12 +191,9 @@ def _options(
     changed = {key: value for key, value in subject.trial.decoding.items() if key != STRUCTURE}
     if structure and spec:
         compiled = compile_structure(spec, tokenizer, structure.max_tokens)
-        changed |= {
-            "max_tokens": compiled.max_tokens,
-            "block_length": None,
-            "outline": compiled.outline,
-            "stop": (),
-        }
+        block = changed.get("block_length", usual_decoding(subject.config)["block_length"])
+        canvas = -(-compiled.max_tokens // block) * block
+        changed |= {"max_tokens": canvas, "outline": compiled.outline}
     return decoding_options(subject.config, tokenizer.ids, changed)
 
 

@@ -26,12 +26,14 @@ _DRAFT4 = frozenset(
     "minProperties maxProperties dependencies items additionalItems minItems maxItems uniqueItems minLength "
     "maxLength pattern format minimum maximum exclusiveMinimum exclusiveMaximum multipleOf".split()
 )
-_DRAFT6 = _DRAFT4 | {"const", "contains", "propertyNames"}
+_CONTENT = {"contentEncoding", "contentMediaType"}
+"""Keywords that some validators assert in drafts 6 and 7; annotations since."""
+_DRAFT6 = _DRAFT4 | {"const", "contains", "propertyNames", *_CONTENT}
 _DRAFT7 = _DRAFT6 | {"if", "then", "else"}
 _NEW_IN_2019 = (
     "dependentRequired dependentSchemas minContains maxContains unevaluatedItems unevaluatedProperties"
 )
-_DRAFT2019 = _DRAFT7 | {*_NEW_IN_2019.split(), "$recursiveRef"}
+_DRAFT2019 = _DRAFT7 - _CONTENT | {*_NEW_IN_2019.split(), "$recursiveRef"}
 _DRAFT2020 = _DRAFT2019 - {"additionalItems", "$recursiveRef"} | {"prefixItems", "$dynamicRef"}
 
 

@@ -10,6 +10,9 @@ from lladav.structured.schema.formulas import FALSE, TRUE, Check, Formula, Unenf
 from lladav.structured.schema.json_values import FORMATS, JsonType, exact
 from lladav.structured.schema.subschemas import Subschema
 
+BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$"
+"""Strings that are the base64 of some bytes."""
+
 
 def _strings(form: StringForm, otherwise: StringForm | None) -> Formula:
     """Strings of a form; those of the other one do not have it."""
@@ -43,6 +46,25 @@ def format_keyword(subschema: Subschema, kind: JsonType) -> Formula:
         return TRUE
     error = SchemaError(f"{subschema.path}/format", "is not supported inside of not or oneOf")
     return (Check(StringConstraints(StringForm(formats=(name,))), lambda: ((Unenforceable(error),),)),)
+
+
+def content_encoding(subschema: Subschema, kind: JsonType) -> Formula:
+    """Base64, which some validators assert in drafts 6 and 7. No string violates it for certain."""
+    del kind
+    if subschema.get("contentEncoding") != "base64":
+        return TRUE
+    error = SchemaError(f"{subschema.path}/contentEncoding", "is not supported inside of not or oneOf")
+    return (Check(StringConstraints(StringForm(patterns=(BASE64,))), lambda: ((Unenforceable(error),),)),)
+
+
+def content_media_type(subschema: Subschema, kind: JsonType) -> Formula:
+    """JSON in a string, which some validators assert in drafts 6 and 7. It is no regular language."""
+    del kind
+    if subschema.get("contentMediaType") != "application/json":
+        return TRUE
+    path = f"{subschema.path}/contentMediaType"
+    reason = "is an assertion in drafts 6 and 7 and is not supported; use draft 2020-12"
+    return (Unenforceable(SchemaError(path, reason)),)
 
 
 def _numbers(form: NumberForm, otherwise: NumberForm) -> Formula:

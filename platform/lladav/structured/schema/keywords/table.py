@@ -32,6 +32,8 @@ _BY_TYPE: dict[JsonType, dict[str, Reading]] = {
         "maxLength": scalars.max_length,
         "pattern": scalars.pattern,
         "format": scalars.format_keyword,
+        "contentEncoding": scalars.content_encoding,
+        "contentMediaType": scalars.content_media_type,
     },
     JsonType.NUMBER: {
         "minimum": scalars.minimum,
