@@ -22,6 +22,8 @@ from lladav.structured.outlines.slots import SlotBuilder
 
 NAME_TOKENS = 8
 """Canvas positions of a name that the model writes."""
+MAX_TRIED = 4
+"""Forms of scalars that are tried one by one if they are not supported together."""
 MAX_SCHEMAS = 4096
 """Schemas that the cost of one may depend on."""
 MAX_WORK = 200_000
@@ -100,8 +102,10 @@ class Layouts:
     def _scalar(
         self, schema: Schema, forms: Sequence[ScalarForm]
     ) -> tuple[Sequence[ScalarForm], Layout | None]:
-        """The layout of scalars, without forms that are not supported."""
-        for candidates in (forms, [form for form in forms if self._is_supported(schema, form)]):
+        """The layout of scalars; if they are not supported together, that of the first ones that are."""
+        supported = (form for form in forms[:MAX_TRIED] if self._is_supported(schema, form))
+        for each in (forms, supported):
+            candidates = list(each)
             try:
                 return (candidates, self.slots.scalar(candidates)) if candidates else ((), None)
             except SchemaError as error:
