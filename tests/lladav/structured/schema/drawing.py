@@ -19,7 +19,7 @@ from lladav.structured.forms import (
     Schema,
     StringForm,
 )
-from lladav.structured.schema.constraints.numbers import ends_of, has_number, step_of
+from lladav.structured.schema.constraints.numeric import ends_of, has_number, step_of
 from lladav.structured.schema.constraints.scalars import has_string
 from lladav.structured.schema.json_values import identity
 

@@ -143,6 +143,12 @@ def test_draft_4_has_switches_for_exclusive_bounds() -> None:
     assert forms(schema) == [NumberForm(Fraction(1), low_excluded=True)]
 
 
+def test_base64_is_asserted_where_a_validator_asserts_it() -> None:
+    schema = {"enum": ["YQ==", "!"], "contentEncoding": "base64"}
+    assert forms({"$schema": DRAFT7, **schema}) == [ConstantForm(("YQ==",))]
+    assert forms(schema) == [ConstantForm(("YQ==", "!"))]
+
+
 @pytest.mark.parametrize("reference", ["#/$defs/a", "#name", "other", "https://example.org/other"])
 def test_references_by_pointer_anchor_and_id(reference: str) -> None:
     definitions = {

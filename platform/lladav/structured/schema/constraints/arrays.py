@@ -44,7 +44,7 @@ class ItemRules:
 
 
 @dataclass(frozen=True)
-class Count:
+class ItemCount:
     """``min_count`` to ``max_count`` items satisfy a condition."""
 
     condition: Condition
@@ -53,12 +53,12 @@ class Count:
     owners: frozenset[Subschema] = frozenset()
 
 
-def _merged_counts(counts: tuple[Count, ...]) -> tuple[Count, ...]:
+def _merged_counts(counts: tuple[ItemCount, ...]) -> tuple[ItemCount, ...]:
     """One count per condition."""
-    merged: dict[Condition, Count] = {}
+    merged: dict[Condition, ItemCount] = {}
     for count in counts:
         other = merged.get(count.condition, count)
-        merged[count.condition] = Count(
+        merged[count.condition] = ItemCount(
             count.condition,
             max(count.min_count, other.min_count),
             smaller(count.max_count, other.max_count),
@@ -67,7 +67,7 @@ def _merged_counts(counts: tuple[Count, ...]) -> tuple[Count, ...]:
     return tuple(merged.values())
 
 
-def _has_count(items: list[JsonValue], count: Count, nodes: NodeSource) -> bool:
+def _has_count(items: list[JsonValue], count: ItemCount, nodes: NodeSource) -> bool:
     counted = [item for item in items if nodes.accepts(nodes.node((count.condition,)), item)]
     others = sum(nodes.accepts(nodes.node((~count.condition,)), item) for item in items)
     few_enough = count.max_count is None or len(items) - others <= count.max_count
@@ -82,7 +82,7 @@ class ArrayConstraints:
     max_items: int | None = None
     unique: bool = False
     rules: tuple[ItemRules, ...] = ()
-    counts: tuple[Count, ...] = ()
+    counts: tuple[ItemCount, ...] = ()
     items_at: tuple[tuple[int, Condition], ...] = ()
     """Further conditions on single items."""
     unevaluated: tuple[ItemRules, ...] = ()
@@ -180,7 +180,7 @@ class ArrayConstraints:
         """Conditions on items that must not count."""
         return tuple(~each.condition for each in self.counts if each.max_count is not None)
 
-    def _counted(self, count: Count, nodes: NodeSource) -> ArrayForm:
+    def _counted(self, count: ItemCount, nodes: NodeSource) -> ArrayForm:
         conditions = self._conditions(0)
         contains = Contains(
             nodes.node((*conditions, count.condition)),
@@ -191,7 +191,7 @@ class ArrayConstraints:
         items = nodes.node(conditions)
         return ArrayForm((), items, self.min_items, self.max_items, self.unique, contains)
 
-    def _placed(self, counts: tuple[Count, ...], nodes: NodeSource) -> Iterator[ArrayForm]:
+    def _placed(self, counts: tuple[ItemCount, ...], nodes: NodeSource) -> Iterator[ArrayForm]:
         """Items that count have fixed positions: directly behind the prefix, or one within it."""
         needed = [count for count in counts for _ in range(min(count.min_count, MAX_PLACED + 1))]
         if len(needed) > MAX_PLACED:
@@ -207,7 +207,7 @@ class ArrayConstraints:
             prefix = tuple(self._placed_item(index, places.get(index), nodes) for index in range(length))
             yield self._form(prefix, nodes, max((index + 1 for index in places), default=0))
 
-    def _placed_item(self, index: int, count: Count | None, nodes: NodeSource) -> Schema:
+    def _placed_item(self, index: int, count: ItemCount | None, nodes: NodeSource) -> Schema:
         if count is None:
             return nodes.node((*self._conditions(index), *self._uncounted))
         counts = count.condition.subschema.draft.has("prefixItems")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lladav.structured.errors import SchemaError
-from lladav.structured.schema.constraints.arrays import ArrayConstraints, Count, ItemRules
+from lladav.structured.schema.constraints.arrays import ArrayConstraints, ItemCount, ItemRules
 from lladav.structured.schema.formulas import (
     TRUE,
     Alternatives,
@@ -35,7 +35,7 @@ def items(subschema: Subschema, kind: JsonType) -> Formula:
             n = len(rules.prefix)
             wrong.append(ArrayConstraints(min_items=n + 1, items_at=((n, ~Condition(rules.rest)),)))
         elif rules.rest:
-            wrong.append(ArrayConstraints(min_items=1, counts=(Count(~Condition(rules.rest), 1, None),)))
+            wrong.append(ArrayConstraints(min_items=1, counts=(ItemCount(~Condition(rules.rest), 1, None),)))
         return tuple((Check(each),) for each in wrong)
 
     return (Check(ArrayConstraints(rules=(rules,)), otherwise),)
@@ -66,16 +66,16 @@ def contains(subschema: Subschema, kind: JsonType) -> Formula:
     del kind
     condition = Condition(subschema.at("contains"))
     least, most = int(subschema.get("minContains", 1)), subschema.get("maxContains")
-    too_few = [ArrayConstraints(counts=(Count(condition, 0, least - 1),))] if least else []
+    too_few = [ArrayConstraints(counts=(ItemCount(condition, 0, least - 1),))] if least else []
     too_many = [] if most is None else [_at_least(condition, int(most) + 1)]
     held = ArrayConstraints(
-        min_items=least, counts=(Count(condition, least, None if most is None else int(most)),)
+        min_items=least, counts=(ItemCount(condition, least, None if most is None else int(most)),)
     )
     return _arrays(held, *too_few, *too_many)
 
 
 def _at_least(condition: Condition, count: int) -> ArrayConstraints:
-    return ArrayConstraints(min_items=count, counts=(Count(condition, count, None),))
+    return ArrayConstraints(min_items=count, counts=(ItemCount(condition, count, None),))
 
 
 def unevaluated_items(subschema: Subschema, kind: JsonType) -> Formula:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lladav.structured.forms import JsonValue, NumberForm, StringForm
 from lladav.structured.schema.constraints.arrays import ArrayConstraints
-from lladav.structured.schema.constraints.numbers import NumberConstraints
+from lladav.structured.schema.constraints.numeric import NumberConstraints
 from lladav.structured.schema.constraints.objects import ObjectConstraints
 from lladav.structured.schema.constraints.scalars import StringConstraints, ValueConstraints
 from lladav.structured.schema.formulas import FALSE, TRUE, Alternatives, Check, Constraints, Either, Formula

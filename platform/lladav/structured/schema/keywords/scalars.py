@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lladav.structured.errors import SchemaError
 from lladav.structured.forms import NumberForm, StringForm
-from lladav.structured.schema.constraints.numbers import NumberConstraints
+from lladav.structured.schema.constraints.numeric import NumberConstraints
 from lladav.structured.schema.constraints.scalars import StringConstraints
 from lladav.structured.schema.formulas import FALSE, TRUE, Check, Formula, Unenforceable
 from lladav.structured.schema.json_values import FORMATS, JsonType, exact
