@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import resource
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -220,6 +219,5 @@ def outcomes() -> Iterator[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    sys.path[:1] = [str(Path(__file__).parents[3]), str(Path(__file__).parents[3] / "platform")]
     for outcome in outcomes():
         print(json.dumps(outcome), flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,10 +25,13 @@ ANSWERED_TOKENS = 128
 
 
 @pytest.fixture(scope="module")
-def outcomes() -> dict[str, dict[str, Any]]:
+def outcomes(root: Path) -> dict[str, dict[str, Any]]:
     """What became of each schema, in a process of its own."""
-    command = [sys.executable, str(Path(hostile.__file__))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(root), str(root / "platform")))}
+    command = [sys.executable, "-m", hostile.__name__]
+    done = subprocess.run(
+        command, env=environment, cwd=root, capture_output=True, text=True, timeout=110, check=False
+    )
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(lines) == len(SCHEMAS), f"after {lines[-1:]}: {done.stderr[-2000:]}"
     return {line["name"]: line for line in lines}
