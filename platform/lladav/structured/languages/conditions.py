@@ -6,7 +6,7 @@ side, so only combinations of states that a string reaches are built.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -48,6 +48,11 @@ class StringCondition(Protocol):
     @property
     def start(self) -> Hashable: ...
 
+    @property
+    def settled(self) -> Hashable | None:
+        """The state in which every continuation satisfies the condition; None if there is no such state."""
+        ...
+
     def step(self, state: Any, point: int, /) -> Hashable | None:
         """The state after the character of a code point; None if no such string continues so."""
         ...
@@ -63,7 +68,7 @@ class NoneOf:
     OUTSIDE = -1
 
     def __init__(self, texts: Iterable[str]) -> None:
-        self.start = 0
+        self.start, self.settled = 0, self.OUTSIDE
         self._trie = dict[tuple[int, str], int]()
         self._ends = set[int]()
         for text in texts:
@@ -106,7 +111,7 @@ def _rows(
     numbers, queue, rows = {start: 0}, [start], list[tuple[list[int], bool]]()
     for states in queue:
         try:
-            after = [_step(conditions, states, point, work) for point in points]
+            after = list(_targets(conditions, states, points, work))
             accepts = all(each.accepts(state) for each, state in zip(conditions, states, strict=True))
         except WorkUsedUp:
             return rows, False
@@ -117,15 +122,17 @@ def _rows(
     return rows, True
 
 
-def _step(
-    conditions: Sequence[StringCondition], states: Sequence[Any], point: int, work: Work
-) -> tuple[Hashable, ...] | None:
-    """The states after one more character; None if one of the conditions can no longer be satisfied."""
-    work.spend(len(conditions))
-    following = []
-    for condition, state in zip(conditions, states, strict=True):
-        after = condition.step(state, point)
-        if after is None:
-            return None
-        following.append(after)
-    return tuple(following)
+def _targets(
+    conditions: Sequence[StringCondition], states: tuple[Any, ...], points: Sequence[int], work: Work
+) -> Iterator[tuple[Hashable, ...] | None]:
+    """The states after each of the points; None if one of the conditions can no longer be satisfied."""
+    pairs = enumerate(zip(conditions, states, strict=True))
+    unsettled = [(index, each.step, state) for index, (each, state) in pairs if state != each.settled]
+    for point in points:
+        work.spend(max(1, len(unsettled)))
+        following = list(states)
+        for index, step, state in unsettled:
+            following[index] = step(state, point)
+            if following[index] is None:
+                break
+        yield None if None in following else tuple(following)

@@ -52,6 +52,8 @@ class Numeral:
     A numeral is compared with references: 0, the bounds and the excluded numbers.
     """
 
+    settled = None
+
     def __init__(self, form: NumberForm, remainders: Remainders | None) -> None:
         self.sets = [characters(each) for each in "-.0123456789"]
         self._form, self._remainders = form, remainders

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 
 from lladav.structured.languages.code_points import CodePoints
 from lladav.structured.languages.conditions import StringCondition, Work
@@ -34,7 +34,8 @@ def whole_conditions(pattern: str, work: Work) -> list[StringCondition]:
     return [RegexCondition(whole(node), words, work) for node, words in readings]
 
 
-def _readings(pattern: str, grows: bool) -> Iterator[tuple[RegexNode, CodePoints]]:
+@lru_cache(maxsize=128)
+def _readings(pattern: str, grows: bool) -> tuple[tuple[RegexNode, CodePoints], ...]:
     """The syntax trees of a pattern in all dialects, and the words of ``\\b``, each once.
 
     ``grows`` says that the pattern matches at least as much where its classes do. Then ECMA-262, which has
@@ -47,9 +48,8 @@ def _readings(pattern: str, grows: bool) -> Iterator[tuple[RegexNode, CodePoints
     else:
         others = ()
     has_bounds = "\\b" in pattern or "\\B" in pattern
-    seen = set[tuple[RegexNode, CodePoints]]()
-    for dialect in (ECMA, *others):
-        reading = parse_regex(pattern, dialect), dialect.boundary_words if has_bounds else ()
-        if reading not in seen:
-            seen.add(reading)
-            yield reading
+    readings = (
+        (parse_regex(pattern, dialect), dialect.boundary_words if has_bounds else ())
+        for dialect in (ECMA, *others)
+    )
+    return tuple(dict.fromkeys(readings))

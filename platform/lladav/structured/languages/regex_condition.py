@@ -14,6 +14,7 @@ from lladav.structured.languages.code_points import ANY, CodePoints, has_point
 from lladav.structured.languages.conditions import Work
 from lladav.structured.languages.regex_nfa import MATCHED, CharMove, RegexNfa
 from lladav.structured.languages.regex_syntax import (
+    Alternation,
     CharNode,
     Concatenation,
     Place,
@@ -62,6 +63,8 @@ ALWAYS, NEVER = 0, -1
 
 class RegexCondition:
     """Strings that begin with a match of an expression."""
+
+    settled = ALWAYS
 
     def __init__(self, node: RegexNode, words: CodePoints, work: Work) -> None:
         """``words`` are the characters that ``\\b`` takes for parts of words."""
@@ -193,6 +196,8 @@ class RegexCondition:
 class NoMatch:
     """Strings that do not begin with a match of an expression."""
 
+    settled = NEVER
+
     def __init__(self, condition: RegexCondition) -> None:
         self._condition = condition
         self.sets, self.start = condition.sets, condition.start
@@ -224,8 +229,20 @@ def _holds(place: Place, before: Neighbour, after: Neighbour) -> bool:
 
 
 def anywhere(node: RegexNode) -> RegexNode:
-    """The expression with anything in front, as a search finds it."""
-    return Concatenation((ANYTHING, node))
+    """The expression with anything in front, as a search finds it, unless it matches at the start only."""
+    return node if _is_anchored(node) else Concatenation((ANYTHING, node))
+
+
+def _is_anchored(node: RegexNode) -> bool:
+    """Whether every match begins at the start of the string."""
+    match node:
+        case PlaceAssertion(Place.START):
+            return True
+        case Concatenation((first, *_)) | Repetition(first, least=1, most=_):
+            return _is_anchored(first)
+        case Alternation(options):
+            return all(map(_is_anchored, options))
+    return False
 
 
 def whole(node: RegexNode) -> RegexNode:
