@@ -21,7 +21,7 @@ serve: .venv/ready ## serve a model and the playground on this machine; ARGS="mo
 	@$(PYTHON_OF_VENV) -m serve.run $(ARGS)
 
 test: .venv/ready ## run the tests; ARGS="-k noise" selects some
-	$(PYTHON_OF_VENV) -m pytest --numprocesses 4 --dist loadgroup $(ARGS)
+	$(PYTHON_OF_VENV) -m pytest --numprocesses 3 --dist loadgroup $(ARGS)
 
 proofs: .venv/ready ## run the long tests of the server (disconnects, soak, faults, fuzzing), about half an hour
 	$(PYTHON_OF_VENV) -m pytest --full -m proof -s --timeout 3600 $(ARGS)
