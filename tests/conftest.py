@@ -100,22 +100,18 @@ def root() -> Path:
     return Path(__file__).resolve().parents[1]
 
 
-def _ray_group(file: Path) -> str:
-    folders = Path("tests/serve"), Path("tests/train/trainer")
-    return f"ray {next(filter(file.is_relative_to, folders), 'rest')}"
-
-
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip GPU tests on machines without a GPU, and limit how many Ray clusters run at the same time.
 
-    Tests that start Ray form three groups: ``tests/serve``, ``tests/train/trainer`` and the rest. The tests
-    of a group run one after another; the groups may run side by side, because Ray mostly waits. More clusters
-    need more memory.
+    Tests that start Ray form two groups, ``tests/serve`` and the rest. The tests of a group run one after
+    another; the two groups may run side by side, because Ray mostly waits. More clusters need more memory.
     """
+    serving = Path(__file__).parent / "serve"
     for item in items:
         if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group(_ray_group(item.path.relative_to(item.config.rootpath))))
+            group = "ray_serve" if item.path.is_relative_to(serving) else "ray"
+            item.add_marker(pytest.mark.xdist_group(group))
     if not any(item.get_closest_marker("gpu") for item in items):
         return
     import torch
