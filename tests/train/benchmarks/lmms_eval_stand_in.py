@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+# The shell starts Python: the line that names an interpreter cannot hold a path with spaces.
 STANDS_IN = """\
-#!{python}
+#!/bin/sh
+'''exec' "{python}" "$0" "$@"
+' '''
 import json, os, pathlib, sys
 arguments = sys.argv[1:]
 output = pathlib.Path(arguments[arguments.index("--output_path") + 1]) / "model"
