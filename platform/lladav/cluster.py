@@ -12,7 +12,6 @@ import json
 import logging
 import math
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -43,7 +42,7 @@ SHORT_FOLDER = "/tmp"
 STORE_FRACTION, MIN_STORE_BYTES, MAX_STORE_BYTES = 0.1, 128 * 2**20, 8 * 2**30
 """Object store of a private Ray: a fraction of the memory, within these bounds."""
 
-RAY_SETTING = re.compile("RAY_(SERVE_|[a-z])")
+SERVE_PREFIX = "RAY_SERVE_"
 """Prefix of Ray Serve's environment variables."""
 
 READY_SECONDS, STOP_SECONDS, POLL_SECONDS = 120, 5, 0.2
@@ -164,17 +163,15 @@ def _head(folder: Path, ports: list[int], environment: dict[str, str]) -> Head:
     return Head(f"127.0.0.1:{gcs}", url, folder, {**environment, "RAY_API_SERVER_ADDRESS": url})
 
 
-def environment_for_ray() -> dict[str, str]:
-    """This process's environment without variables of another Ray.
-
-    Those of Ray Serve and Ray's own settings are kept; the names of the settings continue in lower case.
-    """
-    return {k: v for k, v in os.environ.items() if not k.startswith("RAY_") or RAY_SETTING.match(k)}
-
-
 def _environment(folder: Path, python: Path) -> dict[str, str]:
-    """The environment of a Ray; ``RAY_TMPDIR`` identifies its processes."""
-    return environment_for_ray() | {
+    """This process's environment without variables of another Ray; those of Ray Serve are kept.
+
+    ``RAY_TMPDIR`` identifies the processes of this Ray.
+    """
+    inherited = {
+        k: v for k, v in os.environ.items() if not k.startswith("RAY_") or k.startswith(SERVE_PREFIX)
+    }
+    return inherited | {
         "PATH": _path(python),
         "RAY_TMPDIR": str(folder),
         "RAY_AUTH_MODE": "disabled",

@@ -20,7 +20,7 @@ import psutil
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 from ray.util import get_node_ip_address
 
-from lladav.cluster import Head, environment_for_ray, plain_python
+from lladav.cluster import Head, plain_python
 from tests.ray_nodes import STORE_BYTES, node
 
 HEAD_CPUS, WORKER_CPUS = 2, 1
@@ -39,7 +39,8 @@ def elastic_cluster(workers: int) -> Iterator[tuple[str, Path]]:
         port = probe.getsockname()[1]
     config = folder / "autoscaling.json"
     config.write_text(json.dumps(_config(f"{get_node_ip_address()}:{port}", workers)))
-    environment = {**environment_for_ray(), "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(folder)}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment = {**inherited, "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(folder)}
     process = subprocess.Popen(
         [
             *(str(plain_python(folder)), "-m", "ray.scripts.scripts", "start", "--head", "--block"),
