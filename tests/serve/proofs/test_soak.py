@@ -19,7 +19,7 @@ from PIL import Image
 from tests.serve.clusters import Outcome, ask
 from tests.serve.images import encoded, uri
 
-pytestmark = [pytest.mark.proof, pytest.mark.slow]
+pytestmark = [pytest.mark.proof, pytest.mark.slow, pytest.mark.timeout(300)]
 SHORT, LONG = 80, 10_000
 CLIENTS = 16
 WARM_UP = 0.2
