@@ -69,7 +69,10 @@ def compile_structure(spec: StructureSpec, tokenizer: ChatTokenizer, max_tokens:
 
     Raises ``SchemaError`` if no such answer can be guaranteed.
     """
-    return _compiled(spec, tokenizer).structure(max_tokens)
+    compiled = _compiled(spec, tokenizer)
+    if isinstance(compiled, SchemaError):
+        raise _renewed(compiled)
+    return compiled.structure(max_tokens)
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,20 @@ class _Compiled:
 
 
 @lru_cache(CACHED)
-def _compiled(spec: StructureSpec, tokenizer: ChatTokenizer) -> _Compiled:
+def _compiled(spec: StructureSpec, tokenizer: ChatTokenizer) -> _Compiled | SchemaError:
+    """The structure, or why it is refused: finding that out takes as long as compiling."""
+    try:
+        return _compile(spec, tokenizer)
+    except SchemaError as error:
+        return _renewed(error)
+
+
+def _renewed(error: SchemaError) -> SchemaError:
+    """An equal error without the traceback, which holds everything that was compiled."""
+    return SchemaError(error.path, error.reason, error.code)
+
+
+def _compile(spec: StructureSpec, tokenizer: ChatTokenizer) -> _Compiled:
     encoder = TextEncoder(tokenizer)
     slots = SlotBuilder(encoder, spec.value_tokens)
     match spec.kind:

@@ -16,8 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lladav.inputs.chat import ChatTokenizer
+from lladav.structured import compiling
 from lladav.structured.compiling import Structure, StructureKind, StructureSpec, compile_structure
 from lladav.structured.errors import SchemaError
+from lladav.structured.forms import JsonValue
+from lladav.structured.schema.reading import ReadSchema, read_schema
 from tests.lladav.structured.walks import Walk, random_walk
 
 TOKENIZER = ChatTokenizer.load(Path(__file__).parents[2] / "golden" / "tokenizer")
@@ -235,3 +238,25 @@ def test_threads_may_compile_and_decode_at_the_same_time():
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(answer, range(32)))
+
+
+def test_a_refused_structure_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = list[object]()
+
+    def counted(schema: JsonValue) -> ReadSchema:
+        read.append(schema)
+        return read_schema(schema)
+
+    monkeypatch.setattr(compiling, "read_schema", counted)
+    spec = StructureSpec(
+        StructureKind.json_schema, '{"type": "integer", "minimum": 2, "maximum": 1, "title": "once"}'
+    )
+    errors = []
+    for max_tokens in (16, 16, 32):
+        with pytest.raises(SchemaError) as caught:
+            compile_structure(spec, TOKENIZER, max_tokens)
+        errors.append(caught.value)
+    assert {(error.path, error.reason, error.code) for error in errors} == {
+        ("#", "permits no value", "impossible_schema")
+    }
+    assert len(read) == 1
