@@ -5,6 +5,11 @@ from __future__ import annotations
 from lladav.errors import UserError
 
 
+def pointer(path: str, *steps: object) -> str:
+    """The JSON pointer of a place below another one, by keys and indices."""
+    return path + "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in steps)
+
+
 class SchemaError(UserError):
     """A schema has a keyword that cannot be enforced, no valid value, or no value that fits.
 

@@ -11,7 +11,7 @@ import jsonschema_specifications
 from referencing import Specification
 from referencing.jsonschema import DRAFT4, DRAFT6, DRAFT7, DRAFT201909, DRAFT202012
 
-from lladav.structured.errors import SchemaError
+from lladav.structured.errors import SchemaError, pointer
 
 ANNOTATIONS = frozenset(
     "title description default examples readOnly writeOnly deprecated contentMediaType contentEncoding "
@@ -75,8 +75,7 @@ def check_metaschema(schema: object, path: str, draft: Draft) -> None:
     """Raise ``SchemaError`` if a schema is malformed."""
     error = next(_validator(draft.uri).iter_errors(schema), None)
     if error is not None:
-        steps = (str(step).replace("~", "~0").replace("/", "~1") for step in error.instance_path)
-        place = path + "".join(f"/{step}" for step in steps)
+        place = pointer(path, *error.instance_path)
         raise SchemaError(place, f"is malformed: {error.message[:MAX_REASON]}", "invalid_schema")
 
 

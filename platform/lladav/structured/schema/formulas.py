@@ -111,6 +111,17 @@ TRUE: Formula = ()
 FALSE: Formula = (NEVER,)
 
 
+def held(constraints: Constraints, *violations: Constraints) -> Formula:
+    """Values that satisfy constraints; all others satisfy one of the violations."""
+    return (Check(constraints, lambda: tuple((Check(each),) for each in violations)),)
+
+
+def held_only(constraints: Constraints, subschema: Subschema, keyword: str) -> Formula:
+    """Values that satisfy the constraints of a keyword, of which no negation can be guaranteed."""
+    error = SchemaError(f"{subschema.path}/{keyword}", "is not supported inside of not or oneOf")
+    return (Check(constraints, lambda: ((Unenforceable(error),),)),)
+
+
 def negation(formula: Formula) -> Alternatives:
     """The alternatives under which a conjunction does not hold."""
     return tuple(alternative for item in formula for alternative in _negation_of(item))

@@ -10,7 +10,7 @@ from referencing import Registry, Resource
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import lookup_recursive_ref
 
-from lladav.structured.errors import SchemaError
+from lladav.structured.errors import SchemaError, pointer
 from lladav.structured.forms import JsonValue
 from lladav.structured.schema.drafts import Draft, check_metaschema, draft_of
 
@@ -45,8 +45,7 @@ class Subschema:
         found: Any = self.schema
         for step in steps:
             found = found[step]
-        path = "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in steps)
-        return self.document.subschema(found, self.path + path, self.draft, self.resolver)
+        return self.document.subschema(found, pointer(self.path, *steps), self.draft, self.resolver)
 
     def target(self, keyword: str) -> Subschema:
         """The subschema that a reference names; raises ``SchemaError`` if it is not in the document."""

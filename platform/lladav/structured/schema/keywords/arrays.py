@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from lladav.structured.errors import SchemaError
 from lladav.structured.schema.constraints.arrays import ArrayConstraints, ItemCount, ItemRules
 from lladav.structured.schema.formulas import (
     TRUE,
@@ -10,15 +9,11 @@ from lladav.structured.schema.formulas import (
     Check,
     Condition,
     Formula,
-    Unenforceable,
+    held,
+    held_only,
 )
 from lladav.structured.schema.json_values import JsonType
 from lladav.structured.schema.subschemas import Subschema
-
-
-def _arrays(held: ArrayConstraints, *otherwise: ArrayConstraints) -> Formula:
-    """Arrays of some constraints; those of the other ones violate them."""
-    return (Check(held, lambda: tuple((Check(each),) for each in otherwise)),)
 
 
 def items(subschema: Subschema, kind: JsonType) -> Formula:
@@ -44,21 +39,20 @@ def items(subschema: Subschema, kind: JsonType) -> Formula:
 def min_items(subschema: Subschema, kind: JsonType) -> Formula:
     del kind
     count = int(subschema.get("minItems"))
-    return _arrays(ArrayConstraints(min_items=count), ArrayConstraints(max_items=count - 1))
+    return held(ArrayConstraints(min_items=count), ArrayConstraints(max_items=count - 1))
 
 
 def max_items(subschema: Subschema, kind: JsonType) -> Formula:
     del kind
     count = int(subschema.get("maxItems"))
-    return _arrays(ArrayConstraints(max_items=count), ArrayConstraints(min_items=count + 1))
+    return held(ArrayConstraints(max_items=count), ArrayConstraints(min_items=count + 1))
 
 
 def unique_items(subschema: Subschema, kind: JsonType) -> Formula:
     del kind
     if not subschema.get("uniqueItems"):
         return TRUE
-    error = SchemaError(f"{subschema.path}/uniqueItems", "is not supported inside of not or oneOf")
-    return (Check(ArrayConstraints(unique=True), lambda: ((Unenforceable(error),),)),)
+    return held_only(ArrayConstraints(unique=True), subschema, "uniqueItems")
 
 
 def contains(subschema: Subschema, kind: JsonType) -> Formula:
@@ -68,10 +62,8 @@ def contains(subschema: Subschema, kind: JsonType) -> Formula:
     least, most = int(subschema.get("minContains", 1)), subschema.get("maxContains")
     too_few = [ArrayConstraints(counts=(ItemCount(condition, 0, least - 1),))] if least else []
     too_many = [] if most is None else [_at_least(condition, int(most) + 1)]
-    held = ArrayConstraints(
-        min_items=least, counts=(ItemCount(condition, least, None if most is None else int(most)),)
-    )
-    return _arrays(held, *too_few, *too_many)
+    counted = ItemCount(condition, least, None if most is None else int(most))
+    return held(ArrayConstraints(min_items=least, counts=(counted,)), *too_few, *too_many)
 
 
 def _at_least(condition: Condition, count: int) -> ArrayConstraints:
@@ -80,6 +72,4 @@ def _at_least(condition: Condition, count: int) -> ArrayConstraints:
 
 def unevaluated_items(subschema: Subschema, kind: JsonType) -> Formula:
     del kind
-    error = SchemaError(f"{subschema.path}/unevaluatedItems", "is not supported inside of not or oneOf")
-    held = ArrayConstraints(unevaluated=(ItemRules(subschema),))
-    return (Check(held, lambda: ((Unenforceable(error),),)),)
+    return held_only(ArrayConstraints(unevaluated=(ItemRules(subschema),)), subschema, "unevaluatedItems")

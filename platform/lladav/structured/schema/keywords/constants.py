@@ -11,7 +11,16 @@ from lladav.structured.schema.constraints.arrays import ArrayConstraints
 from lladav.structured.schema.constraints.numeric import NumberConstraints
 from lladav.structured.schema.constraints.objects import ObjectConstraints
 from lladav.structured.schema.constraints.scalars import StringConstraints, ValueConstraints
-from lladav.structured.schema.formulas import FALSE, TRUE, Alternatives, Check, Constraints, Either, Formula
+from lladav.structured.schema.formulas import (
+    FALSE,
+    TRUE,
+    Alternatives,
+    Check,
+    Constraints,
+    Either,
+    Formula,
+    held,
+)
 from lladav.structured.schema.json_values import JsonType, ValueSet, exact, type_of
 from lladav.structured.schema.subschemas import Subschema
 
@@ -32,12 +41,9 @@ def type_keyword(subschema: Subschema, kind: JsonType) -> Formula:
     if kind in names:
         return TRUE
     if kind == JsonType.NUMBER and "integer" in names:
-        return (Check(NumberConstraints(NumberForm(integer=True)), _is_no_integer),)
+        fractional = NumberConstraints(not_multiples=(Fraction(1),))
+        return held(NumberConstraints(NumberForm(integer=True)), fractional)
     return FALSE
-
-
-def _is_no_integer() -> Alternatives:
-    return ((Check(NumberConstraints(not_multiples=(Fraction(1),))),),)
 
 
 def enum(subschema: Subschema, kind: JsonType) -> Formula:

@@ -17,6 +17,8 @@ from lladav.structured.schema.formulas import (
     Late,
     NodeSource,
     Unenforceable,
+    held,
+    held_only,
 )
 from lladav.structured.schema.json_values import JsonType, satisfies
 from lladav.structured.schema.subschemas import Subschema
@@ -24,8 +26,8 @@ from lladav.structured.schema.subschemas import Subschema
 
 def _present(*names: str) -> Check:
     """Objects with all properties."""
-    held = ObjectConstraints(required=names)
-    return Check(held, lambda: tuple((Check(ObjectConstraints(forbidden=(name,))),) for name in names))
+    constraints = ObjectConstraints(required=names)
+    return Check(constraints, lambda: tuple((Check(ObjectConstraints(forbidden=(name,))),) for name in names))
 
 
 def _absent(name: str) -> Check:
@@ -43,20 +45,16 @@ def required(subschema: Subschema, kind: JsonType) -> Formula:
     return (_present(*subschema.get("required")),)
 
 
-def _properties(held: ObjectConstraints, otherwise: ObjectConstraints) -> Formula:
-    return (Check(held, lambda: ((Check(otherwise),),)),)
-
-
 def min_properties(subschema: Subschema, kind: JsonType) -> Formula:
     del kind
     count = int(subschema.get("minProperties"))
-    return _properties(ObjectConstraints(min_properties=count), ObjectConstraints(max_properties=count - 1))
+    return held(ObjectConstraints(min_properties=count), ObjectConstraints(max_properties=count - 1))
 
 
 def max_properties(subschema: Subschema, kind: JsonType) -> Formula:
     del kind
     count = int(subschema.get("maxProperties"))
-    return _properties(ObjectConstraints(max_properties=count), ObjectConstraints(min_properties=count + 1))
+    return held(ObjectConstraints(max_properties=count), ObjectConstraints(min_properties=count + 1))
 
 
 def properties(subschema: Subschema, kind: JsonType) -> Formula:
@@ -147,6 +145,5 @@ def _implies(subschema: Subschema, keyword: str, name: str) -> Either:
 
 def unevaluated_properties(subschema: Subschema, kind: JsonType) -> Formula:
     del kind
-    error = SchemaError(f"{subschema.path}/unevaluatedProperties", "is not supported inside of not or oneOf")
-    held = ObjectConstraints(unevaluated=(PropertyRules(subschema),))
-    return (Check(held, lambda: ((Unenforceable(error),),)),)
+    rules = PropertyRules(subschema)
+    return held_only(ObjectConstraints(unevaluated=(rules,)), subschema, "unevaluatedProperties")

@@ -6,7 +6,7 @@ from lladav.structured.errors import SchemaError
 from lladav.structured.forms import NumberForm, StringForm
 from lladav.structured.schema.constraints.numeric import NumberConstraints
 from lladav.structured.schema.constraints.scalars import StringConstraints
-from lladav.structured.schema.formulas import FALSE, TRUE, Check, Formula, Unenforceable
+from lladav.structured.schema.formulas import TRUE, Formula, Unenforceable, held, held_only
 from lladav.structured.schema.json_values import FORMATS, JsonType, exact
 from lladav.structured.schema.subschemas import Subschema
 
@@ -14,28 +14,25 @@ BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgk
 """Strings that are the base64 of some bytes."""
 
 
-def _strings(form: StringForm, otherwise: StringForm | None) -> Formula:
-    """Strings of a form; those of the other one do not have it."""
-    negated = FALSE if otherwise is None else (Check(StringConstraints(otherwise)),)
-    return (Check(StringConstraints(form), lambda: (negated,)),)
-
-
 def min_length(subschema: Subschema, kind: JsonType) -> Formula:
     del kind
     count = int(subschema.get("minLength"))
-    return _strings(StringForm(min_length=count), StringForm(max_length=count - 1) if count else None)
+    shorter = [StringConstraints(StringForm(max_length=count - 1))] if count else []
+    return held(StringConstraints(StringForm(min_length=count)), *shorter)
 
 
 def max_length(subschema: Subschema, kind: JsonType) -> Formula:
     del kind
     count = int(subschema.get("maxLength"))
-    return _strings(StringForm(max_length=count), StringForm(min_length=count + 1))
+    longer = StringConstraints(StringForm(min_length=count + 1))
+    return held(StringConstraints(StringForm(max_length=count)), longer)
 
 
 def pattern(subschema: Subschema, kind: JsonType) -> Formula:
     del kind
-    expression = subschema.get("pattern")
-    return _strings(StringForm(patterns=(expression,)), StringForm(not_patterns=(expression,)))
+    expressions = (subschema.get("pattern"),)
+    without = StringConstraints(StringForm(not_patterns=expressions))
+    return held(StringConstraints(StringForm(patterns=expressions)), without)
 
 
 def format_keyword(subschema: Subschema, kind: JsonType) -> Formula:
@@ -44,8 +41,7 @@ def format_keyword(subschema: Subschema, kind: JsonType) -> Formula:
     name = subschema.get("format")
     if name not in FORMATS:
         return TRUE
-    error = SchemaError(f"{subschema.path}/format", "is not supported inside of not or oneOf")
-    return (Check(StringConstraints(StringForm(formats=(name,))), lambda: ((Unenforceable(error),),)),)
+    return held_only(StringConstraints(StringForm(formats=(name,))), subschema, "format")
 
 
 def content_encoding(subschema: Subschema, kind: JsonType) -> Formula:
@@ -53,8 +49,7 @@ def content_encoding(subschema: Subschema, kind: JsonType) -> Formula:
     del kind
     if subschema.get("contentEncoding") != "base64":
         return TRUE
-    error = SchemaError(f"{subschema.path}/contentEncoding", "is not supported inside of not or oneOf")
-    return (Check(StringConstraints(StringForm(patterns=(BASE64,))), lambda: ((Unenforceable(error),),)),)
+    return held_only(StringConstraints(StringForm(patterns=(BASE64,))), subschema, "contentEncoding")
 
 
 def content_media_type(subschema: Subschema, kind: JsonType) -> Formula:
@@ -69,7 +64,7 @@ def content_media_type(subschema: Subschema, kind: JsonType) -> Formula:
 
 def _numbers(form: NumberForm, otherwise: NumberForm) -> Formula:
     """Numbers of a form; those of the other one do not have it."""
-    return (Check(NumberConstraints(form), lambda: ((Check(NumberConstraints(otherwise)),),)),)
+    return held(NumberConstraints(form), NumberConstraints(otherwise))
 
 
 def minimum(subschema: Subschema, kind: JsonType) -> Formula:
@@ -109,5 +104,4 @@ def exclusive_maximum(subschema: Subschema, kind: JsonType) -> Formula:
 def multiple_of(subschema: Subschema, kind: JsonType) -> Formula:
     del kind
     step = exact(subschema.get("multipleOf"))
-    held = NumberConstraints(NumberForm(multiples=(step,)))
-    return (Check(held, lambda: ((Check(NumberConstraints(not_multiples=(step,))),),)),)
+    return held(NumberConstraints(NumberForm(multiples=(step,))), NumberConstraints(not_multiples=(step,)))
