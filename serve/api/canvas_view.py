@@ -69,11 +69,9 @@ def _fixed_tokens(outline: Outline) -> Iterator[tuple[int, int]]:
     for piece in outline.pieces:
         if isinstance(piece, Fixed):
             yield from enumerate(piece.ids, position)
-            position += len(piece.ids)
-        else:
-            position += piece.length
+        position += piece.length
 
 
 def _length(outline: Outline) -> int:
     """Positions before the first choice."""
-    return sum(len(piece.ids) if isinstance(piece, Fixed) else piece.length for piece in outline.pieces)
+    return sum(piece.length for piece in outline.pieces)

@@ -159,26 +159,35 @@ class _ScoredChunk:
         return self.start + self.columns.best(self.scores_RL[index], classes)
 
 
-class _PerturbedSlots:
-    """Scores of one request at a temperature. Its noise does not depend on the other rows of the step."""
+class _KeptLogits:
+    """Logits of the rows of one request, for the whole vocabulary."""
 
     def __init__(self, request: ConstrainedRows, device: torch.device) -> None:
-        self._request = request
+        self._request, self._device = request, device
+        self._chunks: list[Tensor] = []
+
+    def add(self, logits_MC: Tensor, start: int) -> None:  # noqa: ARG002
+        """Keep a chunk."""
+        rows = self._request.rows
+        self._chunks.append(logits_MC[rows.start : rows.stop].float().clone())
+
+
+class _PerturbedSlots(_KeptLogits):
+    """Scores of one request at a temperature. Its noise does not depend on the other rows of the step.
+
+    Which tokens are in the nucleus depends on all logits.
+    """
+
+    def __init__(self, request: ConstrainedRows, device: torch.device) -> None:
+        super().__init__(request, device)
         own = replace(request, rows=range(len(request.rows)))
         self._slots = _SlotScores.by_automaton([own], device)
         self._order = [row for slots in self._slots for row in slots.rows]
-        self._chunks: list[Tensor] = []
-        self._device = device
 
     @property
     def rows(self) -> list[int]:
         """Rows of the step."""
         return [self._request.rows[row] for row in self._order]
-
-    def add(self, logits_MC: Tensor, start: int) -> None:  # noqa: ARG002
-        """Keep a chunk: which tokens are in the nucleus depends on all of them."""
-        rows = self._request.rows
-        self._chunks.append(logits_MC[rows.start : rows.stop].float().clone())
 
     def scores(self) -> list[Tensor]:
         """Scores of all slots."""
@@ -203,17 +212,8 @@ class _PerturbedSlots:
         return logits / request.temperature + gumbel_noise(logits, request.generator)
 
 
-class _Choice:
-    """Logits of one request that chooses between alternatives."""
-
-    def __init__(self, request: ConstrainedRows, device: torch.device) -> None:
-        self._request, self._device = request, device
-        self._chunks: list[Tensor] = []
-
-    def add(self, logits_MC: Tensor, start: int) -> None:  # noqa: ARG002
-        """Keep a chunk."""
-        rows = self._request.rows
-        self._chunks.append(logits_MC[rows.start : rows.stop].float().clone())
+class _Choice(_KeptLogits):
+    """Scores of one request that chooses between alternatives."""
 
     def scores(self) -> list[Tensor]:
         """Log-probability and noise of each opening (2, O)."""

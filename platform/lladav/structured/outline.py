@@ -20,6 +20,11 @@ class Fixed:
 
     ids: tuple[int, ...]
 
+    @property
+    def length(self) -> int:
+        """Canvas positions."""
+        return len(self.ids)
+
 
 @dataclass(frozen=True)
 class Slot:

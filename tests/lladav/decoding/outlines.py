@@ -88,13 +88,13 @@ class TreeOutline:
     @property
     def longest(self) -> int:
         """Positions of the longest answer."""
-        own = sum(len(each.ids) if isinstance(each, Fixed) else each.length for each in self.pieces)
+        own = sum(each.length for each in self.pieces)
         return own + max((each.longest for each in self.followers), default=0)
 
     def permits(self, tokens: Sequence[int]) -> bool:
         """Whether tokens, with padding, are an answer."""
         for piece in self.pieces:
-            size = len(piece.ids) if isinstance(piece, Fixed) else piece.length
+            size = piece.length
             head, tokens = list(tokens[:size]), tokens[size:]
             if isinstance(piece, Fixed) and head != list(piece.ids):
                 return False

@@ -50,8 +50,7 @@ class AnswerOutline:
     @property
     def length(self) -> int | None:
         """Positions of the pieces; None if more may follow."""
-        lengths = (len(each.ids) if isinstance(each, Fixed) else each.length for each in self.pieces)
-        return None if self._written.branches else sum(lengths)
+        return None if self._written.branches else sum(each.length for each in self.pieces)
 
     def choices(self, values: Sequence[Sequence[int]]) -> Sequence[AnswerOutline]:
         known = dict(self._known)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from lladav.structured.languages.automaton import TokenAutomaton
+from lladav.structured.languages.graphs import distances_to_end
 from lladav.structured.languages.vocabulary import Vocabulary
 
 BYTES = Vocabulary([bytes([byte]) for byte in range(256)])
@@ -57,13 +58,15 @@ class Walker:
     def samples(self, count: int, seed: int = 0, length: int = 40) -> Iterator[str]:
         """Texts of random sequences that the automaton accepts, of about ``length`` tokens at most."""
         choice = random.Random(seed)
-        distances = self._tokens_to_end()
+        distances = distances_to_end(
+            self.automaton.sources_E, self.automaton.targets_E, self.automaton.accepting_S
+        )
         for _ in range(count):
             yield b"".join(
                 self.vocabulary.token_bytes[each] for each in self._walk(choice, distances, length)
             ).decode()
 
-    def _walk(self, choice: random.Random, distances: Sequence[int], length: int) -> list[int]:
+    def _walk(self, choice: random.Random, distances: np.ndarray, length: int) -> list[int]:
         state, ids, target = self.automaton.start, list[int](), choice.randint(0, length)
         while not (self.automaton.accepting_S[state] and (len(ids) >= target or not self.edges[state])):
             following = list(self.edges[state].items())
@@ -72,15 +75,3 @@ class Walker:
             name, state = choice.choice(following)
             ids.append(choice.choice(self.tokens[name]))
         return ids
-
-    def _tokens_to_end(self) -> list[int]:
-        """Tokens from each state to the nearest accepting one."""
-        automaton = self.automaton
-        distance_S = np.where(automaton.accepting_S, 0, 10**9)
-        for _ in range(len(distance_S)):
-            shorter = distance_S.copy()
-            np.minimum.at(shorter, automaton.sources_E, distance_S[automaton.targets_E] + 1)
-            if (shorter == distance_S).all():
-                break
-            distance_S = shorter
-        return distance_S.tolist()
