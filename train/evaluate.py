@@ -205,10 +205,7 @@ def answer_all(
     answered = answer_questions(model, tokenizer, questions, options, BATCH)
     if structure is not None:
         answered = (replace(each, answer=text_of_json(each.answer)) for each in answered)
-    rows = [
-        {"id": a.question.id, "type": a.question.type, "answer": a.answer, "correct": a.correct}
-        for a in answered
-    ]
+    rows = [each.row for each in answered]
     return {"seconds": round(time.monotonic() - begin, 1), "answers": rows}
 
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -55,6 +56,12 @@ class Answered:
     @property
     def correct(self) -> bool:
         return is_correct(self.question.type, self.answer, self.question.answer)
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The row of the answer in files of results."""
+        asked = self.question
+        return {"id": asked.id, "type": asked.type, "answer": self.answer, "correct": self.correct}
 
 
 def read_questions(folder: Path, split: Split) -> list[Question]:

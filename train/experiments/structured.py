@@ -12,16 +12,14 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from data.digits.questions import is_correct
 from lladav.config.introspection import choices_hint
 from lladav.errors import UserError
 from lladav.storage import location
 from lladav.storage.local_cache import local_copy
 from lladav.structured.compiling import StructureKind, StructureSpec, compile_structure
-from lladav.structured.forms import JsonValue
 from train.evaluate import BATCH, MAX_TOKENS, decoding_options, usual_decoding
 from train.experiments.accuracy import draw
 from train.experiments.kind import ANSWERS, Kind, Measured, Measurement, Subject
@@ -39,8 +37,6 @@ STRUCTURE, FREE = "structure", "free"
 
 JSON_TOKENS = 64
 """Length of the canvas of a JSON answer."""
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -110,36 +106,21 @@ def object_spec(space: AnswerSpace) -> StructureSpec:
     return StructureSpec(StructureKind.json_schema, json.dumps(schema))
 
 
-def read_object(text: str) -> str:
-    """The answer in an object."""
-    return text_of(json.loads(text)["answer"])
-
-
-def read_value(text: str) -> str:
-    """The answer that is a JSON value."""
-    return text_of(json.loads(text))
-
-
-def text_of(value: JsonValue) -> str:
-    """A value as the text of a free answer: items of an array are separated by commas."""
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
 @dataclass(frozen=True)
 class AskedStructure:
     """How a trial asks."""
 
     spec: Callable[[AnswerSpace], StructureSpec]
     max_tokens: int
-    read: Callable[[str], str]
-    """Returns the answer in a decoded text."""
+    is_json: bool = True
+    """Whether answers are JSON; otherwise they are texts as free answers are."""
 
 
 STRUCTURES: Mapping[str, AskedStructure | None] = {
     FREE: None,
-    "text": AskedStructure(text_spec, MAX_TOKENS, str),
-    "value": AskedStructure(value_spec, JSON_TOKENS, read_value),
-    "object": AskedStructure(object_spec, JSON_TOKENS, read_object),
+    "text": AskedStructure(text_spec, MAX_TOKENS, is_json=False),
+    "value": AskedStructure(value_spec, JSON_TOKENS),
+    "object": AskedStructure(object_spec, JSON_TOKENS),
 }
 
 
@@ -149,7 +130,7 @@ def measure(subject: Subject) -> Measurement:
 
     from lladav.checkpoint import open_model
     from lladav.inputs.chat import ChatTokenizer
-    from train.evaluation.held_out import answer_questions
+    from train.evaluation.held_out import answer_questions, text_of_json
 
     structure = structure_named(subject.trial.decoding.get(STRUCTURE, FREE))
     weights, questions = local_copy(location(subject.weights)), asked(subject)
@@ -159,8 +140,9 @@ def measure(subject: Subject) -> Measurement:
     for spec, group in by_spec(questions, structure).items():
         options = _options(subject, structure, spec, tokenizer)
         for answered in answer_questions(model, tokenizer, group, options, BATCH):
-            text = structure.read(answered.answer) if structure else answered.answer
-            rows[answered.question.id] = _row(answered.question, text)
+            is_json = structure is not None and structure.is_json
+            read = replace(answered, answer=text_of_json(answered.answer)) if is_json else answered
+            rows[read.question.id] = read.row
     seconds = round(time.monotonic() - begin, 1)
     return {ANSWERS: [rows[question.id] for question in questions], "decoding_seconds": seconds}
 
@@ -195,11 +177,6 @@ def _options(
         canvas = -(-compiled.max_tokens // block) * block
         changed |= {"max_tokens": canvas, "outline": compiled.outline}
     return decoding_options(subject.config, tokenizer.ids, changed)
-
-
-def _row(question: Question, answer: str) -> Row:
-    correct = is_correct(question.type, answer, question.answer)
-    return {"id": question.id, "type": question.type, "answer": answer, "correct": correct}
 
 
 def tables(trials: Sequence[Measured]) -> str:

@@ -14,7 +14,7 @@ from lladav.config.schema import Config
 from lladav.errors import UserError
 from tests.train.experiments.subjects import digits_config, subject, untrained
 from train.evaluate import stage_questions
-from train.evaluation.held_out import Question
+from train.evaluation.held_out import Question, text_of_json
 from train.experiments.definition import Trial, load_experiment
 from train.experiments.kind import ANSWERS, Measured
 from train.experiments.structured import (
@@ -23,7 +23,6 @@ from train.experiments.structured import (
     comparison_table,
     measure,
     object_spec,
-    read_object,
     tables,
     value_spec,
 )
@@ -53,7 +52,7 @@ def test_the_correct_answer_to_every_question_is_permitted(config: Config, split
         jsonschema.validate(json.loads(answer), json.loads(object_spec(space).source))
         jsonschema.validate(json.loads(answer)["answer"], json.loads(value_spec(space).source))
         if question.type != "arithmetic":
-            assert read_object(answer) == question.answer
+            assert text_of_json(answer) == question.answer
 
 
 @pytest.mark.parametrize("structure", ["text", "value", "object"])
