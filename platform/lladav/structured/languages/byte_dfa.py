@@ -1,4 +1,4 @@
-"""Deterministic automata over bytes: the form that a language has before it meets a vocabulary.
+"""Deterministic automata over bytes. ``token_classes`` builds automata over tokens from them.
 
 Bytes that do the same in every state form a class. Shapes: S states, B classes of bytes.
 """

@@ -31,7 +31,7 @@ class Work:
         self._left = steps
 
     def spend(self, steps: int) -> None:
-        """Raise ``WorkUsedUp`` if not so many steps are left."""
+        """Count steps; raises ``WorkUsedUp`` if fewer are left."""
         self._left -= steps
         if self._left < 0:
             raise WorkUsedUp

@@ -1,8 +1,8 @@
 """Numerals in bounds, as a condition on strings: order and remainder of a number, found digit by digit.
 
 Numerals are canonical: without exponent, ``-0``, or zeros in front. Those with a fraction have at most
-``MAX_DIGITS`` digits: numerals of so many digits that differ are different floats, so a check of the parsed
-float agrees with the exact number.
+``MAX_DIGITS`` digits. A float holds that many digits, so different numerals are parsed as different floats,
+and a check of the float agrees with the exact number.
 """
 
 from __future__ import annotations
