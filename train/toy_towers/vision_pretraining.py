@@ -69,7 +69,7 @@ def pretrain(
     """
     views = ViewTensors(labelled_views(glyphs.training_pool(), round(SCENES * scale), geometry, seed))
     torch.manual_seed(seed)
-    heads = Heads(tower.vision_model.config.hidden_size)
+    heads = Heads(tower.vision_model.post_layernorm.normalized_shape[0])
     initialize_embeddings(tower, views.views)
     settings = SETTINGS.scaled(scale)
     loss = VisionLoss(tower, heads, views, settings.batch, seed)
@@ -150,9 +150,8 @@ def initialize_embeddings(tower: VisionTower, views: Tensor) -> None:
     filters = 0.5 * (spread @ whitened).reshape(width, 1, size, size) / 3
     with torch.no_grad():
         embeddings.patch_embedding.weight.copy_(filters.expand(-1, 3, -1, -1))
-        embeddings.position_embedding.weight.copy_(
-            0.5 * _sinusoids(math.isqrt(embeddings.num_patches), width)
-        )
+        positions_PE = embeddings.position_embedding.weight
+        positions_PE.copy_(0.5 * _sinusoids(math.isqrt(len(positions_PE)), width))
 
 
 def _sinusoids(side: int, width: int) -> Tensor:

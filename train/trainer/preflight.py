@@ -55,9 +55,7 @@ def starting_weights(config: Config) -> str | None:
 
 def _check_weights(config: Config, start_from: str | None) -> None:
     """Raise ``UserError`` if the headers of the weights to start from cannot be read or do not fit."""
-    from lladav.checkpoint.config_reading import (
-        check_architecture,
-    )  # imports transformers, which takes seconds
+    from lladav.checkpoint.config_reading import check_architecture  # imports torch, which takes seconds
 
     if start_from:
         _check_readable("train.init" if config.train.init else "stage.starts_from", start_from, config)
@@ -72,7 +70,7 @@ def _check_weights(config: Config, start_from: str | None) -> None:
 
 def _check_readable(key: str, folder: str, config: Config) -> None:
     """``key`` is the setting that names the folder."""
-    from lladav.checkpoint.index import stored_tensors  # imports transformers, which takes seconds
+    from lladav.checkpoint.index import stored_tensors  # imports torch, which takes seconds
 
     with as_user_error(f"{key}={folder}: cannot be read", "check the path or URI and the credentials"):
         if not exists(location(folder)):

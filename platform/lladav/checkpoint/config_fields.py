@@ -52,6 +52,16 @@ VISION: Keys = {
     "heads": ("num_attention_heads",),
     "norm_eps": ("layer_norm_eps",),
 }
+SIGLIP_DEFAULTS: Mapping[str, Any] = {
+    "image_size": 224,
+    "patch_size": 16,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "layer_norm_eps": 1e-6,
+}
+"""Values that the ``config.json`` of a published tower leaves out: ``SiglipVisionConfig`` in transformers."""
 FEATURE_LAYER = "mm_vision_select_layer"
 STRIDE = "mm_spatial_pool_stride"
 ROPE_TYPES = ("rope_type", "type")

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from transformers import SiglipVisionConfig
 
 from lladav.checkpoint.config_fields import (
     CONFIG,
@@ -27,6 +26,7 @@ from lladav.checkpoint.config_fields import (
     RENAMED_CONSTANTS,
     RENAMED_LANGUAGE,
     ROPE_TYPES,
+    SIGLIP_DEFAULTS,
     STRIDE,
     TOKENS,
     TRAITS,
@@ -128,7 +128,7 @@ def _rope(raw: Json) -> Json:
 
 
 def _tower(raw: Json, file: Path, path: str) -> ModelConfig:
-    published = {**SiglipVisionConfig().to_dict(), **raw.get("vision_config", raw)}
+    published = {**SIGLIP_DEFAULTS, **raw.get("vision_config", raw)}
     vision = _section(VisionConfig(), published, VISION, file)
     vision.feature_layer = raw.get(FEATURE_LAYER, vision.feature_layer)
     return ModelConfig(vision=vision, weights=WeightsConfig(vision=path))

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from transformers.initialization import no_init_weights
 
 from lladav.checkpoint.config_reading import model_config_of
 from lladav.checkpoint.index import stored_tensors
@@ -98,18 +97,18 @@ def _built(folder: str | Path, dtype: torch.dtype, device: torch.device) -> LLaD
     config = model_config_of(folder)
     if config.weights.llada_v is None:
         raise UserError(f"{folder}: holds one tower only; expected a whole LLaDA-V checkpoint")
-    with _building(dtype, device):
-        return LLaDAV(config)
+    with _number_format(dtype), torch.device("meta"):
+        model = LLaDAV(config)
+    return model.to_empty(device=device)
 
 
 @contextmanager
-def _building(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
-    """Create modules in this number format on this device, without initializing their values."""
+def _number_format(dtype: torch.dtype) -> Iterator[None]:
+    """Create modules in this number format."""
     previous = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        with device, no_init_weights():
-            yield
+        yield
     finally:
         torch.set_default_dtype(previous)
 

@@ -13,55 +13,29 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
-from transformers import SiglipVisionConfig, SiglipVisionModel
-from transformers.initialization import no_init_weights
 
 from lladav.config.schema import VisionConfig
 from lladav.inputs.images import Merge, ViewGeometry, merge_geometry
 from lladav.inputs.samples import VisualKind, VisualShape
+from lladav.model.siglip import Siglip
 
 
 class VisionTower(nn.Module):
-    """SigLIP without its last layers and pooling head.
-
-    The final norm is not used. It is kept, frozen, because released checkpoints contain it.
-    """
+    """SigLIP without the layers behind its feature layer, and without its pooling head."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        with no_init_weights():
-            self.vision_model = SiglipVisionModel(siglip_config(config))
+        self.vision_model = Siglip(config, built_layers(config))
         self.vision_model.post_layernorm.requires_grad_(False)
 
     def forward(self, views_NCHW: Tensor) -> Tensor:
         """Features (N, P, E) of uint8 views."""
         dtype = self.vision_model.embeddings.patch_embedding.weight.dtype
-        pixels = views_NCHW.to(dtype).div_(127.5).sub_(1.0)
-        patches = self.vision_model.embeddings(pixels)
-        return self.vision_model.encoder(inputs_embeds=patches).last_hidden_state
+        return self.vision_model(views_NCHW.to(dtype).div_(127.5).sub_(1.0))
 
     def checkpoint_activations(self, enabled: bool) -> None:
         """Keep only each layer's input for the backward pass."""
-        if enabled:
-            self.vision_model.activation_checkpointing_enable({"use_reentrant": False})
-        else:
-            self.vision_model.activation_checkpointing_disable()
-
-
-def siglip_config(config: VisionConfig) -> SiglipVisionConfig:
-    """transformers' configuration of the layers that are built."""
-    return SiglipVisionConfig(
-        hidden_size=config.width,
-        intermediate_size=config.mlp_width,
-        num_hidden_layers=built_layers(config),
-        num_attention_heads=config.heads,
-        image_size=config.image_size,
-        patch_size=config.patch_size,
-        layer_norm_eps=config.norm_eps,
-        hidden_act="gelu_pytorch_tanh",
-        vision_use_head=False,
-        attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]
-    )
+        self.vision_model.encoder.activation_checkpointing = enabled
 
 
 def built_layers(config: VisionConfig) -> int:

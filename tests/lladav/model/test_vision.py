@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
+from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from lladav.config.schema import ModelConfig, VisionConfig
 from lladav.inputs.images import (
@@ -130,14 +131,27 @@ def test_feature_layer_counts_from_the_last_layer() -> None:
         assert len(tower.vision_model.encoder.layers) == built
 
 
-def test_features_equal_the_published_tower_before_its_last_layer() -> None:
-    shape = {"image_size": 14, "patch_size": 7, "width": 8, "mlp_width": 8, "heads": 2, "layers": 3}
-    whole, cut = (VisionTower(VisionConfig(**shape, feature_layer=layer)) for layer in (-1, -2))
-    for number, parameter in enumerate(whole.parameters()):
-        torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(number))
-    cut.load_state_dict(whole.state_dict(), strict=False)
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_features_and_gradients_equal_those_of_transformers(checkpointed: bool) -> None:
+    shape = {"image_size": 14, "patch_size": 7, "width": 8, "mlp_width": 12, "heads": 2, "layers": 3}
+    tower, released = VisionTower(VisionConfig(**shape, feature_layer=-2)), released_tower()
+    tower.vision_model.load_state_dict(released.state_dict(), strict=False)
+    tower.checkpoint_activations(checkpointed)
     views = torch.randint(0, 256, (2, 3, 14, 14), dtype=torch.uint8)
-    pixels = views.float() / 127.5 - 1
-    hidden = whole.vision_model(pixels, output_hidden_states=True).hidden_states
-    torch.testing.assert_close(cut(views), hidden[-2])
-    torch.testing.assert_close(whole(views), hidden[-1])
+    hidden = released(views.float() / 127.5 - 1, output_hidden_states=True).hidden_states
+    features = tower(views)
+    torch.testing.assert_close(features, hidden[-2])
+    features.square().sum().backward()
+    hidden[-2].square().sum().backward()
+    expected = {name: parameter.grad for name, parameter in released.named_parameters()}
+    for name, parameter in tower.vision_model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name])
+
+
+def released_tower() -> SiglipVisionModel:
+    """The tower of transformers with three layers and random weights."""
+    sizes = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 3, "num_attention_heads": 2}
+    tower = SiglipVisionModel(SiglipVisionConfig(image_size=14, patch_size=7, vision_use_head=False, **sizes))
+    for number, parameter in enumerate(tower.parameters()):
+        torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(number))
+    return tower
