@@ -20,12 +20,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 from lladav.config.schema import Attention, ModelConfig, Prediction
 from lladav.decoding.kv_cache import BlockTable, KVCache
 from lladav.decoding.sequence import Span
-from lladav.model.attention import CAUSAL, EVERYWHERE, Attend, attend_once
+from lladav.model.attention import CAUSAL, EVERYWHERE, Attend, attend_once, flash_attention
 
 
 @dataclass(frozen=True)
@@ -191,20 +190,10 @@ def _flash(
     key_lengths: CumulativeLengths,
     **settings: Any,
 ) -> Tensor:
-    out = varlen_attn(
-        query_THD,
-        keys,
-        values,
-        query_lengths.bounds,
-        key_lengths.bounds,
-        query_lengths.longest,
-        key_lengths.longest,
-        # Batch invariance: with one split of the keys, rounding does not depend on the other rows.
-        num_splits=1,
-        enable_gqa=query_THD.shape[-2] != keys.shape[-2],
-        **settings,
-    )
-    return out if isinstance(out, Tensor) else out[0]
+    bounds = query_lengths.bounds, key_lengths.bounds
+    longest = query_lengths.longest, key_lengths.longest
+    # Batch invariance: with one split of the keys, rounding does not depend on the other rows.
+    return flash_attention(query_THD, keys, values, *bounds, *longest, num_splits=1, **settings)
 
 
 def _query_lengths(

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
 from lladav.config.schema import Attention
@@ -82,18 +81,22 @@ class PackedAttention:
     def _varlen(self, query_THD: Tensor, key_THD: Tensor, value_THD: Tensor) -> Tensor:
         bounds = self.bounds(query_THD.device)
         longest = max(self.lengths)
-        out = varlen_attn(
-            query_THD,
-            key_THD,
-            value_THD,
-            bounds,
-            bounds,
-            longest,
-            longest,
-            window_size=CAUSAL if self._is_causal else EVERYWHERE,
-            enable_gqa=query_THD.shape[1] != key_THD.shape[1],
+        window = CAUSAL if self._is_causal else EVERYWHERE
+        return flash_attention(
+            query_THD, key_THD, value_THD, bounds, bounds, longest, longest, window_size=window
         )
-        return out if isinstance(out, Tensor) else out[0]
+
+
+def flash_attention(query_THD: Tensor, key: Tensor, value: Tensor, *bounds: Any, **settings: Any) -> Tensor:
+    """Flash attention over packed sequences on a GPU: (T, H, D), by ``varlen_attn`` of torch.
+
+    Keys and values may have fewer heads than queries.
+    """
+    from torch.nn.attention.varlen import varlen_attn  # imports torch's compiler, which takes a second
+
+    enable_gqa = query_THD.shape[-2] != key.shape[-2]
+    out = varlen_attn(query_THD, key, value, *bounds, enable_gqa=enable_gqa, **settings)
+    return out if isinstance(out, Tensor) else out[0]
 
 
 def segment_mask(pattern: Attention, length: int, turns_L: Tensor | None) -> Tensor | None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.attention import varlen
 
 from lladav.config.schema import Attention
 from lladav.decoding import model_runner, paged_attention
@@ -95,7 +96,7 @@ def flash(monkeypatch: pytest.MonkeyPatch) -> None:
         settings["enable_gqa"] = True
         return flash_on_a_cpu(query, keys, values, query_bounds, key_bounds, *longest, **settings)
 
-    monkeypatch.setattr(paged_attention, "varlen_attn", attend)
+    monkeypatch.setattr(varlen, "varlen_attn", attend)
     for module in (paged_attention, model_runner):
         monkeypatch.setattr(module, "supports_flash_attention", lambda *_: True)
 
