@@ -30,6 +30,9 @@ os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray reads this name
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # finds ninja
 
 
+RAY_TIMEOUT = 600
+"""Seconds that a test with a Ray may take: starting processes takes minutes on a busy machine."""
+
 hypothesis.settings.register_profile("short", deadline=None, max_examples=30)
 hypothesis.settings.register_profile("full", deadline=None, max_examples=300)
 
@@ -102,7 +105,8 @@ def root() -> Path:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip GPU tests on machines without a GPU, and limit how many Ray clusters run at the same time.
+    """Skip GPU tests on machines without a GPU, and limit how many Ray clusters run at the same time
+    and how long.
 
     Tests that start Ray form two groups, ``tests/serve`` and the rest. The tests of a group run one after
     another; the two groups may run side by side, because Ray mostly waits. More clusters need more memory.
@@ -112,6 +116,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("ray"):
             group = "ray_serve" if item.path.is_relative_to(serving) else "ray"
             item.add_marker(pytest.mark.xdist_group(group))
+            if not item.get_closest_marker("timeout"):
+                item.add_marker(pytest.mark.timeout(RAY_TIMEOUT))
     if not any(item.get_closest_marker("gpu") for item in items):
         return
     import torch

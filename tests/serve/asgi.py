@@ -10,8 +10,8 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message
 
-PATIENCE = 60.0
-"""Seconds after which waiting for a condition fails."""
+from tests.waiting import PATIENCE
+
 JSON = {"content-type": "application/json"}
 
 

@@ -24,6 +24,7 @@ from lladav.cluster import local_head, runtime_env
 from serve.app import build
 from serve.settings import ServeSettings
 from tests.serve.apis import NAME, settings_of
+from tests.waiting import PATIENCE, wait_for
 
 APP, ENGINE = "lladav", "engine"
 
@@ -42,17 +43,19 @@ class Served:
     def load(self) -> dict[str, float]:
         """Autoscaling stats of an application with one engine replica."""
         handle: Any = serve.get_deployment_handle(ENGINE, APP)
-        return handle.record_autoscaling_stats.remote().result(timeout_s=30)
+        return handle.record_autoscaling_stats.remote().result(timeout_s=PATIENCE)
 
-    def wait_until_empty(self, seconds: float = 15.0) -> None:
-        self.wait_until_used(0, seconds)
+    def wait_until_empty(self) -> None:
+        self.wait_until_used(0)
 
-    def wait_until_used(self, rows: int, seconds: float = 60.0) -> None:
+    def wait_until_used(self, rows: int) -> None:
         """Wait until ``rows`` rows are in use and no request waits."""
-        deadline = time.monotonic() + seconds
-        while (load := self.load())["rows_used"] != rows or load["waiting"]:
-            assert time.monotonic() < deadline, load
-            time.sleep(0.05)
+
+        def reached() -> bool:
+            load = self.load()
+            return load["rows_used"] == rows and not load["waiting"]
+
+        wait_for(reached, self.load)
 
     def engines(self) -> list[psutil.Process]:
         """Processes of engine replicas; the folder in the raylet's command line identifies this Ray."""
@@ -81,10 +84,7 @@ class Served:
         """Wait for the replicas: Ray Serve may report the state from before the deployment."""
         assert self.given is not None
         wanted = settings_of(self.model, **self.given).engine.min_replicas
-        deadline = time.monotonic() + 60
-        while (states := replica_states()) != {"RUNNING": wanted}:
-            assert time.monotonic() < deadline, states
-            time.sleep(0.1)
+        wait_for(lambda: replica_states() == {"RUNNING": wanted}, replica_states)
 
 
 def replica_states() -> Mapping[Any, int]:
@@ -124,14 +124,17 @@ def deployed(ray_address: str, ray_folder: Path, model: Path, **given: Any) -> I
 def put(applications: str, config: dict[str, Any]) -> dict[str, Any]:
     """Deploy a config at a dashboard; returns Ray's status once all replicas run."""
     httpx.put(applications, json=config, timeout=60).raise_for_status()
-    deadline = time.monotonic() + 90
-    while True:
-        status = httpx.get(applications, timeout=30).json()["applications"].get(APP, {})
-        if status.get("status") == "RUNNING" and all(map(_has_target, status["deployments"].values())):
-            return status
-        assert time.monotonic() < deadline, status.get("message", status)
-        assert status.get("status") != "DEPLOY_FAILED", status["message"]
-        time.sleep(0.5)
+
+    def status() -> dict[str, Any]:
+        return httpx.get(applications, timeout=30).json()["applications"].get(APP, {})
+
+    def running() -> dict[str, Any] | None:
+        now = status()
+        assert now.get("status") != "DEPLOY_FAILED", now["message"]
+        complete = now.get("status") == "RUNNING" and all(map(_has_target, now["deployments"].values()))
+        return now if complete else None
+
+    return wait_for(running, status, pause=0.5)
 
 
 def _has_target(deployment: dict[str, Any]) -> bool:
@@ -234,8 +237,7 @@ class ConstantLoad:
     def wait_for(self, more: int) -> None:
         """Wait until ``more`` further requests have ended."""
         wanted = len(self.outcomes) + more
-        while len(self.outcomes) < wanted:
-            time.sleep(0.02)
+        wait_for(lambda: len(self.outcomes) >= wanted, f"{more} answers", pause=0.02)
 
     async def _run(self) -> None:
         async with aiohttp.ClientSession() as session:

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,9 +21,9 @@ from ray.util import get_node_ip_address
 
 from lladav.cluster import Head, plain_python
 from tests.ray_nodes import STORE_BYTES, node
+from tests.waiting import wait_for
 
 HEAD_CPUS, WORKER_CPUS = 2, 1
-READY_SECONDS = 60.0
 SERVING = ("ray::ServeReplica:", "ray::ProxyActor")
 
 
@@ -91,13 +90,10 @@ class WorkerNode:
 
 
 def _raylet_of(process: psutil.Popen) -> psutil.Process:
-    deadline = time.monotonic() + READY_SECONDS
-    while time.monotonic() < deadline:
-        for child in process.children():
-            if child.name() == "raylet":
-                return child
-        time.sleep(0.2)
-    raise TimeoutError("the node does not start")
+    def raylets() -> list[psutil.Process]:
+        return [child for child in process.children() if child.name() == "raylet"]
+
+    return wait_for(raylets, "the start of the node")[0]
 
 
 def _title(process: psutil.Process) -> str:
@@ -134,12 +130,12 @@ def _config(address: str, workers: int) -> dict[str, Any]:
 
 
 def _wait_for(port: int) -> None:
-    deadline = time.monotonic() + READY_SECONDS
-    while time.monotonic() < deadline:
+    def accepts() -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        time.sleep(0.2)
-    raise TimeoutError("the head does not start")
+            return True
+        return False
+
+    wait_for(accepts, "the start of the head")
 
 
 def _end(process: subprocess.Popen[bytes], folder: Path) -> None:

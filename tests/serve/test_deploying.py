@@ -7,7 +7,6 @@ import json
 import secrets
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,8 +22,9 @@ from lladav.cluster import Head, local_head
 from serve.ops.autoscaling import autoscaling_config
 from serve.ops.config_check import check
 from tests.serve.clusters import APP, ask_all, put, replicas_of
+from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 OVERRIDES = [
     {"name": "engine", "max_queued_requests": 7, "ray_actor_options": {"num_cpus": 0.5}},
     {"name": "ingress", "num_replicas": 2},
@@ -107,11 +107,12 @@ def spans_of_a_request(deployed: Deployed, stream: bool = False, **headers: str)
     name = secrets.token_hex(8)
     (outcome,) = ask_all(deployed.address, 1, headers={"X-Request-ID": name, **headers}, stream=stream)
     assert outcome.ok
-    deadline = time.monotonic() + 30
-    while len(spans := [s for s in written_spans(deployed) if s["attributes"]["request_id"] == name]) < 5:
-        assert time.monotonic() < deadline, spans
-        time.sleep(0.2)
-    return spans
+
+    def spans() -> list[dict[str, Any]]:
+        return [span for span in written_spans(deployed) if span["attributes"]["request_id"] == name]
+
+    wait_for(lambda: len(spans()) == 5, spans, pause=0.2)
+    return spans()
 
 
 def written_spans(deployed: Deployed) -> Iterator[dict[str, Any]]:
@@ -154,10 +155,11 @@ def test_a_missing_file_of_keys_is_reported(deployed: Deployed, config: dict[str
     changed["applications"][0]["args"] |= {"auth": "keys", "keys_file": "/none.yaml"}
     httpx.put(applications, json=changed, timeout=60).raise_for_status()
     expected = "/none.yaml: cannot be read (No such file or directory)"
-    deadline = time.monotonic() + 90
-    while expected not in str(status := httpx.get(applications, timeout=30).json()["applications"][APP]):
-        assert time.monotonic() < deadline, status
-        time.sleep(0.5)
+
+    def status() -> str:
+        return str(httpx.get(applications, timeout=30).json()["applications"][APP])
+
+    wait_for(lambda: expected in status(), status, pause=0.5)
 
 
 def with_engines(config: dict[str, Any], count: int) -> dict[str, Any]:

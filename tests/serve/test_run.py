@@ -95,7 +95,6 @@ def test_without_a_traceback_the_reason_is_what_ray_says() -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(180)
 def test_a_replica_that_cannot_start_is_reported_in_one_line(
     model_folder: Path, tmp_path: Path, root: Path
 ) -> None:

@@ -20,7 +20,8 @@ from lladav.model.llada_v import LLaDAV
 from lladav.storage import files_in, location, upload
 from tests.buckets import BUCKET, S3Server
 from tests.digits import copy_digits
-from tests.train.trainings import begun, finish, reference_losses, wait_for
+from tests.train.trainings import begun, finish, reference_losses
+from tests.waiting import wait_for
 from train.checkpoints.run_folder import QUARANTINE, WEIGHTS, Run
 from train.trainer.step_log import LOG
 
@@ -95,7 +96,6 @@ def logged(run: Run) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.timeout(600)
 def test_a_run_in_a_bucket_is_killed_and_resumed_by_fewer_workers(root: Path, stored: Stored) -> None:
     run = Run(f"{HOME}/runs", "si-tiny-digits")
     two_workers = [*settings(HOME), "cluster.workers=2", "train.micro_batch=1"]

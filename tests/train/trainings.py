@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from lladav.config.schema import Config
 from tests.digits import shared_digits
 from tests.ray_nodes import killed_at_the_end
 from tests.train.ranks import on_ranks
+from tests.waiting import wait_for
 from train.checkpoints.run_folder import Run
 from train.trainer.step_log import LOG, read_steps
 
@@ -143,13 +143,6 @@ def begun(
 
 def command(overrides: Sequence[str]) -> list[str]:
     return [sys.executable, "train/run.py", *overrides]
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not happen"
-        time.sleep(0.05)
 
 
 def train_workers(process: psutil.Process) -> list[psutil.Process]:

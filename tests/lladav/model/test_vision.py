@@ -150,7 +150,12 @@ def test_features_and_gradients_equal_those_of_transformers(checkpointed: bool) 
 
 def released_tower() -> SiglipVisionModel:
     """The tower of transformers with three layers and random weights."""
-    sizes = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 3, "num_attention_heads": 2}
+    sizes: dict[str, Any] = {
+        "hidden_size": 8,
+        "intermediate_size": 12,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+    }
     tower = SiglipVisionModel(SiglipVisionConfig(image_size=14, patch_size=7, vision_use_head=False, **sizes))
     for number, parameter in enumerate(tower.parameters()):
         torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(number))

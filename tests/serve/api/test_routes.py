@@ -7,8 +7,7 @@ import base64
 import json
 import logging
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +19,7 @@ from serve.media.loader import MediaLoader
 from serve.settings import Auth, KeySettings, ServeSettings
 from tests.serve.apis import NAME, LocalEngines, app_of, serving
 from tests.serve.images import encoded, sample_image, uri
+from tests.waiting import wait_for
 
 CHAT = "/v1/chat/completions"
 QUESTION = [{"role": "user", "content": "What is this?"}]
@@ -279,7 +279,7 @@ def test_an_unexpected_error_in_a_stream_is_its_last_event(
     with caplog.at_level(logging.INFO, "ray.serve.requests"):
         *_, last = events(client, stream_mode="denoise")
         # The middleware logs its line after the last byte is sent.
-        _wait_until(lambda: caplog.records[-1].getMessage().startswith("{"))
+        wait_for(lambda: caplog.records[-1].getMessage().startswith("{"))
     assert last["error"]["code"] == "internal_error"
     assert "secret" in caplog.text
     assert json.loads(caplog.records[-1].getMessage())["error"] == "internal_error"
@@ -297,14 +297,7 @@ def test_a_client_that_disconnects_frees_its_rows(client: httpx.Client, engines:
 
 
 def _wait_until_empty(engines: LocalEngines) -> None:
-    _wait_until(lambda: not engines.worker.load.rows_used)
-
-
-def _wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(lambda: not engines.worker.load.rows_used)
 
 
 def test_requests_have_ids_and_a_line_in_the_log(
@@ -313,7 +306,7 @@ def test_requests_have_ids_and_a_line_in_the_log(
     with caplog.at_level(logging.INFO, "ray.serve.requests"):
         given = client.post(CHAT, json=body(), headers={"x-request-id": "mine-1"})
         client.get("/v1/nothing?secret=1", headers={"x-request-id": "a secret"})
-        _wait_until(lambda: len(caplog.records) >= 2)
+        wait_for(lambda: len(caplog.records) >= 2)
     assert given.headers["x-request-id"] == "mine-1"
     first, second = (json.loads(record.getMessage()) for record in caplog.records)
     assert (first["request"], first["endpoint"], first["status"]) == ("mine-1", CHAT, 200)

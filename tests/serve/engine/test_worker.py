@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from serve.errors import ApiError
 from serve.settings import ServeSettings
 from tests.lladav.build import text_sample
 from tests.serve.apis import LocalEngines
+from tests.waiting import wait_for
 
 FAR = 4e9
 ROWS = 16
@@ -29,17 +30,10 @@ ROWS = 16
 def worker(engines: LocalEngines) -> Iterator[EngineWorker]:
     """The worker that all tests share; checks that each leaves it empty."""
     yield engines.worker
-    wait_until(lambda: (engines.worker.load.rows_used, engines.worker.load.waiting) == (0, 0))
+    wait_for(lambda: (engines.worker.load.rows_used, engines.worker.load.waiting) == (0, 0))
     kv_cache, admission = engines.engine.kv_cache, engines.engine.admission
     assert kv_cache.free_blocks == kv_cache.total_blocks
     assert admission.free_prompt_bytes == admission.prompt_bytes
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "the condition does not come true"
-        time.sleep(0.01)
 
 
 def request(name: str = "request", tokens: int = 16, **given: Any) -> EngineRequest:
@@ -116,7 +110,7 @@ def test_an_abandoned_request_leaves_within_a_step(worker: EngineWorker, steps: 
         return len(steps)
 
     until_left = asyncio.run(begin_and_leave())
-    wait_until(lambda: worker.load.rows_used == 0)
+    wait_for(lambda: worker.load.rows_used == 0)
     assert len(steps) <= until_left + A_FEW
 
 
@@ -131,7 +125,7 @@ def test_a_cancelled_task_leaves_too(worker: EngineWorker, steps: list[None]) ->
         return len(steps)
 
     until_left = asyncio.run(begin_and_cancel())
-    wait_until(lambda: worker.load.rows_used == 0)
+    wait_for(lambda: worker.load.rows_used == 0)
     assert len(steps) <= until_left + A_FEW
 
 
@@ -351,7 +345,7 @@ def test_all_requests_fail_when_the_thread_ends(
     engines = LocalEngines(served)
     monkeypatch.setattr(engines.engine, method, fails)
     assert errors_of(engines.worker, request("a"), request("b")) == [ENGINE_ERROR] * 2
-    wait_until(lambda: not engines.worker.alive)
+    wait_for(lambda: not engines.worker.alive)
     assert errors_of(engines.worker, request("late")) == [ENGINE_ERROR]
 
 

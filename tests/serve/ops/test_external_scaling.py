@@ -9,9 +9,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx2 as httpx
 import pytest
@@ -21,10 +21,9 @@ from lladav.cluster import local_head
 from serve.ops.config_check import check
 from tests.serve.clusters import APP, ENGINE, put
 from tests.serve.ops.fake_servers import NAME, KubernetesApi, listening
+from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
-
-T = TypeVar("T")
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -57,17 +56,17 @@ def test_the_replica_count_is_followed_up_and_down_and_across_a_new_version(
     engine = put(applications, config)["deployments"][ENGINE]
     assert (running(engine), engine["deployment_config"]["num_replicas"]) == (1, 1)
     with follower(api, applications.split("/api/")[0]) as log:
-        wait_until(lambda: lines(log))
+        wait_for(lambda: lines(log))
         api.replicas = 2
-        wait_for(applications, 2)
+        wait_for_engines(applications, 2)
         begun = time.time()
         config["applications"][0]["args"]["limits.max_tokens"] = 128
         httpx.put(applications, json=config, timeout=60).raise_for_status()
-        wait_until(lambda: lines(log)[5:])
+        wait_for(lambda: lines(log)[5:])
         api.replicas = 1
-        (replica,) = wait_for(applications, 1)["replicas"]
+        (replica,) = wait_for_engines(applications, 1)["replicas"]
         assert replica["start_time_s"] > begun
-        wait_until(lambda: lines(log)[7:])
+        wait_for(lambda: lines(log)[7:])
     assert lines(log) == [
         "target is 1 (1 desired)",
         "target changed from 1 to 2 (2 desired)",
@@ -115,23 +114,14 @@ def lines(log: Path) -> list[str]:
     return [prefix.sub("", line) for line in log.read_text().splitlines()]
 
 
-def wait_for(applications: str, replicas: int) -> dict[str, Any]:
+def wait_for_engines(applications: str, replicas: int) -> dict[str, Any]:
     """Wait until exactly ``replicas`` engines exist and run; returns Ray's status of the deployment."""
 
     def engines() -> dict[str, Any] | None:
         engine = httpx.get(applications, timeout=30).json()["applications"][APP]["deployments"][ENGINE]
         return engine if running(engine) == len(engine["replicas"]) == replicas else None
 
-    return wait_until(engines)
-
-
-def wait_until(found: Callable[[], T | None]) -> T:
-    """Call ``found`` until its result is true; returns the result."""
-    deadline = time.monotonic() + 60
-    while not (result := found()):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    return result
+    return wait_for(engines)
 
 
 def running(engine: dict[str, Any]) -> int:

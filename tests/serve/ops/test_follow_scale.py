@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from serve.ops.follow_scale import (
     target_in,
 )
 from tests.serve.ops.fake_servers import APP, ENGINE, NAME, TOKEN, Dashboard, KubernetesApi, listening
+from tests.waiting import wait_for
 
 BOUNDS = Bounds(1, 4)
 PERIOD = 0.02
@@ -92,20 +92,13 @@ def following(
     asyncio.run(both())
 
 
-def until(happened: Callable[[], Any], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_each_number_is_set_once_and_within_bounds(
     api: KubernetesApi, dashboard: Dashboard, kubernetes: int, ray: int, lines: Callable[[], list[str]]
 ) -> None:
     def scenario() -> None:
         for replicas, target in ((3, 3), (9, 4), (2, 2), (0, 1)):
             api.replicas = replicas
-            until(lambda target=target: lines()[-1:] and f"target is {target}" in lines()[-1])
+            wait_for(lambda target=target: lines()[-1:] and f"target is {target}" in lines()[-1])
 
     following(api, kubernetes, ray, scenario)
     assert dashboard.targets == [3, 4, 2, 1]
@@ -127,11 +120,11 @@ def test_a_restarted_serve_gets_the_number_again(
     api.replicas = 2
 
     def restarts() -> None:
-        until(lambda: dashboard.targets == [2])
+        wait_for(lambda: dashboard.targets == [2])
         dashboard.target, dashboard.applications = 1, {}
-        until(lambda: "no application" in lines()[-1])
+        wait_for(lambda: "no application" in lines()[-1])
         dashboard.applications = None
-        until(lambda: dashboard.targets == [2, 2])
+        wait_for(lambda: dashboard.targets == [2, 2])
 
     following(api, kubernetes, ray, restarts)
 
@@ -140,7 +133,7 @@ def test_every_iteration_opens_new_connections(
     api: KubernetesApi, dashboard: Dashboard, kubernetes: int, ray: int
 ) -> None:
     """After an upgrade the head's Service points to another head; an open connection would not."""
-    following(api, kubernetes, ray, lambda: until(lambda: len(dashboard.peers) > 3))
+    following(api, kubernetes, ray, lambda: wait_for(lambda: len(dashboard.peers) > 3))
     assert len(set(dashboard.peers)) == len(dashboard.peers)
 
 
@@ -151,12 +144,12 @@ def test_servers_that_stop_and_restart(
     api.replicas = 3
 
     def outages() -> None:
-        until(lambda: len(lines()) == 1)
+        wait_for(lambda: len(lines()) == 1)
         with listening(api.app(), ports[0], api.tls):
-            until(lambda: len(lines()) == 2)
+            wait_for(lambda: len(lines()) == 2)
             with listening(dashboard.app(), ports[1]):
-                until(lambda: len(lines()) == 4)
-            until(lambda: lines()[-1] == lines()[1])
+                wait_for(lambda: len(lines()) == 4)
+            wait_for(lambda: lines()[-1] == lines()[1])
         assert dashboard.targets == [3]
 
     following(api, *ports, outages)
@@ -217,7 +210,7 @@ def test_an_error_is_logged_once_and_nothing_is_set(
     api.replicas = 3
     for field, value in wrong.items():
         setattr(api if hasattr(api, field) else dashboard, field, value)
-    following(api, kubernetes, ray, lambda: until(lambda: api.requests > 4), name)
+    following(api, kubernetes, ray, lambda: wait_for(lambda: api.requests > 4), name)
     (line,) = lines()
     assert line.startswith("cannot set the replica count now: ")
     assert line.endswith(expected)
@@ -230,11 +223,11 @@ def test_a_replaced_token_is_read_again(
     api.replicas = 2
 
     def replaces() -> None:
-        until(lambda: dashboard.targets == [2])
+        wait_for(lambda: dashboard.targets == [2])
         api.token, api.replicas = "new", 3
-        until(lambda: "401" in lines()[-1])
+        wait_for(lambda: "401" in lines()[-1])
         (api.account / "token").write_text("new")
-        until(lambda: dashboard.targets == [2, 3])
+        wait_for(lambda: dashboard.targets == [2, 3])
 
     following(api, kubernetes, ray, replaces)
 
@@ -252,7 +245,7 @@ def test_ray_gets_its_own_token(
     values = {"RAY_AUTH_TOKEN": "secret", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
     environment = {given: values[given]} if given else {}
     api.replicas = 2
-    following(api, kubernetes, ray, lambda: until(lambda: dashboard.targets), **environment)
+    following(api, kubernetes, ray, lambda: wait_for(lambda: dashboard.targets), **environment)
     assert dashboard.tokens == {"Bearer secret" if given else None}
 
 
@@ -262,7 +255,7 @@ def test_an_api_server_with_an_untrusted_certificate_is_not_used(
     impostor = KubernetesApi(tmp_path)
     impostor.replicas = 4
     with listening(impostor.app(), tls=impostor.tls) as port:
-        following(api, port, ray, lambda: until(lines))
+        following(api, port, ray, lambda: wait_for(lines))
     assert "CERTIFICATE_VERIFY_FAILED" in lines()[0]
     assert dashboard.targets == []
 
@@ -325,7 +318,7 @@ def test_the_command_runs_until_a_signal(
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        until(lambda: dashboard.targets == [2])
+        wait_for(lambda: dashboard.targets == [2])
         process.send_signal(number)
         _, log = process.communicate(timeout=20)
     assert process.returncode == 0, log

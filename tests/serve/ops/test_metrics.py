@@ -23,10 +23,10 @@ from prometheus_client.parser import text_string_to_metric_families as parsed
 from lladav.cluster import local_head, runtime_env
 from serve.ops import metrics
 from serve.ops.metrics import EXPOSED, INTERVALS, NAMES, EngineMetrics, IngressMetrics, exposition, merge
+from tests.waiting import wait_for
 
 MODEL = 'model="tiny"'
 """Label of the actor's metrics; servers of other tests in this process have metrics, too."""
-EXPORT_SECONDS = 60
 """Time for Ray to export metrics."""
 
 
@@ -226,14 +226,12 @@ def shown() -> dict[str, Metric]:
 def text_with_everything() -> str:
     actor: Any = Counting.remote()
     ray.get(actor.count.remote())
-    deadline = time.monotonic() + EXPORT_SECONDS
-    while True:
+
+    def complete() -> str | None:
         text: Any = ray.get(actor.exposition.remote())
-        missing = [name for name in NAMES if not re.search(rf"\nray_{name}[^\n]*{MODEL}", text)]
-        if not missing:
-            return text
-        assert time.monotonic() < deadline, f"not exported: {missing}"
-        time.sleep(0.5)
+        return text if all(re.search(rf"\nray_{name}[^\n]*{MODEL}", text) for name in NAMES) else None
+
+    return wait_for(complete, "the export of all metrics", pause=0.5)
 
 
 @pytest.mark.ray

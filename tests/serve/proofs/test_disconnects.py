@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from typing import Any
 
 import aiohttp
@@ -14,6 +13,7 @@ from PIL import Image
 from tests.serve.apis import NAME, LocalEngines
 from tests.serve.clusters import ask
 from tests.serve.images import encoded, uri
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.proof, pytest.mark.slow]
 SHORT, LONG = 60, 1000
@@ -24,10 +24,7 @@ AT_A_TIME, PATIENCE = 24, 0.4
 def test_a_disconnected_client_leaves_nothing_behind(api: str, engines: LocalEngines, full: bool) -> None:
     count = LONG if full else SHORT
     left = asyncio.run(_come_and_go(api, count))
-    deadline = time.monotonic() + 10
-    while engines.engine.busy or engines.worker._answers:
-        assert time.monotonic() < deadline, engines.worker.load
-        time.sleep(0.01)
+    wait_for(lambda: not (engines.engine.busy or engines.worker._answers), lambda: engines.worker.load)
     kv_cache = engines.engine.kv_cache
     assert kv_cache.free_blocks == kv_cache.total_blocks
     assert left >= count // 2

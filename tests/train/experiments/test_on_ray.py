@@ -14,7 +14,6 @@ from tests.digits import shared_digits
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_the_command_trains_measures_and_reports_a_failed_trial(root: Path, tmp_path: Path) -> None:
     digits = shared_digits()
     done = subprocess.run(

@@ -15,10 +15,11 @@ import pytest
 from lladav.cluster import Head, local_head
 from tests.ray_nodes import kill_all, node
 from tests.train.nodes import SHORT_START_TIMEOUT, nodes
-from tests.train.trainings import Trainings, reference_losses, train_workers, wait_for
+from tests.train.trainings import Trainings, reference_losses, train_workers
+from tests.waiting import wait_for
 from train.trainer.workers import TRACEBACK
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 BATCH, EVERY = 4, 5
 ENDLESS = 1000

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.trainings import Trainings, reference_losses, train_workers, wait_for
+from tests.train.trainings import Trainings, reference_losses, train_workers
+from tests.waiting import wait_for
 
 STEPS, EVERY = 6, 2
 SETTINGS = (
@@ -17,7 +18,6 @@ SETTINGS = (
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.timeout(600)
 def test_a_killed_worker_and_a_killed_ray_change_no_loss(root: Path, tmp_path: Path) -> None:
     """``max_failures=0`` still allows a failure after a new checkpoint."""
     trainings = Trainings(root, tmp_path, *SETTINGS)
