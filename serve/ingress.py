@@ -9,12 +9,15 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from lladav.checkpoint import model_config_of
+from lladav import __version__
+from lladav.checkpoint import model_config_of, weights_digest
+from lladav.config.schema import ModelConfig
 from lladav.inputs.chat import ChatTokenizer
 from lladav.inputs.images import ViewGeometry
 from serve.api.completions import Completions
 from serve.api.planner import RequestPlanner
-from serve.api.routes import Service, web_app
+from serve.api.routes import web_app
+from serve.api.service import Service
 from serve.auth.keys import Authenticator, keys_of
 from serve.auth.rate_limits import RateLimiter
 from serve.concurrency import ThreadOffloader
@@ -72,16 +75,35 @@ def freeze_heap() -> None:
 def service_of(settings: ServeSettings, engines: Engines, ready: Callable[[], Awaitable[bool]]) -> Service:
     """The service of a model in front of its engines; raises ``UserError`` for unusable settings."""
     tokenizer, model = ChatTokenizer.load(settings.model), model_config_of(settings.model)
-    geometry = ViewGeometry.of(model)
-    planner = RequestPlanner(settings, tokenizer, model, geometry)
-    planner.check_aliases()
-    media = MediaLoader(settings.media, settings.fetch, geometry)
+    planner = planner_of(settings, tokenizer, model)
+    media = MediaLoader(settings.media, settings.fetch, ViewGeometry.of(model))
     return Service(
         settings,
-        model.prediction,
+        model,
+        tokenizer,
         Completions(engines, planner, media, tokenizer),
         Authenticator(keys_of(settings)),
         RateLimiter(settings.name, settings.limits_storage),
         IngressMetrics(settings.name),
         ready,
     )
+
+
+def check_ingress(settings: ServeSettings) -> None:
+    """Raise ``UserError`` for settings with which an ingress replica on this machine would not start."""
+    planner_of(settings, ChatTokenizer.load(settings.model), model_config_of(settings.model))
+    keys_of(settings)
+    RateLimiter(settings.name, settings.limits_storage)
+
+
+def planner_of(settings: ServeSettings, tokenizer: ChatTokenizer, model: ModelConfig) -> RequestPlanner:
+    """The planner of a model's requests; raises ``UserError`` for aliases that cannot be used."""
+    fingerprint = fingerprint_of(settings.model)
+    planner = RequestPlanner(settings, tokenizer, model, ViewGeometry.of(model), fingerprint)
+    planner.check_aliases()
+    return planner
+
+
+def fingerprint_of(model: str) -> str:
+    """OpenAI's ``system_fingerprint``: it changes with the version of the server and with the weights."""
+    return f"fp_{__version__}_{weights_digest(model)}"

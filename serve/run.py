@@ -34,10 +34,13 @@ from lladav.cluster import CHECKOUT, local_head, runtime_env  # noqa: E402
 from lladav.config.cli import one_line_errors  # noqa: E402
 from lladav.errors import UserError  # noqa: E402
 from serve.app import build  # noqa: E402
+from serve.ingress import check_ingress  # noqa: E402
 from serve.settings import Auth, ServeSettings, load  # noqa: E402
+from serve.settings_help import settings_help  # noqa: E402
 from serve.starting import check_checkpoint, deploy  # noqa: E402
 
 APP, HOST, PORT = "lladav", "127.0.0.1", 8000
+HELP = {"-h", "--help"}
 TOY_MODEL = "runs/ov_vw-tiny-digits/checkpoint-*/weights"
 IMAGE = ROOT / "serve" / "playground" / "static" / "examples" / "digits.png"
 QUESTION = "Which digits are in the picture?"
@@ -45,16 +48,18 @@ QUESTION = "Which digits are in the picture?"
 
 def main(arguments: Sequence[str]) -> None:
     """Serve until interrupted; a user error is one line on stderr and exit code 2."""
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return
     os.chdir(CHECKOUT or Path.cwd())
     with one_line_errors():
-        values = dict(_key_and_value(argument) for argument in arguments)
-        port = _port(values.pop("port", str(PORT)))
+        values = dict(_key_and_value(argument) for argument in arguments if argument not in HELP)
+        port = values.pop("port", str(PORT))
+        if HELP & set(arguments):
+            print(f"{__doc__}\n  port={port}\n{settings_help(values)}")
+            return
+        port = _port(port)
         model = Path(values.get("model") or _toy_model())
         settings = load({**values, "model": str(model.absolute())})
         check_checkpoint(settings.model)
+        check_ingress(settings)
         start = time.monotonic()
         engine, ingress = settings.engine, settings.ingress
         cpus = math.ceil(engine.max_replicas * engine.cpus + ingress.replicas * ingress.cpus)

@@ -64,6 +64,7 @@ class KeySettings(Section):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """SHA-256 of the key, in hexadecimal."""
     requests_per_minute: Count = 600
+    """Requests of this key in any minute."""
     concurrency: Count = 64
     """Requests of this key that may run at the same time in each ingress replica."""
 
@@ -127,7 +128,9 @@ class LimitSettings(Section):
     default_max_tokens: Count = 128
     """Length of an answer if the request sets none."""
     choices: Count = 4
-    """Answers of a request (``n``), at most."""
+    """Answers to a prompt (``n``), at most."""
+    prompts: Count = 32
+    """Prompts of a request to ``/v1/completions``, at most."""
     stops: Count = 4
     """Stop texts of a request, at most."""
     messages: Count = 64
@@ -146,8 +149,9 @@ class RefreshSettings(Section):
     """Bounds of the refresh interval, and the presets that ``effort`` names."""
 
     min: Count = 1
+    """Smallest refresh interval that a request gets."""
     max: Count = 64
-    """Smallest and largest refresh interval that a request gets."""
+    """Largest refresh interval that a request gets."""
     default: Count = 1
     """Refresh interval of a request that sets none; 1 is exact."""
     busy: Annotated[float, Field(gt=0)] = 2.0
@@ -180,7 +184,9 @@ class DecodingSettings(Section):
     block_length: Count | None = None
     """Tokens of a block; none: the answer is one block. A canvas is rounded up to whole blocks."""
     tokens_per_step: Count = 1
+    """Tokens that a step unmasks."""
     cache: Cache = Cache.prefix
+    """Keys and values that steps between refreshes reuse: none, prefix or dual."""
     value_tokens: Count = 16
     """Tokens for a text in structured output whose schema sets no ``maxLength``."""
     all_properties: bool = False
@@ -192,9 +198,13 @@ class ReplicaSettings(Section):
     """Engine replicas: their number, their resources, and what each holds."""
 
     min_replicas: Annotated[int, Field(ge=0)] = 1
+    """Fewest replicas; 0 is allowed."""
     max_replicas: Count = 1
+    """Most replicas."""
     cpus: Annotated[float, Field(ge=0)] = 1.0
+    """CPU cores that Ray reserves for a replica."""
     gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs of a replica."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the weights; auto: the fastest on the device."""
     threads: Annotated[int, Field(ge=0)] = 0
@@ -241,12 +251,17 @@ class IngressSettings(Section):
     """Ingress replicas, which check requests, read images and write answers out."""
 
     replicas: Count = 1
+    """Number of replicas."""
     cpus: Annotated[float, Field(ge=0)] = 0.5
+    """CPU cores that Ray reserves for a replica."""
     held_bytes: Count = 2**29
     """Memory for bodies, each from its first byte until its request is prepared; a request whose body does
     not fit gets 503. Parsing a body briefly takes about four times its size."""
     playground: bool = True
     """Whether ``/`` serves the playground."""
+    cors_origins: list[Annotated[str, Field(pattern=r"^(\*|https?://[^/]+)$")]] = []
+    """Origins of web pages that may call the API from a browser (CORS), as in https://app.example; ``*``
+    allows all. Empty: only pages of this server may."""
 
 
 class ServeSettings(Section):
@@ -257,8 +272,10 @@ class ServeSettings(Section):
     name: str = "llada-v"
     """Name of the model in the API."""
     auth: Annotated[Auth, BeforeValidator(lambda value: "off" if value is False else value)] = Auth.keys
-    """YAML reads ``off`` without quotes as false, which is accepted, too."""
+    """Who may use the server: keys, the holders of API keys; off, anyone on this machine. YAML reads ``off``
+    without quotes as false, which is accepted, too."""
     keys: list[KeySettings] = []
+    """API keys with their limits; python -m serve.keys makes entries."""
     keys_file: str | None = None
     """YAML file with more keys, e.g. a mounted Kubernetes Secret; read when an ingress replica starts."""
     limits_storage: Annotated[str, Field(pattern=r"^async\+[a-z+]+://")] = "async+memory://"
@@ -314,6 +331,8 @@ class ServeSettings(Section):
             raise ValueError("engine: min_replicas is above max_replicas; swap them")
         if self.engine.cuda_graphs and not self.engine.gpus:
             raise ValueError("engine: cuda_graphs is on and gpus is 0; set gpus, or leave cuda_graphs out")
+        if self.auth is Auth.off and "*" in self.ingress.cors_origins:
+            raise ValueError("ingress: cors_origins is * and auth is off, so any page may ask; list origins")
         if self.scaling.external and self.engine.min_replicas == 0:
             raise ValueError("engine: min_replicas is 0, and scaling.external begins with it; set it to 1")
         if self.scaling.lower >= self.scaling.upper:

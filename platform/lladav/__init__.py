@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+__version__ = "0.1.0"
+"""The version of the package; ``pyproject.toml`` reads it."""
+
 
 def __getattr__(name: str) -> Any:
     """Import ``lladav.generate`` on first use, so that settings load without torch."""

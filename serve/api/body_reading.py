@@ -8,17 +8,20 @@ limited in bytes and in values. The limits are far above any request that fits i
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
+from starlette.requests import Request
 
+from serve.api.context import RequestContext
 from serve.api.validation import body_error, not_an_object
 from serve.concurrency import ThreadOffloader
 from serve.errors import ApiError
 
 Kind = TypeVar("Kind", bound=BaseModel)
+T = TypeVar("T")
 
 THREADS = 2
 URI_START = b'"data:'
@@ -44,9 +47,16 @@ class BodyReader:
         self._text_bytes, self._media = text_bytes, media
         self._offload = ThreadOffloader("bodies", THREADS)
 
-    async def read(self, body: Sequence[bytes], content_type: str, kind: type[Kind]) -> Kind:
-        """The request of a body, given in chunks; raises ``ApiError``."""
-        return await self._offload(self._read, body, content_type, kind)
+    async def of(self, request: Request, kind: type[Kind], then: Callable[[Kind], T]) -> T:
+        """What ``then`` makes of the body of a request inside a route; raises ``ApiError``."""
+        content_type = request.headers.get("content-type", "")
+        return await self.read(RequestContext.of(request).body, content_type, kind, then)
+
+    async def read(
+        self, body: Sequence[bytes], content_type: str, kind: type[Kind], then: Callable[[Kind], T]
+    ) -> T:
+        """What ``then`` makes, in a thread, of a body that is given in chunks; raises ``ApiError``."""
+        return await self._offload(lambda: then(self._read(body, content_type, kind)))
 
     def _read(self, body: Sequence[bytes], content_type: str, kind: type[Kind]) -> Kind:
         if not _is_json(content_type):
@@ -55,7 +65,7 @@ class BodyReader:
         try:
             return kind.model_validate(tree)
         except ValidationError as error:
-            raise body_error(error, tree) from None
+            raise body_error(error, tree, kind) from None
 
     def parsed(self, body: bytes) -> Any:
         """The JSON value of a body; raises ``ApiError`` if it is not JSON or too large."""

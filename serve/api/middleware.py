@@ -12,6 +12,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.api.content_encoding import ContentDecoder
 from serve.api.context import BodyMemory, RequestContext
 from serve.auth.keys import Authenticator
 from serve.auth.loopback import check_loopback
@@ -46,6 +47,7 @@ class RequestMiddleware:
         self._authenticator, self._limiter = authenticator, limiter
         self._metrics, self._routes = metrics, routes
         self._memory = BodyMemory(settings.ingress.held_bytes)
+        self._decoder = ContentDecoder()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -78,6 +80,8 @@ class RequestMiddleware:
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send, context: RequestContext) -> None:
         context.key = self._authenticate(scope, context.path)
+        if scope["method"] == "HEAD":
+            scope, send = {**scope, "method": "GET"}, _without_body(send)
         if scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
@@ -90,23 +94,26 @@ class RequestMiddleware:
         headers = Headers(scope=scope)
         if self._settings.auth is Auth.off:
             host = (scope.get("client") or ("",))[0]
-            check_loopback(host, headers.get("host"), headers.get("origin"))
+            origins = self._settings.ingress.cors_origins
+            check_loopback(host, headers.get("host"), headers.get("origin"), origins)
             return None
         if path in PUBLIC_PATHS or path.startswith(PLAYGROUND):
             return None
         return self._authenticator.identify(headers.get("authorization"))
 
     async def _read_body(self, scope: Scope, receive: Receive, context: RequestContext) -> None:
-        """Read the whole body; raises ``ApiError`` if it is too long or takes too long."""
+        """Read and decompress the whole body; raises ``ApiError`` if it is too long or takes too long."""
         limits = self._settings.limits
         message = f"the body is longer than {limits.body_bytes} bytes; send fewer or smaller images"
         too_large = ApiError(413, message, code="body_too_large")
-        declared = Headers(scope=scope).get("content-length", "")
+        headers = Headers(scope=scope)
+        declared = headers.get("content-length", "")
         if declared.isdigit() and int(declared) > limits.body_bytes:
             raise too_large
+        chunks = self._decoder.decoded(_chunks(receive), headers.get("content-encoding", ""))
         try:
             async with asyncio.timeout(limits.body_seconds):
-                async for chunk in _chunks(receive):
+                async for chunk in chunks:
                     context.add_to_body(chunk)
                     if context.body_bytes > limits.body_bytes:
                         raise too_large
@@ -128,6 +135,15 @@ class RequestMiddleware:
             **context.notes,
         }
         LOG.info(json.dumps(line))
+
+
+def _without_body(send: Send) -> Send:
+    """Sends a response without its body, as the answer to HEAD."""
+
+    async def send_head(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return send_head
 
 
 async def _chunks(receive: Receive) -> AsyncIterator[bytes]:

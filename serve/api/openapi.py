@@ -10,7 +10,9 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from serve.api.schemas import ChatRequest, CompletionRequest, DecodingBody
+from serve.api.responses_schemas import ResponsesRequest
+from serve.api.schemas import ChatRequest, CompletionRequest
+from serve.api.token_schemas import DetokenizeRequest, TokenizeRequest
 
 
 class ErrorFields(BaseModel):
@@ -31,17 +33,25 @@ class ErrorBody(BaseModel):
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": HTTPStatus(status).phrase}
-    for status in (400, 401, 403, 404, 413, 422, 429, 500, 503, 504)
+    for status in (400, 401, 403, 404, 413, 415, 429, 500, 503, 504)
 }
 
 EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
 """A server-sent event; its data is a chunk in JSON, or [DONE]."""
 REFERENCE = "#/components/schemas/{model}"
-BODIES: tuple[type[DecodingBody], ...] = (ChatRequest, CompletionRequest)
+BODIES: tuple[type[BaseModel], ...] = (
+    ChatRequest,
+    CompletionRequest,
+    ResponsesRequest,
+    TokenizeRequest,
+    DetokenizeRequest,
+)
+STREAMS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
+"""Paths that answer with a stream if the request asks for one."""
 OPEN_PATHS = {"/health", "/ready"}
 
 
-def body_of(model: type[DecodingBody]) -> dict[str, Any]:
+def body_of(model: type[BaseModel]) -> dict[str, Any]:
     """The body of a route for the document: FastAPI does not know it, because the route reads it itself."""
     schema = {"$ref": REFERENCE.format(model=model.__name__)}
     return {"requestBody": {"content": {"application/json": {"schema": schema}}, "required": True}}
@@ -58,9 +68,11 @@ def document(app: FastAPI, model: str) -> dict[str, Any]:
             if path not in OPEN_PATHS:
                 for operation in methods.values():
                     operation["security"] = [{"key": []}, {}]
+                    operation["responses"].pop("422", None)  # FastAPI's own: errors about bodies are 400 here
         for body in BODIES:
-            spec["components"]["schemas"][body.__name__]["properties"]["model"]["enum"] = [model]
-        for path in ("/v1/chat/completions", "/v1/completions"):
+            names = [model] if body.model_fields["model"].is_required() else [model, None]
+            spec["components"]["schemas"][body.__name__]["properties"]["model"]["enum"] = names
+        for path in STREAMS:
             content = spec["paths"][path]["post"]["responses"]["200"]["content"]
             content["text/event-stream"] = {"schema": EVENT}
         app.openapi_schema = spec

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -19,7 +20,7 @@ from lladav.inputs.images import ViewGeometry
 from lladav.inputs.samples import Sample, Visual
 from lladav.structured.compiling import Structure
 from serve.api.decoding_plans import decoding_planner
-from serve.api.prompts import chat_prompt, check_order, text_prompt
+from serve.api.prompts import chat_prompt, check_order, media_references, text_prompt, token_prompt
 from serve.api.request_limits import RequestLimits, requested_max_tokens
 from serve.api.schemas import (
     ChatRequest,
@@ -29,7 +30,7 @@ from serve.api.schemas import (
     UserMessage,
 )
 from serve.api.structures import PlannedStructure, StructurePlanner, requested_structure, structure_warnings
-from serve.engine.messages import EngineRequest
+from serve.engine.messages import EngineRequest, StreamMode
 from serve.errors import ApiError
 from serve.settings import KeySettings, ServeSettings
 
@@ -39,9 +40,10 @@ NUM_SEEDS = 2**62
 
 @dataclass(frozen=True)
 class PreparedRequest:
-    """An engine request, and what is needed to write its answers out."""
+    """Engine requests, and what is needed to write their answers out."""
 
-    engine_request: EngineRequest
+    engine_requests: tuple[EngineRequest, ...]
+    """One for each prompt; they differ in their prompts only."""
     max_tokens: int
     """Tokens after which an answer is cut. The canvas may be longer: blocks are filled whole."""
     structure: Structure | None
@@ -49,6 +51,8 @@ class PreparedRequest:
     warnings: list[str]
     """Settings that have no effect, a line each."""
     model: str
+    fingerprint: str
+    """Name of the server's version and weights, which may change between two answers."""
     chat: bool
     """Whether answers are messages; text otherwise."""
     logprobs: bool
@@ -58,13 +62,43 @@ class PreparedRequest:
     """Ids that fill the positions behind a short value; they are no part of the answer."""
     created: int = field(default_factory=lambda: int(time.time()))
 
+    @property
+    def id(self) -> str:
+        """Id of the answer."""
+        return self.engine_requests[0].id
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Positions of all prompts."""
+        return sum(request.prompt_tokens for request in self.engine_requests)
+
+    @property
+    def choices(self) -> int:
+        """Number of answers to all prompts."""
+        return sum(request.choices for request in self.engine_requests)
+
+    @property
+    def stream_mode(self) -> StreamMode | None:
+        return self.engine_requests[0].stream_mode
+
+    @property
+    def deadline(self) -> float:
+        """When the request ends unanswered, by ``time.time()``."""
+        return self.engine_requests[0].deadline
+
 
 class RequestPlanner:
     """Prepares requests for one model."""
 
     def __init__(
-        self, settings: ServeSettings, tokenizer: ChatTokenizer, model: ModelConfig, geometry: ViewGeometry
+        self,
+        settings: ServeSettings,
+        tokenizer: ChatTokenizer,
+        model: ModelConfig,
+        geometry: ViewGeometry,
+        fingerprint: str,
     ) -> None:
+        self._fingerprint = fingerprint
         self._settings, self._tokenizer, self._geometry = settings, tokenizer, geometry
         self._max_frames = model.images.inference_frames
         self._max_positions = model.language.max_positions
@@ -128,15 +162,13 @@ class RequestPlanner:
         The caller has called ``check`` and ``structure``. Reading images is expensive, so everything else
         that can be wrong is found by these three.
         """
-        prompt = self._prompt(body)
         max_tokens, compiled = self._max_tokens(body, key), structure and structure.compiled
         plan = self._decoding.plan(body, key, max_tokens, compiled)
         options = self._options({**plan.settings, **self._extras(body, structure)}).with_outline(None)
         chat = isinstance(body, ChatRequest)
-        request = EngineRequest(
+        request = partial(
+            EngineRequest,
             id=f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
-            prompt=prompt,
-            prompt_tokens=prompt_length(prompt, self._geometry),
             options=options,
             refresh=plan.refresh,
             deadline=deadline,
@@ -145,13 +177,17 @@ class RequestPlanner:
             stream_mode=body.stream_mode if body.stream else None,
             structure=structure and structure.spec,
         )
-        self._check_length(request)
+        requests = tuple(
+            self._checked(request(prompt=each, prompt_tokens=prompt_length(each, self._geometry)), param)
+            for param, each in self._prompts(body)
+        )
         return PreparedRequest(
-            engine_request=request,
+            engine_requests=requests,
             max_tokens=compiled.max_tokens if compiled else max_tokens,
             structure=compiled,
-            warnings=[*_warnings(request), *structure_warnings(structure, body)],
+            warnings=[*_warnings(requests[0]), *structure_warnings(structure, body)],
             model=body.model,
+            fingerprint=self._fingerprint,
             chat=chat,
             logprobs=isinstance(body, ChatRequest) and bool(body.logprobs),
             stream=bool(body.stream),
@@ -159,19 +195,33 @@ class RequestPlanner:
             padding=self._padding if structure else frozenset(),
         )
 
+    def prompt_ids(self, body: DecodingBody) -> list[int]:
+        """Token ids of the prompt of a request, or of its first; raises ``ApiError`` for one with images."""
+        if isinstance(body, ChatRequest) and (media := media_references(body.messages)):
+            message = f"{media[0].param}: images and videos have no token ids; leave them out"
+            raise ApiError(400, message, param=media[0].param)
+        _, prompt = next(self._prompts(body))
+        return prompt.text.input_ids.tolist()
+
     def with_visuals(self, prepared: PreparedRequest, visuals: Sequence[Visual]) -> PreparedRequest:
         """The request with the images of its prompt; raises ``ApiError`` if they make it too long."""
-        prompt = replace(prepared.engine_request.prompt, visuals=list(visuals))
+        (request,) = prepared.engine_requests
+        prompt = replace(request.prompt, visuals=list(visuals))
         tokens = prompt_length(prompt, self._geometry)
-        request = replace(prepared.engine_request, prompt=prompt, prompt_tokens=tokens)
-        self._check_length(request)
-        return replace(prepared, engine_request=request)
+        request = self._checked(replace(request, prompt=prompt, prompt_tokens=tokens), "messages")
+        return replace(prepared, engine_requests=(request,))
 
-    def _prompt(self, body: DecodingBody) -> Sample:
+    def _prompts(self, body: DecodingBody) -> Iterator[tuple[str, Sample]]:
+        """The prompts, each with the path of its field; raises ``ApiError``."""
         if isinstance(body, ChatRequest):
-            return chat_prompt(body.messages, self._tokenizer)
+            yield "messages", chat_prompt(body.messages, self._tokenizer)
+            return
         assert isinstance(body, CompletionRequest)
-        return text_prompt(body.prompt, self._tokenizer)
+        for param, prompt in body.prompts.items():
+            if isinstance(prompt, str):
+                yield param, text_prompt(prompt, self._tokenizer)
+            else:
+                yield param, token_prompt(prompt, self._tokenizer.vocab_size, param)
 
     def _max_tokens(self, body: DecodingBody, key: KeySettings | None) -> int:
         requested, _ = requested_max_tokens(body)
@@ -197,14 +247,16 @@ class RequestPlanner:
         except UserError as error:
             raise ApiError(400, str(error).removeprefix("decoding: ")) from None
 
-    def _check_length(self, request: EngineRequest) -> None:
+    def _checked(self, request: EngineRequest, param: str) -> EngineRequest:
+        """The request; raises ``ApiError`` if its prompt and answer are too long for the model."""
         answer = request.options.answer_positions
         if request.prompt_tokens + answer > self._max_positions:
             message = (
                 f"the prompt's {request.prompt_tokens} tokens and {answer} of the answer are more than "
                 f"the model's {self._max_positions}; shorten the prompt or max_tokens"
             )
-            raise ApiError(400, message, code="context_length_exceeded", param="messages")
+            raise ApiError(400, message, code="context_length_exceeded", param=param)
+        return request
 
 
 def unknown_model(name: str, settings: ServeSettings) -> ApiError:

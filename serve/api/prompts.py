@@ -53,9 +53,21 @@ def chat_prompt(messages: Sequence[ChatMessage], tokenizer: ChatTokenizer) -> Sa
 
 def text_prompt(text: str, tokenizer: ChatTokenizer) -> Sample:
     """A prompt of plain text, without roles."""
-    ids = np.array([tokenizer.ids.bos, *tokenizer.encode(text)], dtype=np.int32)
-    zeros = np.zeros_like(ids)
-    return Sample(NAME, Encoded(ids, np.full_like(ids, IGNORED), zeros, zeros.astype(bool)))
+    return _sample([tokenizer.ids.bos, *tokenizer.encode(text)])
+
+
+def token_prompt(ids: Sequence[int], vocab_size: int, param: str) -> Sample:
+    """A prompt of token ids as they are; raises ``ApiError`` for an id that is not below ``vocab_size``."""
+    if (largest := max(ids)) >= vocab_size:
+        message = f"{param}: {largest} is no token id; the model's are below {vocab_size}"
+        raise ApiError(400, message, param=param)
+    return _sample(ids)
+
+
+def _sample(ids: Sequence[int]) -> Sample:
+    array = np.array(ids, dtype=np.int32)
+    zeros = np.zeros_like(array)
+    return Sample(NAME, Encoded(array, np.full_like(array, IGNORED), zeros, zeros.astype(bool)))
 
 
 def check_order(messages: Sequence[ChatMessage]) -> None:

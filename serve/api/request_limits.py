@@ -38,6 +38,7 @@ class RequestLimits:
         self._max_positions = max_positions
         self._server = {
             "choices": limits.choices,
+            "prompts": limits.prompts,
             "stops": limits.stops,
             "max_tokens": limits.max_tokens,
             "messages": limits.messages,
@@ -70,8 +71,10 @@ class RequestLimits:
             for name, is_video in (("images", False), ("videos", True)):
                 found = [each for each in media if each.is_video is is_video]
                 yield Count(name, len(found), partial(_too_many_media, name, found))
-        param = "prompt" if isinstance(body, CompletionRequest) else "messages"
-        yield Count("characters", text_characters(body), partial(_too_long, param, self._max_positions))
+        if isinstance(body, CompletionRequest):
+            yield Count("prompts", len(body.prompts), partial(_too_many, "prompt", "prompts"))
+        for param, number in text_characters(body):
+            yield Count("characters", number, partial(_too_long, param, self._max_positions))
 
 
 def requested_max_tokens(body: DecodingBody) -> tuple[int | None, str]:
@@ -85,12 +88,15 @@ def requested_max_tokens(body: DecodingBody) -> tuple[int | None, str]:
     return body.max_completion_tokens, "max_completion_tokens"
 
 
-def text_characters(body: DecodingBody) -> int:
-    """Characters of all texts of the prompt."""
+def text_characters(body: DecodingBody) -> Iterator[tuple[str, int]]:
+    """Characters of all texts of each prompt, with the path of its field; token ids count as none."""
     if isinstance(body, CompletionRequest):
-        return len(body.prompt) + len(body.suffix or "")
-    assert isinstance(body, ChatRequest)
-    return characters(body.messages)
+        suffix = len(body.suffix or "")
+        for param, prompt in body.prompts.items():
+            yield param, suffix + (len(prompt) if isinstance(prompt, str) else 0)
+    else:
+        assert isinstance(body, ChatRequest)
+        yield "messages", characters(body.messages)
 
 
 def _too_many(param: str, unit: str, value: int, limit: int) -> ApiError:

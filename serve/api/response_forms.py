@@ -121,12 +121,13 @@ def usage(prepared: PreparedRequest, finished: Sequence[Finished]) -> dict[str, 
     tokens = sum(_count_tokens(prepared, each.answer) for each in finished)
     forwards = sum(each.answer.forwards for each in finished)
     refreshes = sum(each.answer.refreshes for each in finished)
+    intervals = [each.refresh_interval for each in finished if each.refresh_interval is not None]
     return {
         **token_counts(prepared, tokens),
         "forwards": forwards,
         "refreshes": refreshes,
         "cached_steps": forwards - refreshes,
-        "refresh_interval": finished[0].refresh_interval,
+        "refresh_interval": max(intervals, default=None),
     }
 
 
@@ -138,7 +139,7 @@ def _count_tokens(prepared: PreparedRequest, answer: Decoded) -> int:
 
 def token_counts(prepared: PreparedRequest, tokens: int) -> dict[str, int]:
     """OpenAI's fields of the usage for ``tokens`` tokens of answers."""
-    prompt = prepared.engine_request.prompt_tokens
+    prompt = prepared.prompt_tokens
     return {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
 
 

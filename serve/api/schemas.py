@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import (
     BaseModel,
@@ -276,10 +276,35 @@ class ChatRequest(DecodingBody):
         return sampling.num_frames if sampling else None
 
 
+TokenIds = Annotated[
+    list[Annotated[int, Field(ge=0, lt=2**31), WholeNumber]], Field(min_length=1, fail_fast=True)
+]
+
+
+def prompt_tag(prompt: Any) -> str:
+    """Selects one alternative of ``Prompt`` for a value, so that errors are about this one only."""
+    if not isinstance(prompt, list):
+        return "text"
+    first = prompt[0] if prompt else ""
+    return {str: "texts", list: "token lists"}.get(type(first), "tokens")
+
+
+Prompt = Annotated[
+    Annotated[Text, Tag("text")]
+    | Annotated[list[Text], Field(min_length=1, fail_fast=True), Tag("texts")]
+    | Annotated[TokenIds, Tag("tokens")]
+    | Annotated[list[TokenIds], Field(min_length=1, fail_fast=True), Tag("token lists")],
+    Discriminator(prompt_tag),
+]
+"""A text or its token ids, or a list of either."""
+
+
 class CompletionRequest(DecodingBody):
     """Body of ``POST /v1/completions``: text that continues a prompt, or fills the gap before ``suffix``."""
 
-    prompt: Text
+    prompt: Prompt
+    """One prompt or several, as text or as token ids; the first ``n`` choices answer the
+    first one. Token ids are the whole prompt; a text gets BOS in front."""
     suffix: Text | None = None
     """Text that follows the answer; it is visible from the first step."""
     echo: Literal[False] | None = None
@@ -288,3 +313,13 @@ class CompletionRequest(DecodingBody):
     """All answers are returned."""
     logprobs: None = None
     """Only chat completions give probabilities."""
+
+    @property
+    def prompts(self) -> dict[str, str | list[int]]:
+        """The prompts by the paths of their fields."""
+        prompt = self.prompt
+        if isinstance(prompt, str):
+            return {"prompt": prompt}
+        if isinstance(prompt[0], int):
+            return {"prompt": cast(list[int], prompt)}
+        return {f"prompt[{number}]": cast(str | list[int], each) for number, each in enumerate(prompt)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Collection
 
 from serve.errors import ApiError
 
@@ -11,10 +12,13 @@ HOST = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[^:/@\[\]]+))(?::[0-9]{1
 ORIGIN = re.compile(r"https?://(?P<host>[^/]+)", re.IGNORECASE)
 
 
-def check_loopback(client: str | None, host: str | None, origin: str | None = None) -> None:
+def check_loopback(
+    client: str | None, host: str | None, origin: str | None = None, allowed: Collection[str] = ()
+) -> None:
     """Raise ``ApiError`` 403 unless a request comes from this machine and from no page of another site.
 
-    ``client`` is the address of the peer, ``host`` and ``origin`` are headers. A browser on this machine may
+    ``client`` is the address of the peer, ``host`` and ``origin`` are headers, and pages of the ``allowed``
+    origins may ask. A browser on this machine may
     send requests for a page from elsewhere. ``Host`` reveals a page whose own name resolves to loopback (DNS
     rebinding), ``Origin`` a page of another site.
     """
@@ -22,7 +26,7 @@ def check_loopback(client: str | None, host: str | None, origin: str | None = No
         raise _forbidden("only this machine may ask")
     if not _names_loopback(host or ""):
         raise _forbidden("Host has to name this machine, as in http://127.0.0.1 or http://localhost")
-    if origin is not None:
+    if origin is not None and origin not in allowed:
         site = ORIGIN.fullmatch(origin)
         if site is None or not _names_loopback(site["host"]):
             raise _forbidden("pages of other sites may not ask")

@@ -19,6 +19,7 @@ from serve.errors import ApiError
 
 MAX_URI_PREFIX = 200
 """Characters of a data URI before its base64 data, at most."""
+WHITE_SPACE = " \t\r\n"
 
 
 @dataclass(frozen=True)
@@ -66,19 +67,21 @@ def payload_start(url: str, param: str, kind: MediaKind) -> int:
 
 def check_size(url: str, param: str, kind: MediaKind, limit: int) -> None:
     """Raise ``ApiError`` for a data URI with more than ``limit`` bytes, without decoding it."""
-    length = len(url) - payload_start(url, param, kind)
-    size = length // 4 * 3 - url[-2:].count("=")
+    start = payload_start(url, param, kind)
+    length = len(url) - start - sum(url.count(each, start) for each in WHITE_SPACE)
+    size = length // 4 * 3 - min(2, url.count("=", start))
     if size > limit:
         raise too_large(param, f"{size} bytes; {kind.article} {kind.name} may have {limit} at most", kind)
 
 
 def decoded_payload(url: str, param: str, kind: MediaKind) -> bytes:
-    """The bytes of a data URI; raises ``ApiError`` if its data is not base64."""
+    """The bytes of a data URI; raises ``ApiError`` if its data is not base64. White space has no effect: some
+    encoders break lines."""
+    text = url[payload_start(url, param, kind) :].translate(dict.fromkeys(map(ord, WHITE_SPACE)))
     try:
-        return base64.b64decode(url[payload_start(url, param, kind) :], validate=True)
+        return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        fix = "send padded base64 without spaces or line breaks"
-        raise invalid(param, "not base64", kind, fix) from None
+        raise invalid(param, "not base64", kind, "send padded base64") from None
 
 
 @contextmanager

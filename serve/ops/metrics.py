@@ -49,7 +49,7 @@ GAUGES = {
 NAMES = frozenset({*HISTOGRAMS, *COUNTERS, *GAUGES})
 """All metrics, without Ray's prefix. Each has the label ``model`` in addition to its own labels."""
 
-TIMED_ENDPOINTS = {"/v1/chat/completions", "/v1/completions"}
+TIMED_ENDPOINTS = {"/v1/chat/completions", "/v1/completions", "/v1/responses"}
 EXPOSED = ("ray_lladav_", "ray_serve_")
 """Name prefixes of the metrics in ``exposition``."""
 _ASIDE = ThreadOffloader("metrics")

@@ -17,7 +17,9 @@ from safetensors.torch import load_file, save_file
 from lladav.errors import UserError
 from serve.app import build
 from serve.run import main
+from serve.settings import ServeSettings
 from serve.starting import reason
+from serve.validation_errors import known_paths
 from tests.serve.apis import settings_of
 
 
@@ -28,6 +30,9 @@ from tests.serve.apis import settings_of
         (["engine.max_row=3"], "engine.max_row: unknown setting; did you mean engine.max_rows?"),
         (["--port"], "--port: not a setting; write key=value"),
         (["model=/no/such"], "/no/such/config.json: cannot be read (No such file or directory)"),
+        (["aliases.fast.steps=5"], "aliases.fast: "),
+        (["limits_storage=async+etcd://x"], "limits_storage: "),
+        (["auth=keys", "keys_file=/no/such"], "/no/such: cannot be read (No such file or directory)"),
     ],
 )
 def test_mistakes_are_reported_in_a_line(
@@ -35,7 +40,23 @@ def test_mistakes_are_reported_in_a_line(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    assert refusal([f"model={model_folder}", f"port={port}", *arguments], capsys) == expected
+    assert refusal([f"model={model_folder}", f"port={port}", *arguments], capsys).startswith(expected)
+
+
+def test_help_has_a_line_for_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help", "engine.max_rows=3", "port=81"])
+    found = (
+        re.fullmatch(r"  ([\w.]+)=(\S*|.*[\]}])  +(\S.*)", line)
+        for line in capsys.readouterr().out.splitlines()
+    )
+    shown = {each[1]: (each[2], each[3]) for each in found if each}
+    below = ("dial.presets.",)  # shown as one value
+    paths = [path for path in known_paths(ServeSettings, {}) if not path.startswith(below)]
+    sections = {path.rpartition(".")[0] for path in paths}
+    assert {*shown, "port"} == {*paths, "port", "config"} - sections
+    assert shown["engine.max_rows"] == ("3", "Answers that are decoded together, at most")
+    assert shown["limits.messages"][0] == "64"
+    assert shown["model"][0] == ""
 
 
 def test_a_taken_port_is_reported(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

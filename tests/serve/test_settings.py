@@ -148,6 +148,11 @@ def test_a_misspelt_key_in_a_list_is_reported_before_the_missing_one() -> None:
         ({"media.directories": ["videos"]}, "media.directories[0]=videos: String should match pattern"),
         ({"limits_storage": "memory://"}, "limits_storage: String should match pattern"),
         ({"auth": "keys"}, "auth is keys and there are none"),
+        ({"ingress.cors_origins": ["*"]}, "ingress: cors_origins is * and auth is off"),
+        (
+            {"ingress.cors_origins": ["a.example"]},
+            "ingress.cors_origins[0]=a.example: String should match pattern",
+        ),
         ({"keys": [KEY]}, "auth is off and keys are given"),
         ({"keys_file": "keys.yaml"}, "auth is off and keys are given"),
         ({"auth": "keys", "keys": [KEY, KEY]}, "keys: names differ from each other"),

@@ -45,14 +45,23 @@ class StoredTensor:
         item = DTYPES[self.dtype].itemsize
         end = self.end if last is None else self.start + last * item
         values = torch.empty(end - self.start - first * item, dtype=torch.uint8)
-        try:
-            read = read_into(self.file, self.start + first * item, values.numpy().data)
-        except OSError as error:
-            raise UserError(f"{self.file}: {self.name} cannot be read ({error.strerror})") from None
-        if read != len(values):
-            raise UserError(f"{self.file}: ends within {self.name}; was it changed while it was read?")
+        self._fill(self.start + first * item, values.numpy().data)
         plain = values.view(DTYPES[self.dtype])
         return plain if last is not None else plain.view(self.shape)
+
+    def sample(self, size: int) -> bytes:
+        """Read at most ``size`` bytes from the middle of the values; raises ``UserError`` as ``read``."""
+        content = bytearray(min(size, self.end - self.start))
+        self._fill((self.start + self.end - len(content)) // 2, memoryview(content))
+        return bytes(content)
+
+    def _fill(self, start: int, buffer: memoryview) -> None:
+        try:
+            read = read_into(self.file, start, buffer)
+        except OSError as error:
+            raise UserError(f"{self.file}: {self.name} cannot be read ({error.strerror})") from None
+        if read != len(buffer):
+            raise UserError(f"{self.file}: ends within {self.name}; was it changed while it was read?")
 
 
 def read_header(file: AnyPath) -> dict[str, StoredTensor]:

@@ -109,9 +109,13 @@ class ChatTokenizer:
         (encoded,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
         return encoded.ids
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids without special tokens."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+    def decode(self, ids: Sequence[int], special: bool = False) -> str:
+        """Return the text of ids, with the names of special tokens only if ``special`` is true."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=not special)
+
+    def token_name(self, token: int) -> str:
+        """Return the name of a token in the vocabulary; empty for an unknown id."""
+        return self._tokenizer.id_to_token(token) or ""
 
     def token_bytes(self, token: int) -> bytes:
         """Return the UTF-8 bytes of a token; empty for special tokens and unknown ids.

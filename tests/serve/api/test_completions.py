@@ -11,8 +11,9 @@ import pytest
 from starlette.types import Message
 
 from serve.api.middleware import CLIENT_CLOSED_REQUEST
-from serve.api.routes import Service, web_app
+from serve.api.routes import web_app
 from serve.api.schemas import ChatRequest
+from serve.api.service import Service
 from serve.errors import ApiError
 from serve.ingress import service_of
 from serve.media.loader import MediaLoader
@@ -54,7 +55,7 @@ def test_images_count_as_a_part_of_the_prompt(served: ServeSettings, engines: Lo
         content = [*images, {"type": "text", "text": text}]
         asked = request(messages=[{"role": "user", "content": content}], max_tokens=8)
         prepared = asyncio.run(service(served, engines).completions.prepare(asked, None))
-        return prepared.engine_request.prompt_tokens
+        return prepared.prompt_tokens
 
     longest = tiny_config().language.max_positions - 8
     whole = "x" * (1 + longest - tokens("x"))

@@ -11,15 +11,17 @@ import pytest
 from fastapi import FastAPI
 from starlette.types import Message
 
-from lladav.config.schema import Prediction
+from lladav.inputs.chat import ChatTokenizer
 from serve.api.completions import Completions
 from serve.api.middleware import CLIENT_CLOSED_REQUEST
-from serve.api.routes import Service, web_app
+from serve.api.routes import web_app
+from serve.api.service import Service
 from serve.auth.keys import Authenticator, hash_of
 from serve.auth.rate_limits import RateLimiter
 from serve.errors import ApiError
 from serve.ops.metrics import IngressMetrics
 from serve.settings import Auth, KeySettings, ServeSettings
+from tests.lladav.build import tiny_config
 from tests.serve.asgi import JSON, Answer, ask, parts, until
 
 CHAT = "/v1/chat/completions"
@@ -65,7 +67,8 @@ class Server:
         keys, no_completions = Authenticator(self.settings.keys), cast(Completions, None)
         service = Service(
             self.settings,
-            Prediction.masked,
+            tiny_config(),
+            cast(ChatTokenizer, None),
             no_completions,
             keys,
             self.limiter,
@@ -199,6 +202,6 @@ def test_a_server_that_cannot_find_out_is_not_ready(
 def test_a_controller_that_does_not_answer_means_not_ready(
     served: ServeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve.api.routes.READY_SECONDS", 0.1)
+    monkeypatch.setattr("serve.api.operations.READY_SECONDS", 0.1)
     answer = asyncio.run(ask(Server(served).app, "/ready", method="GET", headers={}))
     assert answer.status == 503

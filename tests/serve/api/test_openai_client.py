@@ -142,14 +142,14 @@ def test_models_list_their_limits(client: openai.OpenAI) -> None:
     [
         ({"model": "gpt-4o"}, openai.NotFoundError, "model"),
         ({"max_tokens": 10**6}, openai.BadRequestError, "max_tokens"),
-        ({"extra_body": {"refresh_intervall": 3}}, openai.UnprocessableEntityError, "refresh_intervall"),
+        ({"extra_body": {"refresh_intervall": 3}}, openai.BadRequestError, "refresh_intervall"),
         ({"extra_body": {"refresh_interval": 1000}}, openai.BadRequestError, "refresh_interval"),
         (
             {"messages": [{"role": "user", "content": 3}]},
-            openai.UnprocessableEntityError,
+            openai.BadRequestError,
             "messages[0].content",
         ),
-        ({"temperature": -1}, openai.UnprocessableEntityError, "temperature"),
+        ({"temperature": -1}, openai.BadRequestError, "temperature"),
     ],
 )
 def test_refusals_are_the_clients_own_errors(

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 import httpx2 as httpx
 import pytest
 
+from lladav import __version__
+from lladav.checkpoint import weights_digest
 from lladav.inputs.chat import ChatTokenizer
 from serve.media.loader import MediaLoader
 from serve.settings import Auth, KeySettings, ServeSettings
@@ -57,30 +59,30 @@ def content(chunks: list[Any]) -> str:
 @pytest.mark.parametrize(
     ("given", "status", "param", "says"),
     [
-        ({"temprature": 1}, 422, "temprature", "did you mean temperature"),
-        ({"messages": []}, 422, "messages", "at least 1"),
-        ({"messages": [{"role": "bot", "content": ""}]}, 422, "messages[0]", "'assistant'"),
-        ({"refresh_interval": {"min": 4, "max": 2}}, 422, "refresh_interval", "swap"),
+        ({"temprature": 1}, 400, "temprature", "did you mean temperature"),
+        ({"messages": []}, 400, "messages", "at least 1"),
+        ({"messages": [{"role": "bot", "content": ""}]}, 400, "messages[0]", "'assistant'"),
+        ({"refresh_interval": {"min": 4, "max": 2}}, 400, "refresh_interval", "swap"),
         ({"refresh_interval": {"min": 65, "max": 70}}, 400, "refresh_interval", "1 to 64"),
         ({"threshold": 0.5, "steps": 4}, 400, None, "exclude each other"),
         ({"reveal": "entropy", "threshold": 0.5}, 400, "reveal", "exclude each other"),
         ({"steps": 5}, 400, None, "multiple of"),
         ({"n": 9}, 400, "n", "at most 4"),
         ({"stop": ["a"] * 9}, 400, "stop", "at most 4"),
-        ({"stop": ""}, 422, "stop", "at least 1"),
-        ({"stop": "x" * 257}, 422, "stop", "at most 256"),
-        ({"stop": ["x", "x" * 257]}, 422, "stop[1]", "at most 256"),
+        ({"stop": ""}, 400, "stop", "at least 1"),
+        ({"stop": "x" * 257}, 400, "stop", "at most 256"),
+        ({"stop": ["x", "x" * 257]}, 400, "stop[1]", "at most 256"),
         ({"max_tokens": 8, "max_completion_tokens": 9}, 400, "max_tokens", "differ"),
         ({"max_tokens": None, "max_completion_tokens": 1000}, 400, "max_completion_tokens", "at most 512"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, 400, "messages[0].role", "user"),
         ({"messages": [{"role": "user", "content": "x" * 20_000}]}, 400, "messages", "shorten"),
         ({"response_format": DATE}, 400, "response_format.json_schema.schema.type", "date"),
-        ({"effort": "heroic"}, 422, "effort", "fast"),
-        ({"top_logprobs": 3, "logprobs": True}, 422, "top_logprobs", ""),
-        ({"seed": True}, 422, "seed", "valid integer"),
-        ({"temperature": "1"}, 422, "temperature", "valid number"),
-        ({"stream": 1}, 422, "stream", "valid boolean"),
-        ({"refresh_interval": {"min": True, "max": 4}}, 422, "refresh_interval.min", "valid integer"),
+        ({"effort": "heroic"}, 400, "effort", "fast"),
+        ({"top_logprobs": 3, "logprobs": True}, 400, "top_logprobs", ""),
+        ({"seed": True}, 400, "seed", "valid integer"),
+        ({"temperature": "1"}, 400, "temperature", "valid number"),
+        ({"stream": 1}, 400, "stream", "valid boolean"),
+        ({"refresh_interval": {"min": True, "max": 4}}, 400, "refresh_interval.min", "valid integer"),
     ],
 )  # fmt: skip
 def test_invalid_requests_are_refused_before_images_are_read(
@@ -129,9 +131,9 @@ def test_texts_that_are_too_long_are_not_encoded(
     ("sent", "status", "code"),
     [
         (b"{", 400, "invalid_json"),
-        (b"[]", 422, "invalid_body"),
+        (b"[]", 400, "invalid_body"),
         (b"\xff", 400, "invalid_json"),
-        (b"", 422, "invalid_body"),
+        (b"", 400, "invalid_body"),
     ],
 )
 def test_bodies_that_are_not_objects_are_refused(
@@ -245,6 +247,13 @@ def test_settings_without_effect_are_warnings(client: httpx.Client) -> None:
     first, *others = events(client, top_p=0.5)
     assert "top_p" in first["warnings"][0]
     assert not any("warnings" in chunk for chunk in others)
+
+
+def test_the_fingerprint_names_version_and_weights(client: httpx.Client, served: ServeSettings) -> None:
+    name = f"fp_{__version__}_{weights_digest(served.model)}"
+    assert client.post(CHAT, json=body()).json()["system_fingerprint"] == name
+    assert {chunk["system_fingerprint"] for chunk in events(client)} == {name}
+    assert client.get("/version").json() == {"version": __version__}
 
 
 def test_null_means_left_out(client: httpx.Client) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lladav.decoding.params import DecodingOptions
+from serve.api.choice_writing import ChoicesWriter
 from serve.api.context import BodyMemory, RequestContext
 from serve.api.schemas import ChatRequest
 from serve.engine.messages import EngineRequest, Event, Finished
@@ -66,10 +67,11 @@ def test_the_options_of_a_request_are_validated_once(
         context = RequestContext({"type": "http", "path": "/", "headers": []}, BodyMemory(0), service.metrics)
         prepared = await service.completions.prepare(body, None)
         if prepared.stream:
-            events = [event async for event in await service.completions.stream(prepared, context)]
+            stream = await service.completions.stream(prepared, context, ChoicesWriter)
+            events = [event async for event in stream]
             assert events[-1] == "data: [DONE]\n\n"
         else:
-            assert await service.completions.answer(prepared, context)
+            assert await service.completions.answer(prepared, context, ChoicesWriter)
 
     asyncio.run(answered())
     assert len(validated) == 1

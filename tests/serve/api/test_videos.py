@@ -72,7 +72,7 @@ def test_mistakes_name_the_part(client: httpx.Client, clip: Path) -> None:
     ("sampling", "status", "param"),
     [
         ({"video": {"num_frames": 33}}, 400, "media_io_kwargs.video.num_frames"),
-        ({"video": {"fps": 2}}, 422, "media_io_kwargs.video.fps"),
+        ({"video": {"fps": 2}}, 400, "media_io_kwargs.video.fps"),
         ({"video": None}, 200, None),
         (None, 200, None),
     ],

@@ -105,6 +105,16 @@ class TestReading:
     def test_prefixes_of_data_uris_follow_the_standard(self, load: Load, head: str):
         assert load(f"{head},{base64.b64encode(encoded(sample_image())).decode()}")
 
+    @pytest.mark.parametrize("end", ["\n", "\r\n", " \t"])
+    def test_base64_may_have_line_breaks(self, load: Load, end: str):
+        content = encoded(sample_image())
+        lines = base64.encodebytes(content).decode().replace("\n", end)
+        (visual,), (same,) = (
+            load(f"data:image/png;base64,{lines}", image_bytes=len(content)),
+            load(uri(content)),
+        )
+        assert np.array_equal(visual.views, same.views)
+
 
 NO_IMAGES = [
     "",

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
+from openai.types.responses import Response
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
@@ -22,15 +23,33 @@ from tests.serve.apis import LocalEngines, serving, settings_of
 pytestmark = [pytest.mark.proof, pytest.mark.slow]
 SHORT, LONG = 12, 400
 """Requests of each operation, in each way of ``_ways``."""
-LIMITS = {"n": 4, "max_tokens": 32, "max_completion_tokens": 32, "block_length": 8, "refresh_interval": 64}
+QUESTIONS: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "Count."}],
+    "prompt": "One, two",
+    "input": "Count.",
+}
+"""A question by the field that has it."""
+LIMITS = {
+    "n": 4,
+    "max_output_tokens": 32,
+    "max_tokens": 32,
+    "max_completion_tokens": 32,
+    "block_length": 8,
+    "refresh_interval": 64,
+}
 OPERATIONS = {
     *("POST /v1/chat/completions", "POST /v1/completions", "GET /v1/models", "GET /v1/models/{model}"),
-    *("GET /health", "GET /ready", "GET /metrics"),
+    *("POST /v1/responses", "POST /tokenize", "POST /detokenize"),
+    *("GET /health", "GET /ready", "GET /metrics", "GET /version"),
 }
-REFUSED = {"negative_data_rejection": {"expected-statuses": [400, 404, 413, 422]}}
+REFUSED = {"negative_data_rejection": {"expected-statuses": [400, 404, 413, 415]}}
 """A request that violates the document may be refused for its size as well."""
 CONFIG = schemathesis.Config.from_dict({"checks": REFUSED})
-FORMS: dict[str, Any] = {"chat.completion": ChatCompletion, "text_completion": Completion}
+FORMS: dict[str, Any] = {
+    "chat.completion": ChatCompletion,
+    "text_completion": Completion,
+    "response": Response,
+}
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +79,11 @@ def _ways(operation: Any) -> dict[str, SearchStrategy[Any]]:
     fitting = operation.as_strategy(generation_mode=GenerationMode.POSITIVE).map(_patient)
     if operation.method != "post":
         return {"fitting": fitting}
-    return {
-        "fitting": fitting,
-        "answerable": st.builds(_answerable, fitting, st.sets(st.integers(0, 30), max_size=4)),
-        "forbidden": operation.as_strategy(generation_mode=GenerationMode.NEGATIVE),
-    }
+    forbidden = operation.as_strategy(generation_mode=GenerationMode.NEGATIVE)
+    if not operation.path.startswith("/v1/"):
+        return {"fitting": fitting, "forbidden": forbidden}
+    answerable = st.builds(_answerable, fitting, st.sets(st.integers(0, 30), max_size=4))
+    return {"fitting": fitting, "answerable": answerable, "forbidden": forbidden}
 
 
 def _patient(case: Any) -> Any:
@@ -76,13 +95,13 @@ def _patient(case: Any) -> Any:
 
 def _answerable(case: Any, kept: set[int]) -> Any:
     """The case with an ordinary question and a few of its settings, within this server's limits."""
-    names = [name for name in sorted(case.body) if name not in ("model", "messages", "prompt")]
+    names = [name for name in sorted(case.body) if name not in ("model", *QUESTIONS)]
     body = {name: case.body[name] for number, name in enumerate(names) if number in kept}
     for name, limit in LIMITS.items():
         if isinstance(body.get(name), int):
             body[name] = 1 + body[name] % limit
-    asked = {"messages": [{"role": "user", "content": "Count."}]} if "messages" in case.body else {}
-    case.body = {"model": case.body["model"], **(asked or {"prompt": "One, two"}), **body}
+    (question,) = (name for name in QUESTIONS if name in case.body)
+    case.body = {"model": case.body["model"], question: QUESTIONS[question], **body}
     return case
 
 
@@ -103,16 +122,19 @@ def _ask(cases: SearchStrategy[Any], count: int) -> Counter[int]:
         response = case.call_and_validate(excluded_checks=[positive_data_acceptance])
         statuses[response.status_code] += 1
         if response.status_code == 200 and case.method == "POST":
-            _check_answer(response)
+            _check_answer(response, case.path)
 
     each()
     return statuses
 
 
-def _check_answer(response: Any) -> None:
+def _check_answer(response: Any, path: str) -> None:
     """Check that OpenAI's client can parse the response."""
+    if not path.startswith("/v1/"):
+        return
     if response.headers["content-type"][0].startswith("application/json"):
         answer = response.json()
         FORMS[answer["object"]].model_validate(answer)
     else:
-        assert response.text.endswith("data: [DONE]\n\n")
+        last = "event: response." if path == "/v1/responses" else "data: [DONE]"
+        assert response.text.rstrip("\n").split("\n\n")[-1].startswith(last)
