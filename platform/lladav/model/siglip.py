@@ -25,7 +25,7 @@ class Siglip(nn.Module):
     def __init__(self, config: VisionConfig, layers: int) -> None:
         super().__init__()
         self.embeddings = PatchEmbeddings(config)
-        self.encoder = Encoder(config, layers)
+        self.encoder = LayerStack(config, layers)
         self.post_layernorm = nn.LayerNorm(config.width, config.norm_eps)
 
     def forward(self, pixels_NCHW: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class PatchEmbeddings(nn.Module):
         return patches_NPE + self.position_embedding(positions_P)
 
 
-class Encoder(nn.Module):
+class LayerStack(nn.Module):
     """The transformer layers."""
 
     def __init__(self, config: VisionConfig, layers: int) -> None:

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.nn.attention import varlen
 
 from lladav.config.schema import Attention
 from lladav.decoding import model_runner, paged_attention
@@ -93,10 +92,9 @@ def flash(monkeypatch: pytest.MonkeyPatch) -> None:
         assert longest_query >= int(query_bounds.diff().max())
         assert longest_key >= int(key_bounds.diff().max())
         longest = int(query_bounds.diff().max()), int(key_bounds.diff().max())
-        settings["enable_gqa"] = True
         return flash_on_a_cpu(query, keys, values, query_bounds, key_bounds, *longest, **settings)
 
-    monkeypatch.setattr(varlen, "varlen_attn", attend)
+    monkeypatch.setattr(paged_attention, "flash_attention", attend)
     for module in (paged_attention, model_runner):
         monkeypatch.setattr(module, "supports_flash_attention", lambda *_: True)
 
