@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from lladav.config.introspection import field_docs
-from lladav.decoding.params import MAX_SCALE, Cache
+from lladav.decoding.params import MAX_PENALTY, MAX_SCALE, Cache
 from lladav.decoding.unmasking import RULES, ParameterRange, UnmaskingOptions, rule_parameters
 
 
@@ -37,6 +37,9 @@ Count = Annotated[int, Field(ge=1), WholeNumber]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Scale = Annotated[float, Field(ge=0, le=MAX_SCALE, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
+ShareOrNothing = Annotated[float, Field(ge=0, le=1)]
+Penalty = Annotated[float, Field(ge=-MAX_PENALTY, le=MAX_PENALTY)]
+TopK = Annotated[int, Field(ge=-1), WholeNumber]
 
 
 MAX_FIELDS = 100
@@ -114,8 +117,20 @@ class DecodingParams(RuleFields):
     """Scale of classifier-free guidance: how far to move away from the answer without the prompt."""
     temperature: Scale | None = None
     """Temperature of the sampling; 0 takes the most probable token."""
-    top_p: Share | None = None
-    """Sample among the most probable tokens that together have this probability."""
+    top_k: TopK | None = None
+    """Sample among this many most probable tokens; 0 and -1: among all."""
+    top_p: ShareOrNothing | None = None
+    """Sample among the most probable tokens that together have this probability; 0 takes the most probable
+    one."""
+    min_p: ShareOrNothing | None = None
+    """Sample among the tokens with at least this share of the probability of the most probable one."""
+    repetition_penalty: Positive | None = None
+    """Logits of tokens that the answer has are divided by this if they are positive, and multiplied by it if
+    they are negative. The prompt does not count."""
+    frequency_penalty: Penalty | None = None
+    """What is taken off the logit of a token for each time that the answer has it."""
+    presence_penalty: Penalty | None = None
+    """What is taken off the logit of each token that the answer has."""
     no_repeat_ngram: Count | None = None
     """No sequence of this many tokens occurs twice in the answer."""
 
@@ -129,4 +144,7 @@ class DecodingParams(RuleFields):
     def given(self) -> dict[str, Any]:
         """The params that have a value, without fields of a subclass."""
         values = {name: getattr(self, name) for name in DecodingParams.model_fields}
-        return {name: value for name, value in values.items() if value is not None}
+        given = {name: value for name, value in values.items() if value is not None}
+        return (
+            {**given, "top_k": given["top_k"] if given["top_k"] > 0 else None} if "top_k" in given else given
+        )

@@ -124,17 +124,19 @@ class LimitSettings(Section):
     """Characters of the texts of a request, at most, for each position of the model. Longer texts are refused
     before they are encoded. English has 4 to 5."""
     max_tokens: Count = 1024
-    """Length of an answer, at most."""
+    """Length of an answer, at most; a request that asks for more gets this."""
     default_max_tokens: Count = 128
     """Length of an answer if the request sets none."""
     choices: Count = 4
     """Answers to a prompt (``n``), at most."""
     prompts: Count = 32
     """Prompts of a request to ``/v1/completions``, at most."""
-    stops: Count = 4
+    stops: Count = 32
     """Stop texts of a request, at most."""
     messages: Count = 64
     """Messages of a conversation, at most."""
+    tools: Count = 128
+    """Tools of a request, at most."""
     deadline_ms: Count = 300_000
     """A request that takes longer ends with 504. A request may set less."""
 

@@ -13,7 +13,8 @@ from lladav.config.introspection import nearest
 
 UNKNOWN_KEY = ("extra_forbidden", "invalid_key")
 """Pydantic's types of error for a key that a section does not have."""
-MISSING = "missing"
+MISSING = ("missing", "union_tag_not_found")
+"""Those for a key that is absent."""
 MAPPING_KEY = "[key]"
 """Last part of pydantic's location if the keys of a mapping are restricted and one is not allowed."""
 SECRET = ("keys", "limits_storage")
@@ -40,10 +41,16 @@ def first_error(error: ValidationError, values: Any, prefer_unknown: bool = Fals
     found = error.errors(include_url=False)
     unknown = (each for each in found if _is_unknown(each))
     first = next(unknown, found[0]) if prefer_unknown else found[0]
-    missing = first["type"] == MISSING
+    missing = first["type"] in MISSING
     message = first["msg"].removeprefix("Value error, ")
-    path = path_of(first["loc"], values, missing)
+    path = path_of(_location(first), values, missing)
     return InvalidValue(path, message, first["input"], _is_unknown(first), missing)
+
+
+def _location(error: ErrorDetails) -> tuple[str | int, ...]:
+    """Where an error is. An object of an unknown kind has its error at the key that names the kind."""
+    key = str(error.get("ctx", {}).get("discriminator", ""))
+    return (*error["loc"], key.strip("'")) if key.startswith("'") else error["loc"]
 
 
 def settings_error(error: ValidationError, model: type[BaseModel], values: Mapping[str, Any]) -> str:

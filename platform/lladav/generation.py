@@ -66,6 +66,8 @@ def _cache(value: str) -> Cache:
     return Cache(value)
 
 
+WITHOUT_FLAG = ("top_logprobs",)
+"""Settings for callers: a terminal does not show what they ask for."""
 KINDS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "Cache": _cache}
 
 
@@ -262,7 +264,7 @@ def option_parsers() -> dict[str, Callable[[str], Any]]:
     return {
         name: _or_none(KINDS[kind.removesuffix(NONE)]) if kind.endswith(NONE) else KINDS[kind]
         for name, kind in kinds.items()
-        if kind.removesuffix(NONE) in KINDS
+        if kind.removesuffix(NONE) in KINDS and name not in WITHOUT_FLAG
     }
 
 

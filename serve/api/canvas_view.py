@@ -1,7 +1,7 @@
 """The ``denoise`` field of a stream: the canvas before the first step, and what each step unmasked.
 
 The canvas of an answer that has a structure grows with the choices of the model. Other canvases have their
-final size from the beginning.
+final size from the beginning, also one whose answer turns out to have a structure.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class CanvasView:
     """The canvas of one answer as a stream shows it."""
 
     def __init__(self, prepared: PreparedRequest, choice: int, tokenizer: ChatTokenizer) -> None:
-        self._choice, self._token_bytes, self._limit = choice, tokenizer.token_bytes, prepared.max_tokens
-        structure = prepared.structure
-        self._skeleton = {} if structure is None else dict(_fixed_tokens(structure.outline))
-        self._size = prepared.max_tokens if structure is None else _length(structure.outline)
+        self._choice, self._token_bytes, self._limit_of = choice, tokenizer.token_bytes, prepared.limit
+        outline = prepared.outline
+        self._skeleton = {} if outline is None else dict(_fixed_tokens(outline))
+        self._size = prepared.max_tokens if outline is None else _length(outline)
 
     def blank(self) -> dict[str, Any]:
         """The canvas before the first step: masks, and the skeleton of a structure."""
@@ -36,6 +36,7 @@ class CanvasView:
         Text after the end of the answer is left out, so that no stop is ever shown as a whole.
         """
         unmasked, end, filled = delta.unmasked, delta.end, []
+        limit = self._limit_of(delta.follows_outline)
         tokens = zip(unmasked.positions, unmasked.tokens, unmasked.confidences, strict=True)
         for place, token, confidence in tokens:
             data = self._token_bytes(token)
@@ -43,7 +44,7 @@ class CanvasView:
                 data = data[: len(data) - delta.excess]
             if (place < end or not data) and place not in self._skeleton:
                 filled.append((place, token, data, confidence))
-                self._size = min(max(self._size, place + 1), self._limit)
+                self._size = min(max(self._size, place + 1), limit)
         return self._field(delta.step, delta.committed, filled)
 
     def _field(

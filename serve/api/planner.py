@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-import random
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain
-from typing import Any
 
 from lladav.config.schema import ModelConfig
-from lladav.decoding.params import DecodingOptions
 from lladav.decoding.prompt_encoder import prompt_length
 from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer
 from lladav.inputs.images import ViewGeometry
 from lladav.inputs.samples import Sample, Visual
-from lladav.structured.compiling import Structure
-from serve.api.decoding_plans import decoding_planner
-from serve.api.prompts import chat_prompt, check_order, media_references, text_prompt, token_prompt
-from serve.api.request_limits import RequestLimits, requested_max_tokens
-from serve.api.schemas import (
-    ChatRequest,
-    CompletionRequest,
-    DecodingBody,
-    StreamOptions,
-    UserMessage,
-)
+from lladav.structured.compiling import StructureKind
+from lladav.structured.outline import Outline
+from serve.api.engine_options import OptionsPlanner
+from serve.api.prompts import chat_prompt, check_messages, media_references, text_prompt, token_prompt
+from serve.api.request_limits import RequestLimits
+from serve.api.request_warnings import request_warnings
+from serve.api.schemas import ChatRequest, CompletionRequest, DecodingBody, StreamOptions
 from serve.api.structures import PlannedStructure, StructurePlanner, requested_structure, structure_warnings
+from serve.api.tools import callable_tools
 from serve.engine.messages import EngineRequest, StreamMode
 from serve.errors import ApiError
 from serve.settings import KeySettings, ServeSettings
-
-NUM_SEEDS = 2**62
-"""Seeds from which the server draws one for a request without a seed."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +35,8 @@ class PreparedRequest:
     engine_requests: tuple[EngineRequest, ...]
     """One for each prompt; they differ in their prompts only."""
     max_tokens: int
-    """Tokens after which an answer is cut. The canvas may be longer: blocks are filled whole."""
-    structure: Structure | None
+    """Tokens after which a text is cut. The canvas may be longer: blocks are filled whole."""
+    structure: PlannedStructure | None
     """The structure of the answers, if the request asks for one."""
     warnings: list[str]
     """Settings that have no effect, a line each."""
@@ -86,6 +76,22 @@ class PreparedRequest:
         """When the request ends unanswered, by ``time.time()``."""
         return self.engine_requests[0].deadline
 
+    @property
+    def outline(self) -> Outline | None:
+        """What all answers follow; None if they may be text."""
+        return None if self.structure is None or self.structure.optional else self.structure.compiled.outline
+
+    def calls_tools(self, follows_outline: bool) -> bool:
+        """Whether an answer is calls of tools, given whether it follows the outline of its structure."""
+        calls = self.structure is not None and self.structure.spec.kind is StructureKind.tool_calls
+        return calls and follows_outline
+
+    def limit(self, follows_outline: bool) -> int:
+        """Tokens after which an answer is cut."""
+        if self.structure is None or not follows_outline:
+            return self.max_tokens
+        return self.structure.compiled.max_tokens
+
 
 class RequestPlanner:
     """Prepares requests for one model."""
@@ -103,17 +109,15 @@ class RequestPlanner:
         self._max_frames = model.images.inference_frames
         self._max_positions = model.language.max_positions
         self._limits = RequestLimits(settings, self._max_positions)
-        self._prediction = model.prediction
-        chat = DecodingOptions.for_chat(tokenizer.ids, model.prediction)
-        self._forbidden_without_end = (*chain.from_iterable(chat.stop), *chat.forbidden)
-        self._decoding = decoding_planner(model.prediction, settings, self._limits)
+        self._options = OptionsPlanner(settings, tokenizer, model.prediction, self._limits)
         self._padding = frozenset((tokenizer.ids.eos, tokenizer.ids.eot))
         self._structures = StructurePlanner(settings.decoding, tokenizer)
 
     def check_aliases(self) -> None:
         """Raise ``UserError`` for an alias with which a request without other params would be refused."""
         for name in self._settings.aliases:
-            body = ChatRequest(model=name, messages=[UserMessage(role="user", content="")])
+            message = {"role": "user", "content": ""}
+            body = ChatRequest.model_validate({"model": name, "messages": [message]})
             try:
                 self.check(body, None)
                 self.prepare(body, None, deadline=0.0, structure=None)
@@ -138,9 +142,9 @@ class RequestPlanner:
         if body.model not in self._settings.models:
             raise unknown_model(body.model, self._settings)
         self._limits.check(body, key)
-        self._decoding.check(body)
+        self._options.check(body)
         if isinstance(body, ChatRequest):
-            check_order(body.messages)
+            check_messages(body)
             self.frames(body)
 
     def structure(self, body: DecodingBody, key: KeySettings | None) -> PlannedStructure | None:
@@ -148,7 +152,8 @@ class RequestPlanner:
         requested = requested_structure(body)
         if requested is None:
             return None
-        return self._structures.compile(requested, body, self._max_tokens(body, key))
+        max_tokens = self._options.max_tokens(body, key, structured=True)
+        return self._structures.compile(requested, body, max_tokens)
 
     def prepare(
         self,
@@ -162,30 +167,29 @@ class RequestPlanner:
         The caller has called ``check`` and ``structure``. Reading images is expensive, so everything else
         that can be wrong is found by these three.
         """
-        max_tokens, compiled = self._max_tokens(body, key), structure and structure.compiled
-        plan = self._decoding.plan(body, key, max_tokens, compiled)
-        options = self._options({**plan.settings, **self._extras(body, structure)}).with_outline(None)
+        options, refresh = self._options.plan(body, key, structure)
+        max_tokens = self._options.max_tokens(body, key)
         chat = isinstance(body, ChatRequest)
         request = partial(
             EngineRequest,
             id=f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
-            options=options,
-            refresh=plan.refresh,
+            options=options.with_outline(None),
+            refresh=refresh,
             deadline=deadline,
             choices=body.choices,
-            stop=() if structure else tuple(body.stops),
+            stop=tuple(body.stops) if structure is None or structure.optional else (),
             stream_mode=body.stream_mode if body.stream else None,
             structure=structure and structure.spec,
         )
         requests = tuple(
             self._checked(request(prompt=each, prompt_tokens=prompt_length(each, self._geometry)), param)
-            for param, each in self._prompts(body)
+            for param, each in self._prompts(body, structure)
         )
         return PreparedRequest(
             engine_requests=requests,
-            max_tokens=compiled.max_tokens if compiled else max_tokens,
-            structure=compiled,
-            warnings=[*_warnings(requests[0]), *structure_warnings(structure, body)],
+            max_tokens=max_tokens,
+            structure=structure,
+            warnings=[*request_warnings(body, requests[0], max_tokens), *structure_warnings(structure, body)],
             model=body.model,
             fingerprint=self._fingerprint,
             chat=chat,
@@ -200,7 +204,7 @@ class RequestPlanner:
         if isinstance(body, ChatRequest) and (media := media_references(body.messages)):
             message = f"{media[0].param}: images and videos have no token ids; leave them out"
             raise ApiError(400, message, param=media[0].param)
-        _, prompt = next(self._prompts(body))
+        _, prompt = next(self._prompts(body, None))
         return prompt.text.input_ids.tolist()
 
     def with_visuals(self, prepared: PreparedRequest, visuals: Sequence[Visual]) -> PreparedRequest:
@@ -211,10 +215,13 @@ class RequestPlanner:
         request = self._checked(replace(request, prompt=prompt, prompt_tokens=tokens), "messages")
         return replace(prepared, engine_requests=(request,))
 
-    def _prompts(self, body: DecodingBody) -> Iterator[tuple[str, Sample]]:
+    def _prompts(
+        self, body: DecodingBody, structure: PlannedStructure | None
+    ) -> Iterator[tuple[str, Sample]]:
         """The prompts, each with the path of its field; raises ``ApiError``."""
         if isinstance(body, ChatRequest):
-            yield "messages", chat_prompt(body.messages, self._tokenizer)
+            tools = callable_tools(body) if structure else []
+            yield "messages", chat_prompt(body, tools, self._tokenizer)
             return
         assert isinstance(body, CompletionRequest)
         for param, prompt in body.prompts.items():
@@ -222,30 +229,6 @@ class RequestPlanner:
                 yield param, text_prompt(prompt, self._tokenizer)
             else:
                 yield param, token_prompt(prompt, self._tokenizer.vocab_size, param)
-
-    def _max_tokens(self, body: DecodingBody, key: KeySettings | None) -> int:
-        requested, _ = requested_max_tokens(body)
-        if requested is not None:
-            return requested
-        limit = self._limits.limit("max_tokens", key)
-        return limit if requested_structure(body) else min(self._settings.limits.default_max_tokens, limit)
-
-    def _extras(self, body: DecodingBody, structure: PlannedStructure | None) -> dict[str, Any]:
-        """Options besides the decoding params and the canvas."""
-        extras: dict[str, Any] = {}
-        if isinstance(body, CompletionRequest) and body.suffix:
-            extras["suffix"] = tuple(self._tokenizer.encode(body.suffix))
-        if body.ignore_eos and structure is None:
-            extras |= {"stop": (), "forbidden": self._forbidden_without_end}
-        extras["seed"] = random.randrange(NUM_SEEDS) if body.seed is None else body.seed
-        return extras
-
-    def _options(self, settings: Mapping[str, Any]) -> DecodingOptions:
-        """The options of the request, validated here and nowhere else; raises ``ApiError``."""
-        try:
-            return DecodingOptions.for_chat(self._tokenizer.ids, self._prediction, **settings)
-        except UserError as error:
-            raise ApiError(400, str(error).removeprefix("decoding: ")) from None
 
     def _checked(self, request: EngineRequest, param: str) -> EngineRequest:
         """The request; raises ``ApiError`` if its prompt and answer are too long for the model."""
@@ -263,13 +246,3 @@ def unknown_model(name: str, settings: ServeSettings) -> ApiError:
     """The error for a name that is neither the model's nor an alias."""
     message = f"model: there is no {name!r} here; use {' or '.join(map(repr, settings.models))}"
     return ApiError(404, message, code="model_not_found", param="model")
-
-
-def _warnings(request: EngineRequest) -> list[str]:
-    options = request.options
-    if request.refresh is not None:
-        options = options.at_admission(request.refresh.min, None)
-    warnings = options.warnings
-    if request.choices > 1 and options.temperature == 0:
-        warnings.append("n above 1 at temperature 0 gives the same answer each time")
-    return warnings

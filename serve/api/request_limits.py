@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from pydantic_core import to_json
+
 from serve.api.prompts import characters, media_references
 from serve.api.schemas import ChatRequest, CompletionRequest, DecodingBody
 from serve.errors import ApiError
@@ -42,6 +44,7 @@ class RequestLimits:
             "stops": limits.stops,
             "max_tokens": limits.max_tokens,
             "messages": limits.messages,
+            "tools": limits.tools,
             "images": settings.media.images,
             "videos": settings.media.videos,
             "characters": limits.characters_per_token * max_positions,
@@ -63,10 +66,9 @@ class RequestLimits:
         """The counts of a request."""
         yield Count("choices", body.choices, partial(_too_many, "n", "answers"))
         yield Count("stops", len(body.stops), partial(_too_many, "stop", "texts"))
-        max_tokens, param = requested_max_tokens(body)
-        yield Count("max_tokens", max_tokens or 0, partial(_too_many, param, "tokens"))
         if isinstance(body, ChatRequest):
             yield Count("messages", len(body.messages), partial(_too_many, "messages", "messages"))
+            yield Count("tools", len(body.tools or ()), partial(_too_many, "tools", "tools"))
             media = media_references(body.messages)
             for name, is_video in (("images", False), ("videos", True)):
                 found = [each for each in media if each.is_video is is_video]
@@ -89,14 +91,18 @@ def requested_max_tokens(body: DecodingBody) -> tuple[int | None, str]:
 
 
 def text_characters(body: DecodingBody) -> Iterator[tuple[str, int]]:
-    """Characters of all texts of each prompt, with the path of its field; token ids count as none."""
+    """Characters of all texts of each prompt, with the path of its field; token ids count as none.
+
+    Tools are a part of the prompt of messages.
+    """
     if isinstance(body, CompletionRequest):
         suffix = len(body.suffix or "")
         for param, prompt in body.prompts.items():
             yield param, suffix + (len(prompt) if isinstance(prompt, str) else 0)
     else:
         assert isinstance(body, ChatRequest)
-        yield "messages", characters(body.messages)
+        tools = to_json(body.tools).decode() if body.tools else ""
+        yield "messages", characters(body.messages) + len(tools)
 
 
 def _too_many(param: str, unit: str, value: int, limit: int) -> ApiError:

@@ -5,16 +5,26 @@ from __future__ import annotations
 import codecs
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lladav.decoding.results import Decoded
+from lladav.decoding.sequence import RankedTokens
 from lladav.inputs.chat import ChatTokenizer
 from serve.api.planner import PreparedRequest
+from serve.api.tool_calls import CallDelta, CallReader, whole_calls
 from serve.engine.messages import Delta, Finished
 
 MIN_PROBABILITY = 1e-30
 """Smaller probabilities count as this one, so that their logarithm is finite."""
+
+
+@dataclass(frozen=True)
+class RankedToken:
+    """A token that an answer could have had: its bytes and the logarithm of its probability."""
+
+    data: bytes
+    logprob: float
 
 
 @dataclass(frozen=True)
@@ -23,6 +33,8 @@ class Token:
 
     data: bytes
     confidence: float
+    top: Sequence[RankedToken] = ()
+    """The most probable tokens at its place, if the request asks for them."""
 
     @property
     def text(self) -> str:
@@ -37,7 +49,9 @@ class Piece:
     text: str
     tokens: list[Token] = field(default_factory=list)
     finish: str | None = None
-    """Why the answer ends here: stop or length."""
+    """Why the answer ends here: stop, length or tool_calls."""
+    calls: list[CallDelta] = field(default_factory=list)
+    """What is appended to calls of tools; then there is no text."""
 
 
 class AnswerText:
@@ -55,33 +69,51 @@ class AnswerText:
         """Tokens so far."""
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._text, self._held = "", list[Token]()
+        self._calls = CallReader()
 
     def add(self, delta: Delta) -> Piece | None:
-        """The piece that newly committed tokens add; none while they complete no character."""
-        tokens = delta.tokens[: self._prepared.max_tokens - self._position]
-        piece = self._take(self._tokens(tokens, delta.confidences))
-        return piece if piece.tokens else None
+        """The piece that newly committed tokens add; none while they complete no character or call."""
+        tokens = delta.tokens[: self._prepared.limit(delta.follows_outline) - self._position]
+        piece = self._take(self._tokens(tokens, delta.confidences, delta.top))
+        if self._prepared.calls_tools(delta.follows_outline):
+            piece = Piece("", calls=self._calls.add(piece.text))
+        return piece if piece.tokens or piece.calls else None
 
     def end(self, finished: Finished) -> Piece:
-        """The rest of the text, and why the answer ends."""
-        answer, already = finished.answer, self._position
-        length, cut = len(answer.confidences), self._prepared.max_tokens
-        tokens = self._tokens(answer.tokens[already : min(length, cut)], answer.confidences[already:])
+        """The rest of the answer, and why it ends."""
+        piece = self._end(finished.answer)
+        if self._prepared.calls_tools(finished.answer.follows_outline):
+            return Piece("", finish="tool_calls", calls=self._calls.add(piece.text))
+        return piece
+
+    def _end(self, answer: Decoded) -> Piece:
+        already = self._position
+        length, cut = len(answer.confidences), self._prepared.limit(answer.follows_outline)
+        ids = answer.tokens[already : min(length, cut)]
+        tokens = self._tokens(ids, answer.confidences[already:], answer.top[already:])
         if length > cut:
             return _joined(self._take(tokens), self._cut(), "length")
         if answer.excess:
             last = tokens[-1]
-            tokens[-1] = Token(last.data[: len(last.data) - answer.excess], last.confidence)
-        complete = answer.stopped or self._prepared.structure is not None
-        return _joined(self._take(tokens), self._rest(), "stop" if complete else "length")
+            tokens[-1] = replace(last, data=last.data[: len(last.data) - answer.excess])
+        return _joined(self._take(tokens), self._rest(), "stop" if answer.stopped else "length")
 
-    def _tokens(self, ids: Sequence[int], confidences: Sequence[float]) -> list[Token]:
-        """The tokens of the next canvas positions, without padding."""
+    def _tokens(
+        self, ids: Sequence[int], confidences: Sequence[float], top: Sequence[RankedTokens]
+    ) -> list[Token]:
+        """The tokens of the next canvas positions, without padding; ``top`` may be empty."""
         self._position += len(ids)
-        pairs = zip(ids, confidences, strict=False)
-        tokens = [Token(self._token_bytes(i), p) for i, p in pairs if i not in self._prepared.padding]
+        ranked = top or [[]] * len(ids)
+        tokens = [
+            Token(self._token_bytes(i), p, self._ranked(best))
+            for i, p, best in zip(ids, confidences, ranked, strict=False)
+            if i not in self._prepared.padding
+        ]
         self.count += len(tokens)
         return tokens
+
+    def _ranked(self, ranked: RankedTokens) -> list[RankedToken]:
+        return [RankedToken(self._token_bytes(token), logprob) for token, logprob in ranked]
 
     def _take(self, tokens: Sequence[Token]) -> Piece:
         """The tokens up to the last one that ends at the end of a character, with their text."""
@@ -107,7 +139,7 @@ class AnswerText:
         """The tokens held back where an answer is cut, without the bytes of an incomplete character."""
         left, tokens = sum(len(each.data) for each in self._held) - len(self._pending), []
         for each in self._held:
-            tokens.append(Token(each.data[:left], each.confidence))
+            tokens.append(replace(each, data=each.data[:left]))
             left -= len(tokens[-1].data)
         return Piece(self._text, tokens)
 
@@ -133,7 +165,7 @@ def usage(prepared: PreparedRequest, finished: Sequence[Finished]) -> dict[str, 
 
 def _count_tokens(prepared: PreparedRequest, answer: Decoded) -> int:
     """Tokens of an answer, without padding."""
-    length = min(len(answer.confidences), prepared.max_tokens)
+    length = min(len(answer.confidences), prepared.limit(answer.follows_outline))
     return sum(token not in prepared.padding for token in answer.tokens[:length])
 
 
@@ -148,36 +180,45 @@ class ChatForm:
 
     object, chunk_object = "chat.completion", "chat.completion.chunk"
 
-    def __init__(self, logprobs: bool) -> None:
-        self._logprobs = logprobs
+    def __init__(self, logprobs: bool, calls_only: bool = False) -> None:
+        self._logprobs, self._calls_only = logprobs, calls_only
 
     def whole(self, piece: Piece) -> dict[str, Any]:
         """Fields of a choice for a whole answer."""
         message = {"role": "assistant", "content": piece.text, "refusal": None}
+        if piece.calls:
+            message |= {"content": None, "tool_calls": whole_calls(piece.calls)}
         return {"message": message, "logprobs": self._logprobs_of(piece)}
 
     def opening(self) -> dict[str, Any] | None:
         """Fields of a choice for the first chunk of a stream; none: there is no such chunk."""
-        return {"delta": {"role": "assistant", "content": ""}, "logprobs": None}
+        content = None if self._calls_only else ""
+        return {"delta": {"role": "assistant", "content": content}, "logprobs": None}
 
     def part(self, piece: Piece) -> dict[str, Any]:
         """Fields of a choice for a chunk that appends to its answer."""
-        delta = {"content": piece.text} if piece.text or piece.tokens else {}
+        delta: dict[str, Any] = {"content": piece.text} if piece.text or piece.tokens else {}
+        if piece.calls:
+            delta["tool_calls"] = [call.body for call in piece.calls]
         return {"delta": delta, "logprobs": self._logprobs_of(piece)}
 
     def _logprobs_of(self, piece: Piece) -> dict[str, Any] | None:
-        if not self._logprobs:
+        if not self._logprobs or piece.calls:
             return None
         tokens = [
             {
-                "token": token.text,
-                "logprob": math.log(max(token.confidence, MIN_PROBABILITY)),
-                "bytes": list(token.data),
-                "top_logprobs": [],
+                **_logprob(token.data, math.log(max(token.confidence, MIN_PROBABILITY))),
+                "top_logprobs": [_logprob(each.data, each.logprob) for each in token.top],
             }
             for token in piece.tokens
         ]
         return {"content": tokens, "refusal": None}
+
+
+def _logprob(data: bytes, logprob: float) -> dict[str, Any]:
+    """A token with the logarithm of its probability."""
+    text, least = data.decode(errors="replace"), math.log(MIN_PROBABILITY)
+    return {"token": text, "logprob": max(logprob, least), "bytes": list(data)}
 
 
 class TextForm:
@@ -197,7 +238,8 @@ class TextForm:
 
 def form_of(prepared: PreparedRequest) -> ChatForm | TextForm:
     """The form of a request's choices."""
-    return ChatForm(prepared.logprobs) if prepared.chat else TextForm()
+    calls_only = prepared.outline is not None and prepared.calls_tools(follows_outline=True)
+    return ChatForm(prepared.logprobs, calls_only) if prepared.chat else TextForm()
 
 
 def choice(number: int, part: Mapping[str, Any], finish: str | None = None) -> dict[str, Any]:

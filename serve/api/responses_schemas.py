@@ -5,31 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import ConfigDict, Discriminator, Field, Tag
 
-from serve.api.schemas import Body, Effort, Text
-from serve.decoding_params import Count, DecodingParams, EnumText, Rule, WholeNumber, limit_fields
-
-AnyObject = Annotated[dict[str, Any], BeforeValidator(limit_fields)]
-
-
-class Item(Body):
-    """A part of the input. Unknown fields have no effect: clients send items again as they were answered."""
-
-    model_config = ConfigDict(extra="ignore")
+from serve.api.body import AnyObject, OpenBody, Text
+from serve.api.schemas import Effort
+from serve.decoding_params import Count, DecodingParams, EnumText, Rule, WholeNumber
 
 
-class InputText(Item):
+class InputText(OpenBody):
     type: Literal["input_text", "output_text", "text"]
     text: Text
 
 
-class InputRefusal(Item):
+class InputRefusal(OpenBody):
     type: Literal["refusal"]
     refusal: Text
 
 
-class InputImage(Item):
+class InputImage(OpenBody):
     type: Literal["input_image"]
     image_url: str
     """A data URI with base64, or an https URL if the server fetches from its host."""
@@ -52,13 +45,13 @@ TextOrParts = Annotated[
 ]
 
 
-class InputMessage(Item):
+class InputMessage(OpenBody):
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
     content: TextOrParts
 
 
-class FunctionCall(Item):
+class FunctionCall(OpenBody):
     """A call that an earlier answer made."""
 
     type: Literal["function_call"]
@@ -67,7 +60,7 @@ class FunctionCall(Item):
     arguments: Text
 
 
-class FunctionCallOutput(Item):
+class FunctionCallOutput(OpenBody):
     """The result of a call."""
 
     type: Literal["function_call_output"]
@@ -75,7 +68,7 @@ class FunctionCallOutput(Item):
     output: TextOrParts
 
 
-class Reasoning(Item):
+class Reasoning(OpenBody):
     """Has no effect: this model does not reason apart from its answer."""
 
     type: Literal["reasoning"]
@@ -103,15 +96,15 @@ Input = Annotated[
 ]
 
 
-class PlainText(Item):
+class PlainText(OpenBody):
     type: Literal["text"]
 
 
-class JsonObject(Item):
+class JsonObject(OpenBody):
     type: Literal["json_object"]
 
 
-class JsonSchemaText(Item):
+class JsonSchemaText(OpenBody):
     type: Literal["json_schema"]
     name: Annotated[str, Field(max_length=64)]
     description: str | None = None
@@ -121,18 +114,18 @@ class JsonSchemaText(Item):
     """Has no effect: answers always fit the schema."""
 
 
-class TextConfig(Item):
+class TextConfig(OpenBody):
     format: Annotated[PlainText | JsonObject | JsonSchemaText, Field(discriminator="type")] | None = None
     verbosity: str | None = None
     """Has no effect."""
 
 
-class ReasoningConfig(Item):
+class ReasoningConfig(OpenBody):
     effort: str | None = None
     """Has no effect."""
 
 
-class FunctionTool(Item):
+class FunctionTool(OpenBody):
     type: Literal["function"]
     name: str
     description: Text | None = None
@@ -142,12 +135,12 @@ class FunctionTool(Item):
     """Has no effect: arguments always fit the schema."""
 
 
-class ToolName(Item):
+class ToolName(OpenBody):
     type: Literal["function"]
     name: str
 
 
-class AllowedFunctions(Item):
+class AllowedFunctions(OpenBody):
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
     tools: list[ToolName]

@@ -3,43 +3,31 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    model_validator,
-)
+from pydantic import ConfigDict, Discriminator, Field, Tag
 
-from serve.decoding_params import Count, DecodingParams, EnumText, Rule, WholeNumber, limit_fields
+from lladav.decoding.params import MAX_BIAS, MAX_TOP_LOGPROBS
+from serve.api.body import Body, OpenBody, Text, text_or_list
+from serve.api.chat_messages import ChatMessage
+from serve.api.ignored_fields import IgnoredFields
+from serve.api.tool_schemas import Tool, ToolChoice
+from serve.decoding_params import Count, DecodingParams, EnumText, Rule, WholeNumber
 from serve.engine.messages import StreamMode
 
-Text = Annotated[str, Field(max_length=1_000_000)]
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
 """Short, because an engine compares each prefix of it with the answer at every step."""
-
-
-def stop_tag(stop: Any) -> str:
-    """Selects one alternative of ``Stop`` for a value, so that errors are about this one only."""
-    return "list" if isinstance(stop, list) else "text"
-
-
 Stop = Annotated[
     Annotated[StopText, Tag("text")] | Annotated[list[StopText], Field(fail_fast=True), Tag("list")],
-    Discriminator(stop_tag),
+    Discriminator(text_or_list),
 ]
 
 
-class Body(BaseModel):
-    """A part of a request. As the OpenAPI document says, a number is no substitute for text or a boolean."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
-
-    _limit_fields = model_validator(mode="before")(limit_fields)
+MAX_BIASES = 1024
+"""Tokens with a bias, at most."""
+TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
+"""A number, as text: keys of objects are."""
+LogitBias = dict[TokenId, Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]]
 
 
 class Effort(StrEnum):
@@ -50,82 +38,14 @@ class Effort(StrEnum):
     accurate = "accurate"
 
 
-class StreamOptions(Body):
-    include_usage: bool = False
+class StreamOptions(OpenBody):
+    include_usage: bool | None = False
     """Whether a last chunk has the usage."""
-    continuous_usage_stats: bool = False
+    continuous_usage_stats: bool | None = False
     """Whether each chunk has the token counts so far; load generators ask for it."""
 
 
-class TextPart(Body):
-    type: Literal["text"]
-    text: Text
-
-
-class ImageUrl(Body):
-    url: str
-    """A data URI with base64, or an https URL if the server fetches from its host."""
-    detail: Literal["auto", "low", "high"] = "auto"
-    """Has no effect: the size of the image decides its tiles."""
-
-
-class ImagePart(Body):
-    type: Literal["image_url"]
-    image_url: ImageUrl
-
-    is_video: ClassVar[bool] = False
-
-    @property
-    def url(self) -> str:
-        return self.image_url.url
-
-
-class VideoUrl(Body):
-    url: str
-    """A data URI with base64, or the file:// URL of a file in a directory that the server lists."""
-
-
-class VideoPart(Body):
-    type: Literal["video_url"]
-    video_url: VideoUrl
-
-    is_video: ClassVar[bool] = True
-
-    @property
-    def url(self) -> str:
-        return self.video_url.url
-
-
-MediaPart = ImagePart | VideoPart
-Part = Annotated[TextPart | MediaPart, Field(discriminator="type")]
-Parts = Annotated[list[Part], Field(min_length=1, fail_fast=True)]
-TextParts = Annotated[list[TextPart], Field(fail_fast=True)]
-"""``fail_fast``: validation of a list with many wrong items stops at the first."""
-
-
-class SystemMessage(Body):
-    role: Literal["system", "developer"]
-    content: Text | TextParts
-    name: str | None = None
-
-
-class UserMessage(Body):
-    role: Literal["user"]
-    content: Text | Parts
-    name: str | None = None
-
-
-class AssistantMessage(Body):
-    role: Literal["assistant"]
-    content: Text | TextParts
-    name: str | None = None
-    refusal: None = None
-
-
-ChatMessage = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]
-
-
-class JsonSchema(Body):
+class JsonSchema(OpenBody):
     name: Annotated[str, Field(max_length=64)]
     description: str | None = None
     schema_: Annotated[dict[str, Any], Field(alias="schema")]
@@ -187,14 +107,14 @@ class MediaSampling(Body):
     video: VideoSampling | None = None
 
 
-class DecodingBody(DecodingParams):
+class DecodingBody(DecodingParams, IgnoredFields):
     """Fields of both kinds of completion."""
 
     model_config = ConfigDict(strict=True)
 
     model: str
     max_tokens: Count | None = None
-    """Longest answer, in tokens."""
+    """Longest answer, in tokens; a number above the limit counts as the limit."""
     effort: Annotated[Effort | None, EnumText] = None
     """A preset of settings; settings in the request override it."""
     reveal: Annotated[Rule | None, EnumText] = None  # pyright: ignore[reportInvalidTypeForm] - made of the table
@@ -205,6 +125,8 @@ class DecodingBody(DecodingParams):
     more."""
     stop: Stop | None = None
     """Texts that end an answer; the answer does not include them."""
+    logit_bias: Annotated[LogitBias, Field(max_length=MAX_BIASES)] | None = None
+    """What is added to the logits of token ids at every position."""
     ignore_eos: bool = False
     """Fill ``max_tokens`` with text: the end of a turn is never written. For load generators."""
     seed: Annotated[int, Field(ge=-(2**62), lt=2**62), WholeNumber] | None = None
@@ -234,8 +156,11 @@ class DecodingBody(DecodingParams):
     all_properties: bool | None = None
     """Whether the answer has all properties that a JSON schema lists; otherwise the model chooses among the
     optional ones. By default the server decides."""
-    user: str | None = None
-    """Has no effect."""
+
+    @property
+    def biases(self) -> dict[int, float]:
+        """The bias of logits by token id."""
+        return {int(token): bias for token, bias in (self.logit_bias or {}).items()}
 
     @property
     def choices(self) -> int:
@@ -256,18 +181,25 @@ class ChatRequest(DecodingBody):
     """OpenAI's newer name of ``max_tokens``."""
     logprobs: bool | None = None
     """Whether each token comes with the logarithm of its probability when it was unmasked."""
-    top_logprobs: Literal[0] | None = None
-    """Other candidates are not available."""
-    frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
-    """0 only: penalties have no meaning if tokens are not written in order."""
-    presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
-    """0 only, as above."""
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS), WholeNumber] | None = None
+    """How many of the most probable tokens come with each token."""
     media_io_kwargs: MediaSampling | None = None
     """How videos are read; vLLM's field, which LMMs-Eval sends."""
-    metadata: Annotated[dict[str, str], BeforeValidator(limit_fields)] | None = None
-    """Has no effect."""
-    store: Literal[False] | None = None
-    """Nothing is stored."""
+    tools: Annotated[list[Tool], Field(fail_fast=True)] | None = None
+    """Functions that the answer may call."""
+    tool_choice: ToolChoice | None = None
+    """none: the answer is text; auto (default): text or calls; required: calls; or the function to call."""
+    parallel_tool_calls: bool | None = None
+    """Whether an answer may have several calls; yes by default."""
+    functions: Any = None
+    """Refused: OpenAI's earlier form of ``tools``."""
+    function_call: Any = None
+    """Refused: OpenAI's earlier form of ``tool_choice``."""
+    add_generation_prompt: bool | None = None
+    """Whether a new message of the assistant begins after the last message; vLLM's field."""
+    continue_final_message: bool | None = None
+    """Whether the answer continues the last message, which is the assistant's; vLLM's field. By default it
+    does if the last message is the assistant's."""
 
     @property
     def frames(self) -> int | None:

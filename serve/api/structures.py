@@ -1,7 +1,7 @@
-"""The structure that a request asks for: a JSON schema or object, a regular expression, or a list of texts.
+"""The structure that a request asks for: a JSON schema or object, an expression, a list of texts, or calls.
 
-Several fields ask for one: OpenAI's ``response_format``, and vLLM's ``structured_outputs`` and ``guided_*``.
-Compiling takes long, so it runs in a thread, after everything that can be refused at once.
+Several fields ask for one: OpenAI's ``response_format`` and ``tools``, and vLLM's ``structured_outputs`` and
+``guided_*``. Compiling takes long, so it runs in a thread, after everything that can be refused at once.
 """
 
 from __future__ import annotations
@@ -13,15 +13,20 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
+from lladav.decoding.params import REPETITION
 from lladav.inputs.chat import ChatTokenizer
 from lladav.structured.compiling import Structure, StructureKind, StructureSpec, compile_structure
 from lladav.structured.errors import SchemaError
 from serve.api.body_reading import check_complexity, parse_json
 from serve.api.schemas import DecodingBody, ObjectFormat, SchemaFormat
+from serve.api.tools import requested_tools
 from serve.concurrency import COMPILING
 from serve.errors import ApiError
 from serve.settings import DecodingSettings
 
+TOOLS = "tools"
+TOO_LONG = "schema_too_long"
+"""Code of the error for a structure that does not fit."""
 OF_OPENAI = "response_format.json_schema.schema"
 KINDS = {
     "json": StructureKind.json_schema,
@@ -34,8 +39,9 @@ GRAMMARS = ("grammar", "structural_tag")
 """Fields that are refused."""
 EARLIER = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structural_tag")
 """vLLM's fields before ``structured_outputs``."""
-WITHOUT_EFFECT = ("stop", "ignore_eos", "no_repeat_ngram")
+WITHOUT_EFFECT = ("stop", "ignore_eos", *REPETITION)
 """Fields that say how an answer ends or repeats itself: the structure decides both."""
+WITH_PROPERTIES = (StructureKind.json_schema, StructureKind.tool_calls)
 INDEX = re.compile(r"\.(\d+)(?=\.|$)")
 
 
@@ -47,7 +53,9 @@ class RequestedStructure:
     """Path of the field, as in ``structured_outputs.json``."""
     kind: StructureKind
     value: Any
-    """A schema or its text, an expression, or a list of texts."""
+    """A schema or its text, an expression, a list of texts, or the source of calls."""
+    optional: bool = False
+    """Whether the answer may be text without a structure instead."""
 
     @property
     def top_field(self) -> str:
@@ -61,11 +69,13 @@ class PlannedStructure:
 
     spec: StructureSpec
     compiled: Structure
+    optional: bool = False
+    """Whether the answer may be text without a structure instead."""
 
 
 def requested_structure(body: DecodingBody) -> RequestedStructure | None:
     """The structure that a request asks for. Raises ``ApiError`` for two of them, and for a grammar."""
-    given = [*_of_openai(body), *_of_vllm(body)]
+    given = [*_of_openai(body), *_of_vllm(body), *_of_tools(body)]
     if len(given) > 1:
         names = " and ".join(each.field for each in given[:2])
         raise ApiError(400, f"{names} exclude each other; keep one of them", param=given[1].field)
@@ -78,6 +88,16 @@ def _of_openai(body: DecodingBody) -> Iterator[RequestedStructure]:
             yield RequestedStructure(OF_OPENAI, StructureKind.json_schema, schema.schema_)
         case ObjectFormat():
             yield RequestedStructure("response_format", StructureKind.json_object, None)
+
+
+def _of_tools(body: DecodingBody) -> Iterator[RequestedStructure]:
+    if (tools := requested_tools(body)) is not None:
+        functions = [
+            {"index": index, "name": tool.function.name, "parameters": tool.function.parameters}
+            for index, tool in tools.by_index.items()
+        ]
+        source = {"functions": functions, "parallel": tools.parallel}
+        yield RequestedStructure(TOOLS, StructureKind.tool_calls, source, optional=not tools.required)
 
 
 def _of_vllm(body: DecodingBody) -> Iterator[RequestedStructure]:
@@ -108,17 +128,22 @@ class StructurePlanner:
     def __init__(self, settings: DecodingSettings, tokenizer: ChatTokenizer) -> None:
         self._settings, self._tokenizer = settings, tokenizer
 
-    def compile(self, requested: RequestedStructure, body: DecodingBody, max_tokens: int) -> PlannedStructure:
+    def compile(
+        self, requested: RequestedStructure, body: DecodingBody, max_tokens: int
+    ) -> PlannedStructure | None:
         """The structure of an answer of at most ``max_tokens`` tokens; raises ``ApiError``.
 
-        Takes up to seconds the first time.
+        None if the structure is optional and does not fit. Takes up to seconds the first time.
         """
         spec = self._spec(requested, body)
         try:
             with COMPILING:
-                return PlannedStructure(spec, compile_structure(spec, self._tokenizer, max_tokens))
+                compiled = compile_structure(spec, self._tokenizer, max_tokens)
         except SchemaError as error:
+            if requested.optional and error.code == TOO_LONG:
+                return None
             raise _api_error(error, requested.field) from None
+        return PlannedStructure(spec, compiled, requested.optional)
 
     def _spec(self, requested: RequestedStructure, body: DecodingBody) -> StructureSpec:
         usual, value_tokens = self._settings.all_properties, self._settings.value_tokens
@@ -146,7 +171,7 @@ def _source(requested: RequestedStructure) -> str:
 def _api_error(error: SchemaError, field: str) -> ApiError:
     """The error for a structure that cannot be guaranteed; its path continues the path of the field."""
     place = field + _dotted(error.path)
-    param = "max_tokens" if error.code == "schema_too_long" else place
+    param = "max_tokens" if error.code == TOO_LONG else place
     return ApiError(400, f"{place} {error.reason}", code=error.code, param=param)
 
 
@@ -162,9 +187,14 @@ def structure_warnings(planned: PlannedStructure | None, body: DecodingBody) -> 
     """A line for each keyword and each field of a request that has no effect."""
     warnings = []
     if planned is not None:
-        fields = [name for name in WITHOUT_EFFECT if getattr(body, name)]
+        fields = [] if planned.optional else [name for name in WITHOUT_EFFECT if _has_effect(body, name)]
         ignored = [f"{name} has no effect on an answer that has a structure" for name in fields]
         warnings = [*planned.compiled.warnings, *ignored]
-    if body.all_properties and (planned is None or planned.spec.kind is not StructureKind.json_schema):
+    if body.all_properties and (planned is None or planned.spec.kind not in WITH_PROPERTIES):
         warnings.append("all_properties has no effect without a JSON schema")
     return warnings
+
+
+def _has_effect(body: DecodingBody, name: str) -> bool:
+    """Whether a field would change an answer without a structure."""
+    return bool(getattr(body, name)) and (name, body.repetition_penalty) != ("repetition_penalty", 1)

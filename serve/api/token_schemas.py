@@ -6,15 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from serve.api.schemas import (
-    Body,
-    ChatMessage,
-    ChatRequest,
-    CompletionRequest,
-    DecodingBody,
-    Text,
-    TokenIds,
-)
+from serve.api.body import Body, Text
+from serve.api.chat_messages import ChatMessage
+from serve.api.schemas import ChatRequest, CompletionRequest, DecodingBody, TokenIds
 
 
 class TokenizeRequest(Body):
@@ -40,8 +34,8 @@ class TokenizeRequest(Body):
         """The request whose prompt is meant; ``model`` is the default."""
         model = self.model or model
         if self.messages is None:
-            return CompletionRequest(model=model, prompt=self.prompt or "")
-        return ChatRequest(model=model, messages=self.messages)
+            return CompletionRequest.model_validate({"model": model, "prompt": self.prompt or ""})
+        return ChatRequest.model_validate({"model": model, "messages": self.messages})
 
 
 class DetokenizeRequest(Body):

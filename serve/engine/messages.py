@@ -13,6 +13,7 @@ from typing import Any
 from lladav.decoding.model_runner import UnmaskedTokens
 from lladav.decoding.params import DecodingOptions
 from lladav.decoding.results import Decoded
+from lladav.decoding.sequence import RankedTokens
 from lladav.inputs.samples import Sample
 from lladav.structured.compiling import StructureSpec
 from serve.engine.refresh_policy import RefreshRange
@@ -37,7 +38,7 @@ class EngineRequest:
     """Positions of the prompt, visual tokens included."""
     options: DecodingOptions
     """Validated when the request is prepared, and not again. The engine sets the refresh interval and the
-    stop texts when it admits the request: see ``DecodingOptions.at_admission``."""
+    stop texts when it admits the request."""
     refresh: RefreshRange | None
     """None for a model without a refresh interval."""
     deadline: float
@@ -49,8 +50,8 @@ class EngineRequest:
     """Texts that end an answer."""
     stream_mode: StreamMode | None = None
     structure: StructureSpec | None = None
-    """The structure of the answers. The replica compiles it: automata are large, and every replica keeps its
-    own."""
+    """The structure of the answers, optional if the options have ``text_options``. The replica compiles it:
+    automata are large, and every replica keeps its own."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "deadline": self.deadline - time.time()}
@@ -71,12 +72,16 @@ class Delta:
     """The newly committed tokens."""
     confidences: list[float] = field(default_factory=list)
     """Probability of each of ``tokens`` when it was unmasked."""
+    top: list[RankedTokens] = field(default_factory=list)
+    """The most probable tokens for each of ``tokens``, if the request asks for them."""
     unmasked: UnmaskedTokens = field(default_factory=UnmaskedTokens)
     """The tokens that the step unmasked; empty unless the mode is ``denoise``."""
     end: int = 0
     """Tokens of the answer up to the first stop that is known so far."""
     excess: int = 0
     """Bytes of the last of these tokens that belong to the stop."""
+    follows_outline: bool = False
+    """Whether the answer follows the outline of its structure; false until it is decided."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from lladav.decoding.errors import FailureKind
 from lladav.decoding.model_runner import UnmaskedTokens
 from lladav.decoding.params import DecodingOptions
 from lladav.decoding.results import Update
+from lladav.decoding.sequence import RankedTokens
 from lladav.decoding.stops import StopTexts
 from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer
@@ -60,8 +61,8 @@ class _Answer:
 
     submission: _Submission
     choice: int
-    unmasked: dict[int, tuple[int, float]]
-    """Token and confidence by canvas position."""
+    unmasked: dict[int, tuple[int, float, RankedTokens]]
+    """Token, confidence and the most probable tokens by canvas position."""
     sent: int = 0
     """Committed tokens that were sent."""
 
@@ -210,11 +211,11 @@ class EngineWorker:
         stop_texts = StopTexts(request.stop, self._tokenizer.token_bytes) if request.stop else None
         refresh = request.refresh
         interval = submission.options.refresh_interval if refresh is None else refresh.max
-        options = submission.options.at_admission(interval, stop_texts)
+        options = submission.options.with_refresh_interval(interval).with_stop_texts(stop_texts)
         on_admit = None
         if refresh is not None:
             on_admit = partial(self._options_on_admit, submission, options, refresh)
-        infilled = {position: (token, 1.0) for position, token in options.infill.items()}
+        infilled = {position: (token, 1.0, []) for position, token in options.infill.items()}
         try:
             for choice in range(request.choices):
                 answer = _Answer(submission, choice, dict(infilled))
@@ -250,7 +251,7 @@ class EngineWorker:
         )
         if submission.refresh_interval is None or not started:
             submission.refresh_interval = self._choose_interval(submission.request, options, allowed)
-        return options.at_admission(submission.refresh_interval, options.stop_texts)
+        return options.with_refresh_interval(submission.refresh_interval)
 
     def _choose_interval(
         self, request: EngineRequest, options: DecodingOptions, allowed: RefreshRange
@@ -323,9 +324,12 @@ class EngineWorker:
         mode, unmasked = answer.submission.request.stream_mode, update.unmasked
         if mode is None:
             return []
-        new = zip(unmasked.tokens, unmasked.confidences, strict=True)
-        answer.unmasked |= dict(zip(unmasked.positions, new, strict=True))
-        still_masked = self._tokenizer.ids.mask_id, 1.0
+        new = zip(unmasked.positions, unmasked.tokens, unmasked.confidences, strict=True)
+        answer.unmasked |= {
+            position: (token, confidence, unmasked.top.get(position, []))
+            for position, token, confidence in new
+        }
+        still_masked: tuple[int, float, RankedTokens] = (self._tokenizer.ids.mask_id, 1.0, [])
         committed = range(answer.sent, update.committed)
         tokens = [answer.unmasked.get(position, still_masked) for position in committed]
         answer.sent = max(answer.sent, update.committed)
@@ -336,11 +340,13 @@ class EngineWorker:
                 answer.choice,
                 update.step,
                 answer.sent,
-                [token for token, _ in tokens],
-                [confidence for _, confidence in tokens],
+                [token for token, _, _ in tokens],
+                [confidence for _, confidence, _ in tokens],
+                [top for _, _, top in tokens],
                 unmasked if mode is StreamMode.denoise else UnmaskedTokens(),
                 update.end,
                 update.excess,
+                update.follows_outline,
             )
         ]
 

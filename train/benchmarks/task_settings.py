@@ -32,9 +32,6 @@ RENAMED = {
 WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "remasking": ("low_confidence",),
     "num_beams": (1,),
-    "repetition_penalty": (1,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
     "image_aspect_ratio": ("original",),
     "n": (1,),
 }
@@ -80,7 +77,7 @@ def resolve(layers: Sequence[SettingsLayer]) -> TaskSettings:
     until, suffix = merged.pop("until", ()), merged.pop("think_mode", "")
     if (longest := merged.pop("max_new_tokens", None)) is not None:
         merged.setdefault("max_tokens", longest)
-    return TaskSettings(_with_sampling(merged, layers[-1].where if layers else ""), until, suffix)
+    return TaskSettings(_with_sampling(merged), until, suffix)
 
 
 def checked(layer: SettingsLayer) -> dict[str, Any]:
@@ -136,7 +133,7 @@ def _parsed(where: str, given: str, name: str, value: Any) -> Any:
         raise UserError(f"{where}: {given}={value!r}: not a value of this setting; correct it") from None
 
 
-def _with_sampling(merged: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _with_sampling(merged: Mapping[str, Any]) -> dict[str, Any]:
     """The options with ``do_sample`` applied: false is greedy, whatever the temperature says.
 
     Without sampling ``top_p`` and ``top_k`` have no effect; tasks set them all the same, even to 0.
@@ -147,9 +144,8 @@ def _with_sampling(merged: Mapping[str, Any], where: str) -> dict[str, Any]:
     if sampled is False or temperature == 0:
         options.pop("top_p", None)
         return {**options, "temperature": 0.0}
-    if top_k not in ALL_CANDIDATES:
-        raise UserError(f"{where}: top_k={top_k} is not supported; use top_p, or leave it out")
-    return {**options, "temperature": temperature}
+    limits = {} if top_k in ALL_CANDIDATES else {"top_k": top_k}
+    return {**options, **limits, "temperature": temperature}
 
 
 def _texts(value: Any) -> tuple[str, ...]:

@@ -14,11 +14,20 @@ from typing import TypeAlias
 
 import numpy as np
 
+from lladav.decoding.token_limits import TokenLimits
 from lladav.structured.languages.automaton import TokenAutomaton
 from lladav.structured.outline import Slot
 
-Element: TypeAlias = "int | Slot | None"
-"""What comes next in an answer: a fixed token, a slot, or None for its end."""
+
+@dataclass(frozen=True)
+class AnyOther:
+    """Any token but one, with which an answer continues freely."""
+
+    token: int
+
+
+Element: TypeAlias = "int | Slot | AnyOther | None"
+"""What comes next in an answer: a fixed token, a slot, any other token, or None for its end."""
 
 
 @dataclass(frozen=True)
@@ -85,18 +94,19 @@ class StepConstraint:
     openings: Sequence[Opening] = ()
 
 
-def drawn_opening(scores: OpeningScores, openings: Sequence[int], temperature: float, top_p: float) -> int:
+def drawn_opening(
+    scores: OpeningScores, openings: Sequence[int], temperature: float, limits: TokenLimits
+) -> int:
     """The opening, among some of a step's, that the model decides for; the first one of equals.
 
-    At temperature 0 it is the most probable one. Otherwise it is drawn by Gumbel-max from those that hold
-    ``top_p`` of the probability.
+    At temperature 0 it is the most probable one. Otherwise it is drawn by Gumbel-max within limits.
     """
     log_probability = scores.log_probability_O[list(openings)]
     if temperature == 0:
         return openings[int(log_probability.argmax())]
     tempered = (log_probability - log_probability.max()) / temperature
     descending = np.argsort(-tempered, kind="stable")
-    probability = np.exp(tempered[descending]) / np.exp(tempered).sum()
-    nucleus = descending[probability.cumsum() - probability < top_p]
-    noisy = tempered[nucleus] + scores.noise_O[list(openings)][nucleus]
-    return openings[int(nucleus[noisy.argmax()])]
+    within = limits.within(np.exp(tempered[descending]) / np.exp(tempered).sum())
+    drawable = descending[within]
+    noisy = tempered[drawable] + scores.noise_O[list(openings)][drawable]
+    return openings[int(drawable[noisy.argmax()])]

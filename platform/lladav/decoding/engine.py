@@ -23,6 +23,7 @@ from lladav.decoding.cuda_graphs import CudaGraphs, GraphSize, supports_cuda_gra
 from lladav.decoding.errors import FailureKind, NotFiniteError
 from lladav.decoding.kv_cache import BLOCK_SIZE, KVCache, kv_block_bytes
 from lladav.decoding.model_runner import GuidanceBranch, ModelRunner, Row, UnmaskedTokens
+from lladav.decoding.optional_outline import OptionalOutlineSequence
 from lladav.decoding.paged_attention import has_mask
 from lladav.decoding.params import DecodingOptions, check_next_token
 from lladav.decoding.prompt_encoder import PromptEncoder, prompt_length
@@ -269,9 +270,7 @@ class Engine:
 
     def _check_ids(self, options: DecodingOptions) -> None:
         vocabulary = self._model.config.language.vocab_size
-        stops = (i for stop in options.stop for i in stop)
-        ids = {*options.forbidden, *options.suffix, *options.infill.values(), *stops}
-        if outside := sorted(i for i in ids if not 0 <= i < vocabulary):
+        if outside := sorted(i for i in options.token_ids if not 0 <= i < vocabulary):
             raise UserError(
                 f"decoding: ids {outside} are outside the vocabulary of {vocabulary}; correct them"
             )
@@ -320,6 +319,8 @@ def sequence_for(config: ModelConfig, prompt: int, options: DecodingOptions) -> 
     """The state of a new answer of a model; ``prompt`` is the number of prompt positions."""
     if config.prediction is Prediction.next_token:
         return AutoregressiveSequence(prompt, options)
+    if options.text_options is not None:
+        return OptionalOutlineSequence(prompt, options, config.tokens)
     if options.outline is not None:
         return StructuredSequence(prompt, options, config.tokens)
     return DenoisingSequence(prompt, options, config.tokens.mask_id)
@@ -334,6 +335,7 @@ def _progress(row: Row, **step: Any) -> Update:
         end=state.end,
         excess=state.excess,
         step=state.forwards,
+        follows_outline=state.follows_outline,
         answer=decoded(state) if state.done else None,
         **step,
     )

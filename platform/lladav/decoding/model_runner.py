@@ -10,7 +10,7 @@ of all branches, R rows, B candidates of the row that has the most, W width.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ from lladav.decoding.cuda_graphs import CudaGraphs, GraphSize
 from lladav.decoding.kv_cache import BlockTable, KVCache
 from lladav.decoding.paged_attention import BranchSpan, attention_for, supports_flash_attention
 from lladav.decoding.sampler import Guidance, SamplerOutput, SamplingParams, sample
-from lladav.decoding.sequence import SequenceState, Span
+from lladav.decoding.sequence import RankedTokens, SequenceState, Span
+from lladav.decoding.top_tokens import TopTokens
 from lladav.decoding.unmasking import unmask
 from lladav.model.language import rotary_factors
 
@@ -42,9 +43,9 @@ class GuidanceBranch:
     causal: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class Row:
-    """A running request; the conditional branch comes first."""
+    """A running request; the conditional branch comes first. A step may replace its state by another one."""
 
     id: str
     state: SequenceState
@@ -62,6 +63,8 @@ class UnmaskedTokens:
     positions: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     confidences: list[float] = field(default_factory=list)
+    top: dict[int, RankedTokens] = field(default_factory=dict)
+    """The most probable tokens at these positions, if the request asks for them."""
 
     def selected(self, indices: Sequence[int]) -> UnmaskedTokens:
         """The tokens at these indices."""
@@ -69,6 +72,7 @@ class UnmaskedTokens:
             [self.positions[index] for index in indices],
             [self.tokens[index] for index in indices],
             [self.confidences[index] for index in indices],
+            self.top,
         )
 
     def with_fixed(self, state: SequenceState) -> UnmaskedTokens:
@@ -77,7 +81,10 @@ class UnmaskedTokens:
             return self
         positions, tokens, confidences = zip(*fixed, strict=True)
         return UnmaskedTokens(
-            [*self.positions, *positions], [*self.tokens, *tokens], [*self.confidences, *confidences]
+            [*self.positions, *positions],
+            [*self.tokens, *tokens],
+            [*self.confidences, *confidences],
+            self.top,
         )
 
 
@@ -187,7 +194,8 @@ class ModelRunner:
         copied = (
             torch.stack((unmasked_RB.double(), padded(output.tokens_M, 0.0), confidence_RB)).cpu().numpy()
         )
-        return [_unmasked(own, copied[:, row, : len(own)]) for row, own in enumerate(candidates)]
+        unmasked = [_unmasked(own, copied[:, row, : len(own)]) for row, own in enumerate(candidates)]
+        return _with_top(unmasked, candidates, output.top)
 
 
 def _advance(
@@ -202,10 +210,13 @@ def _advance(
     if unmasked is None:
         return None
     if scores is not None:
-        state.choose(span, scores)
-        return UnmaskedTokens().with_fixed(state)
+        row.state = state.choose(span, scores)
+        return UnmaskedTokens().with_fixed(row.state)
     written = unmasked.selected(state.writable(unmasked.positions, unmasked.tokens, unmasked.confidences))
     state.fill(span, written.positions, written.tokens, written.confidences)
+    state.top |= {
+        position: written.top[position] for position in written.positions if position in written.top
+    }
     return written.with_fixed(state)
 
 
@@ -220,6 +231,20 @@ def _unmasked(candidates: np.ndarray, copied: np.ndarray) -> UnmaskedTokens | No
     )
 
 
+def _with_top(
+    unmasked: Sequence[UnmaskedTokens | None], candidates: Sequence[np.ndarray], top: TopTokens | None
+) -> list[UnmaskedTokens | None]:
+    """The unmasked tokens of all rows, with the most probable tokens of the rows that ask for them."""
+    if top is None or not top.asked:
+        return list(unmasked)
+    start, found = 0, list[UnmaskedTokens | None]()
+    for each, own in zip(unmasked, candidates, strict=True):
+        rows = [] if each is None else start + np.searchsorted(own, each.positions)
+        found.append(each and replace(each, top=dict(zip(each.positions, top.of(list(rows)), strict=True))))
+        start += len(own)
+    return found
+
+
 def _sampling_params(row: Row, candidates: np.ndarray) -> SamplingParams:
     options = row.state.options
     suppressed = row.state.suppressed
@@ -228,10 +253,13 @@ def _sampling_params(row: Row, candidates: np.ndarray) -> SamplingParams:
     return SamplingParams(
         len(candidates),
         tuple(each for each in options.forbidden if each not in padding),
-        options.temperature,
-        options.top_p,
+        0.0 if options.greedy else options.temperature,
+        options.token_limits,
         row.generator,
         entropy=options.rule.needs_entropy,
         suppressed={n: suppressed[each] for n, each in enumerate(candidates.tolist()) if each in suppressed},
         constraint=constraint,
+        bias=options.logit_bias,
+        penalties=row.state.penalties,
+        top_logprobs=options.top_logprobs,
     )

@@ -15,6 +15,7 @@ from typing import Any
 
 from lladav.config.schema import Prediction, TokenIds
 from lladav.decoding.stops import StopTexts
+from lladav.decoding.token_limits import NO_LIMITS, TokenLimits
 from lladav.decoding.unmasking import (
     QUOTA,
     RULES,
@@ -30,13 +31,36 @@ from lladav.structured.outline import Outline
 
 MAX_SCALE = 100.0
 """Largest temperature and guidance: beyond it, products of finite logits may overflow."""
+MAX_BIAS = 100.0
+"""Largest bias of a logit, in either direction; it decides whether a token is written."""
+MAX_PENALTY = 2.0
+"""Largest presence and frequency penalty, in either direction."""
+MAX_TOP_LOGPROBS = 20
+"""Most candidates whose probabilities are reported."""
+
+REPETITION = "no_repeat_ngram", "repetition_penalty", "frequency_penalty", "presence_penalty"
+"""Options that suppress repetition."""
 
 NEXT_TOKEN_OPTIONS = frozenset(
-    ("max_tokens", "temperature", "top_p", "seed", "stop", "stop_texts", "forbidden", "no_repeat_ngram")
+    (
+        *("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "stop", "stop_texts", "forbidden"),
+        *("logit_bias", "top_logprobs", *REPETITION),
+    )
 )
 """Options that a next-token model has; all others say how masks are filled."""
 
-WITHOUT_OUTLINE = "stop", "stop_texts", "no_repeat_ngram", "suffix", "infill"
+BOUNDS = {
+    "temperature": (0, MAX_SCALE),
+    "guidance": (0, MAX_SCALE),
+    "top_p": (0, 1),
+    "min_p": (0, 1),
+    "frequency_penalty": (-MAX_PENALTY, MAX_PENALTY),
+    "presence_penalty": (-MAX_PENALTY, MAX_PENALTY),
+    "top_logprobs": (0, MAX_TOP_LOGPROBS),
+}
+"""Least and largest values of options."""
+
+WITHOUT_OUTLINE = "stop", "stop_texts", "suffix", "infill", *REPETITION
 """Options that have no meaning for an answer that follows an outline."""
 
 
@@ -86,8 +110,13 @@ class DecodingOptions(UnmaskingOptions):
     """What cached steps reuse from the last refresh."""
     temperature: float = 0.0
     """Temperature of Gumbel-max sampling; 0 takes the most probable token."""
+    top_k: int | None = None
+    """Sample among this many most probable tokens; none: among all."""
     top_p: float = 1.0
-    """Sample among the most probable tokens that together have this probability."""
+    """Sample among the most probable tokens that together have this probability; 0 takes the most probable
+    one."""
+    min_p: float = 0.0
+    """Sample among the tokens with at least this share of the probability of the most probable one."""
     seed: int = 0
     """Seed of the sampling; random draws depend on it and on the id of the prompt alone."""
     guidance: float = 0.0
@@ -99,8 +128,17 @@ class DecodingOptions(UnmaskingOptions):
     """Texts that end an answer, however they are split into tokens."""
     forbidden: tuple[int, ...] = ()
     """Token ids that are never sampled."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """What is added to the logits of token ids at every position, -100 to 100."""
     no_repeat_ngram: int | None = None
     """No sequence of this many tokens occurs twice in the answer; none: repetition is not suppressed."""
+    repetition_penalty: float = 1.0
+    """Logits of tokens that the answer has are divided by this if they are positive, and multiplied by it if
+    they are negative."""
+    frequency_penalty: float = 0.0
+    """What is taken off the logit of a token for each time that the answer has it, -2 to 2."""
+    presence_penalty: float = 0.0
+    """What is taken off the logit of each token that the answer has, -2 to 2."""
     suffix: tuple[int, ...] = ()
     """Fixed token ids after the canvas, visible from the first step."""
     infill: Mapping[int, int] = field(default_factory=dict)
@@ -109,6 +147,11 @@ class DecodingOptions(UnmaskingOptions):
     """What the answer looks like: fixed tokens, slots with a language, and choices. It takes at most
     ``max_tokens`` positions and ends by itself. EOS and eot fill a slot behind its value, even if they are
     ``forbidden``."""
+    text_options: DecodingOptions | None = None
+    """Options of the text that the answer may be instead: the model decides between text and outline, which
+    begins with a fixed token; see ``optional_outline``."""
+    top_logprobs: int = 0
+    """How many of the most probable tokens are reported for each token of the answer, up to 20."""
 
     def __post_init__(self) -> None:
         self._check_ranges()
@@ -136,12 +179,19 @@ class DecodingOptions(UnmaskingOptions):
         stop = ((ids.eot,),) if settings.get("outline") is None else ()
         return cls(**{"stop": stop, "forbidden": forbidden, **settings})
 
-    def at_admission(self, refresh_interval: int | None, stop_texts: StopTexts | None) -> DecodingOptions:
-        """A copy with the values that are known only when a request is admitted.
+    def with_refresh_interval(self, refresh_interval: int | None) -> DecodingOptions:
+        """A copy with the refresh interval that is chosen when a request is admitted, also for its text.
 
-        Nothing is validated again: the caller chooses ``refresh_interval`` from a range that it has checked.
+        Nothing is validated again: the caller chooses from a range that it has checked.
         """
-        return self._with(refresh_interval=refresh_interval, stop_texts=stop_texts)
+        text = self.text_options and self.text_options.with_refresh_interval(refresh_interval)
+        return self._with(refresh_interval=refresh_interval, text_options=text)
+
+    def with_stop_texts(self, stop_texts: StopTexts | None) -> DecodingOptions:
+        """A copy with the texts that end an answer without an outline; nothing is validated again."""
+        if self.text_options is not None:
+            return self._with(text_options=self.text_options.with_stop_texts(stop_texts))
+        return self._with(stop_texts=stop_texts)
 
     def with_outline(self, outline: Outline | None) -> DecodingOptions:
         """A copy with another outline, for a process that receives options without one.
@@ -163,6 +213,23 @@ class DecodingOptions(UnmaskingOptions):
             for each in fields(self)
         }
         return [name for name, default in defaults.items() if getattr(self, name) != default]
+
+    @property
+    def token_ids(self) -> set[int]:
+        """All ids that the options name."""
+        stops = (i for stop in self.stop for i in stop)
+        own = {*self.forbidden, *self.logit_bias, *self.suffix, *self.infill.values(), *stops}
+        return own if self.text_options is None else own | self.text_options.token_ids
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most probable token is taken."""
+        return self.temperature == 0 or self.top_p == 0
+
+    @property
+    def token_limits(self) -> TokenLimits:
+        """Among which tokens a draw is made."""
+        return TokenLimits(self.top_k, self.top_p, self.min_p)
 
     @property
     def positions_per_block(self) -> int:
@@ -212,8 +279,9 @@ class DecodingOptions(UnmaskingOptions):
 
     @property
     def answer_positions(self) -> int:
-        """Positions after the prompt: canvas and suffix."""
-        return self.max_tokens + len(self.suffix)
+        """Positions after the prompt, canvas and suffix; the longer one of two kinds of answers."""
+        text = 0 if self.text_options is None else self.text_options.answer_positions
+        return max(self.max_tokens + len(self.suffix), text)
 
     @property
     def warnings(self) -> list[str]:
@@ -226,22 +294,28 @@ class DecodingOptions(UnmaskingOptions):
             )
         if self.cache is not Cache.prefix and self.refresh_interval == 1:
             found.append(f"cache {self.cache.value} with refresh_interval 1 is the same as no cache")
-        if self.temperature == 0 and self.top_p < 1:
-            found.append(f"top_p {self.top_p} has no effect at temperature 0")
+        if self.temperature == 0:
+            limits = {**vars(self.token_limits), "top_p": self.top_p or 1.0}  # 0 asks for what is done anyway
+            given = [f"{name} {value}" for name, value in limits.items() if value != getattr(NO_LIMITS, name)]
+            found += [f"{each} has no effect at temperature 0" for each in given]
         if self.no_repeat_ngram is not None and self.no_repeat_ngram >= self.max_tokens:
             found.append(f"no_repeat_ngram {self.no_repeat_ngram} has no effect on {self.max_tokens} tokens")
         return found
 
     def _check_ranges(self) -> None:
-        counted = "max_tokens", "block_length", "refresh_interval", "no_repeat_ngram"
+        counted = "max_tokens", "block_length", "refresh_interval", "top_k", "no_repeat_ngram"
         counts = dict.fromkeys(counted, ParameterRange.count)
-        ranges = {**counts, **rule_parameters(), "top_p": ParameterRange.probability}
+        ranges = {**counts, **rule_parameters(), "repetition_penalty": ParameterRange.positive}
         for name, bounds in ranges.items():
             value = getattr(self, name, None)
             _require(value is None or bounds.contains(value), name, value, f"use {bounds.value}")
-        for name in ("temperature", "guidance"):
+        for name, (low, high) in BOUNDS.items():
             value = getattr(self, name)
-            _require(0 <= value <= MAX_SCALE, name, value, f"use 0 to {MAX_SCALE:g}")
+            _require(low <= value <= high, name, value, f"use {low:g} to {high:g}")
+        for token, bias in self.logit_bias.items():
+            _require(
+                abs(bias) <= MAX_BIAS, f"logit_bias of {token}", bias, f"use -{MAX_BIAS:g} to {MAX_BIAS:g}"
+            )
 
     def _check_canvas_positions(self) -> None:
         if outside := sorted(position for position in self.infill if not 0 <= position < self.max_tokens):
@@ -252,8 +326,9 @@ class DecodingOptions(UnmaskingOptions):
 
     def _check_outline(self) -> None:
         if self.outline is None:
+            _require(self.text_options is None, "text_options", "given", "give an outline, too")
             return
-        if given := [name for name in WITHOUT_OUTLINE if getattr(self, name)]:
+        if given := [name for name in self.changed if name in WITHOUT_OUTLINE]:
             raise UserError(f"decoding: outline excludes {', '.join(given)}; leave out one or the other")
 
     def _check_blocks(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from lladav.decoding.errors import FailureKind
 from lladav.decoding.model_runner import UnmaskedTokens
-from lladav.decoding.sequence import SequenceState
+from lladav.decoding.sequence import RankedTokens, SequenceState
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,11 @@ class Decoded:
     warnings: list[str] = field(default_factory=list)
     excess: int = 0
     """Bytes at the end of the last token that belong to a stop text."""
+    follows_outline: bool = False
+    """Whether the answer follows an outline."""
+    top: list[RankedTokens] = field(default_factory=list)
+    """The most probable tokens for each token, when it was unmasked, if the request asks for them; none for
+    tokens that an outline fixes."""
 
     def text(self, token_bytes: Callable[[int], bytes]) -> str:
         """The text, suffix included; ``token_bytes`` returns the UTF-8 bytes of a token."""
@@ -52,6 +57,8 @@ class Update:
     """Bytes at the end of the last token that belong to a stop text."""
     step: int = 0
     """Number of steps of the request so far."""
+    follows_outline: bool = False
+    """Whether the answer follows an outline; false until an answer decides for its outline."""
     forwarded: int = 0
     """Positions that this step forwarded, of all branches."""
     refresh: bool = False
@@ -72,4 +79,6 @@ def decoded(state: SequenceState) -> Decoded:
         stopped=state.stopped,
         warnings=state.options.warnings,
         excess=state.excess,
+        follows_outline=state.follows_outline,
+        top=[state.top.get(position, []) for position in range(state.end)] if state.top else [],
     )

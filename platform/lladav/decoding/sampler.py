@@ -1,33 +1,31 @@
 """Sampler: token, probability and entropy of each output position, in one pass over the vocabulary.
 
 The LM head is applied in vocabulary chunks whose logits stay in the processor's cache. Each row keeps softmax
-statistics of the chunks so far; logits of the whole vocabulary are held only for rows that sample with
-``top_p`` or follow an outline. The probability comes from the sum over the *other* ids, which keeps
-near-certain rows in order: a plain float32 softmax rounds them all to 1.
+statistics of the chunks so far; logits of the whole vocabulary are held only for rows that sample within
+limits (``top_k``, ``top_p``, ``min_p``) or follow an outline. The probability comes from the sum over the
+*other* ids, which keeps near-certain rows in order: a plain float32 softmax rounds them all to 1.
 
-Shapes: M rows (output positions), C ids of a vocabulary chunk, W width, K rows with guidance, N
-suppressed ids of all rows together.
+Shapes: M rows (output positions), C ids of a vocabulary chunk, W width, K rows with guidance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lladav.decoding.constraints import OpeningScores, StepConstraint
 from lladav.decoding.cpu_weights import Projection
-from lladav.decoding.gumbel import gumbel_noise, nucleus
+from lladav.decoding.gumbel import drawable, gumbel_noise
 from lladav.decoding.kernels.online_softmax import softmax_stats
 from lladav.decoding.kernels.stats import SoftmaxStats, merge_stats, stack_stats
+from lladav.decoding.logit_adjustments import FORBIDDEN_LOGIT, LogitAdjustments
+from lladav.decoding.penalties import RepetitionPenalties
 from lladav.decoding.structured_sampler import ConstrainedRows, StructuredDraw
-
-FORBIDDEN_LOGIT = -1e30
-"""Finite, so that its product with a probability of zero is zero and not NaN."""
+from lladav.decoding.token_limits import NO_LIMITS, TokenLimits
+from lladav.decoding.top_tokens import TopTokens
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class SamplingParams:
     rows: int
     forbidden: tuple[int, ...] = ()
     temperature: float = 0.0
-    top_p: float = 1.0
+    limits: TokenLimits = NO_LIMITS
     generator: torch.Generator | None = None
     entropy: bool = False
     """Whether the unmasking rule needs the entropy."""
@@ -45,6 +43,11 @@ class SamplingParams:
     """Ids that a row, counted from the first row of the request, may not become."""
     constraint: StepConstraint | None = None
     """What an outline demands of the rows."""
+    bias: Mapping[int, float] = field(default_factory=dict)
+    """What is added to the logits of ids."""
+    penalties: RepetitionPenalties | None = None
+    top_logprobs: int = 0
+    """Number of the most probable tokens that are reported for each row."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class SamplerOutput:
     entropy_M: Tensor | None
     openings: Sequence[OpeningScores] = ()
     """Scores of the openings of each request that has some, in the order of the requests."""
+    top: TopTokens | None = None
+    """The most probable tokens of rows of requests that ask for them."""
 
 
 def sample(
@@ -82,17 +87,17 @@ def sample(
         raise ValueError("the sampling parameters do not cover the rows")
     with_entropy = any(each.entropy for each in params)
     draws = _draws(params, hidden_MW.device)
-    restrictions = _Restrictions.of(params, hidden_MW.device)
+    adjustments, top = LogitAdjustments(params, hidden_MW.device), TopTokens(params, hidden_MW.device)
     stats, start = None, 0
     for chunk in head:
         logits_MC = _guided_logits(hidden_MW, chunk, guidance)
-        restrictions.apply(logits_MC, start)
-        for draw in draws:
-            draw.add(logits_MC, start)
+        adjustments.apply(logits_MC, start)
+        for each in (*draws, top):
+            each.add(logits_MC, start)
         stats = _added(stats, softmax_stats(logits_MC, with_entropy), start)  # overwrites the logits
         start += logits_MC.shape[-1]
     assert stats is not None
-    return _output(stats, draws)
+    return _output(stats, draws, top)
 
 
 def _draws(params: Sequence[SamplingParams], device: torch.device) -> list[_GumbelMax | StructuredDraw]:
@@ -103,7 +108,7 @@ def _draws(params: Sequence[SamplingParams], device: torch.device) -> list[_Gumb
         if each.constraint is not None:
             own = range(rows.start, rows.stop)
             constrained.append(
-                ConstrainedRows(each.constraint, own, each.temperature, each.top_p, each.generator)
+                ConstrainedRows(each.constraint, own, each.temperature, each.limits, each.generator)
             )
         elif each.temperature > 0:
             draws.append(_GumbelMax(each, rows))
@@ -128,59 +133,6 @@ def _with_slices(params: Sequence[SamplingParams]) -> Iterator[tuple[SamplingPar
         start += each.rows
 
 
-@dataclass(frozen=True)
-class _Restrictions:
-    """Which ids the rows of a step may not become."""
-
-    params: Sequence[SamplingParams]
-    suppressed: _RowIds | None
-
-    @classmethod
-    def of(cls, params: Sequence[SamplingParams], device: torch.device) -> _Restrictions:
-        return cls(params, _RowIds.of(params, device))
-
-    def apply(self, logits_MC: Tensor, start: int) -> None:
-        """Set the logits of ids that a row may not become to ``FORBIDDEN_LOGIT``."""
-        for each, rows in _with_slices(self.params):
-            ids = [i - start for i in each.forbidden if start <= i < start + logits_MC.shape[-1]]
-            if ids:
-                logits_MC[rows, ids] = FORBIDDEN_LOGIT
-        if self.suppressed is not None:
-            logits_MC[self.suppressed.within(logits_MC, start)] = FORBIDDEN_LOGIT
-
-
-class _RowIds:
-    """Ids of some rows.
-
-    The ids are in ascending order on the host too, so that each chunk finds its own without a copy from the
-    device.
-    """
-
-    def __init__(self, ids: Mapping[int, Sequence[int]], device: torch.device) -> None:
-        rows_N = np.fromiter(ids, np.int64).repeat([len(each) for each in ids.values()])
-        ids_N = np.fromiter(chain.from_iterable(ids.values()), np.int64)
-        order = np.argsort(ids_N, kind="stable")
-        self._ascending_N = ids_N[order]
-        self._rows_N, self._ids_N = (
-            torch.from_numpy(each).to(device) for each in (rows_N[order], self._ascending_N)
-        )
-
-    @classmethod
-    def of(cls, params: Sequence[SamplingParams], device: torch.device) -> _RowIds | None:
-        """The suppressed ids of all requests; None if there are none."""
-        by_row = {
-            rows.start + row: ids
-            for each, rows in _with_slices(params)
-            for row, ids in each.suppressed.items()
-        }
-        return cls(by_row, device) if by_row else None
-
-    def within(self, logits_MC: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """Rows and columns of the ids in a chunk."""
-        first, end = np.searchsorted(self._ascending_N, (start, start + logits_MC.shape[-1])).tolist()
-        return self._rows_N[first:end], self._ids_N[first:end] - start
-
-
 def _added(stats: SoftmaxStats | None, chunk: SoftmaxStats, start: int) -> SoftmaxStats:
     """Statistics of the chunks so far and of one more chunk, which begins at id ``start``."""
     chunk = chunk._replace(argmax=chunk.argmax + start)
@@ -189,7 +141,9 @@ def _added(stats: SoftmaxStats | None, chunk: SoftmaxStats, start: int) -> Softm
     return merge_stats(stack_stats((stats, chunk)))
 
 
-def _output(stats: SoftmaxStats, draws: Sequence[_GumbelMax | StructuredDraw]) -> SamplerOutput:
+def _output(
+    stats: SoftmaxStats, draws: Sequence[_GumbelMax | StructuredDraw], top: TopTokens
+) -> SamplerOutput:
     sum_exp_M = stats.sum_exp.double()
     tokens_M = stats.argmax.clone()
     confidence_M = (1 / (1 + sum_exp_M)).where(stats.finite, torch.nan)
@@ -204,7 +158,8 @@ def _output(stats: SoftmaxStats, draws: Sequence[_GumbelMax | StructuredDraw]) -
     entropy_M = None
     if stats.weighted_sum is not None:
         entropy_M = sum_exp_M.log1p() - stats.weighted_sum.double() / (1 + sum_exp_M)
-    return SamplerOutput(tokens_M, confidence_M, entropy_M, openings)
+    top.normalize(stats)
+    return SamplerOutput(tokens_M, confidence_M, entropy_M, openings, top)
 
 
 class _GumbelMax:
@@ -223,8 +178,8 @@ class _GumbelMax:
     def add(self, logits_MC: Tensor, start: int) -> None:
         """Add a chunk, which begins at id ``start``."""
         logits = logits_MC[self.rows].float()
-        if self._params.top_p < 1:
-            self._chunks.append(logits.clone())  # which ids are in the nucleus depends on all of them
+        if self._params.limits != NO_LIMITS:
+            self._chunks.append(logits.clone())  # which ids may be drawn depends on all of them
         else:
             self._compete(logits, start)
 
@@ -232,7 +187,7 @@ class _GumbelMax:
         """The drawn tokens and their logits without noise; there are no openings."""
         if self._chunks:
             logits, params = torch.cat(self._chunks, -1), self._params
-            within = nucleus(logits, params.temperature, params.top_p)
+            within = drawable(logits, params.temperature, params.limits)
             self._compete(logits.masked_fill(~within, FORBIDDEN_LOGIT), 0)
         assert self._best is not None
         return *self._best[1:], []

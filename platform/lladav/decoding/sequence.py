@@ -18,15 +18,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from lladav.decoding.constraints import OpeningScores, StepConstraint
 from lladav.decoding.ngrams import repeating_tokens
 from lladav.decoding.params import Cache, DecodingOptions
+from lladav.decoding.penalties import RepetitionPenalties
 from lladav.decoding.stops import AnswerEnd, find_stop, partial_stop_length
 from lladav.decoding.unmasking import QUOTA, RowRule
 
+RankedTokens: TypeAlias = list[tuple[int, float]]
+"""Tokens and their log-probabilities, the most probable first."""
 UNWRITTEN = -1
 """Token of the canvas positions that an autoregressive model has not reached; no id of a vocabulary."""
 
@@ -53,6 +57,8 @@ class SequenceState(ABC):
         self.blank = blank
         self.tokens_G = np.full(options.max_tokens, blank, np.int64)
         self.confidence_G = np.ones(options.max_tokens, np.float64)
+        self.top: dict[int, RankedTokens] = {}
+        """The most probable tokens by canvas position, when it was unmasked, if they are asked for."""
         self.end, self.excess = options.max_tokens, 0
         self.forwards = self.refreshes = self.positions = 0
 
@@ -106,6 +112,11 @@ class SequenceState(ABC):
         return False
 
     @property
+    def follows_outline(self) -> bool:
+        """Whether the answer follows an outline."""
+        return False
+
+    @property
     def stopped(self) -> bool:
         """Whether the answer has ended; otherwise it fills its canvas."""
         return self.end < self.options.max_tokens or self.excess > 0
@@ -119,6 +130,14 @@ class SequenceState(ABC):
     def suppressed(self) -> dict[int, list[int]]:
         """Tokens that a candidate may not become in the next step: they repeat an n-gram of the answer."""
         return self._repeating(self.tokens_G, self.candidates.tolist())
+
+    @property
+    def penalties(self) -> RepetitionPenalties | None:
+        """Penalties of the tokens that the answer has so far; None if the request has none."""
+        own, tokens = self.options, self.tokens_G[: self.end]
+        return RepetitionPenalties.of(
+            tokens[tokens != self.blank], own.repetition_penalty, own.frequency_penalty, own.presence_penalty
+        )
 
     def writable(
         self, positions: Sequence[int], tokens: Sequence[int], confidences: Sequence[float]
@@ -162,8 +181,8 @@ class SequenceState(ABC):
             held.append(self.options.stop_texts.partial_length(tokens.tolist()))
         return written - max(held)
 
-    def choose(self, span: Span, scores: OpeningScores) -> None:
-        """Choose by the scores of a step over ``span``, and advance a step."""
+    def choose(self, span: Span, scores: OpeningScores) -> SequenceState:
+        """Choose by the scores of a step over ``span``, advance a step, and return the state that follows."""
         raise NotImplementedError
 
     def take_fixed(self) -> list[tuple[int, int, float]]:
@@ -198,8 +217,12 @@ class SequenceState(ABC):
 class DenoisingSequence(SequenceState):
     """An answer that is unmasked block by block, and the block and step that decoding has reached."""
 
-    def __init__(self, prompt: int, options: DecodingOptions, mask_id: int) -> None:
+    def __init__(
+        self, prompt: int, options: DecodingOptions, mask_id: int, not_first: int | None = None
+    ) -> None:
+        """``not_first`` is a token with which the answer does not begin."""
         super().__init__(prompt, options, mask_id)
+        self._not_first = not_first
         for position, token in options.infill.items():
             self.tokens_G[position] = token
         self.block = self.step = 0
@@ -237,6 +260,13 @@ class DenoisingSequence(SequenceState):
     @property
     def outputs(self) -> np.ndarray:
         return self.prompt + self.candidates
+
+    @property
+    def suppressed(self) -> dict[int, list[int]]:
+        suppressed = super().suppressed
+        if self._not_first is not None and self.fillable_G[0]:
+            suppressed[0] = [*suppressed.get(0, []), self._not_first]
+        return suppressed
 
     @property
     def rule(self) -> RowRule:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lladav.decoding.params import REPETITION
 from lladav.structured.compiling import Structure
 
 
@@ -15,13 +16,8 @@ def with_structure(settings: Mapping[str, Any], structure: Structure) -> dict[st
     so ``steps`` become a number of tokens per step. Nothing but the structure ends the answer.
     """
     longest = structure.max_tokens
-    found = {
-        **settings,
-        "outline": structure.outline,
-        "max_tokens": longest,
-        "stop": (),
-        "no_repeat_ngram": None,
-    }
+    others = {name: value for name, value in settings.items() if name not in REPETITION}
+    found = {**others, "outline": structure.outline, "max_tokens": longest, "stop": ()}
     if (steps := found.pop("steps", None)) is not None:
         found["tokens_per_step"] = -(-longest // steps)
     if (block_length := found.get("block_length")) is not None:

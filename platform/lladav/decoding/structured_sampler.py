@@ -2,7 +2,7 @@
 
 While the vocabulary chunks pass by, the device finds the best score of each class of tokens. One copy brings
 these to the host, where the automata find the most probable sequences. At a temperature above 0 the scores
-are logits with Gumbel noise (perturb-and-MAP). They need all logits of a row if ``top_p`` is below 1.
+are logits with Gumbel noise (perturb-and-MAP). They need all logits of a row if there are token limits.
 
 Shapes: M rows of a step, C ids of a vocabulary chunk, V of the vocabulary, R rows of some slots, K classes of
 their automaton, B chunks, P tokens of padding, O openings.
@@ -18,16 +18,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lladav.decoding.constraints import MaskedSlot, OpeningScores, StepConstraint
-from lladav.decoding.gumbel import gumbel_noise, nucleus
+from lladav.decoding.constraints import AnyOther, MaskedSlot, OpeningScores, StepConstraint
+from lladav.decoding.gumbel import drawable, gumbel_noise
 from lladav.decoding.kernels.class_maxima import ClassColumns
+from lladav.decoding.token_limits import NO_LIMITS, TokenLimits
 from lladav.structured.languages.automaton import PADDING, TokenAutomaton
 from lladav.structured.outline import Slot
 
 CACHED_AUTOMATA = 128
 """Automata whose tokens are kept on the device in the order of their classes, up to 2 MB each."""
-OUTSIDE_NUCLEUS = 1e4
-"""Taken off the logits of tokens outside the nucleus: they win only where the automaton accepts no others."""
+OUTSIDE_LIMITS = 1e4
+"""Taken off the logits of tokens outside the limits of a draw: they win only where no others are accepted."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class ConstrainedRows:
     constraint: StepConstraint
     rows: range
     temperature: float
-    top_p: float
+    limits: TokenLimits
     generator: torch.Generator | None
 
 
@@ -175,7 +176,7 @@ class _KeptLogits:
 class _PerturbedSlots(_KeptLogits):
     """Scores of one request at a temperature. Its noise does not depend on the other rows of the step.
 
-    Which tokens are in the nucleus depends on all logits.
+    Which tokens may be drawn depends on all logits.
     """
 
     def __init__(self, request: ConstrainedRows, device: torch.device) -> None:
@@ -207,8 +208,8 @@ class _PerturbedSlots(_KeptLogits):
     def _perturbed(self) -> Tensor:
         request, logits = self._request, torch.cat(self._chunks, 1)
         self._logits = logits
-        if request.top_p < 1:
-            logits = logits - OUTSIDE_NUCLEUS * ~nucleus(logits, request.temperature, request.top_p)
+        if request.limits != NO_LIMITS:
+            logits = logits - OUTSIDE_LIMITS * ~drawable(logits, request.temperature, request.limits)
         return logits / request.temperature + gumbel_noise(logits, request.generator)
 
 
@@ -236,12 +237,15 @@ class _Choice(_KeptLogits):
                 scores_O[index] = log_probability_RV[each.row, tokens].logsumexp(-1)
         return scores_O
 
-    def _tokens(self, slot: Slot | None) -> Tensor:
-        """The tokens with which a slot may begin, or those behind an answer."""
+    def _tokens(self, element: Slot | AnyOther | None) -> Tensor:
+        """The tokens with which a slot may begin, all but one, or those behind an answer."""
+        if isinstance(element, AnyOther):
+            vocabulary = sum(each.shape[1] for each in self._chunks)
+            return torch.arange(vocabulary, device=self._device) != element.token
         padding = torch.tensor(self._request.constraint.padding, device=self._device)
-        if slot is None:
+        if element is None:
             return padding
-        automaton = slot.automaton
+        automaton = element.automaton
         tokens = token_classes(automaton, self._device).opening
         return torch.cat((tokens, padding)) if automaton.accepting_S[automaton.start] else tokens
 

@@ -48,6 +48,10 @@ class StructuredSequence(SequenceState):
         return self._canvas.complete
 
     @property
+    def follows_outline(self) -> bool:
+        return True
+
+    @property
     def stopped(self) -> bool:
         """An outline always ends."""
         return True
@@ -105,7 +109,7 @@ class StructuredSequence(SequenceState):
             return StepConstraint(self._padding, openings=list(self._openings))
         return StepConstraint(self._padding, slots=self._masked_slots())
 
-    def choose(self, span: Span, scores: OpeningScores) -> None:
+    def choose(self, span: Span, scores: OpeningScores) -> StructuredSequence:
         """Decide between the alternatives by the scores of a choice step, and advance a step."""
         self._count(span)
         start = self._canvas.length
@@ -113,6 +117,7 @@ class StructuredSequence(SequenceState):
         self._lay_out()
         self.step, self._changed = 1, range(start, self._canvas.length)
         self._limit_candidates()
+        return self
 
     def take_fixed(self) -> list[tuple[int, int, float]]:
         """Position, token and confidence of fixed tokens that are laid out since the last call."""
@@ -159,7 +164,8 @@ class StructuredSequence(SequenceState):
     def _decide(self, fork: Fork, scores: OpeningScores) -> Element:
         """The element with which the answer continues at a fork; its probability becomes its confidence."""
         openings = [self._openings[Opening(fork.offset, element)] for element in fork.groups]
-        chosen = drawn_opening(scores, openings, self.options.temperature, self.options.top_p)
+        temperature = 0.0 if self.options.greedy else self.options.temperature
+        chosen = drawn_opening(scores, openings, temperature, self.options.token_limits)
         element = list(fork.groups)[openings.index(chosen)]
         if isinstance(element, int):
             confidence = np.exp(min(0.0, scores.log_probability_O[chosen]))

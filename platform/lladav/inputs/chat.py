@@ -242,13 +242,14 @@ def chat_text(
     return names["bos"] + "".join([*turns, *opening])
 
 
-def encode_prompt(messages: Sequence[Message], tokenizer: ChatTokenizer) -> Encoded:
-    """Encode a prompt: the conversation and the header of the assistant's answer, without supervision.
+def encode_prompt(messages: Sequence[Message], tokenizer: ChatTokenizer, start: str = "") -> Encoded:
+    """Encode a prompt: the conversation, the header of the assistant's answer and the ``start`` of the
+    answer, without supervision.
 
-    Contents are stripped, as by the released chat template.
+    Contents are stripped, as by the released chat template; the start is not.
     """
     chat = encode_chat([replace(m, content=m.content.strip()) for m in messages], tokenizer)
-    header = _header("assistant", tokenizer)
+    header = [*_header("assistant", tokenizer), *tokenizer.encode(start)]
     opening = _encoded(header, header, chat.turns[-1], answer_from=len(header))
     prompt = _join([chat, opening])
     return replace(prompt, labels=np.full_like(prompt.labels, IGNORED), answer=np.zeros_like(prompt.answer))

@@ -7,6 +7,7 @@ fewest tokens of values.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,6 +18,7 @@ from lladav.structured.errors import SchemaError
 from lladav.structured.forms import JsonValue
 from lladav.structured.outline import Outline
 from lladav.structured.outlines.answer import AnswerOutline
+from lladav.structured.outlines.calls import CallPart
 from lladav.structured.outlines.encoding import TextEncoder
 from lladav.structured.outlines.layouts import Layouts
 from lladav.structured.outlines.longest import Longest
@@ -24,6 +26,7 @@ from lladav.structured.outlines.parts import Part, push
 from lladav.structured.outlines.slots import SlotBuilder
 from lladav.structured.outlines.values import ValuePart
 from lladav.structured.schema.reading import read_schema
+from lladav.structured.tool_calls import read_functions
 
 CACHED = 64
 """Compiled structures that a process keeps."""
@@ -36,6 +39,7 @@ class StructureKind(StrEnum):
     json_object = "json_object"
     choice = "choice"
     regex = "regex"
+    tool_calls = "tool_calls"
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ class StructureSpec:
 
     kind: StructureKind
     source: str = ""
-    """The JSON text of a schema or of a list of texts, or a regular expression."""
+    """The JSON text of a schema or of a list of texts, a regular expression, or the JSON text of functions as
+    ``tool_calls.read_functions`` describes it."""
     all_properties: bool = False
     """Write all optional properties, as far as they fit, instead of asking the model."""
     value_tokens: int = 32
@@ -117,6 +122,8 @@ def _compile(spec: StructureSpec, tokenizer: ChatTokenizer) -> _Compiled:
             return _of_schema(_parse(spec.source), slots, spec.all_properties)
         case StructureKind.json_object:
             return _of_schema({"type": "object"}, slots, spec.all_properties)
+        case StructureKind.tool_calls:
+            return _of_functions(_parse(spec.source), slots, spec.all_properties)
         case StructureKind.choice:
             slot = slots.texts(_texts(_parse(spec.source)))
         case StructureKind.regex:
@@ -131,6 +138,13 @@ def _of_schema(source: JsonValue, slots: SlotBuilder, all_properties: bool) -> _
         raise layouts.error(schema.root)
     part = ValuePart(schema.root, layouts)
     return _Compiled(slots.encoder, part, Longest(layouts).of(schema.root), schema.warnings)
+
+
+def _of_functions(source: JsonValue, slots: SlotBuilder, all_properties: bool) -> _Compiled:
+    layouts = Layouts(slots, all_properties)
+    functions, warnings = read_functions(source, layouts)
+    longest = math.inf if functions.parallel else functions.longest
+    return _Compiled(slots.encoder, CallPart(functions), longest, warnings)
 
 
 def _texts(source: JsonValue) -> Sequence[str]:

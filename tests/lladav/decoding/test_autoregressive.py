@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -107,6 +108,31 @@ def test_suppressed_ngrams_are_those_of_transformers(size: int) -> None:
     answers = decode(MODEL, prompts(), DecodingOptions(max_tokens=24, no_repeat_ngram=size))
     for prompt, answer in zip(prompts(), answers, strict=True):
         assert answer.tokens == expected(MODEL, prompt, 24, no_repeat_ngram_size=size)
+
+
+@pytest.mark.parametrize("penalty", [0.7, 1.5])
+def test_the_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
+    """For a prompt of embeddings, ``transformers`` counts the tokens of the answer alone, too."""
+    answers = decode(MODEL, prompts(), DecodingOptions(max_tokens=24, repetition_penalty=penalty))
+    for prompt, answer in zip(prompts(), answers, strict=True):
+        assert answer.tokens == expected(MODEL, prompt, 24, repetition_penalty=penalty)
+
+
+def test_biases_are_those_of_transformers() -> None:
+    free = one(MODEL, prompts()[2], DecodingOptions(max_tokens=16)).tokens
+    bias = {free[0]: -3.0, 7: 2.5, 9: 1.0}
+    answer = one(MODEL, prompts()[2], DecodingOptions(max_tokens=16, logit_bias=bias))
+    theirs = {(token,): value for token, value in bias.items()}
+    assert answer.tokens == expected(MODEL, prompts()[2], 16, sequence_bias=theirs)
+    assert answer.tokens != free
+
+
+def test_ranked_tokens_begin_with_the_token_itself() -> None:
+    answer = one(MODEL, prompts()[2], DecodingOptions(max_tokens=16, top_logprobs=3))
+    assert [ranked[0][0] for ranked in answer.top] == answer.tokens
+    logprobs = [ranked[0][1] for ranked in answer.top]
+    assert logprobs == pytest.approx(np.log(answer.confidences).tolist(), abs=1e-4)
+    assert {len(ranked) for ranked in answer.top} == {3}
 
 
 def test_visual_tokens_are_a_part_of_the_prompt() -> None:

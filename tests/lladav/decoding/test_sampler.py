@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lladav.decoding.cpu_weights import Projection, head_chunks
 from lladav.decoding.sampler import Guidance, SamplerOutput, SamplingParams, sample
+from lladav.decoding.token_limits import NO_LIMITS, TokenLimits
 
 ROWS, WIDTH, VOCABULARY = 5, 6, 37
 
@@ -120,20 +121,22 @@ def test_draws_follow_the_softmax_at_their_temperature() -> None:
 def test_draws_with_top_p_come_from_the_nucleus() -> None:
     probabilities = torch.tensor([0.05, 0.4, 0.1, 0.25, 0.2])
     logits = probabilities.log().expand(5000, 5)
-    found = of_logits(logits, SamplingParams(5000, temperature=1.0, top_p=0.6, generator=generator()))
+    found = of_logits(
+        logits, SamplingParams(5000, temperature=1.0, limits=TokenLimits(top_p=0.6), generator=generator())
+    )
     share = found.tokens_M.bincount(minlength=5) / 5000
     expected = torch.tensor([0.0, 0.4, 0.0, 0.25, 0.0]) / 0.65
     torch.testing.assert_close(share, expected, atol=0.03, rtol=0)
 
 
 def test_draws_do_not_depend_on_the_other_rows(hidden: Tensor, head: list[Projection]) -> None:
-    for top_p in (1.0, 0.9):
+    for limits in (NO_LIMITS, TokenLimits(top_p=0.9)):
         draws = [
-            SamplingParams(2, temperature=1.0, top_p=top_p, generator=generator(seed)) for seed in (5, 6)
+            SamplingParams(2, temperature=1.0, limits=limits, generator=generator(seed)) for seed in (5, 6)
         ]
         together = sample(hidden[:4], head, draws).tokens_M
         alone = sample(
-            hidden[2:4], head, [SamplingParams(2, temperature=1.0, top_p=top_p, generator=generator(6))]
+            hidden[2:4], head, [SamplingParams(2, temperature=1.0, limits=limits, generator=generator(6))]
         ).tokens_M
         assert together[2:].tolist() == alone.tolist()
 

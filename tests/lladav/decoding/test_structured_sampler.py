@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lladav.decoding.constraints import MaskedSlot, Opening, OpeningScores, StepConstraint, drawn_opening
 from lladav.decoding.sampler import SamplerOutput, SamplingParams, sample
+from lladav.decoding.token_limits import NO_LIMITS, TokenLimits
 from lladav.structured.languages.automaton import TokenAutomaton
 from lladav.structured.outline import Slot
 from tests.lladav.build import TOKENS
@@ -99,7 +100,9 @@ def test_rows_without_an_outline_do_not_change_by_a_bit() -> None:
     assert torch.equal(mixed.confidence_M[[0, 1, 7, 8]], alone.confidence_M)
 
 
-@pytest.mark.parametrize("settings", [{}, {"temperature": 1.5}, {"temperature": 1.5, "top_p": 0.7}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"temperature": 1.5}, {"temperature": 1.5, "limits": TokenLimits(top_p=0.7)}]
+)
 def test_slots_do_not_depend_on_other_requests(settings: dict[str, float]) -> None:
     logits_MV = random_logits(8)
 
@@ -135,7 +138,10 @@ def test_tokens_outside_the_nucleus_are_taken_only_where_no_others_are_accepted(
     logits_V[[5, 6]] = 10.0
     within, outside = masked_slot(words((5,), (7,)), [MASK]), masked_slot(words((7,), (8,)), [MASK], 1)
     for _ in range(20):
-        output = sampled(logits_V.expand(2, -1), constrained(within, outside, temperature=5.0, top_p=0.1))
+        output = sampled(
+            logits_V.expand(2, -1),
+            constrained(within, outside, temperature=5.0, limits=TokenLimits(top_p=0.1)),
+        )
         assert output.tokens_M[0] == 5
         assert output.tokens_M[1] in (7, 8)
 
@@ -155,8 +161,8 @@ def test_the_score_of_an_opening_is_the_probability_of_all_its_first_tokens() ->
 
 def test_the_most_probable_opening_wins_and_the_first_of_equals() -> None:
     scores = OpeningScores(np.log([0.1, 0.3, 0.4, 0.3]), np.zeros(4))
-    assert drawn_opening(scores, [0, 1, 2], 0.0, 1.0) == 2
-    assert drawn_opening(scores, [3, 1, 0], 0.0, 1.0) == 3
+    assert drawn_opening(scores, [0, 1, 2], 0.0, NO_LIMITS) == 2
+    assert drawn_opening(scores, [3, 1, 0], 0.0, NO_LIMITS) == 3
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (2.0, 1.0), (1.0, 0.6)])
@@ -166,7 +172,7 @@ def test_openings_are_drawn_by_their_probability(temperature: float, top_p: floa
     counts = np.zeros(3)
     for _ in range(draws):
         scores = OpeningScores(np.log(shares), rng.gumbel(size=3))
-        counts[drawn_opening(scores, [0, 1, 2], temperature, top_p)] += 1
+        counts[drawn_opening(scores, [0, 1, 2], temperature, TokenLimits(top_p=top_p))] += 1
     expected = shares ** (1 / temperature) * ([0, 1, 0] if top_p < shares[1] / shares.sum() else [1, 1, 1])
     expected /= expected.sum()
     np.testing.assert_allclose(counts / draws, expected, atol=4 * 0.5 / draws**0.5)

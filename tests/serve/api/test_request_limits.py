@@ -22,6 +22,9 @@ from tests.serve.asgi import JSON, Answer, ask, parts
 
 MAX_POSITIONS = 512
 LIMITS = RequestLimits(load({"model": "folder"}), MAX_POSITIONS)
+TOOL = {"type": "function", "function": {"name": "f"}}
+CALL = {"function": {"name": "f", "arguments": "x" * 8 * MAX_POSITIONS}}
+CALLED = [{"role": "assistant", "content": None, "tool_calls": [CALL]}]
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 
 
@@ -49,9 +52,13 @@ def parsed(body: dict[str, Any]) -> DecodingBody:
     ("body", "count", "param"),
     [
         (chat(n=5), "choices", "n"),
-        (chat(stop=["a"] * 5), "stops", "stop"),
-        (chat(max_tokens=513), "max_tokens", "max_tokens"),
-        (chat(max_completion_tokens=513), "max_tokens", "max_completion_tokens"),
+        (chat(stop=["a"] * 33), "stops", "stop"),
+        (
+            chat(tools=[{**TOOL, "function": {"name": "f", "description": "x" * 8 * MAX_POSITIONS}}]),
+            "characters",
+            "messages",
+        ),
+        (chat(messages=[*CALLED, {"role": "user", "content": ""}]), "characters", "messages"),
         (chat(messages=[{"role": "user", "content": ""}] * 65), "messages", "messages"),
         (chat(*[IMAGE] * 9), "images", "messages[0].content[8].image_url.url"),
         (chat({"type": "text", "text": "x" * 8 * MAX_POSITIONS}), "characters", "messages"),
@@ -64,6 +71,14 @@ def test_every_count_is_checked(body: dict[str, Any], count: str, param: str) ->
     with pytest.raises(ApiError) as error:
         LIMITS.check(parsed(body), None)
     assert (error.value.status, error.value.param) == (400, param)
+
+
+def test_tools_are_counted() -> None:
+    limits = RequestLimits(load({"model": "folder"}), 10_000)
+    limits.check(parsed(chat(tools=[TOOL] * 128)), None)
+    with pytest.raises(ApiError, match="at most 128 tools") as error:
+        limits.check(parsed(chat(tools=[TOOL] * 129)), None)
+    assert error.value.param == "tools"
 
 
 def test_a_key_lowers_a_limit_and_never_raises_it() -> None:
@@ -91,7 +106,7 @@ def asked(settings: ServeSettings, engines: Engines, key: KeySettings, body: dic
 
 def test_the_limits_of_a_key_apply_to_its_requests(served: ServeSettings, engines: LocalEngines) -> None:
     key = key_with(max_tokens=4)
-    refused = asked(served, engines, key, chat(max_tokens=5))
-    assert (refused.status, json.loads(refused.body)["error"]["param"]) == (400, "max_tokens")
-    answered = asked(served, engines, key, chat(ignore_eos=True))
-    assert json.loads(answered.body)["usage"]["completion_tokens"] == 4
+    for given in ({}, {"max_tokens": 5}, {"max_completion_tokens": 10**6}):
+        answered = json.loads(asked(served, engines, key, chat(ignore_eos=True, **given)).body)
+        assert answered["usage"]["completion_tokens"] == 4
+        assert [line.split()[0] for line in answered.get("warnings", [])] == list(given)

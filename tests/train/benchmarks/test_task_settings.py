@@ -131,6 +131,14 @@ class TestSampling:
     def test_sampled(self):
         assert resolved({"do_sample": True, "top_p": 0.9}).options == {"temperature": 1.0, "top_p": 0.9}
         assert resolved({"temperature": 0.7, "top_k": 0}).options == {"temperature": 0.7}
+        assert resolved({"temperature": 0.7, "top_k": 5}).options == {"temperature": 0.7, "top_k": 5}
+
+    def test_penalties_are_options_of_the_engine(self):
+        assert resolved({"repetition_penalty": 1.2, "presence_penalty": 1}).options == {
+            "temperature": 0.0,
+            "repetition_penalty": 1.2,
+            "presence_penalty": 1.0,
+        }
 
     def test_a_layer_of_the_model_makes_a_task_sample(self):
         assert resolved({"temperature": 0.7}, {"max_new_tokens": 8}).options["temperature"] == 0.7
@@ -151,9 +159,7 @@ class TestSampling:
         ({"do_sample": 1}, "not a value"),
         ({"remasking": "random"}, "remasking=random is not supported; use low_confidence"),
         ({"num_beams": 4}, "num_beams=4 is not supported; use 1, or leave it out"),
-        ({"repetition_penalty": 1.2}, "repetition_penalty=1.2 is not supported"),
         ({"image_aspect_ratio": "pad"}, "image_aspect_ratio=pad is not supported; use original"),
-        ({"temperature": 0.5, "top_k": 5}, "top_k=5 is not supported; use top_p"),
         ({"visual_cot": True}, "visual_cot: unknown decoding setting"),
     ],
 )
