@@ -27,6 +27,7 @@ SCHEMA = {
     "required": ["digits"],
     "additionalProperties": False,
 }
+FILE = [{"type": "file"}]
 EVENT = TypeAdapter[Any](ResponseStreamEvent)
 
 
@@ -229,7 +230,7 @@ class TestRefusals:
             ({"input": [{"type": "reasoning"}]}, "input", "no message"),
             ({"input": [{"role": "bot", "content": "x"}]}, "input[0].role", "'user'"),
             ({"input": [{"type": "web_search_call"}]}, "input[0]", "function_call"),
-            ({"input": [{"role": "user", "content": [{"type": "file"}]}]}, "input[0].content[0].type", "image"),
+            ({"input": [{"role": "user", "content": FILE}]}, "input[0].content[0].type", "image"),
             ({"input": "x" * 20_000}, "input", "shorten"),
             ({"text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": "date"}}}},
              "text.format.schema.type", "date"),

@@ -190,6 +190,25 @@ def test_calls_and_results_are_a_part_of_the_history(client: openai.OpenAI, open
     assert with_results.usage.prompt_tokens > fewer.usage.prompt_tokens > 100
 
 
+def test_the_responses_api_has_the_same_calls(client: openai.OpenAI) -> None:
+    tools: Any = [{"type": "function", "strict": None, **each["function"]} for each in TOOLS]
+    given: Any = {"model": NAME, "tools": tools, "max_output_tokens": 128}
+    question: Any = {"role": "user", "content": "How warm is it in Rome?"}
+    response = client.responses.create(input=[question], tool_choice="required", **given)
+    expected = ask(client, tool_choice="required").choices[0].message.tool_calls
+    calls = [item for item in response.output if item.type == "function_call"]
+    assert [(each.name, each.arguments) for each in calls] == [
+        (call.function.name, call.function.arguments) for call in expected
+    ]
+    with client.responses.stream(input=[question], tool_choice="required", **given) as stream:
+        streamed = [item for item in stream.get_final_response().output if item.type == "function_call"]
+    assert [(each.name, each.arguments) for each in streamed] == [(c.name, c.arguments) for c in calls]
+    results = [{"type": "function_call_output", "call_id": each.call_id, "output": "20"} for each in calls]
+    history: Any = [question, *response.output, *results]
+    answer = client.responses.create(input=history, tool_choice="none", **given)
+    assert answer.output_text
+
+
 @pytest.mark.parametrize(
     ("given", "param", "says"),
     [
