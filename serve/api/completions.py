@@ -84,8 +84,8 @@ class Completions:
         deadline = self._planner.deadline(body, time.time())
         with _deadline_error(UNREAD):
             async with asyncio.timeout(deadline - time.time()):
-                await self._offload(self._planner.check, body, key)
-                structure = await self._compile(self._planner.structure, body, key)
+                requested = await self._offload(self._planner.check, body, key)
+                structure = requested and await self._compile(self._planner.structure, requested, body, key)
                 prepared = await self._offload(self._planner.prepare, body, key, deadline, structure)
                 if isinstance(body, ChatRequest) and (media := media_references(body.messages)):
                     visuals = await self._media.visuals(media, self._planner.frames(body))

@@ -18,7 +18,7 @@ from lladav.decoding.unmasking import RULES, given_rule_parameters, rule_paramet
 from lladav.structured.compiling import Structure
 from serve.api.request_limits import RequestLimits
 from serve.api.schemas import CompletionRequest, DecodingBody
-from serve.api.structures import requested_structure
+from serve.api.structures import RequestedStructure
 from serve.decoding_params import IntervalRange
 from serve.engine.refresh_policy import RefreshRange
 from serve.errors import ApiError
@@ -39,7 +39,7 @@ class DecodingPlan:
 class DecodingPlanner(Protocol):
     """Plans the decoding of requests for models of one kind."""
 
-    def check(self, body: DecodingBody) -> None:
+    def check(self, body: DecodingBody, structure: RequestedStructure | None) -> None:
         """Raise ``ApiError`` for fields that the model does not have."""
         ...
 
@@ -65,9 +65,9 @@ class NextTokenPlanner:
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings
 
-    def check(self, body: DecodingBody) -> None:
+    def check(self, body: DecodingBody, structure: RequestedStructure | None) -> None:
         fields = [name for name in DENOISING_FIELDS if getattr(body, name, None)]
-        if (structure := requested_structure(body)) is not None:
+        if structure is not None:
             fields.append(structure.top_field)
         if refused := refused_for_next_token([*self._params(body), *fields]):
             raise ApiError(400, refusal(refused), param=refused[0])
@@ -91,9 +91,8 @@ class DenoisingPlanner:
     def __init__(self, settings: ServeSettings, limits: RequestLimits) -> None:
         self._settings, self._limits = settings, limits
 
-    def check(self, body: DecodingBody) -> None:
-        structured = requested_structure(body) is not None
-        if structured and isinstance(body, CompletionRequest) and body.suffix:
+    def check(self, body: DecodingBody, structure: RequestedStructure | None) -> None:
+        if structure is not None and isinstance(body, CompletionRequest) and body.suffix:
             message = "suffix: nothing follows an answer that has a structure; leave it out"
             raise ApiError(400, message, param="suffix")
 

@@ -14,7 +14,7 @@ from lladav.inputs.chat import ChatTokenizer
 from serve.api.decoding_plans import decoding_planner
 from serve.api.request_limits import RequestLimits, requested_max_tokens
 from serve.api.schemas import ChatRequest, CompletionRequest, DecodingBody
-from serve.api.structures import PlannedStructure
+from serve.api.structures import PlannedStructure, RequestedStructure
 from serve.engine.refresh_policy import RefreshRange
 from serve.errors import ApiError
 from serve.settings import KeySettings, ServeSettings
@@ -39,9 +39,9 @@ class OptionsPlanner:
         chat = DecodingOptions.for_chat(tokenizer.ids, prediction)
         self._forbidden_without_end = (*chain.from_iterable(chat.stop), *chat.forbidden)
 
-    def check(self, body: DecodingBody) -> None:
+    def check(self, body: DecodingBody, structure: RequestedStructure | None) -> None:
         """Raise ``ApiError`` for fields and tokens that the model does not have."""
-        self._decoding.check(body)
+        self._decoding.check(body, structure)
         if outside := [token for token in body.biases if token >= self._tokenizer.vocab_size]:
             message = f"logit_bias: the vocabulary has no token {outside[0]}; remove it"
             raise ApiError(400, message, param="logit_bias")

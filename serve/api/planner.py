@@ -21,7 +21,13 @@ from serve.api.prompts import chat_prompt, check_messages, media_references, tex
 from serve.api.request_limits import RequestLimits
 from serve.api.request_warnings import request_warnings
 from serve.api.schemas import ChatRequest, CompletionRequest, DecodingBody, StreamOptions
-from serve.api.structures import PlannedStructure, StructurePlanner, requested_structure, structure_warnings
+from serve.api.structures import (
+    PlannedStructure,
+    RequestedStructure,
+    StructurePlanner,
+    requested_structure,
+    structure_warnings,
+)
 from serve.api.tools import callable_tools
 from serve.engine.messages import EngineRequest, StreamMode
 from serve.errors import ApiError
@@ -137,21 +143,25 @@ class RequestPlanner:
             raise ApiError(400, message, param=param)
         return frames or self._max_frames
 
-    def check(self, body: DecodingBody, key: KeySettings | None) -> None:
-        """Raise ``ApiError`` for what can be refused before texts are encoded, which takes long."""
+    def check(self, body: DecodingBody, key: KeySettings | None) -> RequestedStructure | None:
+        """The structure that a request asks for.
+
+        Raises ``ApiError`` for what can be refused before texts are encoded, which takes long.
+        """
         if body.model not in self._settings.models:
             raise unknown_model(body.model, self._settings)
         self._limits.check(body, key)
-        self._options.check(body)
+        requested = requested_structure(body)
+        self._options.check(body, requested)
         if isinstance(body, ChatRequest):
             check_messages(body)
             self.frames(body)
+        return requested
 
-    def structure(self, body: DecodingBody, key: KeySettings | None) -> PlannedStructure | None:
-        """The compiled structure that a request asks for; raises ``ApiError``. May take seconds."""
-        requested = requested_structure(body)
-        if requested is None:
-            return None
+    def structure(
+        self, requested: RequestedStructure, body: DecodingBody, key: KeySettings | None
+    ) -> PlannedStructure:
+        """The compiled structure of a request; raises ``ApiError``. May take seconds."""
         max_tokens = self._options.max_tokens(body, key, structured=True)
         return self._structures.compile(requested, body, max_tokens)
 

@@ -38,7 +38,7 @@ from lladav.inputs.samples import Sample  # noqa: E402
 from lladav.model.initialization import initialize  # noqa: E402
 from lladav.model.llada_v import LLaDAV  # noqa: E402
 from lladav.structured.forms import StringForm  # noqa: E402
-from lladav.structured.languages.building import string_automaton  # noqa: E402
+from lladav.structured.languages.building import Automata  # noqa: E402
 from lladav.structured.languages.vocabulary import Vocabulary  # noqa: E402
 from lladav.structured.outline import Slot  # noqa: E402
 from tests.bench.reporting import report, table  # noqa: E402
@@ -155,7 +155,7 @@ def structured(model: LLaDAV, interval: int, rounds: int) -> None:
     """The same request without an outline and with one, in turn."""
     prompt, engine = text_sample("p", PROMPT), bench_engine(model)
     free = DecodingOptions(max_tokens=ANSWER, refresh_interval=interval)
-    automaton = string_automaton(StringForm(), random_vocabulary(SHAPE["vocab_size"]), quoted=False)
+    automaton = Automata(random_vocabulary(SHAPE["vocab_size"])).string(StringForm(), quoted=False)
     outline = TreeOutline([Slot(automaton, ANSWER)])
     kinds = {"free": free, "string": replace(free, outline=outline)}
     times: dict[str, list[float]] = {name: [] for name in kinds}

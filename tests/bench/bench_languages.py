@@ -26,11 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
 
 from lladav.structured.forms import NumberForm, StringForm  # noqa: E402
 from lladav.structured.languages.automaton import TokenAutomaton  # noqa: E402
-from lladav.structured.languages.building import (  # noqa: E402
-    number_automaton,
-    string_automaton,
-    texts_automaton,
-)
+from lladav.structured.languages.building import Automata  # noqa: E402
 from lladav.structured.languages.vocabulary import Vocabulary  # noqa: E402
 from tests.bench.reporting import report, table  # noqa: E402
 
@@ -59,16 +55,16 @@ def builders(vocabulary: Vocabulary) -> dict[str, Callable[[], TokenAutomaton]]:
     """Usual forms, by what they are."""
 
     def strings(**conditions: object) -> Callable[[], TokenAutomaton]:
-        return lambda: string_automaton(StringForm(**conditions), vocabulary, quoted=False)  # pyright: ignore[reportArgumentType]
+        return lambda: Automata(vocabulary).string(StringForm(**conditions), quoted=False)  # pyright: ignore[reportArgumentType]
 
     return {
         "any string": strings(),
         "maxLength 100": strings(max_length=100),
         "maxLength 5000": strings(max_length=5000),
-        "enum of 20": lambda: texts_automaton([f"value {number}" for number in range(20)], vocabulary),
-        "enum of 10,000": lambda: texts_automaton([f"value {each}" for each in range(10_000)], vocabulary),
-        "number": lambda: number_automaton(NumberForm(), vocabulary),
-        "multiple of 0.01": lambda: number_automaton(NumberForm(multiples=(Fraction("0.01"),)), vocabulary),
+        "enum of 20": lambda: Automata(vocabulary).texts([f"value {number}" for number in range(20)]),
+        "enum of 10,000": lambda: Automata(vocabulary).texts([f"value {each}" for each in range(10_000)]),
+        "number": lambda: Automata(vocabulary).number(NumberForm()),
+        "multiple of 0.01": lambda: Automata(vocabulary).number(NumberForm(multiples=(Fraction("0.01"),))),
         r"^[a-z0-9]+(-[a-z0-9]+)*$": strings(patterns=("^[a-z0-9]+(-[a-z0-9]+)*$",)),
         r"^(?=.*\d)(?=.*[a-z]).{8,}$": strings(patterns=(r"^(?=.*\d)(?=.*[a-z]).{8,}$",)),
         r"^\p{L}+$": strings(patterns=(r"^\p{L}+$",)),
@@ -106,7 +102,7 @@ def main() -> None:
     print(
         f"{len(vocabulary):,} tokens; trie {1000 * (time.perf_counter() - started):.0f} ms, once per process"
     )
-    string_automaton(StringForm(patterns=(r"^\d\s\w.$",)), vocabulary, quoted=True)  # reads Unicode's tables
+    Automata(vocabulary).string(StringForm(patterns=(r"^\d\s\w.$",)), quoted=True)  # reads Unicode's tables
     rows, results = list[list[str]](), list[tuple[str, float, float]]()
     for name, build in builders(vocabulary).items():
         started = time.perf_counter()

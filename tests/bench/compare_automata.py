@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
 
 from lladav.structured.forms import StringForm  # noqa: E402
-from lladav.structured.languages.building import string_automaton  # noqa: E402
+from lladav.structured.languages.building import Automata  # noqa: E402
 from lladav.structured.languages.vocabulary import Vocabulary  # noqa: E402
 from tests.bench.bench_languages import made_up_tokens, tokens_of  # noqa: E402
 
@@ -58,7 +58,7 @@ def builder(name: str, tokens: list[bytes]) -> Callable[[str], Any]:
     """A function that builds the automaton of a pattern."""
     if name == "lladav":
         vocabulary = Vocabulary(tokens)
-        return lambda pattern: string_automaton(StringForm(patterns=(pattern,)), vocabulary, quoted=True)
+        return lambda pattern: Automata(vocabulary).string(StringForm(patterns=(pattern,)), quoted=True)
     if name == "interegular":
         parse = importlib.import_module("interegular").parse_pattern
         return lambda pattern: parse(without_anchors(pattern)).to_fsm()

@@ -14,8 +14,11 @@ from enum import StrEnum
 from functools import lru_cache
 
 from lladav.inputs.chat import ChatTokenizer
+from lladav.structured.budget import Budget
 from lladav.structured.errors import SchemaError
 from lladav.structured.forms import JsonValue
+from lladav.structured.languages.building import Automata
+from lladav.structured.languages.vocabulary import vocabulary_of
 from lladav.structured.outline import Outline
 from lladav.structured.outlines.answer import AnswerOutline
 from lladav.structured.outlines.calls import CallPart
@@ -30,6 +33,9 @@ from lladav.structured.tool_calls import read_functions
 
 CACHED = 64
 """Compiled structures that a process keeps."""
+MAX_STEPS = 1_600_000
+"""Steps to compile a structure."""
+TOO_COMPLEX = "makes the schema too complex; use fewer or simpler patterns, formats and lists"
 
 
 class StructureKind(StrEnum):
@@ -76,7 +82,7 @@ def compile_structure(spec: StructureSpec, tokenizer: ChatTokenizer, max_tokens:
     """
     compiled = _compiled(spec, tokenizer)
     if isinstance(compiled, SchemaError):
-        raise _renewed(compiled)
+        raise compiled.at(compiled.path)
     return compiled.structure(max_tokens)
 
 
@@ -103,20 +109,16 @@ class _Compiled:
 @lru_cache(CACHED)
 def _compiled(spec: StructureSpec, tokenizer: ChatTokenizer) -> _Compiled | SchemaError:
     """The structure, or why it is refused: finding that out takes as long as compiling."""
+    automata = Automata(vocabulary_of(tokenizer), Budget(MAX_STEPS, TOO_COMPLEX))
     try:
-        return _compile(spec, tokenizer)
+        return _compile(spec, SlotBuilder(TextEncoder(tokenizer), spec.value_tokens, automata))
     except SchemaError as error:
-        return _renewed(error)
+        return error.at(error.path or "#")
+    finally:
+        automata.finish()
 
 
-def _renewed(error: SchemaError) -> SchemaError:
-    """An equal error without the traceback, which holds everything that was compiled."""
-    return SchemaError(error.path, error.reason, error.code)
-
-
-def _compile(spec: StructureSpec, tokenizer: ChatTokenizer) -> _Compiled:
-    encoder = TextEncoder(tokenizer)
-    slots = SlotBuilder(encoder, spec.value_tokens)
+def _compile(spec: StructureSpec, slots: SlotBuilder) -> _Compiled:
     match spec.kind:
         case StructureKind.json_schema:
             return _of_schema(_parse(spec.source), slots, spec.all_properties)
@@ -128,11 +130,11 @@ def _compile(spec: StructureSpec, tokenizer: ChatTokenizer) -> _Compiled:
             slot = slots.texts(_texts(_parse(spec.source)))
         case StructureKind.regex:
             slot = slots.regex(spec.source)
-    return _Compiled(encoder, slot.slot(), slot.cost().wanted)
+    return _Compiled(slots.encoder, slot.slot(), slot.cost().wanted)
 
 
 def _of_schema(source: JsonValue, slots: SlotBuilder, all_properties: bool) -> _Compiled:
-    schema = read_schema(source)
+    schema = read_schema(source, slots.automata.budget)
     layouts = Layouts(slots, all_properties)
     if not layouts.cost(schema.root).possible:
         raise layouts.error(schema.root)
@@ -143,8 +145,10 @@ def _of_schema(source: JsonValue, slots: SlotBuilder, all_properties: bool) -> _
 def _of_functions(source: JsonValue, slots: SlotBuilder, all_properties: bool) -> _Compiled:
     layouts = Layouts(slots, all_properties)
     functions, warnings = read_functions(source, layouts)
-    longest = math.inf if functions.parallel else functions.longest
-    return _Compiled(slots.encoder, CallPart(functions), longest, warnings)
+    longest = functions.longest  # visits what is optional
+    return _Compiled(
+        slots.encoder, CallPart(functions), math.inf if functions.parallel else longest, warnings
+    )
 
 
 def _texts(source: JsonValue) -> Sequence[str]:

@@ -20,3 +20,7 @@ class SchemaError(UserError):
     def __init__(self, path: str, reason: str, code: str = "unsupported_schema") -> None:
         super().__init__(f"{path} {reason}")
         self.path, self.reason, self.code = path, reason, code
+
+    def at(self, path: str) -> SchemaError:
+        """The same error at a place. It has no traceback, which would hold everything that was compiled."""
+        return SchemaError(path, self.reason, self.code)

@@ -32,7 +32,7 @@ def read_functions(source: Any, layouts: Layouts) -> tuple[FunctionCalls, tuple[
     for each in source["functions"]:
         path = pointer("#", each["index"], "function", "parameters")
         try:
-            schema = read_schema(arguments_schema(each["parameters"]))
+            schema = read_schema(arguments_schema(each["parameters"]), layouts.slots.automata.budget)
             if not layouts.cost(schema.root).possible:
                 raise layouts.error(schema.root)
         except SchemaError as error:

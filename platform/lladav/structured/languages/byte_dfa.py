@@ -10,12 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lladav.structured.budget import READ_PER_STEP, Budget
 from lladav.structured.errors import SchemaError
 
 DEAD = -1
 """Target of a byte that continues no text of the language."""
-MAX_TEXT_BYTES = 1_000_000
-"""Bytes of all texts of a list."""
 MAX_JOINT_STATES = 5_000
 """States of a union in which more than one of its parts is alive."""
 
@@ -49,10 +48,9 @@ def quoted_dfa(content: ByteDfa) -> ByteDfa:
     return ByteDfa(class_of_byte, targets_SB, accepting_S, np.append(content.between_S, [True, True]), before)
 
 
-def texts_dfa(texts: Sequence[bytes]) -> ByteDfa:
+def texts_dfa(texts: Sequence[bytes], budget: Budget) -> ByteDfa:
     """A list of texts, as their trie."""
-    if sum(map(len, texts)) > MAX_TEXT_BYTES:
-        raise SchemaError("", f"has texts of more than {MAX_TEXT_BYTES:,} bytes; use shorter or fewer texts")
+    budget.spend(sum(map(len, texts)))
     trie: list[dict[int, int]] = [{}]
     ends = set[int]()
     for text in texts:
@@ -66,6 +64,7 @@ def texts_dfa(texts: Sequence[bytes]) -> ByteDfa:
     used = np.array(sorted(set().union(*texts)), dtype=np.int64)
     class_of_byte = np.zeros(256, dtype=np.int32)  # class 0: bytes that occur nowhere
     class_of_byte[used] = np.arange(1, len(used) + 1)
+    budget.spend(len(trie) * len(used) // READ_PER_STEP)
     targets_SB = np.full((len(trie), len(used) + 1), DEAD, dtype=np.int32)
     for state, edges in enumerate(trie):
         targets_SB[state, class_of_byte[list(edges)]] = list(edges.values())
@@ -73,9 +72,9 @@ def texts_dfa(texts: Sequence[bytes]) -> ByteDfa:
     return ByteDfa(class_of_byte, targets_SB, accepting_S, np.ones_like(accepting_S), 0)
 
 
-def union_dfa(parts: Sequence[ByteDfa]) -> ByteDfa:
+def union_dfa(parts: Sequence[ByteDfa], budget: Budget) -> ByteDfa:
     """The texts of any of the parts."""
-    return parts[0] if len(parts) == 1 else _Union(parts).dfa()
+    return parts[0] if len(parts) == 1 else _Union(parts, budget).dfa()
 
 
 class _Union:
@@ -85,8 +84,8 @@ class _Union:
     texts differ early.
     """
 
-    def __init__(self, parts: Sequence[ByteDfa]) -> None:
-        self.parts = parts
+    def __init__(self, parts: Sequence[ByteDfa], budget: Budget) -> None:
+        self.parts, self.budget = parts, budget
         self.class_of_byte, bytes_B = _common_classes([part.class_of_byte for part in parts])
         self.tables = [_targets_of(part, bytes_B) for part in parts]
         self.offsets = np.cumsum([0, *(len(part.accepting_S) for part in parts)]).tolist()
@@ -118,6 +117,7 @@ class _Union:
 
     def _row(self, states: tuple[int, ...]) -> list[int]:
         """Targets of a tuple of states."""
+        self.budget.spend(self.tables[0].shape[1] * len(states))
         dead = [DEAD] * self.tables[0].shape[1]
         rows = [t[s].tolist() if s != DEAD else dead for t, s in zip(self.tables, states, strict=True)]
         return [self._number(each) for each in zip(*rows, strict=True)]

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from lladav.structured.budget import READ_PER_STEP, Budget
 from lladav.structured.languages.byte_dfa import DEAD, ByteDfa
 from lladav.structured.languages.char_dfa import CharDfa
 from lladav.structured.languages.code_points import NUM_CODE_POINTS, Partition
@@ -20,15 +21,19 @@ ESCAPES = {'"': '"', "\\": "\\", "\b": "b", "\f": "f", "\n": "n", "\r": "r", "\t
 """Characters that ``json.dumps(ensure_ascii=False)`` writes as a backslash and another character."""
 CONTROLS = range(0x20)
 """Characters that JSON escapes; those without a short escape are written as ``\\u00XX``."""
+ENCODING_STEPS = 10_000
+"""Steps to build the trie of all encoded code points."""
 CONTINUATIONS = slice(0x80, 0xC0)
 """Bytes of UTF-8 that continue a character."""
 
 
-def byte_dfa(dfa: CharDfa, escaped: bool) -> ByteDfa:
+def byte_dfa(dfa: CharDfa, budget: Budget, escaped: bool) -> ByteDfa:
     """The strings in UTF-8. If escaped, as JSON has them between quotation marks."""
+    budget.spend(ENCODING_STEPS)
     children_N256 = _encodings(dfa.partition, escaped)
     _, bytes_B, class_of_byte = np.unique(children_N256, axis=1, return_index=True, return_inverse=True)
     num_states, num_cells = dfa.targets_SC.shape
+    budget.spend(num_states * (num_cells + len(children_N256) * len(bytes_B)) // READ_PER_STEP)
     # Columns: the target of each cell, the state of each node, and DEAD for bytes that continue nothing.
     columns = np.full((num_states, num_cells + len(children_N256) + 1), DEAD, dtype=np.int32)
     columns[:, :num_cells] = dfa.targets_SC

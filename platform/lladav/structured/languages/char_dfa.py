@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lladav.structured.budget import SORTED_PER_STEP, Budget
 from lladav.structured.errors import SchemaError
 from lladav.structured.languages.byte_dfa import DEAD
 from lladav.structured.languages.code_points import ANY, Partition, partition_of
@@ -48,16 +49,17 @@ class CharDfa:
         return shortest_path(*self.edges, self.start, self.accepting_S)
 
 
-def any_string() -> CharDfa:
+def any_string(budget: Budget) -> CharDfa:
     """All strings."""
-    return CharDfa(partition_of([ANY]), np.zeros((1, 1), dtype=np.int32), np.ones(1, dtype=bool), 0)
+    return CharDfa(partition_of([ANY], budget), np.zeros((1, 1), dtype=np.int32), np.ones(1, dtype=bool), 0)
 
 
-def trimmed(dfa: CharDfa) -> CharDfa:
+def trimmed(dfa: CharDfa, budget: Budget) -> CharDfa:
     """The automaton without states that no string of the language visits.
 
     Raises ``SchemaError`` if the language is empty.
     """
+    budget.spend(dfa.targets_SC.size // SORTED_PER_STEP)
     useful_S = useful_states(*dfa.edges, dfa.start, dfa.accepting_S)
     if not useful_S[dfa.start]:
         raise SchemaError("", "permits no string", "impossible_schema")
@@ -68,7 +70,7 @@ def trimmed(dfa: CharDfa) -> CharDfa:
     )
 
 
-def with_length(dfa: CharDfa, min_length: int, max_length: int | None) -> CharDfa:
+def with_length(dfa: CharDfa, min_length: int, max_length: int | None, budget: Budget) -> CharDfa:
     """The strings of ``min_length`` to ``max_length`` characters; the states count characters."""
     if max_length is None and dfa.min_length >= min_length:
         return dfa
@@ -77,7 +79,8 @@ def with_length(dfa: CharDfa, min_length: int, max_length: int | None) -> CharDf
         raise SchemaError(
             "", f"counts up to {counts - 1:,} characters, which is too complex; use a shorter length"
         )
-    return _counted(dfa, counts, min_length, saturates=max_length is None)
+    budget.spend(counts * dfa.targets_SC.size // SORTED_PER_STEP)
+    return trimmed(_counted(dfa, counts, min_length, saturates=max_length is None), budget)
 
 
 def _counted(dfa: CharDfa, counts: int, min_length: int, saturates: bool) -> CharDfa:
@@ -90,10 +93,10 @@ def _counted(dfa: CharDfa, counts: int, min_length: int, saturates: bool) -> Cha
     targets[following == DEAD] = DEAD
     accepting = (np.arange(counts) >= min_length)[:, None] & dfa.accepting_S
     table = targets.reshape(counts * num_states, -1).astype(np.int32)
-    return trimmed(CharDfa(dfa.partition, table, accepting.reshape(-1), dfa.start))
+    return CharDfa(dfa.partition, table, accepting.reshape(-1), dfa.start)
 
 
-def minimized(dfa: CharDfa) -> CharDfa:
+def minimized(dfa: CharDfa, budget: Budget) -> CharDfa:
     """The smallest automaton of the same language, by partition refinement (Moore).
 
     A chain of states takes a round each. The automaton is returned as it is if that costs too much.
@@ -101,7 +104,9 @@ def minimized(dfa: CharDfa) -> CharDfa:
     # Cells that do the same in every state count once.
     columns = list({column.tobytes(): column for column in dfa.targets_SC.T.copy()}.values())
     group_S, count = dfa.accepting_S.astype(np.int64), 0
-    for _ in range(MAX_REFINED_ENTRIES // (len(columns) * len(group_S))):
+    entries = len(columns) * len(group_S)
+    for _ in range(MAX_REFINED_ENTRIES // entries):
+        budget.spend(entries // SORTED_PER_STEP)
         group_of_target = np.append(group_S, DEAD)
         firsts, group_S = distinct_rows([group_S, *(group_of_target[column] for column in columns)])
         if len(firsts) == count:

@@ -6,12 +6,14 @@ A set is a sorted tuple of ranges, ends included, without overlap. Surrogates be
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TypeAlias
 
 import numpy as np
+
+from lladav.structured.budget import SORTED_PER_STEP, Budget
 
 CodePoints: TypeAlias = tuple[tuple[int, int], ...]
 
@@ -25,7 +27,8 @@ def code_points(ranges: Iterable[tuple[int, int]]) -> CodePoints:
     return complement(complement(_merged(ranges)))
 
 
-def characters(text: Iterable[str]) -> CodePoints:
+@lru_cache(maxsize=4096)
+def characters(text: str) -> CodePoints:
     """The set of some characters."""
     return code_points((ord(each), ord(each)) for each in text)
 
@@ -81,11 +84,12 @@ class Partition:
         return np.repeat(np.array(self.cells, dtype=np.int32), np.subtract(ends, self.firsts))
 
 
-def partition_of(sets: Sequence[CodePoints]) -> Partition:
+def partition_of(sets: Iterable[CodePoints], budget: Budget) -> Partition:
     """The coarsest partition in which each set is a union of cells."""
     sets = [*dict.fromkeys(sets)]
     edges = {0, SURROGATES[0], SURROGATES[1] + 1}
     edges.update(each for ranges in sets for first, last in ranges for each in (first, last + 1))
+    budget.spend(len(sets) + len(edges) * len(sets) // SORTED_PER_STEP)
     firsts = np.array(sorted(edges - {NUM_CODE_POINTS}))
     belongs = np.array([contains(ranges, firsts) for ranges in (ANY, *sets)])
     _, cells = np.unique(belongs, axis=1, return_inverse=True)

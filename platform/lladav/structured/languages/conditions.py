@@ -11,30 +11,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lladav.structured.budget import Budget, BudgetExceeded
 from lladav.structured.errors import SchemaError
 from lladav.structured.languages.byte_dfa import DEAD
 from lladav.structured.languages.char_dfa import CharDfa, minimized, trimmed
 from lladav.structured.languages.code_points import ANY, CodePoints, characters, partition_of
 
-MAX_WORK = 400_000
-"""Steps that the search for the states of an automaton may take."""
-
-
-class WorkUsedUp(Exception):
-    """The work is done that a search may do."""
-
-
-class Work:
-    """Counts the steps of a search, so that any expression is bounded without a clock."""
-
-    def __init__(self, steps: int = MAX_WORK) -> None:
-        self._left = steps
-
-    def spend(self, steps: int) -> None:
-        """Count steps; raises ``WorkUsedUp`` if fewer are left."""
-        self._left -= steps
-        if self._left < 0:
-            raise WorkUsedUp
+MAX_SEARCH_STEPS = 400_000
+"""Steps to find the states of an automaton."""
+TOO_COMPLEX = "is too complex; use a simpler pattern or shorter limits"
 
 
 class StringCondition(Protocol):
@@ -47,6 +32,11 @@ class StringCondition(Protocol):
 
     @property
     def start(self) -> Hashable: ...
+
+    @property
+    def move_steps(self) -> int:
+        """Steps that a move takes, besides those that the condition counts itself."""
+        ...
 
     @property
     def settled(self) -> Hashable | None:
@@ -66,6 +56,7 @@ class NoneOf:
     """Strings other than some texts. A state is a node of their trie, or ``OUTSIDE``."""
 
     OUTSIDE = -1
+    move_steps = 1
 
     def __init__(self, texts: Iterable[str]) -> None:
         self.start, self.settled = 0, self.OUTSIDE
@@ -85,35 +76,40 @@ class NoneOf:
         return state not in self._ends
 
 
-def dfa_of(conditions: Sequence[StringCondition], work: Work) -> CharDfa:
-    """The strings that satisfy all conditions.
+def search_budget(budget: Budget) -> Budget:
+    """The part of a budget for the search for the states of one automaton."""
+    return Budget(MAX_SEARCH_STEPS, TOO_COMPLEX, budget)
 
-    If the work is used up, strings that reach further states are left out: those that need more characters.
+
+def dfa_of(conditions: Sequence[StringCondition], search: Budget, budget: Budget) -> CharDfa:
+    """The strings that satisfy all conditions; the search for the states is a part of the budget.
+
+    If its steps are used up, strings that reach further states are left out: those that need more characters.
     Raises ``SchemaError`` if no string is left.
     """
-    partition = partition_of([ANY, *(each for condition in conditions for each in condition.sets)])
-    rows, complete = _rows(conditions, partition.representatives, work)
-    table = np.array([row for row, _ in rows], dtype=np.int32)
+    partition = partition_of([ANY, *(each for condition in conditions for each in condition.sets)], budget)
+    rows, complete = _rows(conditions, partition.representatives, search)
+    table = np.array([row for row, _ in rows], dtype=np.int32).reshape(-1, partition.num_cells)
     table[table >= len(rows)] = DEAD
-    try:
-        return minimized(trimmed(CharDfa(partition, table, np.array([accepts for _, accepts in rows]), 0)))
-    except SchemaError:
-        if complete:
-            raise
-        raise SchemaError("", "is too complex; use a simpler pattern or shorter limits") from None
+    found = CharDfa(partition, table, np.array([accepts for _, accepts in rows], dtype=bool), 0)
+    if not complete and not found.accepting_S.any():
+        raise SchemaError("", TOO_COMPLEX)
+    return minimized(trimmed(found, budget), budget)
 
 
 def _rows(
-    conditions: Sequence[StringCondition], points: Sequence[int], work: Work
+    conditions: Sequence[StringCondition], points: Sequence[int], search: Budget
 ) -> tuple[list[tuple[list[int], bool]], bool]:
     """Targets of each state after each point and whether it accepts, by breadth; and whether that is all."""
     start = tuple(condition.start for condition in conditions)
     numbers, queue, rows = {start: 0}, [start], list[tuple[list[int], bool]]()
     for states in queue:
         try:
-            after = list(_targets(conditions, states, points, work))
+            after = list(_targets(conditions, states, points, search))
             accepts = all(each.accepts(state) for each, state in zip(conditions, states, strict=True))
-        except WorkUsedUp:
+        except BudgetExceeded as error:
+            if error.budget is not search:
+                raise
             return rows, False
         new = [each for each in dict.fromkeys(after) if each is not None and each not in numbers]
         numbers.update(zip(new, range(len(queue), len(queue) + len(new)), strict=True))
@@ -123,13 +119,13 @@ def _rows(
 
 
 def _targets(
-    conditions: Sequence[StringCondition], states: tuple[Any, ...], points: Sequence[int], work: Work
+    conditions: Sequence[StringCondition], states: tuple[Any, ...], points: Sequence[int], search: Budget
 ) -> Iterator[tuple[Hashable, ...] | None]:
     """The states after each of the points; None if one of the conditions can no longer be satisfied."""
     pairs = enumerate(zip(conditions, states, strict=True))
     unsettled = [(index, each.step, state) for index, (each, state) in pairs if state != each.settled]
+    search.spend(len(points) * max(1, sum(conditions[index].move_steps for index, _, _ in unsettled)))
     for point in points:
-        work.spend(max(1, len(unsettled)))
         following = list(states)
         for index, step, state in unsettled:
             following[index] = step(state, point)

@@ -6,8 +6,9 @@ validators. Names and addresses are ASCII, also those of the internationalized f
 
 from __future__ import annotations
 
+from lladav.structured.budget import Budget
 from lladav.structured.errors import SchemaError
-from lladav.structured.languages.conditions import StringCondition, Work
+from lladav.structured.languages.conditions import StringCondition
 from lladav.structured.languages.regex_condition import RegexCondition, whole
 from lladav.structured.languages.regex_syntax import parse_regex
 from lladav.structured.languages.unicode_classes import ECMA
@@ -87,10 +88,10 @@ FORMATS = {
 """An expression for the whole string, by the name of the format."""
 
 
-def format_condition(name: str, work: Work) -> StringCondition:
+def format_condition(name: str, search: Budget) -> StringCondition:
     """Strings of a format; raises ``SchemaError`` for one that is not known."""
     if name not in FORMATS:
         raise SchemaError(
             "", f"has the format {name!r}, which is not supported; use one of {', '.join(FORMATS)}"
         )
-    return RegexCondition(whole(parse_regex(FORMATS[name], ECMA)), ECMA.boundary_words, work)
+    return RegexCondition(whole(parse_regex(FORMATS[name], ECMA)), ECMA.boundary_words, search)

@@ -11,44 +11,47 @@ from dataclasses import replace
 from fractions import Fraction
 from math import ceil, floor, gcd, inf, lcm
 
+from lladav.structured.budget import Budget
 from lladav.structured.errors import SchemaError
 from lladav.structured.forms import NumberForm
 from lladav.structured.languages.byte_dfa import ByteDfa, texts_dfa, union_dfa
 from lladav.structured.languages.byte_encoding import byte_dfa
-from lladav.structured.languages.conditions import NoneOf, Work, dfa_of
+from lladav.structured.languages.conditions import NoneOf, StringCondition, dfa_of, search_budget
 from lladav.structured.languages.decimals import as_written, decimal_places, numeral
 from lladav.structured.languages.numerals import MAX_DIGITS, Numeral
 from lladav.structured.languages.remainders import Remainders
 
 MAX_LISTED = 10_000
 """Multiples that are listed."""
+FACTOR_STEPS = 4
+"""Steps to check a multiple and to list it."""
 MAX_EXCLUDED = 100
 """Excluded numbers, unless only integers are permitted."""
 
 
-def number_dfa(form: NumberForm) -> ByteDfa:
+def number_dfa(form: NumberForm, budget: Budget) -> ByteDfa:
     """The numerals of a form. Raises ``SchemaError`` if there is none."""
     multiples = [as_written(each) for each in form.multiples] + [Fraction(1)] * form.integer
     if not multiples:
-        return _dfa_of_numerals(form, None)
+        return _dfa_of_numerals(form, None, budget)
     step = _common_multiple(multiples)
     safe = _safe_step(step, multiples)
-    parts = [] if (all_safe := _multiples(form, safe)) is None else [all_safe]
+    parts = [] if (all_safe := _multiples(form, safe, budget)) is None else [all_safe]
     if safe != step or not parts:
-        parts.append(texts_dfa(_listed_multiples(form, step, multiples)))
-    return union_dfa(parts)
+        parts.append(texts_dfa(_listed_multiples(form, step, multiples, budget), budget))
+    return union_dfa(parts, budget)
 
 
-def _dfa_of_numerals(form: NumberForm, remainders: Remainders | None) -> ByteDfa:
+def _dfa_of_numerals(form: NumberForm, remainders: Remainders | None, budget: Budget) -> ByteDfa:
     """All numerals of a form, or those with a remainder of 0."""
     if not form.integer and len(form.excluded) > MAX_EXCLUDED:
         raise SchemaError("", f"excludes more than {MAX_EXCLUDED} numbers, which is too complex")
-    if not form.integer:
-        return byte_dfa(dfa_of([Numeral(form, remainders)], Work()), escaped=False)
-    # An integer has one numeral, so the excluded ones are texts.
-    excluded = NoneOf(str(each) for each in form.excluded if each.denominator == 1)
-    conditions = [Numeral(replace(form, excluded=frozenset()), remainders), excluded]
-    return byte_dfa(dfa_of(conditions, Work()), escaped=False)
+    conditions: list[StringCondition] = [Numeral(form, remainders)]
+    if form.integer:
+        # An integer has one numeral, so the excluded ones are texts.
+        excluded = NoneOf(str(each) for each in form.excluded if each.denominator == 1)
+        conditions = [Numeral(replace(form, excluded=frozenset()), remainders), excluded]
+    return byte_dfa(dfa_of(conditions, search_budget(budget), budget), budget, escaped=False)
 
 
 def _common_multiple(numbers: list[Fraction]) -> Fraction:
@@ -72,19 +75,21 @@ def _safe_step(step: Fraction, divisors: list[Fraction]) -> Fraction | None:
     return _common_multiple([step, Fraction(1, twos)])
 
 
-def _multiples(form: NumberForm, step: Fraction | None) -> ByteDfa | None:
+def _multiples(form: NumberForm, step: Fraction | None, budget: Budget) -> ByteDfa | None:
     """All numerals of multiples of a step, or None if there is none or the remainders are too many."""
     if step is None or not (remainders := Remainders(step)).are_few:
         return None
     try:
-        return _dfa_of_numerals(form, remainders)
+        return _dfa_of_numerals(form, remainders, budget)
     except SchemaError as error:
         if error.code == "impossible_schema":
             return None
         raise
 
 
-def _listed_multiples(form: NumberForm, step: Fraction, divisors: list[Fraction]) -> list[bytes]:
+def _listed_multiples(
+    form: NumberForm, step: Fraction, divisors: list[Fraction], budget: Budget
+) -> list[bytes]:
     """Numerals of the multiples of a step nearest to zero that every divisor divides as a float without rest.
 
     A number is written in its shortest form and with as many digits after the point as the step has. Raises
@@ -94,7 +99,9 @@ def _listed_multiples(form: NumberForm, step: Fraction, divisors: list[Fraction]
     digits_of_step, shift = int(step * 10**places), 10**places
     excluded = {as_written(each) * shift for each in form.excluded}
     texts = dict[str, None]()
-    for factor in _factors(form, step):
+    factors = _factors(form, step)
+    budget.spend(FACTOR_STEPS * len(factors))
+    for factor in factors:
         digits = factor * digits_of_step
         if digits not in excluded and _divide(digits, shift, divisors):
             text = numeral(digits, places)

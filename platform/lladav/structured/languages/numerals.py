@@ -17,6 +17,8 @@ from lladav.structured.languages.decimals import Digits, as_written
 from lladav.structured.languages.remainders import Remainders
 
 MAX_DIGITS = 15
+MOVE_STEPS = 4
+"""Steps of a move, besides one for each reference."""
 
 
 class Phase(IntEnum):
@@ -65,6 +67,7 @@ class Numeral:
         self._max_whole = max(MAX_DIGITS, len(Digits.of(_least_magnitude(form)).whole))
         self._max_places = MAX_DIGITS if remainders is None else remainders.places
         self.start = Read(Phase.START, (0,) * len(self._references))
+        self.move_steps = MOVE_STEPS + len(self._references)
 
     def step(self, read: Read, point: int) -> Read | None:
         """The state after one more character, or None if no numeral continues so."""

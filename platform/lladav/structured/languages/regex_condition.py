@@ -10,8 +10,8 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple
 
+from lladav.structured.budget import Budget
 from lladav.structured.languages.code_points import ANY, CodePoints, has_point
-from lladav.structured.languages.conditions import Work
 from lladav.structured.languages.regex_nfa import MATCHED, CharMove, RegexNfa
 from lladav.structured.languages.regex_syntax import (
     Alternation,
@@ -56,6 +56,8 @@ class ThreadSet(NamedTuple):
     threads: frozenset[Thread]
 
 
+SETS_PER_STEP = 4
+"""Sets of characters in which a code point is looked up in one step."""
 FREE = frozenset[Obligation]()
 ALWAYS, NEVER = 0, -1
 """States in which the expression has matched, or cannot match, whatever follows."""
@@ -65,11 +67,12 @@ class RegexCondition:
     """Strings that begin with a match of an expression."""
 
     settled = ALWAYS
+    move_steps = 1
 
-    def __init__(self, node: RegexNode, words: CodePoints, work: Work) -> None:
+    def __init__(self, node: RegexNode, words: CodePoints, search: Budget) -> None:
         """``words`` are the characters that ``\\b`` takes for parts of words."""
-        self._nfa, self._words, self._work = RegexNfa(node), words, work
-        self._looks = [RegexCondition(look.node, words, work) for look in self._nfa.looks]
+        self._nfa, self._words, self._search = RegexNfa(node, search), words, search
+        self._looks = [RegexCondition(look.node, words, search) for look in self._nfa.looks]
         self._has_bounds = bool(self._nfa.places & {Place.BOUNDARY, Place.NO_BOUNDARY})
         self._has_bounds |= any(look._has_bounds for look in self._looks)
         always = ThreadSet(Neighbour.OTHER, frozenset([Thread(MATCHED, FREE)]))
@@ -136,6 +139,7 @@ class RegexCondition:
             return MATCHED
         move = self._nfa.states[state]
         if point not in self._members:
+            self._search.spend(len(self._nfa.sets) // SETS_PER_STEP)
             self._members[point] = [has_point(each, point) for each in self._nfa.sets]
         return move.target if isinstance(move, CharMove) and self._members[point][move.points] else None
 
@@ -145,7 +149,7 @@ class RegexCondition:
         while stack:
             thread = stack.pop()
             moves = self._nfa.states[thread.state]
-            self._work.spend(1)
+            self._search.spend()
             if isinstance(moves, CharMove) or thread.state == MATCHED:
                 threads.append(thread)
                 continue
@@ -197,6 +201,7 @@ class NoMatch:
     """Strings that do not begin with a match of an expression."""
 
     settled = NEVER
+    move_steps = 1
 
     def __init__(self, condition: RegexCondition) -> None:
         self._condition = condition

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias
 
-from lladav.structured.errors import SchemaError
+from lladav.structured.budget import Budget
 from lladav.structured.languages.code_points import CodePoints
 from lladav.structured.languages.regex_syntax import (
     Alternation,
@@ -17,7 +17,8 @@ from lladav.structured.languages.regex_syntax import (
     Repetition,
 )
 
-MAX_NFA_STATES = 150_000
+NODE_STEPS = 2
+"""Steps to add a node of the syntax tree, each time that it is repeated."""
 MATCHED = 0
 """The state in which the expression has matched; the rest of the string does not matter."""
 
@@ -43,7 +44,9 @@ NfaState: TypeAlias = CharMove | list[EmptyMove]
 class RegexNfa:
     """The automaton of an expression that matches at the start of a string."""
 
-    def __init__(self, node: RegexNode) -> None:
+    def __init__(self, node: RegexNode, budget: Budget) -> None:
+        """Raises ``BudgetExceeded`` if there are too many states."""
+        self._budget = budget
         self.states: list[NfaState] = [[]]
         self.looks = list[Lookahead]()
         self.places = set[Place]()
@@ -58,6 +61,7 @@ class RegexNfa:
 
     def _before(self, node: RegexNode, target: int) -> int:
         """A state from which a string of the node leads to a target. States are made from back to front."""
+        self._budget.spend(NODE_STEPS)
         match node:
             case CharNode(points):
                 return self._add(CharMove(self._sets.setdefault(points, len(self._sets)), target))
@@ -89,7 +93,5 @@ class RegexNfa:
         return before
 
     def _add(self, state: NfaState) -> int:
-        if len(self.states) >= MAX_NFA_STATES:
-            raise SchemaError("", "is too complex; use a simpler pattern or shorter limits")
         self.states.append(state)
         return len(self.states) - 1

@@ -23,6 +23,8 @@ MAX_DEPTH = 100
 QUANTIFIER = re.compile(r"[*+?]|\{(\d{1,6})(,(\d{1,6})?)?\}")
 AMBIGUOUS_BRACE = re.compile(r"\{(\d+(,\d*)?|,\d+)\}")
 """A quantifier, or for ECMA-262 some characters; other braces stand for themselves."""
+PLACE = re.compile(r"[\^$]|\\[bB]")
+"""An assertion; its text is the value of a ``Place``."""
 GROUP = re.compile(r"\?(?:(?P<plain>:)|(?P<look>[=!])|P?<[A-Za-z_]\w*>)")
 
 
@@ -109,7 +111,7 @@ class _Parser:
         return parts[0] if len(parts) == 1 else Concatenation(tuple(parts))
 
     def _quantified(self) -> RegexNode:
-        asserts = any(self._source.text.startswith(place.value, self._source.index) for place in Place)
+        asserts = PLACE.match(self._source.text, self._source.index)
         node = self._atom()
         if (found := self._source.match(QUANTIFIER)) is None:
             return node
@@ -125,9 +127,8 @@ class _Parser:
         source = self._source
         if source.take("("):
             return self._group()
-        for place in Place:
-            if source.take(place.value):
-                return self._end() if place is Place.END else PlaceAssertion(place)
+        if found := source.match(PLACE):
+            return self._end() if found[0] == Place.END.value else PlaceAssertion(Place(found[0]))
         if source.take("."):
             return CharNode(self._dialect.dots)
         if source.peek() in ("*", "+", "?") or source.match(AMBIGUOUS_BRACE):

@@ -15,6 +15,7 @@ from math import isqrt
 
 import numpy as np
 
+from lladav.structured.budget import READ_PER_STEP, Budget, BudgetExceeded
 from lladav.structured.errors import SchemaError
 from lladav.structured.languages.automaton import TokenAutomaton
 from lladav.structured.languages.byte_dfa import DEAD, ByteDfa
@@ -26,12 +27,19 @@ MAX_LIMITED_TOKEN = 32
 NOWHERE, IDENTITY = 0, 1
 """The function that moves all states to nowhere, and the one that moves none."""
 UNKNOWN = -1
-MAX_PAIRS_READ = 10_000_000
-MAX_PAIRS_KEPT = 1_000_000
-"""Pairs of source and target that compositions read, and pairs of all functions, at most."""
+MAX_FUNCTION_STEPS = 200_000
+"""Steps to find the functions of all tokens."""
+PAIRS_READ_PER_STEP = 50
+PAIRS_KEPT_PER_STEP = 5
+"""Pairs of source and target that compositions read, and pairs of new functions, in one step."""
+EDGES_PER_STEP = 1
+"""Edges that are sorted and searched in one step."""
+TOO_COMPLEX = "is too complex; use a simpler pattern or shorter lengths"
 
 
-def token_automaton(dfa: ByteDfa, vocabulary: Vocabulary, max_bytes: int | None = None) -> TokenAutomaton:
+def token_automaton(
+    dfa: ByteDfa, vocabulary: Vocabulary, budget: Budget, max_bytes: int | None = None
+) -> TokenAutomaton:
     """The automaton over tokens of the vocabulary.
 
     With ``max_bytes``, long tokens are left out and ``max_tokens`` is so small that no text has more bytes: a
@@ -40,10 +48,14 @@ def token_automaton(dfa: ByteDfa, vocabulary: Vocabulary, max_bytes: int | None 
     language.
     """
     longest = None if max_bytes is None else min(MAX_LIMITED_TOKEN, isqrt(max_bytes))
+    functions = Budget(MAX_FUNCTION_STEPS, TOO_COMPLEX, budget)
     try:
-        automaton = _over_tokens(dfa, vocabulary, np.ones_like(dfa.between_S), longest)
-    except TooManyPairs:
-        automaton = _between_characters(dfa, vocabulary, longest)
+        automaton = _over_tokens(dfa, vocabulary, np.ones_like(dfa.between_S), longest, functions, budget)
+    except BudgetExceeded as error:
+        if error.budget is not functions:
+            raise
+        functions = Budget(MAX_FUNCTION_STEPS, TOO_COMPLEX, budget)
+        automaton = _over_tokens(dfa, vocabulary, dfa.between_S, longest, functions, budget)
     if max_bytes is None or longest is None:
         return automaton
     most = max_bytes // longest
@@ -53,20 +65,17 @@ def token_automaton(dfa: ByteDfa, vocabulary: Vocabulary, max_bytes: int | None 
     return replace(automaton, max_tokens=most)
 
 
-def _between_characters(dfa: ByteDfa, vocabulary: Vocabulary, longest: int | None) -> TokenAutomaton:
-    """The automaton of tokens that begin and end between characters."""
-    try:
-        return _over_tokens(dfa, vocabulary, dfa.between_S, longest)
-    except TooManyPairs:
-        raise SchemaError("", "is too complex; use a simpler pattern or shorter lengths") from None
-
-
 def _over_tokens(
-    dfa: ByteDfa, vocabulary: Vocabulary, borders_S: np.ndarray, longest: int | None
+    dfa: ByteDfa,
+    vocabulary: Vocabulary,
+    borders_S: np.ndarray,
+    longest: int | None,
+    for_functions: Budget,
+    budget: Budget,
 ) -> TokenAutomaton:
     """The automaton of tokens that begin and end in some states and have at most ``longest`` bytes."""
     trie = vocabulary.trie
-    functions = _Functions(dfa, np.flatnonzero(borders_S).astype(np.int32))
+    functions = _Functions(dfa, np.flatnonzero(borders_S).astype(np.int32), for_functions)
     function_of_V = functions.of_trie(trie)[trie.node_of_V]
     too_long_V = False if longest is None else trie.node_of_V >= trie.levels_D[: longest + 2][-1]
     function_of_V[(trie.node_of_V == 0) | too_long_V] = NOWHERE
@@ -76,14 +85,12 @@ def _over_tokens(
     classes_E = np.repeat(np.arange(len(used)), [len(functions.sources[each]) for each in used])
     kept = borders_S[targets_E]
     edges = sources_E[kept], classes_E[kept], targets_E[kept]
-    return assemble(np.searchsorted(used, function_of_V), edges, dfa.start, dfa.accepting_S)
+    return assemble(np.searchsorted(used, function_of_V), edges, dfa.start, dfa.accepting_S, budget)
 
 
-class TooManyPairs(Exception):
-    """The functions of the tokens have too many pairs."""
-
-
-def automaton_of_sequences(sequences: Sequence[Sequence[int]], num_tokens: int) -> TokenAutomaton:
+def automaton_of_sequences(
+    sequences: Sequence[Sequence[int]], num_tokens: int, budget: Budget
+) -> TokenAutomaton:
     """An automaton that accepts some sequences of tokens."""
     trie = dict[tuple[int, int], int]()  # the state after a state and a token
     ends = list[int]()
@@ -98,7 +105,8 @@ def automaton_of_sequences(sequences: Sequence[Sequence[int]], num_tokens: int) 
     class_of_V = np.zeros(num_tokens, dtype=np.int32)
     class_of_V[tokens] = np.arange(1, len(tokens) + 1)
     accepting_S = np.isin(np.arange(len(trie) + 1), ends)
-    return assemble(class_of_V, (edges[:, 0], classes_E.reshape(-1) + 1, edges[:, 2]), 0, accepting_S)
+    numbered = edges[:, 0], classes_E.reshape(-1) + 1, edges[:, 2]
+    return assemble(class_of_V, numbered, 0, accepting_S, budget)
 
 
 def assemble(
@@ -106,9 +114,11 @@ def assemble(
     edges: tuple[np.ndarray, np.ndarray, np.ndarray],
     start: int,
     accepting_S: np.ndarray,
+    budget: Budget,
 ) -> TokenAutomaton:
     """An automaton from the sources, classes and targets of edges, without useless states and classes."""
     sources_E, classes_E, targets_E = edges
+    budget.spend(len(sources_E) // EDGES_PER_STEP + len(class_of_V) // READ_PER_STEP)
     useful_S = useful_states(sources_E, targets_E, start, accepting_S)
     if not useful_S[start]:
         raise SchemaError("", "has no value that the vocabulary can write", "impossible_schema")
@@ -157,11 +167,10 @@ def _merge_classes(
 class _Functions:
     """The partial functions of states that byte sequences cause, numbered as they are found."""
 
-    def __init__(self, dfa: ByteDfa, states: np.ndarray) -> None:
+    def __init__(self, dfa: ByteDfa, states: np.ndarray, budget: Budget) -> None:
         """Functions of some states."""
-        self._dfa = dfa
+        self._dfa, self._budget = dfa, budget
         self._known: dict[bytes, int] = {}
-        self._pairs_read, self._pairs_kept = 0, 0
         self._num_classes = dfa.targets_SB.shape[1]
         self.sources, self.targets = [states[:0], states], [states[:0], states]
         """States that each function moves, and where to."""
@@ -171,6 +180,7 @@ class _Functions:
 
     def of_trie(self, trie: Trie) -> np.ndarray:
         """The function of each node of a trie."""
+        self._budget.spend(len(trie.parents_N) // READ_PER_STEP)
         function_of_N = np.full(len(trie.parents_N), NOWHERE, dtype=np.int32)
         function_of_N[0] = IDENTITY
         for first, end in pairwise(trie.levels_D[1:]):
@@ -188,7 +198,7 @@ class _Functions:
             return
         functions, classes = np.divmod(missing, self._num_classes)
         sizes = np.array([len(self.targets[each]) for each in functions])
-        self._count(read=int(sizes.sum()), kept=0)
+        self._budget.spend(len(sizes) + int(sizes.sum()) // PAIRS_READ_PER_STEP)
         sources = np.concatenate([self.sources[each] for each in functions])
         between = np.concatenate([self.targets[each] for each in functions])
         targets = self._dfa.targets_SB[between, np.repeat(classes, sizes)]
@@ -214,14 +224,7 @@ class _Functions:
             return NOWHERE
         if (number := self._known.get(pairs)) is None:
             number = self._known[pairs] = len(self.sources)
-            self._count(read=0, kept=len(sources))
+            self._budget.spend(len(sources) // PAIRS_KEPT_PER_STEP)
             self.sources.append(sources)
             self.targets.append(targets)
         return number
-
-    def _count(self, read: int, kept: int) -> None:
-        """Raise ``TooManyPairs`` if more pairs than permitted are read or kept."""
-        self._pairs_read += read
-        self._pairs_kept += kept
-        if self._pairs_read > MAX_PAIRS_READ or self._pairs_kept > MAX_PAIRS_KEPT:
-            raise TooManyPairs

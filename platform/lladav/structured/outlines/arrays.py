@@ -84,7 +84,7 @@ class ArrayLayout:
         return min(costs, key=lambda cost: cost.minimum, default=IMPOSSIBLE)
 
     def _scalars(self, schema: Schema) -> UniqueScalars:
-        return UniqueScalars(self.values.scalars(schema), self.values.slots)
+        return UniqueScalars(self.values.scalars(schema), self.values.slots, self.min_items)
 
     def _items(self, lookup: Lookup, index: int) -> Cost:
         counts = ((run.schema, run.count(index, self.min_items)) for run in self.runs)

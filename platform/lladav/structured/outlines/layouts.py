@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from itertools import chain
 from threading import RLock
 
+from lladav.structured.budget import Budget, BudgetExceeded
 from lladav.structured.errors import SchemaError
 from lladav.structured.forms import ArrayForm, ConstantForm, Form, ObjectForm, Schema
 from lladav.structured.languages.building import ScalarForm
 from lladav.structured.outlines.arrays import ArrayLayout
 from lladav.structured.outlines.cost import IMPOSSIBLE, Cost
 from lladav.structured.outlines.objects import ObjectLayout
-from lladav.structured.outlines.parts import Layout
+from lladav.structured.outlines.parts import Layout, Lookup
 from lladav.structured.outlines.slots import SlotBuilder
 
 NAME_TOKENS = 8
@@ -26,8 +27,8 @@ MAX_TRIED = 4
 """Forms of scalars that are tried one by one if they are not supported together."""
 MAX_SCHEMAS = 4096
 """Schemas that the cost of one may depend on."""
-MAX_WORK = 200_000
-"""Costs that are looked up to find that of one schema."""
+MAX_STEPS = 200_000
+"""Steps to find the cost of one schema: lookups of the costs of others."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,13 @@ class Layouts:
 
     def __init__(self, slots: SlotBuilder, all_properties: bool) -> None:
         self.slots, self.all_properties = slots, all_properties
-        self.name_slots = SlotBuilder(slots.encoder, min(NAME_TOKENS, slots.value_tokens))
+        self.name_slots = SlotBuilder(slots.encoder, min(NAME_TOKENS, slots.value_tokens), slots.automata)
         self._lock = RLock()
         self._kinds: dict[Schema, Kinds] = {}
         self._costs: dict[Schema, Cost] = {}
         self._errors: dict[Schema, SchemaError] = {}
+        self._unsolved: SchemaError | None = None
+        """Why the costs of some schemas are not known."""
 
     def layouts(self, schema: Schema) -> Sequence[Layout]:
         """The layouts of a schema; empty if none of its values can be guaranteed."""
@@ -80,7 +83,7 @@ class Layouts:
             needs = [each for each in self._needs(found) if each not in seen and not self.cost(each).possible]
             pending += reversed(needs)
             seen.update(needs)
-        return SchemaError(schema.path, "has no value that can be guaranteed")
+        return self._unsolved or SchemaError(schema.path, "has no value that can be guaranteed")
 
     def _kinds_of(self, schema: Schema) -> Kinds:
         with self._lock:
@@ -92,12 +95,12 @@ class Layouts:
         try:
             forms = schema.forms
         except SchemaError as error:
-            self._errors[schema] = error
+            self._errors[schema] = error if error.path else error.at(schema.path)
             return Kinds()
         if not forms:
             self._errors[schema] = SchemaError(schema.path, "permits no value", "impossible_schema")
         scalars, scalar = self._scalar(schema, [each for form in forms for each in _scalar_part(form)])
-        return Kinds(scalars, scalar, [each for form in forms for each in self._structured(form)])
+        return Kinds(scalars, scalar, list(self._structured(schema, forms)))
 
     def _scalar(
         self, schema: Schema, forms: Sequence[ScalarForm]
@@ -121,20 +124,28 @@ class Layouts:
         return True
 
     def _note(self, schema: Schema, error: SchemaError) -> None:
-        self._errors.setdefault(schema, SchemaError(schema.path, error.reason, error.code))
+        self._errors.setdefault(schema, error.at(schema.path))
 
-    def _structured(self, form: Form) -> Iterator[Layout]:
+    def _structured(self, schema: Schema, forms: Sequence[Form]) -> Iterator[Layout]:
+        """The layouts of the objects and arrays of a schema that are supported."""
+        for form in forms:
+            try:
+                if (layout := self._structured_layout(form)) is not None:
+                    yield layout
+            except SchemaError as error:
+                self._note(schema, error)
+
+    def _structured_layout(self, form: Form) -> Layout | None:
         match form:
             case ObjectForm():
-                yield ObjectLayout(form, self)
+                return ObjectLayout(form, self)
             case ArrayForm():
-                yield ArrayLayout(form, self)
+                return ArrayLayout(form, self)
             case ConstantForm():
                 values = tuple(value for value in form.values if isinstance(value, list | dict))
-                if values:
-                    yield self.slots.scalar([ConstantForm(values)])
+                return self.slots.scalar([ConstantForm(values)]) if values else None
             case _:
-                pass
+                return None
 
     def _needs(self, schema: Schema) -> Iterator[Schema]:
         return chain.from_iterable(layout.needs() for layout in self.layouts(schema))
@@ -147,19 +158,28 @@ class Layouts:
         def lookup(schema: Schema) -> Cost:
             return costs[schema] if schema in costs else self._costs.get(schema, IMPOSSIBLE)
 
+        budget = Budget(
+            MAX_STEPS if len(order) <= MAX_SCHEMAS else 0, "is too large", self.slots.automata.budget
+        )
         work = sum(1 + len(list(self._needs(schema))) for schema in order)
-        for _ in range(0, MAX_WORK if len(order) <= MAX_SCHEMAS else 0, work):
-            changed = False
-            for schema in order:
-                found = min(
-                    (each.cost(lookup) for each in self.layouts(schema)), key=_minimum, default=IMPOSSIBLE
-                )
-                changed |= found != costs[schema]
-                costs[schema] = found
-            if not changed:
-                return costs
-        self._note(root, SchemaError(root.path, "is too large"))
-        return dict.fromkeys(order, IMPOSSIBLE)
+        changed = True
+        try:
+            while changed:
+                budget.spend(work)
+                changed = self._improve(costs, lookup)
+        except BudgetExceeded as error:
+            self._unsolved = self._unsolved or error.at(root.path)
+            return dict.fromkeys(order, IMPOSSIBLE)
+        return costs
+
+    def _improve(self, costs: dict[Schema, Cost], lookup: Lookup) -> bool:
+        """Update costs by the costs of others; whether any changed."""
+        changed = False
+        for schema, known in costs.items():
+            layouts = self.layouts(schema)
+            costs[schema] = min((each.cost(lookup) for each in layouts), key=_minimum, default=IMPOSSIBLE)
+            changed |= costs[schema] != known
+        return changed
 
     def _postorder(self, root: Schema) -> list[Schema]:
         """The schemas on which a schema depends, before those that depend on them where possible."""

@@ -54,7 +54,7 @@ class ObjectLayout:
             )
             for name, schema in form.properties.items()
         ]
-        self.keys = [GeneratedKeys(rule, values) for rule in form.rules]
+        self.keys = [GeneratedKeys(rule, values, self.min_properties) for rule in form.rules]
         self.end, self.empty = text("}"), text("{}")
 
     def needs(self) -> Iterable[Schema]:
@@ -138,11 +138,12 @@ class ObjectState:
 class GeneratedKeys:
     """Properties by a rule: the model writes their names."""
 
-    def __init__(self, rule: KeyRule, values: Values) -> None:
+    def __init__(self, rule: KeyRule, values: Values, needed: int) -> None:
+        """``needed`` are the properties that an object has at least."""
         self.schema = rule.value
         slots = values.slots
         self._first, self._later, self._colon = slots.text("{"), slots.text(", "), slots.text(": ")
-        self._names = UniqueScalars([rule.key], values.name_slots)
+        self._names = UniqueScalars([rule.key], values.name_slots, needed)
 
     def cost(self, lookup: Lookup, written: int, count: int) -> Cost:
         """The cost of some properties, when some have been written by any rule."""

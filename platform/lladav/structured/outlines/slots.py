@@ -7,16 +7,7 @@ from dataclasses import dataclass
 
 from lladav.structured.forms import ConstantForm, NumberForm, Schema, StringForm
 from lladav.structured.languages.automaton import TokenAutomaton
-from lladav.structured.languages.building import (
-    ScalarForm,
-    json_text,
-    number_automaton,
-    regex_automaton,
-    scalars_automaton,
-    string_automaton,
-    texts_automaton,
-)
-from lladav.structured.languages.vocabulary import vocabulary_of
+from lladav.structured.languages.building import TEXT_STEPS, Automata, ScalarForm, json_text
 from lladav.structured.outlines.cost import Cost, total
 from lladav.structured.outlines.encoding import TextEncoder
 from lladav.structured.outlines.parts import Collection, Lookup, Part, SlotPart, Text
@@ -93,14 +84,14 @@ class SlotLayout:
 class SlotBuilder:
     """Builds layouts of scalars for one tokenizer. Its methods raise ``SchemaError``."""
 
-    def __init__(self, encoder: TextEncoder, value_tokens: int) -> None:
+    def __init__(self, encoder: TextEncoder, value_tokens: int, automata: Automata) -> None:
         """``value_tokens`` are the positions of a string of any length."""
-        self.encoder, self.value_tokens = encoder, value_tokens
-        self._vocabulary = vocabulary_of(encoder.tokenizer)
+        self.encoder, self.value_tokens, self.automata = encoder, value_tokens, automata
         self._quote = (self.text('"'),)
 
     def text(self, text: str) -> Text:
         """A part of fixed text."""
+        self.automata.budget.spend(TEXT_STEPS + len(text))
         count = self.encoder.count(text)
         return Text(text, Cost(count, count))
 
@@ -109,30 +100,33 @@ class SlotBuilder:
         texts = _constant_texts(forms)
         return TextLayout(self.text(texts[0])) if len(texts) == 1 else self.slot(forms)
 
-    def slot(self, forms: Sequence[ScalarForm]) -> SlotLayout:
-        """The slot of a scalar of one of several forms."""
+    def slot(self, forms: Sequence[ScalarForm], fixed_quotes: bool = True) -> SlotLayout:
+        """The slot of a scalar of one of several forms.
+
+        Quotation marks around it are fixed if every scalar is a string, unless ``fixed_quotes`` forbids that.
+        """
         texts = _constant_texts(forms)
-        if texts and all(text.startswith('"') for text in texts):
-            return self.texts([text[1:-1] for text in texts], self._quote)
         if texts:
-            return self.texts(texts)
+            quoted = fixed_quotes and all(text.startswith('"') for text in texts)
+            return self.texts([text[1:-1] for text in texts], self._quote) if quoted else self.texts(texts)
         match forms:
             case [StringForm() as form]:
-                automaton, quotes = string_automaton(form, self._vocabulary, quoted=False), self._quote
+                automaton = self.automata.string(form, quoted=not fixed_quotes)
+                quotes = self._quote if fixed_quotes else ()
             case [NumberForm() as form]:
-                automaton, quotes = number_automaton(form, self._vocabulary), ()
+                automaton, quotes = self.automata.number(form), ()
             case _:
-                automaton, quotes = scalars_automaton(forms, self._vocabulary), ()
+                automaton, quotes = self.automata.scalars(forms), ()
         return SlotLayout(automaton, self._length(forms, automaton), quotes)
 
     def texts(self, texts: Sequence[str], quotes: tuple[Text, ...] = ()) -> SlotLayout:
         """One of some texts, as they are."""
-        automaton = texts_automaton(texts, self._vocabulary)
+        automaton = self.automata.texts(texts)
         return SlotLayout(automaton, fit(max(map(self.encoder.count, texts)), automaton), quotes)
 
     def regex(self, pattern: str) -> SlotLayout:
         """A text of a regular expression, as long as there is room."""
-        automaton = regex_automaton(pattern, self._vocabulary)
+        automaton = self.automata.regex(pattern)
         return SlotLayout(automaton, fit(UNLIMITED, automaton))
 
     def _length(self, forms: Sequence[ScalarForm], automaton: TokenAutomaton) -> Cost:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from threading import Lock
 
 from lladav.structured.errors import SchemaError
 from lladav.structured.languages.building import ScalarForm
@@ -20,28 +19,25 @@ from lladav.structured.outlines.distinct import (
 from lladav.structured.outlines.parts import Collection, Known, Part, Scalar
 from lladav.structured.outlines.slots import SlotBuilder, SlotLayout
 
-FIRST_SEARCH = 16
-"""Distinct values that the first search looks for; each further one looks for twice as many."""
+FEWEST_SEARCHED = 16
+"""Distinct values that are searched for where fewer are needed."""
 
 
 class UniqueScalars:
     """Distinct scalars of some forms."""
 
-    def __init__(self, forms: Sequence[ScalarForm], slots: SlotBuilder) -> None:
-        self._forms, self._slots = forms, slots
-        self._lock = Lock()
-        self._searched = 0
-        self._shortest: list[Distinct] = []
+    def __init__(self, forms: Sequence[ScalarForm], slots: SlotBuilder, needed: int) -> None:
+        """``needed`` are the values that a collection has at least."""
+        self._forms, self._slots, self._needed = forms, slots, needed
 
     def cost(self, written: int) -> Cost:
-        """The cost of a value that differs from ``written`` others, whatever they are."""
+        """The cost of a value that differs from ``written`` others, whatever they are; one that is needed."""
         layout = self._layout
         if layout is None or not written:
             return IMPOSSIBLE if layout is None else layout.cost()
-        shortest = self._search(written + 1)
-        if written >= len(shortest):
+        if written >= len(self._shortest):
             return IMPOSSIBLE
-        fewest = shortest[written].tokens
+        fewest = self._shortest[written].tokens
         return Cost(fewest, max(fewest, layout.length.wanted)) + layout.quotes_cost
 
     def parts(self, collection: Collection, known: Known) -> tuple[Part, ...] | None:
@@ -54,30 +50,32 @@ class UniqueScalars:
     def _layout(self) -> SlotLayout | None:
         return self._build(self._forms)
 
-    def _build(self, forms: Sequence[ScalarForm]) -> SlotLayout | None:
+    def _build(self, forms: Sequence[ScalarForm], fixed_quotes: bool = True) -> SlotLayout | None:
         try:
-            return self._slots.slot(forms) if forms else None
+            return self._slots.slot(forms, fixed_quotes) if forms else None
         except SchemaError:
             return None
 
     def _without(self, values: Sequence[Scalar]) -> SlotLayout | None:
-        """The layout without some values; one of the shortest others if that is too complex."""
-        remaining = without(self._forms, values)
-        return self._build(remaining) or (self._other(values) if remaining else None)
-
-    def _other(self, values: Sequence[Scalar]) -> SlotLayout | None:
-        """One of the shortest values besides some, where excluding these is too complex."""
-        if (layout := self._layout) is None:
+        """The layout without some values. If that is too complex or too long, one of the shortest others."""
+        if (layout := self._layout) is None or not (remaining := without(self._forms, values)):
             return None
-        keys, quoted = set(map(key_of, values)), bool(layout.quotes)
-        shortest = (each.text for each in self._search(len(values) + 1))
-        others = [text for text in shortest if key_of(value_of(text, quoted)) not in keys]
-        return self._slots.texts(others[:1], layout.quotes) if others else None
+        others = self._build(remaining, bool(layout.quotes))
+        is_promised = len(values) < self._needed
+        if others is None or (is_promised and others.cost().minimum > self.cost(len(values)).minimum):
+            return self._other(layout, values)
+        return others
 
-    def _search(self, count: int) -> list[Distinct]:
-        """The shortest distinct values: ``count`` or more, or all that can be found."""
-        with self._lock:
-            if self._layout is not None and self._searched < count <= MAX_DISTINCT:
-                self._searched = min(MAX_DISTINCT, max(count, FIRST_SEARCH, 2 * self._searched))
-                self._shortest = shortest_values(self._layout, self._slots.encoder, self._searched)
-            return self._shortest
+    def _other(self, layout: SlotLayout, values: Sequence[Scalar]) -> SlotLayout | None:
+        """One of the shortest values besides some; None if all of these are written."""
+        keys, quoted = set(map(key_of, values)), bool(layout.quotes)
+        texts = (each.text for each in self._shortest)
+        other = next((text for text in texts if key_of(value_of(text, quoted)) not in keys), None)
+        return None if other is None else self._slots.texts([other], layout.quotes)
+
+    @cached_property
+    def _shortest(self) -> list[Distinct]:
+        """The shortest distinct values: as many as are needed, or all that can be found."""
+        count = min(MAX_DISTINCT, max(FEWEST_SEARCHED, self._needed))
+        assert self._layout is not None
+        return shortest_values(self._layout, self._slots.encoder, count, self._slots.automata.budget)

@@ -10,21 +10,24 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import chain
 
+from lladav.structured.budget import Budget
 from lladav.structured.errors import SchemaError
 from lladav.structured.forms import ConstantForm, Form, JsonValue, Schema
-from lladav.structured.schema.budget import Budget
 from lladav.structured.schema.constraints.productive import is_productive, needed_schemas, pruned
 from lladav.structured.schema.formulas import Condition
 from lladav.structured.schema.json_values import JsonType, type_of
 from lladav.structured.schema.keywords.constants import types_of
 from lladav.structured.schema.search import Expansion, Search
 
-MAX_STEPS = 10_000
+MAX_STEPS = 100_000
 """Steps to find the forms of one type of one node."""
-MAX_PROBE_STEPS = 300
+MAX_PROBE_STEPS = 3_000
 """Steps to find whether a conjunction is empty."""
 MAX_NESTED = 6
 """Levels of properties that are compared for that."""
+SETTLING_STEPS = 3
+"""Steps to find whether a form is productive."""
+TOO_MANY_COMBINATIONS = "has too many combinations of alternatives; make the schema smaller"
 
 
 class Nodes:
@@ -58,7 +61,7 @@ class Nodes:
         if self._nested >= MAX_NESTED:
             return False
         if not self._nested:
-            self._probe = Budget(MAX_PROBE_STEPS, self._budget)
+            self._probe = Budget(MAX_PROBE_STEPS, TOO_MANY_COMBINATIONS, self._budget)
         self._nested += 1
         try:
             return self.node(conditions).is_empty
@@ -67,7 +70,51 @@ class Nodes:
 
     def search(self, node: Node, kind: JsonType) -> Expansion:
         """The forms of a type, before those without a finite value are left out."""
-        return Search(kind, self, Budget(MAX_STEPS, self._budget), node.path).run(node.conditions)
+        budget = Budget(MAX_STEPS, TOO_MANY_COMBINATIONS, self._budget)
+        return Search(kind, self, budget, node.path).run(node.conditions)
+
+    def settle(self, node: Node) -> None:
+        """Find whether a node is productive: the least fixed point over all nodes that its forms need."""
+        region: dict[Node, list[Form]] = {}
+        todo = [node]
+        while todo:
+            each = todo.pop()
+            if each.is_productive is None and each not in region:
+                region[each] = [*each.all_forms()]
+                todo += (child for form in region[each] for child in _needed(form))
+        while self._settle_some(region):
+            pass
+        for each in region:
+            each.is_productive = bool(each.is_productive)
+
+    def permits(self, schema: Schema) -> bool:
+        """Whether a node is productive."""
+        assert isinstance(schema, Node)
+        if schema.is_productive is None:
+            self.settle(schema)
+        return bool(schema.is_productive)
+
+    def reason(self, node: Node) -> SchemaError | None:
+        """Why a node or one that it needs has no form, if that is a limit of the reader."""
+        seen, todo = {node}, [node]
+        while todo:
+            each = todo.pop()
+            if each.dropped:
+                return each.dropped
+            children = chain.from_iterable(_needed(form) for form in each.all_forms())
+            fresh = [child for child in children if not self.permits(child) and child not in seen]
+            seen.update(fresh)
+            todo += fresh
+        return None
+
+    def _settle_some(self, region: dict[Node, list[Form]]) -> bool:
+        """Mark nodes whose forms only need marked ones; whether there are any new."""
+        changed = False
+        for each in reversed(region):
+            self._budget.spend(SETTLING_STEPS)
+            if not each.is_productive and any(is_productive(form, _is_marked) for form in region[each]):
+                each.is_productive = changed = True
+        return changed
 
     def has_none(self, node: Node, kind: JsonType) -> bool:
         """Whether it is certain that there is no form of a type."""
@@ -91,10 +138,11 @@ class Node:
     @property
     def forms(self) -> Sequence[Form]:
         if self._forms is None:
-            settle(self)
-            if not self.is_productive and (error := _reason(self)):
+            self._nodes.settle(self)
+            if not self.is_productive and (error := self._nodes.reason(self)):
                 raise error
-            found = [pruned(form, _permits) for form in self.all_forms() if is_productive(form, _permits)]
+            permits = self._nodes.permits
+            found = [pruned(form, permits) for form in self.all_forms() if is_productive(form, permits)]
             self._forms = tuple(_joined(found))
         return self._forms
 
@@ -145,55 +193,13 @@ class Node:
         return next((error for kind in self._kinds if (error := self.expansion(kind).dropped)), None)
 
 
-def settle(node: Node) -> None:
-    """Find whether a node is productive: the least fixed point over all nodes that its forms need."""
-    region: dict[Node, list[Form]] = {}
-    todo = [node]
-    while todo:
-        each = todo.pop()
-        if each.is_productive is None and each not in region:
-            region[each] = [*each.all_forms()]
-            todo += (child for form in region[each] for child in _needed(form))
-    changed = True
-    while changed:
-        changed = False
-        for each in reversed(region):
-            if not each.is_productive and any(
-                is_productive(form, _is_known_to_permit) for form in region[each]
-            ):
-                each.is_productive = changed = True
-    for each in region:
-        each.is_productive = bool(each.is_productive)
-
-
 def _needed(form: Form) -> Iterator[Node]:
     return (schema for schema in needed_schemas(form) if isinstance(schema, Node))
 
 
-def _is_known_to_permit(schema: Schema) -> bool:
+def _is_marked(schema: Schema) -> bool:
     assert isinstance(schema, Node)
     return bool(schema.is_productive)
-
-
-def _permits(schema: Schema) -> bool:
-    assert isinstance(schema, Node)
-    if schema.is_productive is None:
-        settle(schema)
-    return bool(schema.is_productive)
-
-
-def _reason(node: Node) -> SchemaError | None:
-    """Why a node or one that it needs has no form, if that is a limit of the reader."""
-    seen, todo = {node}, [node]
-    while todo:
-        each = todo.pop()
-        if each.dropped:
-            return each.dropped
-        children = chain.from_iterable(_needed(form) for form in each.all_forms())
-        fresh = [child for child in children if not _permits(child) and child not in seen]
-        seen.update(fresh)
-        todo += fresh
-    return None
 
 
 def _is_trivial(condition: Condition) -> bool:

@@ -7,21 +7,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from lladav.structured.budget import Budget
 from lladav.structured.errors import SchemaError
 from lladav.structured.forms import JsonValue, Schema
-from lladav.structured.schema.budget import Budget
 from lladav.structured.schema.drafts import ANNOTATIONS, Draft, draft_of
 from lladav.structured.schema.formulas import Condition
 from lladav.structured.schema.json_values import FORMATS
-from lladav.structured.schema.nodes import Nodes
+from lladav.structured.schema.nodes import TOO_MANY_COMBINATIONS, Nodes
 from lladav.structured.schema.subschemas import DYNAMIC, Document
 
 MAX_DEPTH = 128
 """Levels of nested JSON; more could exhaust the stack."""
 MAX_VALUES = 200_000
 """JSON values in a schema."""
-MAX_STEPS = 100_000
-"""Steps of the search for all forms of a document."""
+VALUE_STEPS = 2
+"""Steps to read a JSON value of a schema."""
+MAX_STEPS = 1_000_000
+"""Steps of the search for all forms of a document, also for those that are found while decoding."""
 
 
 @dataclass(frozen=True)
@@ -32,18 +34,19 @@ class ReadSchema:
     warnings: tuple[str, ...]
 
 
-def read_schema(schema: JsonValue) -> ReadSchema:
+def read_schema(schema: JsonValue, budget: Budget | None = None) -> ReadSchema:
     """Read a JSON Schema. Raises ``SchemaError`` if it is malformed, unsupported or permits no value."""
-    plain = _plain(schema)
+    search = Budget(MAX_STEPS, TOO_MANY_COMBINATIONS, budget)
+    plain = _plain(schema, search)
     draft = draft_of(plain)
     document = Document(plain, draft, _has_dynamic_scope(plain))
-    root = Nodes(Budget(MAX_STEPS)).node((Condition(document.root),))
+    root = Nodes(search).node((Condition(document.root),))
     if not root.forms:
         raise SchemaError("#", "permits no value", "impossible_schema")
     return ReadSchema(root, tuple(_warnings(plain, draft)))
 
 
-def _plain(schema: JsonValue) -> bool | dict[str, Any]:
+def _plain(schema: JsonValue, budget: Budget) -> bool | dict[str, Any]:
     """A copy of a schema that is plain JSON of limited size."""
     if not isinstance(schema, bool | dict):
         raise SchemaError("#", "is not a schema: write an object or a boolean", "invalid_schema")
@@ -53,9 +56,12 @@ def _plain(schema: JsonValue) -> bool | dict[str, Any]:
     except (ValueError, TypeError, RecursionError):
         reason = "is not plain JSON: too deep, or has infinite numbers or invalid Unicode"
         raise SchemaError("#", reason, "invalid_schema") from None
-    if any(depth > MAX_DEPTH or count > MAX_VALUES for count, (_, depth) in enumerate(_values(schema))):
-        reason = f"has more than {MAX_DEPTH} levels or {MAX_VALUES} values; make the schema smaller"
-        raise SchemaError("#", reason)
+    count = 0
+    for count, (_, depth) in enumerate(_values(schema), 1):
+        if depth > MAX_DEPTH or count > MAX_VALUES:
+            reason = f"has more than {MAX_DEPTH} levels or {MAX_VALUES} values; make the schema smaller"
+            raise SchemaError("#", reason)
+    budget.spend(VALUE_STEPS * count)
     return json.loads(text)
 
 

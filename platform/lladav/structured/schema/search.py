@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lladav.structured.budget import Budget, BudgetExceeded
 from lladav.structured.errors import SchemaError
 from lladav.structured.forms import Form
-from lladav.structured.schema.budget import Budget
 from lladav.structured.schema.formulas import (
     Alternatives,
     Check,
     Condition,
+    Constraints,
     Formula,
     Item,
     Late,
@@ -36,8 +37,9 @@ MAX_EXCLUSIONS = 8
 """Forms that negated subschemas may split one conjunction into."""
 MAX_EXCLUSION_STEPS = 100
 """States that are tried for these forms."""
-PARTS_PER_STEP = 16
-"""Parts of constraints that are merged in one step."""
+MERGE_STEPS = 10
+PARTS_PER_STEP = 2
+"""Steps to merge small constraints, and parts of large ones that are merged in one step."""
 MAX_REFERENCES = 100
 """Subschemas between a value and a keyword that applies to it."""
 
@@ -137,13 +139,15 @@ class Search:
         """Find up to some number of forms; what is left out is reported as dropped."""
         goals = [_Goal(condition, None) for condition in reversed(conditions)]
         stack = [_State(UNCONSTRAINED[self._kind], goals)]
-        while stack and len(self._found.forms) < max_forms and not self._budget.is_spent:
+        while stack and len(self._found.forms) < max_forms:
             state = stack.pop()
             try:
                 stack += reversed([*self._advance(state)])
+            except BudgetExceeded as error:
+                self._found.drop(error.at(self._path))
+                break
             except SchemaError as error:
-                path = self._path if error.path == "#" else error.path
-                self._found.drop(SchemaError(path, error.reason, error.code))
+                self._found.drop(error.at(self._path if error.path == "#" else error.path))
         if stack:
             self._found.drop(SchemaError(self._path, "has too many alternatives"))
         return self._found
@@ -156,7 +160,7 @@ class Search:
                 return
             state.group.num_states += 1
         while goal := state.next_goal():
-            self._budget.spend(1 + state.constraints.size // PARTS_PER_STEP)
+            self._spend(state.constraints)
             if not self._apply(state, goal):
                 return
         if not (state.choices or state.exclusions or state.late):
@@ -165,7 +169,11 @@ class Search:
         is_exclusion = not state.choices
         yield from self._branches(state, *self._next_choice(state), is_exclusion)
 
+    def _spend(self, constraints: Constraints) -> None:
+        self._budget.spend(MERGE_STEPS + constraints.size // PARTS_PER_STEP)
+
     def _complete(self, state: _State) -> None:
+        self._spend(state.constraints)
         self._found.constraints.append(state.constraints)
         known = [form for _, form in self._found.forms]
         for form in state.constraints.forms(self._nodes):
@@ -205,7 +213,7 @@ class Search:
             if not isinstance(item, Check):
                 others.append(item)
                 continue
-            self._budget.spend(1 + constraints.size // PARTS_PER_STEP)
+            self._spend(constraints)
             merged = constraints.merge(item.constraints, self._nodes)
             if merged is None:
                 return None

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lladav.structured.budget import unlimited
 from lladav.structured.errors import SchemaError
 from lladav.structured.languages.automaton import PADDING, TokenAutomaton
 from lladav.structured.languages.token_classes import assemble
@@ -27,7 +28,8 @@ def automata(draw: st.DrawFn) -> TokenAutomaton:
     accepting = np.array(draw(st.lists(st.booleans(), min_size=states, max_size=states)))
     sources, tokens = np.nonzero(table >= 0)
     try:
-        return assemble(np.arange(1, TOKENS + 1), (sources, tokens + 1, table[sources, tokens]), 0, accepting)
+        edges = sources, tokens + 1, table[sources, tokens]
+        return assemble(np.arange(1, TOKENS + 1), edges, 0, accepting, unlimited())
     except SchemaError:
         return draw(automata())
 

@@ -13,7 +13,7 @@ import pytest
 
 from lladav.structured.errors import SchemaError
 from lladav.structured.forms import StringForm
-from lladav.structured.languages.building import string_automaton
+from lladav.structured.languages.building import Automata
 from lladav.structured.languages.formats import FORMATS
 from tests.lladav.structured.languages.walks import BYTES, ODD, Walker
 
@@ -56,7 +56,7 @@ WRONG = {
 
 
 def walker(name: str) -> Walker:
-    return Walker(string_automaton(StringForm(formats=(name,)), BYTES, quoted=False), BYTES)
+    return Walker(Automata(BYTES).string(StringForm(formats=(name,)), quoted=False), BYTES)
 
 
 def test_every_format_of_the_specification_has_usual_strings():
@@ -79,7 +79,7 @@ def test_accepted_strings_are_valid(name: str):
         schema, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER
     )
     fast = jsonschema_rs.validator_for(schema, validate_formats=True)
-    automaton = string_automaton(StringForm(formats=(name,)), ODD, quoted=True)
+    automaton = Automata(ODD).string(StringForm(formats=(name,)), quoted=True)
     for text in Walker(automaton, ODD).samples(100, length=30):
         assert slow.is_valid(json.loads(text)), text
         assert fast.is_valid(json.loads(text)), text
@@ -97,7 +97,7 @@ def test_dates_are_the_days_of_the_calendar():
 
 
 def test_addresses_are_those_of_the_standard_library():
-    for text in Walker(string_automaton(StringForm(formats=("ipv6",)), BYTES, quoted=False), BYTES).samples(
+    for text in Walker(Automata(BYTES).string(StringForm(formats=("ipv6",)), quoted=False), BYTES).samples(
         300
     ):
         assert ipaddress.IPv6Address(text)
@@ -105,11 +105,11 @@ def test_addresses_are_those_of_the_standard_library():
 
 def test_a_format_and_a_pattern_hold_together():
     form = StringForm(formats=("date",), patterns=("^2026-",))
-    dates = Walker(string_automaton(form, BYTES, quoted=False), BYTES)
+    dates = Walker(Automata(BYTES).string(form, quoted=False), BYTES)
     assert dates.has("2026-02-28")
     assert not dates.has("2025-02-28")
 
 
 def test_an_unknown_format_is_refused():
     with pytest.raises(SchemaError, match="'phone', which is not supported"):
-        string_automaton(StringForm(formats=("phone",)), BYTES, quoted=False)
+        Automata(BYTES).string(StringForm(formats=("phone",)), quoted=False)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lladav.structured.errors import SchemaError
 from lladav.structured.forms import NumberForm
 from lladav.structured.languages.automaton import TokenAutomaton
-from lladav.structured.languages.building import number_automaton
+from lladav.structured.languages.building import Automata
 from tests.lladav.structured.languages.walks import BYTES, ODD, Walker
 
 DECIMALS = st.decimals(-1000, 1000, places=2).map(lambda each: each.normalize()) | st.integers(
@@ -58,7 +58,7 @@ def forms(draw: st.DrawFn) -> NumberForm:
 def automaton_or_none(form: NumberForm) -> TokenAutomaton | None:
     """The automaton of a form, or None if it permits no number."""
     try:
-        return number_automaton(form, ODD)
+        return Automata(ODD).number(form)
     except SchemaError as error:
         if error.code != "impossible_schema":
             raise
@@ -99,18 +99,18 @@ def test_members_are_accepted(form: NumberForm, values: list[object]):
     "text", ["-0", "01", "1.", ".5", "-", "", "1e5", "+1", "--1", "1.2.3", " 1", "-0.0", "00"]
 )
 def test_other_numerals_are_not_accepted(text: str):
-    assert not Walker(number_automaton(NumberForm(), BYTES), BYTES).has(text)
+    assert not Walker(Automata(BYTES).number(NumberForm()), BYTES).has(text)
 
 
 @pytest.mark.parametrize(
     "text", ["0", "-1", "0.5", "-0.5", "0.0", "10.250", "123456789012345", "0.000000000000001"]
 )
 def test_canonical_numerals_are_accepted(text: str):
-    assert Walker(number_automaton(NumberForm(), BYTES), BYTES).has(text)
+    assert Walker(Automata(BYTES).number(NumberForm()), BYTES).has(text)
 
 
 def test_bounds_that_were_read_as_floats_are_the_decimals_that_were_written():
-    walker = Walker(number_automaton(NumberForm(low=Fraction(0.1), high=Fraction(0.3)), BYTES), BYTES)
+    walker = Walker(Automata(BYTES).number(NumberForm(low=Fraction(0.1), high=Fraction(0.3))), BYTES)
     assert [text for text in ("0.09", "0.1", "0.2", "0.3", "0.31") if walker.has(text)] == [
         "0.1",
         "0.2",
@@ -119,9 +119,7 @@ def test_bounds_that_were_read_as_floats_are_the_decimals_that_were_written():
 
 
 def test_prices_are_the_multiples_that_validators_accept():
-    walker = Walker(
-        number_automaton(NumberForm(low=Fraction(0), multiples=(Fraction("0.01"),)), BYTES), BYTES
-    )
+    walker = Walker(Automata(BYTES).number(NumberForm(low=Fraction(0), multiples=(Fraction("0.01"),))), BYTES)
     check = jsonschema.Draft202012Validator({"multipleOf": 0.01})
     assert not check.is_valid(0.07), "the quotient of the floats is no integer"
     for text in ("0", "0.07", "1.25", "3.5", "3.50", "19.9", "99.95", "1234.5", "98765", "1.255", "0.001"):
@@ -130,7 +128,7 @@ def test_prices_are_the_multiples_that_validators_accept():
 
 def test_large_integers_are_accepted_where_the_bounds_ask_for_them():
     form = NumberForm(low=Fraction(10**18), high=Fraction(2**63 - 1), integer=True)
-    walker = Walker(number_automaton(form, BYTES), BYTES)
+    walker = Walker(Automata(BYTES).number(form), BYTES)
     assert walker.has(str(2**63 - 1))
     assert not walker.has(str(2**63))
     assert not walker.has(str(10**18 - 1))
@@ -142,16 +140,16 @@ def test_a_range_without_a_number_is_impossible():
         NumberForm(low=Fraction(2), high=Fraction(1)),
     ):
         with pytest.raises(SchemaError) as raised:
-            number_automaton(form, BYTES)
+            Automata(BYTES).number(form)
         assert raised.value.code == "impossible_schema"
 
 
 def test_many_excluded_numbers_are_bounded():
     numbers = frozenset(map(Fraction, range(2_000)))
-    integers = Walker(number_automaton(NumberForm(integer=True, excluded=numbers), BYTES), BYTES)
+    integers = Walker(Automata(BYTES).number(NumberForm(integer=True, excluded=numbers)), BYTES)
     assert [text for text in ("0", "1999", "2000", "-1") if integers.has(text)] == ["2000", "-1"]
     with pytest.raises(SchemaError, match="too complex"):
-        number_automaton(NumberForm(excluded=numbers), BYTES)
+        Automata(BYTES).number(NumberForm(excluded=numbers))
 
 
 @pytest.mark.parametrize("size", [10**400, Fraction(1, 10**290), Fraction(10**320, 3)])
@@ -159,7 +157,7 @@ def test_numbers_of_any_size_are_handled(size: int | Fraction):
     number = Fraction(size)
     for form in (NumberForm(low=number), NumberForm(high=number), NumberForm(multiples=(number,))):
         try:
-            automaton = number_automaton(form, BYTES)
+            automaton = Automata(BYTES).number(form)
         except SchemaError:
             continue
         for text in Walker(automaton, BYTES).samples(20, length=20):

@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lladav.structured.budget import unlimited
 from lladav.structured.errors import SchemaError
 from lladav.structured.forms import StringForm
-from lladav.structured.languages.building import regex_automaton, string_automaton
+from lladav.structured.languages.building import Automata
 from lladav.structured.languages.strings import string_language
 from lladav.structured.languages.vocabulary import Vocabulary
 from tests.lladav.structured.languages.walks import BYTES, ODD, Walker
@@ -51,7 +52,7 @@ class Nothing:
 def walker(form: StringForm, vocabulary: Vocabulary = BYTES) -> Walker | Nothing:
     """Follows the automaton of a form, if it has any string."""
     try:
-        return Walker(string_automaton(form, vocabulary, quoted=True), vocabulary)
+        return Walker(Automata(vocabulary).string(form, quoted=True), vocabulary)
     except SchemaError as error:
         if error.code != "impossible_schema":
             raise
@@ -121,7 +122,7 @@ def test_a_whole_match_is_that_of_python(pattern: str, value: str):
     if "$" in pattern or re.search("[\r\u2028\u2029\ufeff]", value):
         return
     try:
-        accepted = Walker(regex_automaton(pattern, BYTES), BYTES).has(value)
+        accepted = Walker(Automata(BYTES).regex(pattern), BYTES).has(value)
     except SchemaError:
         accepted = False
     ascii_only = bool(re.fullmatch(pattern, value, re.ASCII))
@@ -129,7 +130,7 @@ def test_a_whole_match_is_that_of_python(pattern: str, value: str):
 
 
 def test_raw_text_is_not_escaped():
-    walker = Walker(regex_automaton(r'"[^"]*"\n', ODD), ODD)
+    walker = Walker(Automata(ODD).regex(r'"[^"]*"\n'), ODD)
     assert walker.has('"a\\b\tc"\n')
     assert not walker.has('"a\\"b"\n')
 
@@ -174,7 +175,7 @@ REFUSED = r"""
 @pytest.mark.parametrize("pattern", [*REFUSED.split(), "(" * 500 + ")" * 500, "a" * 30_000])
 def test_what_is_invalid_or_read_in_different_ways_is_refused(pattern: str):
     with pytest.raises(SchemaError) as raised:
-        string_language(StringForm(patterns=(pattern,)))
+        string_language(StringForm(patterns=(pattern,)), unlimited())
     assert raised.value.code == "unsupported_schema"
     assert len(str(raised.value)) < 300
 
@@ -204,7 +205,7 @@ HARD = r"""
 def test_any_expression_is_bounded_in_time(pattern: str):
     started = time.process_time()
     with suppress_too_complex():
-        string_automaton(StringForm(patterns=(pattern,)), ODD, quoted=True)
+        Automata(ODD).string(StringForm(patterns=(pattern,)), quoted=True)
     assert time.process_time() - started < 5, "2 seconds, on a machine that does something else, too"
 
 
@@ -213,7 +214,7 @@ def test_any_expression_is_bounded_in_memory(pattern: str):
     tracemalloc.start()
     try:
         with suppress_too_complex():
-            string_automaton(StringForm(patterns=(pattern,)), ODD, quoted=True)
+            Automata(ODD).string(StringForm(patterns=(pattern,)), quoted=True)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -232,6 +233,6 @@ def suppress_too_complex() -> Iterator[None]:
 
 def test_strings_of_an_expression_that_is_cut_off_are_valid():
     pattern = r"^.{0,5000}.{0,5000}$"
-    automaton = string_automaton(StringForm(patterns=(pattern,)), BYTES, quoted=True)
+    automaton = Automata(BYTES).string(StringForm(patterns=(pattern,)), quoted=True)
     assert Walker(automaton, BYTES).has(f'"{"a" * 150}"')
     assert automaton.max_tokens is not None

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lladav.structured.errors import SchemaError
 from lladav.structured.forms import ConstantForm, StringForm
 from lladav.structured.languages.automaton import PADDING
-from lladav.structured.languages.building import scalars_automaton, string_automaton
+from lladav.structured.languages.building import Automata
 from lladav.structured.languages.vocabulary import Vocabulary
 from tests.lladav.structured.languages.walks import BYTES, ODD, Walker
 
@@ -27,7 +27,7 @@ def text_of(value: str, quoted: bool) -> str:
 
 
 def walker(form: StringForm, vocabulary: Vocabulary = BYTES, quoted: bool = True) -> Walker:
-    return Walker(string_automaton(form, vocabulary, quoted=quoted), vocabulary)
+    return Walker(Automata(vocabulary).string(form, quoted=quoted), vocabulary)
 
 
 @given(TEXTS, st.booleans())
@@ -117,7 +117,7 @@ def test_excluded_strings_are_not_accepted(excluded: frozenset[str], value: str)
     ],
 )
 def test_a_maximum_that_needs_no_states_is_sound_and_leaves_room(form: StringForm):
-    automaton = string_automaton(form, ODD, quoted=True)
+    automaton = Automata(ODD).string(form, quoted=True)
     assert len(automaton.sources_E) < 100_000
     assert form.max_length is not None
     assert automaton.max_tokens is not None
@@ -132,12 +132,12 @@ def test_a_maximum_that_needs_no_states_is_sound_and_leaves_room(form: StringFor
 
 def test_a_large_minimum_is_refused():
     with pytest.raises(SchemaError, match="too complex"):
-        string_automaton(StringForm(min_length=1_000_000), BYTES, quoted=False)
+        Automata(BYTES).string(StringForm(min_length=1_000_000), quoted=False)
 
 
 def test_a_union_keeps_the_maximum_of_its_strings():
     form = StringForm(max_length=254, formats=("email",))
-    automaton = scalars_automaton([ConstantForm((None,)), form], ODD)
+    automaton = Automata(ODD).scalars([ConstantForm((None,)), form])
     assert Walker(automaton, ODD).has("null")
     assert Walker(automaton, ODD).has('"jane.doe@example.org"')
-    assert automaton.max_tokens == string_automaton(form, ODD, quoted=True).max_tokens
+    assert automaton.max_tokens == Automata(ODD).string(form, quoted=True).max_tokens

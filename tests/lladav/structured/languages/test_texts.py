@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lladav.inputs.chat import ChatTokenizer
 from lladav.structured.errors import SchemaError
 from lladav.structured.forms import ConstantForm, NumberForm, StringForm
-from lladav.structured.languages.building import scalars_automaton, texts_automaton
+from lladav.structured.languages.building import Automata
 from lladav.structured.languages.vocabulary import Vocabulary, vocabulary_of
 from tests.lladav.structured.languages.walks import BYTES, ODD, Walker
 
@@ -26,7 +26,7 @@ def tokens(root: Path) -> Vocabulary:
 
 def test_texts_are_accepted_as_the_tokenizer_encodes_them(tokens: Vocabulary):
     texts = ["left", "lefthand", "right", "", "né"]
-    automaton = texts_automaton(texts, tokens)
+    automaton = Automata(tokens).texts(texts)
     walker = Walker(automaton, tokens)
     encoded = [tokens.encode(text) for text in texts]
     assert all(ids is not None and walker.accepts(ids) for ids in encoded)
@@ -36,7 +36,7 @@ def test_texts_are_accepted_as_the_tokenizer_encodes_them(tokens: Vocabulary):
 
 @given(st.lists(st.text(max_size=4), min_size=1, max_size=6), st.text(max_size=4))
 def test_without_a_tokenizer_every_spelling_is_accepted(texts: list[str], other: str):
-    walker = Walker(texts_automaton(texts, ODD), ODD)
+    walker = Walker(Automata(ODD).texts(texts), ODD)
     assert set(walker.samples(50)) <= set(texts)
     assert all(walker.has(text) for text in texts)
     assert walker.has(other) == (other in texts)
@@ -44,13 +44,13 @@ def test_without_a_tokenizer_every_spelling_is_accepted(texts: list[str], other:
 
 def test_no_texts_are_no_language():
     with pytest.raises(SchemaError):
-        texts_automaton([], BYTES)
+        Automata(BYTES).texts([])
 
 
 def test_ten_thousand_texts_are_quick(tokens: Vocabulary):
     texts = [f"value number {number}" for number in range(10_000)]
     started = time.process_time()
-    automaton = texts_automaton(texts, tokens)
+    automaton = Automata(tokens).texts(texts)
     assert time.process_time() - started < 2
     assert Walker(automaton, tokens).accepts(tokens.encode(texts[1234]) or ())
 
@@ -62,7 +62,7 @@ def test_a_union_accepts_the_values_of_its_forms_and_no_others(vocabulary: Vocab
         StringForm(max_length=4),
         NumberForm(low=Fraction(10), high=Fraction(20), integer=True),
     ]
-    walker = Walker(scalars_automaton(forms, vocabulary), vocabulary)
+    walker = Walker(Automata(vocabulary).scalars(forms), vocabulary)
     for value in (None, True, "yes", "nul", "no", "", 1.5, 10, 12, 20):
         assert walker.has(json.dumps(value)), value
     for text in ("false", "nul", '"no', "9", "21", "1.6", "1", '"12345"', ""):
@@ -73,14 +73,14 @@ def test_a_union_accepts_the_values_of_its_forms_and_no_others(vocabulary: Vocab
 
 
 def test_constants_alone_are_texts(tokens: Vocabulary):
-    automaton = scalars_automaton([ConstantForm(("left", None)), ConstantForm((3,))], tokens)
-    assert automaton is texts_automaton(['"left"', "null", "3"], tokens)
+    automaton = Automata(tokens).scalars([ConstantForm(("left", None)), ConstantForm((3,))])
+    assert automaton is Automata(tokens).texts(['"left"', "null", "3"])
 
 
 def test_constants_that_are_equal_in_python_are_different_values():
     for value, other in ((True, 1), (1, True), (False, 0)):
-        automaton = scalars_automaton(
-            [ConstantForm((value,)), NumberForm(low=Fraction(7), high=Fraction(7))], BYTES
+        automaton = Automata(BYTES).scalars(
+            [ConstantForm((value,)), NumberForm(low=Fraction(7), high=Fraction(7))]
         )
         assert Walker(automaton, BYTES).has(json.dumps(value))
         assert not Walker(automaton, BYTES).has(json.dumps(other))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lladav.structured.forms import ConstantForm, NumberForm, StringForm
 from lladav.structured.languages.automaton import PADDING
-from lladav.structured.languages.building import scalars_automaton
+from lladav.structured.languages.building import Automata
 from tests.lladav.structured.languages.walks import ODD
 
 PADDING_TOKEN = -1
@@ -34,7 +34,7 @@ FORMS: dict[str, tuple[ConstantForm | NumberForm | StringForm, Callable[[object]
 def test_any_order_of_writing_ends_as_a_value(name: str, data: st.DataObject, seed: int, length: int):
     """Each step writes one token of the most probable sequence, under new random scores."""
     form, is_value = FORMS[name]
-    automaton = scalars_automaton([form], ODD)
+    automaton = Automata(ODD).scalars([form])
     members_K = [np.flatnonzero(automaton.class_of_V == each) for each in range(automaton.num_classes)]
     generator = np.random.default_rng(seed)
     written = dict[int, int]()

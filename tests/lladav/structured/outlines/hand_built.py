@@ -18,6 +18,8 @@ from lladav.structured.forms import (
     Schema,
     StringForm,
 )
+from lladav.structured.languages.building import Automata
+from lladav.structured.languages.vocabulary import vocabulary_of
 from lladav.structured.outline import Fixed, Outline, Slot
 from lladav.structured.outlines.answer import AnswerOutline
 from lladav.structured.outlines.encoding import TextEncoder
@@ -29,7 +31,7 @@ from lladav.structured.outlines.values import ValuePart
 TOKENIZER = ChatTokenizer.load(Path(__file__).parents[3] / "golden" / "tokenizer")
 ENCODER = TextEncoder(TOKENIZER)
 VALUE_TOKENS = 6
-SLOTS = SlotBuilder(ENCODER, VALUE_TOKENS)
+SLOTS = SlotBuilder(ENCODER, VALUE_TOKENS, Automata(vocabulary_of(TOKENIZER)))
 
 
 class HandBuilt:

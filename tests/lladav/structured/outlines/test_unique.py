@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import pytest
 
+from lladav.structured.budget import unlimited
 from lladav.structured.forms import ConstantForm, NumberForm, StringForm
 from lladav.structured.languages.building import ScalarForm
 from lladav.structured.outlines.distinct import key_of, shortest_values, value_of
@@ -29,7 +30,7 @@ FORMS: list[list[ScalarForm]] = [
 @pytest.mark.parametrize("forms", FORMS)
 def test_the_shortest_values_are_distinct_and_members(forms: list[ScalarForm]):
     layout = SLOTS.slot(forms)
-    found = shortest_values(layout, ENCODER, 12)
+    found = shortest_values(layout, ENCODER, 12, unlimited())
     values = [value_of(each.text, bool(layout.quotes)) for each in found]
     assert len(set(map(key_of, values))) == len(found) == (3 if "bb" in values else 12)
     assert found[0].tokens >= layout.automaton.min_tokens
@@ -39,7 +40,7 @@ def test_the_shortest_values_are_distinct_and_members(forms: list[ScalarForm]):
 @pytest.mark.parametrize("forms", FORMS)
 @pytest.mark.parametrize("seed", range(3))
 def test_there_are_enough_tokens_for_one_more_whatever_is_written(forms: list[ScalarForm], seed: int):
-    scalars, collection, rng = UniqueScalars(forms, SLOTS), Collection(), random.Random(seed)
+    scalars, collection, rng = UniqueScalars(forms, SLOTS, 6), Collection(), random.Random(seed)
     written = tuple[Scalar, ...]()
     while len(written) < 6 and (parts := scalars.parts(collection, {collection: written})) is not None:
         (slot,) = (part for part in parts if isinstance(part, SlotPart))
@@ -63,7 +64,7 @@ def test_one_is_not_true_and_is_one_point_zero():
 
 def test_constants_that_are_written_are_left_out():
     collection = Collection()
-    scalars = UniqueScalars([ConstantForm((1, True, "x"))], SLOTS)
+    scalars = UniqueScalars([ConstantForm((1, True, "x"))], SLOTS, 3)
     known: Sequence[Scalar] = (Fraction(1), "x")
     parts = scalars.parts(collection, {collection: tuple(known)})
     assert parts is not None
