@@ -40,6 +40,16 @@ def _large() -> dict[str, str]:
             "patternProperties": {f"^{n}[a-z]+{n}$": {} for n in range(1000)},
             "minProperties": 1,
         },
+        "400 rules and 400 names": {
+            "type": "object",
+            "patternProperties": {f"^{n}[a-z]+{n}$": {} for n in range(400)},
+            "properties": {f"{n}x{n}": {} for n in range(400)},
+        },
+        "a chain of 2,000 objects": {
+            "$defs": {f"d{n}": _required({"next": {"$ref": f"#/$defs/d{n + 1}"}}) for n in range(2000)}
+            | {"d2000": {"type": "null"}},
+            **_required({f"d{n}": {"$ref": f"#/$defs/d{n}"} for n in range(2000)}),
+        },
         "500 lengths": {"allOf": [{"type": "string", "minLength": n} for n in range(500)]},
     }
     return {name: json.dumps(schema) for name, schema in schemas.items()}
@@ -89,6 +99,11 @@ def _circular() -> dict[str, str]:
         "itself as an optional property": _record({"a": {"$ref": "#"}, "b": {"$ref": "#"}}),
         "itself as items": {"type": "array", "items": {"$ref": "#"}, "minItems": 2},
         "itself as possible items": {"type": "array", "items": {"$ref": "#"}},
+        "itself as items, of which one counts": {
+            "type": "array",
+            "items": {"$ref": "#"},
+            "contains": {"type": "array"},
+        },
         "itself as names": {"type": "object", "propertyNames": {"$ref": "#"}, "minProperties": 1},
         "itself as other properties": {"type": "object", "additionalProperties": {"$ref": "#"}},
         "a dynamic reference to itself": {"$dynamicAnchor": "a", "$dynamicRef": "#a"},
@@ -152,6 +167,8 @@ def _expressions() -> dict[str, str]:
             "[z-a]",
             "(?R)",
             "\ud800",
+            "(?:(?:){999999}){999999}",
+            "".join(map(chr, range(0x4E00, 0x4E00 + 5000))),
         ),
     )
     return {f"pattern {p[:40]}": json.dumps({"type": "string", "pattern": p}) for p in patterns}

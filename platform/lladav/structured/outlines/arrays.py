@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from lladav.structured.forms import ArrayForm, Schema
 from lladav.structured.outlines.cost import IMPOSSIBLE, Cost, total
@@ -43,13 +43,20 @@ class ArrayLayout:
     """An array of a form."""
 
     def __init__(self, form: ArrayForm, values: Values) -> None:
-        self.values, self.unique = values, form.unique
-        self.runs = list(_runs(form, values))
+        self.form, self.values, self.unique = form, values, form.unique
         self.min_items = max(form.min_items, form.contains.min_count if form.contains else 0)
-        self.max_items = min(_bound(form.max_items), self.runs[-1].end if self.runs else 0)
         self.scalars = lru_cache(maxsize=None)(self._scalars)
         text = values.slots.text
         self.first, self.later, self.end, self.empty = text("["), text(", "), text("]"), text("[]")
+
+    @cached_property
+    def runs(self) -> list[ItemRun]:
+        """The items in order. Items may be arrays of this form, so they are found when they are asked for."""
+        return list(_runs(self.form, self.values))
+
+    @cached_property
+    def max_items(self) -> float:
+        return min(_bound(self.form.max_items), self.runs[-1].end if self.runs else 0)
 
     def needs(self) -> Iterable[Schema]:
         return (run.schema for run in self.runs if run.count(0, self.min_items))

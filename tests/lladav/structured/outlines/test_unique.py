@@ -5,14 +5,20 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import cast
 
 import pytest
 
+from lladav.inputs.chat import ChatTokenizer
 from lladav.structured.budget import unlimited
-from lladav.structured.forms import ConstantForm, NumberForm, StringForm
-from lladav.structured.languages.building import ScalarForm
+from lladav.structured.forms import ConstantForm, JsonValue, NumberForm, StringForm
+from lladav.structured.languages.building import Automata, ScalarForm
+from lladav.structured.languages.vocabulary import vocabulary_of
+from lladav.structured.outlines.cost import total
 from lladav.structured.outlines.distinct import key_of, shortest_values, value_of
+from lladav.structured.outlines.encoding import TextEncoder
 from lladav.structured.outlines.parts import Collection, Scalar, SlotPart
+from lladav.structured.outlines.slots import SlotBuilder
 from lladav.structured.outlines.unique import UniqueScalars
 from tests.lladav.structured.outlines.hand_built import ENCODER, SLOTS, TOKENIZER
 from tests.lladav.structured.walks import random_member
@@ -72,3 +78,43 @@ def test_constants_that_are_written_are_left_out():
     assert isinstance(slot, SlotPart)
     assert random_member(slot.automaton, 9, random.Random(0)) == TOKENIZER.encode("true")
     assert scalars.parts(collection, {collection: (*known, True)}) is None
+
+
+class GreedyTokenizer:
+    """Has tokens across quotation marks, and takes the longest token that fits."""
+
+    tokens = (*(bytes([byte]) for byte in range(256)), b'""', b'"a"', b'"b"', b"null")
+    vocab_size = len(tokens)
+
+    def token_bytes(self, token: int) -> bytes:
+        return self.tokens[token]
+
+    def encode(self, text: str) -> list[int]:
+        data, ids = text.encode(), list[int]()
+        while data:
+            fitting = [token for token, each in enumerate(self.tokens) if data.startswith(each)]
+            ids.append(max(fitting, key=lambda token: len(self.tokens[token])))
+            data = data[len(self.tokens[ids[-1]]) :]
+        return ids
+
+
+@pytest.mark.parametrize("written", [(None,), (None, "a"), ("a", "b"), ("", None)])
+@pytest.mark.parametrize("constants", [(None,), (None, "x", "y", "z")])
+def test_tokens_across_quotation_marks_do_not_break_what_was_promised(
+    constants: tuple[JsonValue, ...], written: tuple[Scalar, ...]
+):
+    encoder = TextEncoder(cast(ChatTokenizer, GreedyTokenizer()))
+    slots = SlotBuilder(encoder, 6, Automata(vocabulary_of(encoder.tokenizer)))
+    forms = [StringForm(max_length=1), ConstantForm(constants)]
+    scalars, collection = UniqueScalars(forms, slots, 3), Collection()
+    parts = scalars.parts(collection, {collection: written})
+    assert parts is not None
+    assert total(part.cost for part in parts).minimum <= scalars.cost(len(written)).minimum
+
+
+def test_what_is_promised_does_not_depend_on_what_was_asked_before():
+    forms = [StringForm(3, 5)]
+    ascending, descending = UniqueScalars(forms, SLOTS, 200), UniqueScalars(forms, SLOTS, 200)
+    counts = range(200)
+    costs = {count: ascending.cost(count) for count in counts}
+    assert costs == {count: descending.cost(count) for count in reversed(counts)}
