@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from lladav.inputs.chat import ChatTokenizer
 from lladav.structured import compiling
+from lladav.structured.budget import Budget
 from lladav.structured.compiling import Structure, StructureKind, StructureSpec, compile_structure
 from lladav.structured.errors import SchemaError
 from lladav.structured.forms import JsonValue
@@ -243,9 +244,9 @@ def test_threads_may_compile_and_decode_at_the_same_time():
 def test_a_refused_structure_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     read = list[object]()
 
-    def counted(schema: JsonValue) -> ReadSchema:
+    def counted(schema: JsonValue, budget: Budget) -> ReadSchema:
         read.append(schema)
-        return read_schema(schema)
+        return read_schema(schema, budget)
 
     monkeypatch.setattr(compiling, "read_schema", counted)
     spec = StructureSpec(
