@@ -160,7 +160,7 @@ class RequestPlanner:
 
     def structure(
         self, requested: RequestedStructure, body: DecodingBody, key: KeySettings | None
-    ) -> PlannedStructure:
+    ) -> PlannedStructure | None:
         """The compiled structure of a request; raises ``ApiError``. May take seconds."""
         max_tokens = self._options.max_tokens(body, key, structured=True)
         return self._structures.compile(requested, body, max_tokens)
