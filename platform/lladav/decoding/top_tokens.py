@@ -6,6 +6,7 @@ Shapes: M rows of a step, S rows that ask, C ids of a vocabulary chunk, K tokens
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -29,9 +30,16 @@ class TopTokens:
     """The most probable tokens of the rows of requests that ask for them."""
 
     def __init__(self, requests: Sequence[AskedRows], device: torch.device) -> None:
-        counts = [each.top_logprobs for each in requests for _ in range(each.rows)]
-        self._count_of = {row: count for row, count in enumerate(counts) if count}
+        starts = accumulate((each.rows for each in requests), initial=0)
+        self._count_of = {
+            row: each.top_logprobs
+            for each, start in zip(requests, starts, strict=False)
+            if each.top_logprobs
+            for row in range(start, start + each.rows)
+        }
         """How many tokens each row asks for."""
+        if not self._count_of:
+            return
         self._rows_S = torch.tensor(list(self._count_of), dtype=torch.long, device=device)
         self._values_SK = torch.empty((len(self._rows_S), 0), device=device)
         self._tokens_SK = torch.empty((len(self._rows_S), 0), dtype=torch.long, device=device)
