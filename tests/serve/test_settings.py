@@ -195,7 +195,7 @@ def test_a_file_that_is_not_a_mapping_is_refused(tmp_path: Path) -> None:
     [
         {"refresh_interval": 0}, {"steps": 0}, {"tokens_per_step": 0}, {"block_length": 0}, {"threshold": 0},
         {"threshold": 1.01}, {"threshold": float("nan")}, {"factor": 0}, {"entropy": float("inf")},
-        {"temperature": -1}, {"guidance": float("nan")}, {"top_p": 0}, {"cache": "all"}, {"reveal": "quota"},
+        {"temperature": -1}, {"guidance": float("nan")}, {"top_p": 2}, {"cache": "all"}, {"reveal": "quota"},
         {"refresh_interval": {"min": 1}}, {"refresh_interval": {"min": 0, "max": 3}},
         {"refresh_interval": [1, 2]}, {"refresh_interval": "many"},
     ],
