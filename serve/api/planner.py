@@ -14,6 +14,7 @@ from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer
 from lladav.inputs.images import ViewGeometry
 from lladav.inputs.samples import Sample, Visual
+from lladav.inputs.tool_text import CALL_MARK
 from lladav.structured.compiling import StructureKind
 from lladav.structured.outline import Outline
 from serve.api.engine_options import OptionsPlanner
@@ -87,10 +88,14 @@ class PreparedRequest:
         """What all answers follow; None if they may be text."""
         return None if self.structure is None or self.structure.optional else self.structure.compiled.outline
 
-    def calls_tools(self, follows_outline: bool) -> bool:
-        """Whether an answer is calls of tools, given whether it follows the outline of its structure."""
-        calls = self.structure is not None and self.structure.spec.kind is StructureKind.tool_calls
-        return calls and follows_outline
+    def calls_tools(self, follows_outline: bool, text: str) -> bool:
+        """Whether an answer is calls of tools.
+
+        ``follows_outline`` tells whether it follows the outline of its structure, ``text`` is its beginning.
+        """
+        if self.structure is None or self.structure.spec.kind is not StructureKind.tool_calls:
+            return False
+        return follows_outline and (self.structure.calls_only or text.startswith(CALL_MARK))
 
     def limit(self, follows_outline: bool) -> int:
         """Tokens after which an answer is cut."""

@@ -70,21 +70,28 @@ class AnswerText:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._text, self._held = "", list[Token]()
         self._calls = CallReader()
+        self._beginning = ""
+        """The first text of the answer."""
 
     def add(self, delta: Delta) -> Piece | None:
         """The piece that newly committed tokens add; none while they complete no character or call."""
         tokens = delta.tokens[: self._prepared.limit(delta.follows_outline) - self._position]
         piece = self._take(self._tokens(tokens, delta.confidences, delta.top))
-        if self._prepared.calls_tools(delta.follows_outline):
+        if self._calls_tools(delta.follows_outline, piece.text):
             piece = Piece("", calls=self._calls.add(piece.text))
         return piece if piece.tokens or piece.calls else None
 
     def end(self, finished: Finished) -> Piece:
         """The rest of the answer, and why it ends."""
         piece = self._end(finished.answer)
-        if self._prepared.calls_tools(finished.answer.follows_outline):
+        if self._calls_tools(finished.answer.follows_outline, piece.text):
             return Piece("", finish="tool_calls", calls=self._calls.add(piece.text))
         return piece
+
+    def _calls_tools(self, follows_outline: bool, text: str) -> bool:
+        """Whether the answer is calls of tools; ``text`` is appended to it."""
+        self._beginning = self._beginning or text
+        return self._prepared.calls_tools(follows_outline, self._beginning)
 
     def _end(self, answer: Decoded) -> Piece:
         already = self._position
@@ -238,7 +245,7 @@ class TextForm:
 
 def form_of(prepared: PreparedRequest) -> ChatForm | TextForm:
     """The form of a request's choices."""
-    calls_only = prepared.outline is not None and prepared.calls_tools(follows_outline=True)
+    calls_only = prepared.outline is not None and prepared.calls_tools(follows_outline=True, text="")
     return ChatForm(prepared.logprobs, calls_only) if prepared.chat else TextForm()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote
 
@@ -19,7 +19,7 @@ from lladav.structured.compiling import Structure, StructureKind, StructureSpec,
 from lladav.structured.errors import SchemaError
 from serve.api.body_reading import check_complexity, parse_json
 from serve.api.schemas import DecodingBody, ObjectFormat, SchemaFormat
-from serve.api.tools import requested_tools
+from serve.api.tools import requested_tools, requires_calls
 from serve.concurrency import COMPILING
 from serve.errors import ApiError
 from serve.settings import DecodingSettings
@@ -41,6 +41,8 @@ EARLIER = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "st
 """vLLM's fields before ``structured_outputs``."""
 WITHOUT_EFFECT = ("stop", "ignore_eos", *REPETITION)
 """Fields that say how an answer ends or repeats itself: the structure decides both."""
+OF_JSON = (StructureKind.json_schema, StructureKind.json_object)
+"""Kinds of an answer that may call tools instead: it never begins like a call."""
 WITH_PROPERTIES = (StructureKind.json_schema, StructureKind.tool_calls)
 INDEX = re.compile(r"\.(\d+)(?=\.|$)")
 
@@ -56,6 +58,8 @@ class RequestedStructure:
     """A schema or its text, an expression, a list of texts, or the source of calls."""
     optional: bool = False
     """Whether the answer may be text without a structure instead."""
+    answer: RequestedStructure | None = None
+    """The structure of an answer that makes no calls, if it may be one."""
 
     @property
     def top_field(self) -> str:
@@ -71,15 +75,29 @@ class PlannedStructure:
     compiled: Structure
     optional: bool = False
     """Whether the answer may be text without a structure instead."""
+    calls_only: bool = False
+    """Whether all answers that have the structure are calls of tools."""
 
 
 def requested_structure(body: DecodingBody) -> RequestedStructure | None:
     """The structure that a request asks for. Raises ``ApiError`` for two of them, and for a grammar."""
-    given = [*_of_openai(body), *_of_vllm(body), *_of_tools(body)]
+    given = [*_of_openai(body), *_of_vllm(body)]
     if len(given) > 1:
-        names = " and ".join(each.field for each in given[:2])
-        raise ApiError(400, f"{names} exclude each other; keep one of them", param=given[1].field)
-    return given[0] if given else None
+        raise _excluded(given[0], given[1])
+    answer, calls = (given[0] if given else None), next(_of_tools(body), None)
+    if calls is None or answer is None:
+        return calls or answer
+    if answer.kind not in OF_JSON:
+        raise _excluded(answer, calls)
+    if not calls.optional:
+        return calls
+    schema = {"type": "object"} if answer.kind is StructureKind.json_object else json.loads(_source(answer))
+    return replace(calls, value={**calls.value, "answer": schema}, optional=False, answer=answer)
+
+
+def _excluded(first: RequestedStructure, second: RequestedStructure) -> ApiError:
+    message = f"{first.field} and {second.field} exclude each other; keep one of them"
+    return ApiError(400, message, param=second.field)
 
 
 def _of_openai(body: DecodingBody) -> Iterator[RequestedStructure]:
@@ -135,6 +153,8 @@ class StructurePlanner:
 
         None if the structure is optional and does not fit. Takes up to seconds the first time.
         """
+        if requested.answer is not None:  # its errors name its own field
+            self.compile(requested.answer, body, max_tokens)
         spec = self._spec(requested, body)
         try:
             with COMPILING:
@@ -143,7 +163,8 @@ class StructurePlanner:
             if requested.optional and error.code == TOO_LONG:
                 return None
             raise _api_error(error, requested.field) from None
-        return PlannedStructure(spec, compiled, requested.optional)
+        calls_only = requested.kind is StructureKind.tool_calls and requested.answer is None
+        return PlannedStructure(spec, compiled, requested.optional, calls_only)
 
     def _spec(self, requested: RequestedStructure, body: DecodingBody) -> StructureSpec:
         usual, value_tokens = self._settings.all_properties, self._settings.value_tokens
@@ -190,6 +211,8 @@ def structure_warnings(planned: PlannedStructure | None, body: DecodingBody) -> 
         fields = [] if planned.optional else [name for name in WITHOUT_EFFECT if _has_effect(body, name)]
         ignored = [f"{name} has no effect on an answer that has a structure" for name in fields]
         warnings = [*planned.compiled.warnings, *ignored]
+    if requires_calls(body) and body.response_format is not None:
+        warnings.append("response_format has no effect: the answer calls tools")
     if body.all_properties and (planned is None or planned.spec.kind not in WITH_PROPERTIES):
         warnings.append("all_properties has no effect without a JSON schema")
     return warnings

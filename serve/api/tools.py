@@ -58,6 +58,12 @@ def _requested(body: ChatRequest) -> RequestedTools | None:
     return RequestedTools(dict(enumerate(tools)), choice == "required", parallel)
 
 
+def requires_calls(body: DecodingBody) -> bool:
+    """Whether the answer has to call a tool."""
+    requested = requested_tools(body)
+    return requested is not None and requested.required
+
+
 def callable_tools(body: DecodingBody) -> list[Tool]:
     """The tools that an answer may call."""
     requested = requested_tools(body)

@@ -11,6 +11,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+CALL_MARK = "<"
+"""The first character of a call, with which no JSON begins."""
 CALL_END = "}\n</tool_call>"
 """What follows the arguments of a call."""
 BETWEEN_CALLS = "\n"

@@ -21,7 +21,7 @@ from lladav.structured.languages.building import Automata
 from lladav.structured.languages.vocabulary import vocabulary_of
 from lladav.structured.outline import Outline
 from lladav.structured.outlines.answer import AnswerOutline
-from lladav.structured.outlines.calls import CallPart
+from lladav.structured.outlines.calls import CallOrValuePart, CallPart
 from lladav.structured.outlines.encoding import TextEncoder
 from lladav.structured.outlines.layouts import Layouts
 from lladav.structured.outlines.longest import Longest
@@ -29,7 +29,7 @@ from lladav.structured.outlines.parts import Part, push
 from lladav.structured.outlines.slots import SlotBuilder
 from lladav.structured.outlines.values import ValuePart
 from lladav.structured.schema.reading import read_schema
-from lladav.structured.tool_calls import read_functions
+from lladav.structured.tool_calls import read_answer, read_functions
 
 CACHED = 64
 """Compiled structures that a process keeps."""
@@ -145,10 +145,12 @@ def _of_schema(source: JsonValue, slots: SlotBuilder, all_properties: bool) -> _
 def _of_functions(source: JsonValue, slots: SlotBuilder, all_properties: bool) -> _Compiled:
     layouts = Layouts(slots, all_properties)
     functions, warnings = read_functions(source, layouts)
-    longest = functions.longest  # visits what is optional
-    return _Compiled(
-        slots.encoder, CallPart(functions), math.inf if functions.parallel else longest, warnings
-    )
+    first = functions.longest  # visits what is optional
+    longest = math.inf if functions.parallel else first
+    if (answer := read_answer(source, layouts)) is None:
+        return _Compiled(slots.encoder, CallPart(functions), longest, warnings)
+    longest = max(longest, Longest(layouts).of(answer.schema))
+    return _Compiled(slots.encoder, CallOrValuePart(functions, answer), longest, warnings)
 
 
 def _texts(source: JsonValue) -> Sequence[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from lladav.structured.errors import SchemaError, pointer
 from lladav.structured.outlines.calls import Function, FunctionCalls
 from lladav.structured.outlines.layouts import Layouts
+from lladav.structured.outlines.values import ValuePart
 from lladav.structured.schema.reading import read_schema
 
 NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
@@ -40,6 +41,19 @@ def read_functions(source: Any, layouts: Layouts) -> tuple[FunctionCalls, tuple[
         functions.append(Function(each["name"], schema.root))
         warnings += [f"{each['name']}: {line}" for line in schema.warnings]
     return FunctionCalls(functions, layouts, source["parallel"]), tuple(warnings)
+
+
+def read_answer(source: Any, layouts: Layouts) -> ValuePart | None:
+    """The value that an answer may be instead of calls, if the source has a schema ``answer``.
+
+    Raises ``SchemaError`` if no value can be guaranteed.
+    """
+    if source.get("answer") is None:
+        return None
+    root = read_schema(source["answer"], layouts.slots.automata.budget).root
+    if not layouts.cost(root).possible:
+        raise layouts.error(root)
+    return ValuePart(root, layouts)
 
 
 def arguments_schema(parameters: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -95,6 +95,20 @@ def test_calls_begin_with_the_same_fixed_token(tokenizer: ChatTokenizer, names: 
     assert first.ids[0] == tokenizer.encode("<tool_call>")[0]
 
 
+def test_an_answer_is_calls_or_a_value(tokenizer: ChatTokenizer, model: UntrainedModel) -> None:
+    functions = [{"index": 0, "name": "weather", "parameters": WEATHER}]
+    source = json.dumps({"functions": functions, "parallel": False, "answer": {"type": "boolean"}})
+    structure = compile_structure(StructureSpec(StructureKind.tool_calls, source), tokenizer, 160)
+    requests = {f"{seed}": StructuredRequest(structure, 9.0, seed) for seed in range(20)}
+    texts = {answer.text for answer in model.answer(requests).values()}
+    values = texts & {"true", "false"}
+    assert values
+    assert [name for text in texts - values for name, _ in calls_in(text)] == ["weather"] * len(
+        texts - values
+    )
+    assert texts != values
+
+
 def test_a_single_call_reserves_no_more_than_its_longest_form(tokenizer: ChatTokenizer) -> None:
     short = structure_of(tokenizer, "now", limit=4000)
     assert short.max_tokens == len(tokenizer.encode(call_text("now", "{}")))

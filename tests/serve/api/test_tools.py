@@ -35,8 +35,14 @@ def tool(name: str, parameters: Any) -> Any:
     return {"type": "function", "function": function}
 
 
+def of_schema(schema: Any) -> Any:
+    """The response format of a schema."""
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+
+
 TOOLS = [tool(name, schema) for name, schema in SCHEMAS.items()]
 QUESTION: list[Any] = [{"role": "user", "content": "How warm is it in Rome?"}]
+FORMAT = "response_format.json_schema.schema"
 NAMED = {"type": "function", "function": {"name": "add"}}
 
 
@@ -190,6 +196,32 @@ def test_calls_and_results_are_a_part_of_the_history(client: openai.OpenAI, open
     assert with_results.usage.prompt_tokens > fewer.usage.prompt_tokens > 100
 
 
+@pytest.mark.parametrize("bias", [-100, 100])
+@pytest.mark.parametrize("schema", [WEATHER, {"type": "integer"}, {"type": "string", "maxLength": 9}])
+def test_an_answer_calls_tools_or_fits_a_schema(
+    client: openai.OpenAI, opening: int, bias: float, schema: Any
+) -> None:
+    given: Any = {"response_format": of_schema(schema), "logit_bias": {opening: bias}}
+    (choice,) = ask(client, **given).choices
+    chunks = list(ask(client, **given, stream=True))
+    deltas = [choice.delta for chunk in chunks for choice in chunk.choices]
+    if bias > 0:
+        assert check_calls(choice.message)
+        assert choice.finish_reason == "tool_calls"
+        called = [call for delta in deltas for call in delta.tool_calls or [] if call.id]
+        assert len(called) == len(choice.message.tool_calls)
+    else:
+        validate(json.loads(choice.message.content), schema)
+        assert (choice.finish_reason, choice.message.tool_calls) == ("stop", None)
+        assert "".join(delta.content or "" for delta in deltas) == choice.message.content
+
+
+def test_an_answer_that_has_to_call_tools_has_no_other_structure(client: openai.OpenAI) -> None:
+    answer = ask(client, tool_choice="required", response_format={"type": "json_object"})
+    assert check_calls(answer.choices[0].message)
+    assert answer.warnings == ["response_format has no effect: the answer calls tools"]
+
+
 def test_the_responses_api_has_the_same_calls(client: openai.OpenAI) -> None:
     tools: Any = [{"type": "function", "strict": None, **each["function"]} for each in TOOLS]
     given: Any = {"model": NAME, "tools": tools, "max_output_tokens": 128}
@@ -222,7 +254,8 @@ def test_the_responses_api_has_the_same_calls(client: openai.OpenAI) -> None:
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name", "pattern"),
         ({"tools": [{"type": "retrieval"}]}, "tools[0].type", "function"),
         ({"tool_choice": "always"}, "tool_choice", "required"),
-        ({"response_format": {"type": "json_object"}}, "tools", "exclude each other"),
+        ({"extra_body": {"guided_regex": "a"}}, "tools", "exclude each other"),
+        ({"response_format": of_schema({"type": "date"})}, f"{FORMAT}.type", "date"),
         (
             {"tools": [TOOLS[0], tool("f", {"properties": {"x": {"type": "date"}}, "required": ["x"]})]},
             "tools[1].function.parameters.properties.x.type",

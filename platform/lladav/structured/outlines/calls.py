@@ -57,6 +57,33 @@ class FunctionCalls:
 
 
 @dataclass(frozen=True, slots=True)
+class CallOrValuePart:
+    """Calls, or a value of a schema instead."""
+
+    functions: FunctionCalls
+    value: ValuePart
+
+    @property
+    def cost(self) -> Cost:
+        return min(self.functions.minimum, self.value.cost, key=lambda cost: cost.minimum)
+
+    @property
+    def collection(self) -> Collection | None:
+        return None
+
+    @property
+    def width(self) -> int:
+        return len(self.functions) + self.value.width
+
+    @property
+    def decided(self) -> bool:
+        return False
+
+    def alternatives(self, known: Known) -> list[Alternative]:  # noqa: ARG002 - the protocol's signature
+        return [Alternative((CallPart(self.functions),)), Alternative((self.value,))]
+
+
+@dataclass(frozen=True, slots=True)
 class CallPart:
     """The first call of an answer, or what follows the arguments of a call: its end, or one more call."""
 
