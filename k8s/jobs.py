@@ -1,9 +1,9 @@
-"""Generates the jobs of each overlay from ``conf``: one per stage, one to prepare and one to export.
+"""Generates the jobs of each overlay from ``conf``: one per stage, and those that prepare, export and answer.
 
     python -m k8s.jobs
 
 writes ``k8s/overlays/*/jobs.yaml`` and the table of costs in ``k8s/README.md``. The component ``training``
-has what all training jobs share.
+has the Ray cluster of the stages and of batch inference.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from lladav.config.loader import CONF, curriculum, load, run_name, stages_of  # 
 from lladav.config.schema import Config  # noqa: E402
 
 SHARED = "/mnt/shared"
+BATCH_HOURS = 168
+"""The deadline of batch inference, whose duration depends on its input."""
 HEADER = "# Generated from conf by python -m k8s.jobs; change conf or k8s/jobs.py, not this file.\n"
 TIMEOUT_FACTOR, MIN_TIMEOUT_HOURS = 3.0, 6.0
 """The deadline of a stage: a multiple of the estimate of ``k8s.costs``, and a minimum."""
@@ -42,6 +44,8 @@ class Profile:
     """Name of the exported model."""
     memory: str
     """Memory of the pods that prepare and export: they load the whole model."""
+    batch: tuple[str, ...]
+    """Settings of batch inference: a file of ``conf/serve``, and its engines."""
     prepare: tuple[str, ...] = ()
     """Command that creates the data and weights that the curriculum starts from."""
 
@@ -60,16 +64,22 @@ BUILT_IN = (
     f"model.tokenizer={SHARED}/digits/tokenizer",
 )
 TINY = ("model=tiny", "data=digits")
+ON_GPUS = ("config=gpu", "engine.max_replicas=8", "engine.cpus=8")
 PROFILES = {
     "dev-cpu": Profile(
         (*TINY, "cluster=local"),
         (f"train.storage={SHARED}/runs", "train.micro_batch=32", *BUILT_IN),
         "llada-v-tiny",
         "4Gi",
+        ("config=local",),
         prepare=("python", "train/towers.py", *TINY, *BUILT_IN),
     ),
-    "gpu": Profile(("model=llada_v_8b", "data=llava", "cluster=kuberay"), PUBLISHED, "llada-v-8b", "32Gi"),
-    "spot": Profile(("model=llada_v_8b", "data=llava", "cluster=spot"), PUBLISHED, "llada-v-8b", "32Gi"),
+    **{
+        overlay: Profile(
+            ("model=llada_v_8b", "data=llava", f"cluster={cluster}"), PUBLISHED, "llada-v-8b", "32Gi", ON_GPUS
+        )
+        for overlay, cluster in (("gpu", "kuberay"), ("spot", "spot"))
+    },
 }
 
 
@@ -90,19 +100,31 @@ def jobs(profile: Profile, conf: Path = CONF) -> Iterator[dict[str, Any]]:
     run = (f"run={run_name(config)}", f"storage={config.train.storage}")
     export = ("python", "train/export.py", *run, f"out={SHARED}/models/{profile.model}")
     yield plain_job("lladav-export", export, profile.memory, suspend=True)
+    yield batch_job(profile)
+
+
+def batch_job(profile: Profile) -> dict[str, Any]:
+    """The RayJob of batch inference with the exported model, on a cluster like that of the stages."""
+    where = (f"input={SHARED}/batch/questions.parquet", f"output={SHARED}/batch/answers")
+    model = f"model={SHARED}/models/{profile.model}"
+    command = ("python", "serve/batch.py", *where, model, *profile.batch)
+    return ray_job("lladav-batch", {"app.kubernetes.io/component": "batch"}, command, BATCH_HOURS)
 
 
 def stage_job(config: Config, command: tuple[str, ...]) -> dict[str, Any]:
     """The RayJob of a stage; ``components/training`` adds its cluster."""
     stage = config.stage.name
     hours = max(MIN_TIMEOUT_HOURS, TIMEOUT_FACTOR * cost(config).hours)
+    labels = {"app.kubernetes.io/component": "training", "lladav/stage": stage}
+    return ray_job(f"lladav-{stage.replace('_', '-')}", labels, command, hours)
+
+
+def ray_job(name: str, labels: dict[str, str], command: tuple[str, ...], hours: float) -> dict[str, Any]:
+    """A RayJob with a deadline."""
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
-        "metadata": {
-            "name": f"lladav-{stage.replace('_', '-')}",
-            "labels": {"app.kubernetes.io/component": "training", "lladav/stage": stage},
-        },
+        "metadata": {"name": name, "labels": labels},
         "spec": {"entrypoint": shlex.join(command), "activeDeadlineSeconds": math.ceil(hours) * 3600},
     }
 

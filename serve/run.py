@@ -31,7 +31,7 @@ import ray  # noqa: E402 - the path comes first
 from ray import serve  # noqa: E402
 
 from lladav.cluster import CHECKOUT, local_head, runtime_env  # noqa: E402
-from lladav.config.cli import one_line_errors  # noqa: E402
+from lladav.config.cli import key_values, one_line_errors  # noqa: E402
 from lladav.errors import UserError  # noqa: E402
 from serve.app import build  # noqa: E402
 from serve.ingress import check_ingress  # noqa: E402
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> None:
     """Serve until interrupted; a user error is one line on stderr and exit code 2."""
     os.chdir(CHECKOUT or Path.cwd())
     with one_line_errors():
-        values = dict(_key_and_value(argument) for argument in arguments if argument not in HELP)
+        values = key_values([argument for argument in arguments if argument not in HELP])
         port = values.pop("port", str(PORT))
         if HELP & set(arguments):
             print(f"{__doc__}\n  port={port}\n{settings_help(values)}")
@@ -83,13 +83,6 @@ def _connected(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def _key_and_value(argument: str) -> tuple[str, str]:
-    key, sign, value = argument.partition("=")
-    if not sign:
-        raise UserError(f"{argument}: not a setting; write key=value")
-    return key, value
 
 
 def _port(text: str) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -342,13 +342,20 @@ class ServeSettings(Section):
         return self
 
 
+Settings = TypeVar("Settings", bound=ServeSettings)
+
+
 def load(arguments: Mapping[str, Any], conf: Path = CONF) -> ServeSettings:
     """The settings of some arguments; raises ``UserError`` in one line for settings that cannot work."""
-    values = merged(arguments, conf)
+    return checked(ServeSettings, merged(arguments, conf))
+
+
+def checked(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
+    """The settings with some values; raises ``UserError`` in one line for settings that cannot work."""
     try:
-        return ServeSettings.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise UserError(settings_error(error, ServeSettings, values)) from None
+        raise UserError(settings_error(error, kind, values)) from None
 
 
 def merged(arguments: Mapping[str, Any], conf: Path = CONF) -> dict[str, Any]:

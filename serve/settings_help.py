@@ -27,11 +27,11 @@ class Line(NamedTuple):
     purpose: str
 
 
-def settings_help(arguments: Mapping[str, Any]) -> str:
+def settings_help(arguments: Mapping[str, Any], kind: type[ServeSettings] = ServeSettings) -> str:
     """All settings with the values that some arguments result in. Raises ``UserError`` as ``merged`` does."""
     width = max(MIN_WIDTH, shutil.get_terminal_size().columns)
     config = Line("config", str(arguments.get("config", DEFAULT_CONFIG)), "A file of conf/serve with values.")
-    lines = [config, *settings_lines(ServeSettings, merged(arguments))]
+    lines = [config, *settings_lines(kind, merged(arguments))]
     return "\n".join(_text(line, width) for line in lines)
 
 

@@ -45,6 +45,15 @@ def reason(messages: Iterable[str]) -> str:
     for last in messages:
         if raised := RAISED.findall(last):
             kind, message = raised[-1]
-            is_user_error = kind.rpartition(".")[2] == UserError.__name__
-            return f"a replica cannot start: {message if is_user_error else f'{kind}: {message}'}"
+            return f"a replica cannot start: {message if _is_user_error(kind) else f'{kind}: {message}'}"
     return last.partition("\n")[0]
+
+
+def user_error_in(text: str) -> UserError | None:
+    """The last ``UserError`` of some tracebacks, if they have one."""
+    raised = [message for kind, message in RAISED.findall(text) if _is_user_error(kind)]
+    return UserError(raised[-1]) if raised else None
+
+
+def _is_user_error(kind: str) -> bool:
+    return kind.rpartition(".")[2] == UserError.__name__

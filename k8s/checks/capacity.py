@@ -12,9 +12,13 @@ from typing import Any
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
 from k8s.manifests import Resource, ray_cluster, serve_settings
+from lladav.config.cli import key_values
 from lladav.config.loader import load as load_training
+from serve.offline.settings import load_batch
 from serve.settings import ServeSettings
 
+BATCH = "serve/batch.py"
+"""Command of batch inference."""
 Demand = dict[str, float]
 """Ray resources by name."""
 
@@ -24,7 +28,7 @@ def check(resource: Resource) -> Iterator[str]:
     if resource["kind"] == "RayService":
         yield from unplaced(node_types(resource), serving_demands(serve_settings(resource)))
     if resource["kind"] == "RayJob":
-        yield from unplaced(node_types(resource), training_demands(resource))
+        yield from unplaced(node_types(resource), job_demands(resource))
 
 
 def node_types(resource: Resource) -> dict[str, dict[str, Any]]:
@@ -39,9 +43,12 @@ def serving_demands(settings: ServeSettings) -> list[Demand]:
     return [*engines, *[{"CPU": ingress.cpus}] * ingress.replicas]
 
 
-def training_demands(job: Resource) -> list[Demand]:
-    """The resources of a stage's workers."""
-    _, _, *overrides = shlex.split(job["spec"]["entrypoint"])
+def job_demands(job: Resource) -> list[Demand]:
+    """The resources of a stage's workers, or of the engines of batch inference."""
+    _, entry, *overrides = shlex.split(job["spec"]["entrypoint"])
+    if entry == BATCH:
+        engine = load_batch(key_values(overrides)).engine
+        return [{"CPU": engine.cpus, "GPU": engine.gpus}] * engine.max_replicas
     cluster = load_training(overrides).cluster
     return [{"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}] * cluster.workers
 

@@ -30,6 +30,7 @@ COMMANDS = {
     "demo": Command("train.demo", "train and evaluate the tiny model in the current folder"),
     "generate": Command("lladav.generation", "answer a question about images or a video"),
     "serve": Command("serve.run", "serve a model and the playground on this machine"),
+    "batch": Command("serve.batch", "answer the rows of a file without a server"),
     "keys": Command("serve.keys", "create an API key"),
     "config-check": Command("serve.config_check", "check Serve config files and RayService manifests"),
     "follow-scale": Command("serve.follow_scale", "apply an external autoscaler's number of replicas"),

@@ -8,7 +8,7 @@ from typing import Any
 from lladav.inputs.chat import ChatTokenizer
 from serve.api import response_forms as forms
 from serve.api.canvas_view import CanvasView
-from serve.api.context import RequestContext
+from serve.api.context import AnswerObserver
 from serve.api.planner import PreparedRequest
 from serve.api.response_forms import AnswerText, Piece, form_of
 from serve.api.server_sent import DONE, server_sent
@@ -19,7 +19,7 @@ from serve.errors import ApiError
 class ChoicesWriter:
     """Writes chat completions and text completions: bodies, and chunks of a stream."""
 
-    def __init__(self, prepared: PreparedRequest, tokenizer: ChatTokenizer, context: RequestContext) -> None:
+    def __init__(self, prepared: PreparedRequest, tokenizer: ChatTokenizer, context: AnswerObserver) -> None:
         self._prepared, self._context = prepared, context
         self._form = form_of(prepared)
         choices = range(prepared.choices)

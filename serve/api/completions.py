@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from pydantic_core import to_json
 
 from lladav.inputs.chat import ChatTokenizer
-from serve.api.context import RequestContext
+from serve.api.context import AnswerObserver, RequestContext
 from serve.api.planner import PreparedRequest, RequestPlanner
 from serve.api.prompts import media_references
 from serve.api.response_forms import usage
@@ -64,7 +64,7 @@ class MakeWriter(Protocol):
     """Makes the writer of a request."""
 
     def __call__(
-        self, prepared: PreparedRequest, tokenizer: ChatTokenizer, context: RequestContext
+        self, prepared: PreparedRequest, tokenizer: ChatTokenizer, context: AnswerObserver
     ) -> AnswerWriter: ...
 
 
@@ -97,7 +97,7 @@ class Completions:
         await self._offload(self._planner.check, body, key)
         return await self._offload(self._planner.prompt_ids, body)
 
-    async def answer(self, prepared: PreparedRequest, context: RequestContext, writer: MakeWriter) -> bytes:
+    async def answer(self, prepared: PreparedRequest, context: AnswerObserver, writer: MakeWriter) -> bytes:
         """The JSON body of the whole answer; raises ``ApiError``."""
         with _deadline_error(UNANSWERED):
             async with asyncio.timeout(_seconds_left(prepared)):

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -30,6 +30,18 @@ class BodyMemory:
     """Bytes that an ingress replica may still hold in bodies, over all requests."""
 
     free: int
+
+
+class AnswerObserver(Protocol):
+    """Is told about a whole answer."""
+
+    def first_token(self) -> None:
+        """The first text of the answer exists."""
+        ...
+
+    def answered(self, usage: Mapping[str, Any]) -> None:
+        """The answer is finished, with this usage."""
+        ...
 
 
 class RequestContext:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lladav.inputs.chat import ChatTokenizer
-from serve.api.context import RequestContext
+from serve.api.context import AnswerObserver
 from serve.api.planner import PreparedRequest
 from serve.api.response_forms import AnswerText, ChatForm, Piece, usage
 from serve.api.responses_items import ItemEvent, OutputItems
@@ -72,7 +72,7 @@ class ResponsesWriter:
         repeated: Mapping[str, Any],
         prepared: PreparedRequest,
         tokenizer: ChatTokenizer,
-        context: RequestContext,
+        context: AnswerObserver,
     ) -> None:
         """``repeated`` are the fields that repeat the request."""
         self._repeated, self._prepared, self._context = repeated, prepared, context

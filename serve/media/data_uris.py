@@ -69,7 +69,11 @@ def check_size(url: str, param: str, kind: MediaKind, limit: int) -> None:
     """Raise ``ApiError`` for a data URI with more than ``limit`` bytes, without decoding it."""
     start = payload_start(url, param, kind)
     length = len(url) - start - sum(url.count(each, start) for each in WHITE_SPACE)
-    size = length // 4 * 3 - min(2, url.count("=", start))
+    check_bytes(length // 4 * 3 - min(2, url.count("=", start)), param, kind, limit)
+
+
+def check_bytes(size: int, param: str, kind: MediaKind, limit: int) -> None:
+    """Raise ``ApiError`` for content of more than ``limit`` bytes."""
     if size > limit:
         raise too_large(param, f"{size} bytes; {kind.article} {kind.name} may have {limit} at most", kind)
 

@@ -46,7 +46,7 @@ def main() -> None:
     arguments = _parser().parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        model = _checkpoint(Path(folder) / "model", arguments.width, arguments.layers)
+        model = checkpoint(Path(folder) / "model", arguments.width, arguments.layers)
         rows = measure(model, arguments)
     table(("refresh interval", "engine alone", "over the API", "of it"), rows)
 
@@ -77,8 +77,11 @@ def measure(model: Path, arguments: argparse.Namespace) -> list[tuple[str, ...]]
     return rows
 
 
-def bare(engine: Engine, tokenizer: ChatTokenizer, interval: int, seconds: float) -> float:
+def bare(
+    engine: Engine, tokenizer: ChatTokenizer, interval: int, seconds: float, max_tokens: int = TOKENS
+) -> float:
     """Tokens per second of the engine with as many requests waiting as it has rows."""
+    sampled = {**SAMPLED, "max_tokens": max_tokens}
     messages = [Message("system", SYSTEM_PROMPT), Message("user", QUESTION)]
     text, number, tokens = encode_prompt(messages, tokenizer), 0, 0
     begin, counting = time.monotonic(), 0.0
@@ -87,7 +90,7 @@ def bare(engine: Engine, tokenizer: ChatTokenizer, interval: int, seconds: float
             counting, tokens = now, 0
         while len(engine.waiting) < ROWS:
             options = DecodingOptions.for_chat(
-                tokenizer.ids, refresh_interval=interval, seed=number, **SAMPLED
+                tokenizer.ids, refresh_interval=interval, seed=number, **sampled
             )
             engine.submit(Sample(str(number), text), options)
             number += 1
@@ -111,7 +114,8 @@ def over_api(address: str, interval: int, seconds: float) -> float:
     return sum(json.loads(answer.text)["usage"]["completion_tokens"] for answer in answers) / spent
 
 
-def _checkpoint(folder: Path, width: int, layers: int) -> Path:
+def checkpoint(folder: Path, width: int, layers: int) -> Path:
+    """An untrained model of a size, as a checkpoint with its tokenizer."""
     tokenizer = ChatTokenizer.load(TOKENIZER)
     heads = max(1, width // 64)
     config = tiny_config(

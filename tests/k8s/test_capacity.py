@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from k8s.checks.capacity import check, node_types, serving_demands, training_demands, unplaced
+from k8s.checks.capacity import check, job_demands, node_types, serving_demands, unplaced
 from k8s.manifests import Resource, serve_settings
 from tests.k8s.edits import changed
 
@@ -24,7 +24,7 @@ def test_ray_derives_node_types_from_our_groups(service: Resource, job: Resource
 
 def test_demands_follow_conf(service: Resource, job: Resource) -> None:
     assert serving_demands(serve_settings(service)) == [{"CPU": 4, "GPU": 1}] * 4 + [{"CPU": 2}] * 2
-    assert training_demands(job) == [{"CPU": 8, "GPU": 1}] * 8
+    assert job_demands(job) == [{"CPU": 8, "GPU": 1}] * 8
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ import pytest
 
 from k8s.jobs import PROFILES, jobs, text
 from k8s.manifests import FOLDER, Resource, of_kind
+from lladav.config.cli import key_values
 from lladav.config.loader import curriculum, load, stages_of
 from lladav.config.schema import Config
+from serve.offline.settings import load_batch
 
 
 def config_of(job: Resource) -> Config:
@@ -19,9 +21,14 @@ def config_of(job: Resource) -> Config:
     return load(overrides)
 
 
+def stages(resources: list[Resource]) -> list[Resource]:
+    """The jobs that train."""
+    return [job for job in of_kind(resources, "RayJob") if job["metadata"]["name"] != "lladav-batch"]
+
+
 @pytest.mark.parametrize("overlay", PROFILES)
 def test_every_stage_that_the_data_has_gets_a_job(overlay: str) -> None:
-    configs = [config_of(job) for job in of_kind([*jobs(PROFILES[overlay])], "RayJob")]
+    configs = [config_of(job) for job in stages([*jobs(PROFILES[overlay])])]
     assert [config.stage.name for config in configs] == stages_of(configs[0].data.name)
 
 
@@ -35,13 +42,14 @@ def test_files_are_up_to_date(overlay: str) -> None:
 @pytest.mark.parametrize("overlay", PROFILES)
 def test_jobs_start_suspended_and_can_be_retried(overlays: dict[str, list[Resource]], overlay: str) -> None:
     for job in of_kind(overlays[overlay], "RayJob"):
-        spec, config = job["spec"], config_of(job)
+        spec = job["spec"]
         assert spec["suspend"]
         assert spec["backoffLimit"] > 0
         assert spec["shutdownAfterJobFinishes"]
         assert spec["ttlSecondsAfterFinished"] > 0
         assert spec["activeDeadlineSeconds"] >= 6 * 3600
-        assert config.train.storage.startswith("/mnt/shared/"), "a retry needs the checkpoints"
+    for job in stages(overlays[overlay]):
+        assert config_of(job).train.storage.startswith("/mnt/shared/"), "a retry needs the checkpoints"
 
 
 def test_the_export_uses_the_last_stage_of_the_curriculum(overlays: dict[str, list[Resource]]) -> None:
@@ -49,10 +57,20 @@ def test_the_export_uses_the_last_stage_of_the_curriculum(overlays: dict[str, li
         jobs_ = of_kind(overlays[overlay], "Job")
         [export] = [job for job in jobs_ if job["metadata"]["name"] == "lladav-export"]
         command = export["spec"]["template"]["spec"]["containers"][0]["command"]
-        data = config_of(of_kind(overlays[overlay], "RayJob")[0]).data.name
+        data = config_of(stages(overlays[overlay])[0]).data.name
         last = [stage for stage in stages_of(data) if stage in curriculum()][-1]
         assert any(part.startswith(f"run={last}-") for part in command)
         assert export["spec"]["suspend"]
+
+
+@pytest.mark.parametrize("overlay", PROFILES)
+def test_batch_inference_uses_the_exported_model(overlays: dict[str, list[Resource]], overlay: str) -> None:
+    [job] = [each for each in of_kind(overlays[overlay], "RayJob") if each not in stages(overlays[overlay])]
+    python, entry, *arguments = shlex.split(job["spec"]["entrypoint"])
+    assert (python, entry) == ("python", "serve/batch.py")
+    settings = load_batch(key_values(arguments))
+    assert settings.model == f"/mnt/shared/models/{PROFILES[overlay].model}"
+    assert settings.output.startswith("/mnt/shared/"), "a retry resumes there"
 
 
 def test_the_jobs_of_the_tiny_model_are_small(overlays: dict[str, list[Resource]]) -> None:

@@ -32,6 +32,14 @@ def one_line_errors() -> Iterator[None]:
         raise SystemExit(2) from None
 
 
+def key_values(arguments: Sequence[str]) -> dict[str, str]:
+    """Arguments of a command line, ``key=value``, by key; raises ``UserError`` for another form."""
+    pairs = [argument.partition("=") for argument in arguments]
+    if malformed := [key for key, sign, _ in pairs if not sign]:
+        raise UserError(f"{malformed[0]}: not a setting; write key=value")
+    return {key: value for key, _, value in pairs}
+
+
 def main_arguments(
     arguments: Sequence[str], doc: str = "", notes: Callable[[Config], Iterable[str]] = lambda _: ()
 ) -> list[Config]:

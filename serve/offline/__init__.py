@@ -1,0 +1,1 @@
+"""Batch inference: the rows of a file or folder are answered by the engine of the server and written out."""
