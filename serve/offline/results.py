@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from lladav.structured.compiling import StructureKind
 from serve.api.planner import PreparedRequest
 from serve.errors import ApiError
 from serve.offline.row_requests import CHAT, TEXT, RowRequest
@@ -75,10 +76,11 @@ class TableForm:
         self._kept = kept
 
     def check(self, request: RowRequest, prepared: PreparedRequest) -> None:
+        structure = prepared.structure
         wanted = {
             "n": prepared.choices > 1,
             "logprobs": prepared.logprobs,
-            "tools": prepared.calls_tools(follows_outline=True),
+            "tools": structure is not None and structure.spec.kind is StructureKind.tool_calls,
             "url": request.endpoint not in (CHAT, TEXT),
         }
         if refused := [name for name, given in wanted.items() if given]:
