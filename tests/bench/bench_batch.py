@@ -139,7 +139,7 @@ def memory(model: Path, folder: Path, arguments: argparse.Namespace) -> None:
         time.sleep(1.0)
         done = written(output)
         if done > due:
-            due = due + rows // SHARES if due else done
+            due = done + rows // SHARES
             lines.append((f"{done:,}", *(f"{size / 2**20:,.0f} MiB" for size in resident(process.pid))))
     assert process.returncode == 0
     report("batch_memory_rows", written(output), "rows", "a run of serve/batch.py")
