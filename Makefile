@@ -1,6 +1,6 @@
 # All commands; `make` lists them. Paths are relative because the name of the checkout's folder may contain spaces.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo serve test proofs lmms-eval k8s-check lint format bench schemas schema-suite clean
+.PHONY: help venv demo serve test proofs clients lmms-eval k8s-check lint format bench schemas schema-suite clean
 PYTHON_OF_VENV := .venv/bin/python
 ARGS ?=
 FILE ?=
@@ -25,6 +25,9 @@ test: .venv/ready ## run the tests; ARGS="-k noise" selects some
 
 proofs: .venv/ready ## run the long tests of the server (disconnects, soak, faults, fuzzing), about half an hour
 	$(PYTHON_OF_VENV) -m pytest --full -m proof -s --timeout 3600 $(ARGS)
+
+clients: .venv/ready ## check the server with other projects' clients, each in its own environment; ARGS="langchain"
+	@$(PYTHON_OF_VENV) -m tests.clients $(ARGS)
 
 lmms-eval: .venv/ready ## compare answers with LMMs-Eval, in its own environment; ARGS="--model FOLDER"
 	@sh .ci/lmms_eval

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
-from serve.api.body import AnyObject, OpenBody, Text
+from serve.api.body import AnyObject, OpenBody, Text, text_or_list
 from serve.api.schemas import Effort
 from serve.decoding_params import Count, DecodingParams, EnumText, Rule, WholeNumber
 
@@ -31,13 +31,6 @@ class InputImage(OpenBody):
 
 
 InputPart = Annotated[InputText | InputRefusal | InputImage, Field(discriminator="type")]
-
-
-def text_or_list(value: Any) -> str:
-    """Selects one alternative of a union by the type of a value, so that errors are about this one only."""
-    return "list" if isinstance(value, list) else "text"
-
-
 TextOrParts = Annotated[
     Annotated[Text, Tag("text")]
     | Annotated[list[InputPart], Field(min_length=1, fail_fast=True), Tag("list")],

@@ -35,7 +35,7 @@ LOGPROBS = "message.output_text.logprobs"
 SAME = {
     *DecodingParams.model_fields,
     *("model", "effort", "reveal", "deadline_ms", "seed", "all_properties", "stream", "parallel_tool_calls"),
-    *("metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"),
+    *("store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"),
     *("top_logprobs", "user"),
 }
 """Fields with the same meaning in a chat request."""
@@ -49,10 +49,12 @@ REFUSED = {
 NAMES = (
     (r"\bresponse_format\.json_schema\b", "text.format"),
     (r"\bresponse_format\b", "text.format"),
-    (r"\bmax_tokens\b", "max_output_tokens"),
+    (r"\bmax_(completion_)?tokens\b", "max_output_tokens"),
     (r"\bmessages\b(?!\[)", "input"),
     (r"\.image_url\.url\b", ".image_url"),
     (r"\b(tools\[\d+\])\.function\b", r"\1"),
+    (r"\breasoning_effort\b", "reasoning.effort"),
+    (r"\bverbosity\b", "text.verbosity"),
 )
 """Paths of fields in a chat request, and in a request of ``/v1/responses``."""
 MESSAGE = re.compile(r"\bmessages\[(\d+)\]")
@@ -80,10 +82,14 @@ class Conversation:
         return ApiError(error.status, message, code=error.code, param=param, retry_after=error.retry_after)
 
     def _renamed(self, text: str) -> str:
-        text = MESSAGE.sub(lambda found: self.sources[int(found[1])], text)
-        for pattern, name in NAMES:
-            text = re.sub(pattern, name, text)
-        return text
+        return with_own_names(MESSAGE.sub(lambda found: self.sources[int(found[1])], text))
+
+
+def with_own_names(text: str) -> str:
+    """A line about a chat request with the names of fields in a request of ``/v1/responses``."""
+    for pattern, name in NAMES:
+        text = re.sub(pattern, name, text)
+    return text
 
 
 def conversation_of(body: ResponsesRequest) -> Conversation:

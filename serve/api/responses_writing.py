@@ -14,6 +14,7 @@ from serve.api.planner import PreparedRequest
 from serve.api.response_forms import AnswerText, ChatForm, Piece, usage
 from serve.api.responses_items import ItemEvent, OutputItems
 from serve.api.responses_schemas import ResponsesRequest
+from serve.api.responses_translation import with_own_names
 from serve.api.server_sent import server_sent
 from serve.engine.messages import Event, Finished
 from serve.errors import ApiError
@@ -36,7 +37,6 @@ DEFAULTS: dict[str, Any] = {
     "top_logprobs": 0,
     "top_p": None,
     "truncation": "disabled",
-    "user": None,
 }
 """Fields of a response that repeat the request, or that OpenAI's clients expect."""
 FAILED = "server_error"
@@ -141,7 +141,8 @@ class ResponsesWriter:
     def _response(self, status: str, used: Mapping[str, Any] | None = None) -> dict[str, Any]:
         prepared = self._prepared
         incomplete = {"incomplete_details": {"reason": "max_output_tokens"}} if status == "incomplete" else {}
-        warnings = {"warnings": prepared.warnings} if prepared.warnings else {}
+        used_fields = {} if used is None else {"usage": _usage(used)}
+        warnings = {"warnings": list(map(with_own_names, prepared.warnings))} if prepared.warnings else {}
         return {
             **self._repeated,
             "id": f"resp_{prepared.id.partition('-')[2]}",
@@ -150,7 +151,7 @@ class ResponsesWriter:
             "model": prepared.model,
             "status": status,
             "output": self._output.ended,
-            "usage": used and _usage(used),
+            **used_fields,
             **incomplete,
             **warnings,
         }

@@ -130,6 +130,14 @@ class TestWhole:
         )
         assert made["store"] is False
 
+    def test_warnings_name_the_fields_that_were_sent(self, http: httpx.Client):
+        given = {"reasoning": {"effort": "low"}, "max_output_tokens": 10**6, "text": {"verbosity": "low"}}
+        made = http.post(PATH, json={"model": NAME, "input": "What?", "store": True, **given}).json()
+        Response.model_validate(made)
+        warnings = "; ".join(made["warnings"])
+        for name in ("reasoning.effort", "text.verbosity", "store", "max_output_tokens 1000000"):
+            assert name in warnings, warnings
+
     def test_a_schema_is_a_text_format(self, client: openai.OpenAI):
         shape = {"type": "json_schema", "name": "answer", "schema": SCHEMA, "strict": True}
         response = respond(client, text={"format": shape}, max_output_tokens=64)
