@@ -158,7 +158,7 @@ class Completions:
                 context.failed(error)
             if writer.usage is not None:
                 context.answered(writer.usage)
-        for chunk in writer.closing() if error is None else writer.failed(error):
+        for chunk in () if error is None else writer.failed(error):
             yield chunk
 
     async def _chunks(
@@ -169,6 +169,7 @@ class Completions:
         async for events in rest:
             await asyncio.sleep(0)  # queued events would follow without giving other tasks a turn
             yield await self._written(writer, events)
+        yield list(writer.closing())
 
     async def _written(self, writer: AnswerWriter, events: Sequence[Event]) -> list[str]:
         """Server-sent events that engine events add to a stream."""

@@ -129,7 +129,8 @@ class ResponsesWriter:
         if not self._begun:
             self._begun = True
             self._context.first_token()
-        yield from map(self._event, self._added(piece))
+        # all of them first: events that an error keeps from being sent get no number
+        yield from map(self._event, list(self._added(piece)))
 
     def _added(self, piece: Piece) -> Iterator[ItemEvent]:
         """Events of the output that a piece of the answer adds."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 from lladav.inputs.tool_text import BETWEEN_CALLS, CALL_END, call_start
@@ -44,9 +45,9 @@ class CallReader:
         self._in_arguments = False
 
     def add(self, text: str) -> list[CallDelta]:
-        """The deltas that appended text adds."""
+        """The deltas that appended text adds, one for each call: some clients read only the first."""
         self._pending += text
-        return list(self._deltas())
+        return [_joined(list(deltas)) for _, deltas in groupby(self._deltas(), lambda delta: delta.index)]
 
     def _deltas(self) -> Iterator[CallDelta]:
         while (delta := self._arguments() if self._in_arguments else self._start()) is not None:
@@ -74,6 +75,11 @@ class CallReader:
         self._pending = arguments[len(arguments) - held :]
         ready = arguments[: len(arguments) - held]
         return CallDelta(self._index, ready) if ready else None
+
+
+def _joined(deltas: Sequence[CallDelta]) -> CallDelta:
+    """One delta for some of a call."""
+    return replace(deltas[0], arguments="".join(delta.arguments for delta in deltas))
 
 
 def whole_calls(deltas: Sequence[CallDelta]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ export const ADDRESS = process.env.LLADAV_ADDRESS;
 export const BASE = `${ADDRESS}/v1`;
 export const MODEL = (await (await fetch(`${BASE}/models`)).json()).data[0].id;
 
+const SECONDS = 60;
 const checks = [];
 
 /** Adds a check: an async function that throws if the check fails. */
@@ -23,13 +24,26 @@ export async function report(name) {
   const results = {};
   for (const [each, run] of checks) {
     try {
-      await run();
+      await withTimeLimit(run());
       results[each] = null;
     } catch (error) {
       results[each] = `${error.name}: ${error.message}`.replace(/\s+/g, " ").slice(0, 300);
     }
   }
   console.log(JSON.stringify({ version: JSON.parse(readFileSync(folder)).version, checks: results }));
+}
+
+/** A promise that also ends if the other one never does; the timer keeps Node running until then. */
+async function withTimeLimit(promise) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`no end after ${SECONDS} s`)), SECONDS * 1000);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 function chunk(kind, data) {

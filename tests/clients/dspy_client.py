@@ -9,7 +9,16 @@ import dspy
 from checks import BASE, IMAGE, KEY, MODEL, Checks
 
 checks = Checks("dspy")
-lm = dspy.LM(f"openai/{MODEL}", api_base=BASE, api_key=KEY, max_tokens=256, cache=False, num_retries=0)
+
+
+class SchemaLM(dspy.LM):
+    """A model that supports schemas. DSPy knows that only of models in its own list."""
+
+    supports_response_schema = True
+    supported_params = frozenset(("response_format", "max_tokens", "temperature"))
+
+
+lm = SchemaLM(f"openai/{MODEL}", api_base=BASE, api_key=KEY, max_tokens=256, cache=False, num_retries=0)
 dspy.configure(lm=lm, adapter=dspy.JSONAdapter())
 
 

@@ -107,8 +107,8 @@ def _() -> None:
     assert answer.output_text
     parsed = client.responses.parse(model=MODEL, input="How many?", text_format=Weather)
     assert isinstance(parsed.output_parsed, Weather)
-    with client.responses.stream(model=MODEL, input="How many?", max_output_tokens=16) as stream:
-        assert stream.get_final_response().output_text
+    with client.responses.stream(model=MODEL, input="How many?", text_format=Weather) as stream:
+        assert isinstance(stream.get_final_response().output_parsed, Weather)
 
 
 @checks("tools of responses")

@@ -45,6 +45,9 @@ check("streams", async () => {
 check("structured output", async () => {
   schema.parse((await generateObject({ model, prompt, schema, maxRetries })).object);
   const result = streamObject({ model, prompt, schema, maxRetries });
+  let partial; // the stream is read only as far as it is asked for
+  for await (partial of result.partialObjectStream);
+  schema.parse(partial);
   schema.parse(await result.object);
 });
 

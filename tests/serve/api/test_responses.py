@@ -145,6 +145,14 @@ class TestWhole:
         assert response.status == "completed"
         assert response.text.format.name == "answer"
 
+    def test_an_answer_that_has_to_be_a_call_needs_no_format(self, client: openai.OpenAI):
+        tool = {"type": "function", "name": "f", "parameters": SCHEMA, "strict": True}
+        shape = {"type": "json_schema", "name": "answer", "schema": {"type": "integer"}, "strict": True}
+        given = {"tools": [tool], "tool_choice": {"type": "function", "name": "f"}}
+        response = respond(client, text={"format": shape}, max_output_tokens=128, **given)
+        validate(json.loads(response.output[0].arguments), SCHEMA)
+        assert response.warnings == ["text.format has no effect: the answer has to be calls"]
+
     def test_a_pydantic_model_is_parsed(self, client: openai.OpenAI):
         class Answer(BaseModel):
             sure: bool
@@ -202,19 +210,16 @@ class TestStream:
             text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
         assert text == respond(client).output_text
 
+    @pytest.mark.parametrize("where", ["add", "ending"])
     def test_an_error_is_the_end_of_the_stream(
-        self, http: httpx.Client, engines: LocalEngines, monkeypatch: pytest.MonkeyPatch
+        self, http: httpx.Client, monkeypatch: pytest.MonkeyPatch, where: str
     ):
-        forward, steps = engines.engine._runner.step, iter(range(6))
+        def fails(*_: Any) -> Any:
+            raise ZeroDivisionError
 
-        def fails(rows: Any) -> Any:
-            if next(steps, None) is None:
-                raise RuntimeError("the card is on fire")
-            return forward(rows)
-
-        monkeypatch.setattr(engines.engine._runner, "step", fails)
+        monkeypatch.setattr(f"serve.api.responses_items.TextItem.{where}", fails)
         *_, error, failed = events(http)
-        assert (error["type"], error["code"]) == ("error", "engine_error")
+        assert (error["type"], error["code"]) == ("error", "internal_error")
         assert (failed["type"], failed["response"]["status"]) == ("response.failed", "failed")
         assert failed["response"]["error"]["message"] == error["message"]
 
