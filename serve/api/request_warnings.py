@@ -48,10 +48,7 @@ def _of_chat(body: ChatRequest, request: EngineRequest) -> Iterator[str]:
 
 
 def _of_tools(body: ChatRequest, calls_fit: bool) -> Iterator[str]:
-    tools = requested_tools(body)
-    callable_now = tools is not None
-    if tools is not None and tools.required and body.response_format is not None:
-        yield "response_format has no effect: the answer has to be calls"
+    callable_now = requested_tools(body) is not None
     if body.tools == []:
         yield "tools has no effect: it is empty"
     if callable_now and not calls_fit:

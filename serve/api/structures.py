@@ -101,8 +101,6 @@ def _excluded(first: RequestedStructure, second: RequestedStructure) -> ApiError
 
 
 def _of_openai(body: DecodingBody) -> Iterator[RequestedStructure]:
-    if (tools := requested_tools(body)) is not None and tools.required:
-        return  # the answer has no text that could have a format
     match body.response_format:
         case SchemaFormat(json_schema=schema):
             yield RequestedStructure(OF_OPENAI, StructureKind.json_schema, schema.schema_)

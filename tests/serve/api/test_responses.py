@@ -151,7 +151,7 @@ class TestWhole:
         given = {"tools": [tool], "tool_choice": {"type": "function", "name": "f"}}
         response = respond(client, text={"format": shape}, max_output_tokens=128, **given)
         validate(json.loads(response.output[0].arguments), SCHEMA)
-        assert response.warnings == ["text.format has no effect: the answer has to be calls"]
+        assert response.warnings == ["text.format has no effect: the answer calls tools"]
 
     def test_a_pydantic_model_is_parsed(self, client: openai.OpenAI):
         class Answer(BaseModel):
