@@ -1,6 +1,6 @@
 """Ways to keep an event loop responsive: threads for long work, and one call for many callers.
 
-A thread helps only if no single call holds the GIL for long; ``serve.api.body_reading`` bounds such calls.
+A thread helps only if no single call holds the GIL for long; ``BodyReader`` bounds such calls.
 """
 
 from __future__ import annotations

@@ -14,10 +14,10 @@ from lladav.checkpoint import model_config_of, weights_digest
 from lladav.config.schema import ModelConfig
 from lladav.inputs.chat import ChatTokenizer
 from lladav.inputs.images import ViewGeometry
-from serve.api.completions import Completions
-from serve.api.planner import RequestPlanner
-from serve.api.routes import web_app
-from serve.api.service import Service
+from serve.api.answers.completions import Completions
+from serve.api.planning.planner import RequestPlanner
+from serve.api.routing.routes import web_app
+from serve.api.routing.service import Service
 from serve.auth.keys import Authenticator, keys_of
 from serve.auth.rate_limits import RateLimiter
 from serve.concurrency import ThreadOffloader

@@ -5,7 +5,7 @@ mean the same: the file of ``conf/serve`` that ``config`` names, overridden by t
 nested or dotted keys.
 
 To add a setting, add a field with a text under it. To limit something for a single API key, add an optional
-field to ``KeySettings``: see ``serve.api.request_limits``.
+field to ``KeySettings``: see ``serve.api.planning.request_limits``.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class FetchSettings(Section):
 
 
 class LimitSettings(Section):
-    """Limits of one request; ``serve.api.request_limits`` checks the counts among them."""
+    """Limits of one request; ``serve.api.planning.request_limits`` checks the counts among them."""
 
     body_bytes: Count = 32 * 2**20
     """Size of a body, at most."""

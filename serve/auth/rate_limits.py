@@ -1,4 +1,4 @@
-"""Rate and concurrency of an API key. ``serve.api.request_limits`` checks what one request contains."""
+"""Rate and concurrency of an API key. ``RequestLimits`` checks what one request contains."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Turns the references of a request to images and videos into the views that the model gets.
 
 Every byte here is untrusted. The size is checked before base64 is decoded, the number of images and videos in
-``serve.api.request_limits``. Base64, images and videos are
+``serve.api.planning.request_limits``. Base64, images and videos are
 decoded in worker processes, which are killed if they take too long. A worker process imports this module, so
 the module must not import torch.
 """

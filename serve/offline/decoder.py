@@ -19,10 +19,10 @@ from pydantic import BaseModel, ValidationError
 
 from lladav.storage import location
 from lladav.storage.local_cache import local_copy
-from serve.api.completion_routes import AskedFor, response_asked
-from serve.api.responses_schemas import ResponsesRequest
-from serve.api.schemas import ChatRequest, CompletionRequest
-from serve.api.validation import body_error
+from serve.api.responses.schemas import ResponsesRequest
+from serve.api.routing.completion_routes import AskedFor, response_asked
+from serve.api.schemas.requests import ChatRequest, CompletionRequest
+from serve.api.transport.validation import body_error
 from serve.engine.replica import EngineReplica
 from serve.errors import ApiError
 from serve.ingress import service_of

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from lladav.structured.compiling import StructureKind
-from serve.api.planner import PreparedRequest
+from serve.api.planning.planner import PreparedRequest
 from serve.errors import ApiError
 from serve.offline.row_requests import CHAT, TEXT, RowRequest
 from serve.offline.settings import OutputFormat

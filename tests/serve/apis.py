@@ -17,7 +17,7 @@ from ray.serve._private.http_util import RequestIdMiddleware
 from lladav.checkpoint import export
 from lladav.config.schema import ModelConfig, TokenIds
 from lladav.inputs.chat import ChatTokenizer
-from serve.api.routes import web_app
+from serve.api.routing.routes import web_app
 from serve.engine.client import Engines
 from serve.engine.messages import EngineRequest, Event, Finished
 from serve.engine.replica import engine_of, open_replica_model

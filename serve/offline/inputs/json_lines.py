@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from upath import UPath
 
 from lladav.storage import as_os_error, as_user_error, location, read_into
-from serve.api.body_reading import parse_json
+from serve.api.transport.body_reading import parse_json
 from serve.errors import ApiError
 from serve.offline.inputs.shards import CHECK, SHARD_ROWS, InputShard, ReadRow, opened
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from serve.api.ignored_fields import IgnoredFields
+from serve.api.schemas.ignored_fields import IgnoredFields
 from tests.serve.apis import NAME, LocalEngines, serving, settings_of
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"

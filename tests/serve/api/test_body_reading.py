@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from serve.api import body_reading as reading
-from serve.api.body_reading import BodyReader
-from serve.api.schemas import ChatRequest
+from serve.api.schemas.requests import ChatRequest
+from serve.api.transport import body_reading as reading
+from serve.api.transport.body_reading import BodyReader
 from serve.errors import ApiError
 
 READER = BodyReader(2**20, media=3)

@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator, Iterable
 import pytest
 from starlette.types import Message
 
-from serve.api.middleware import CLIENT_CLOSED_REQUEST
-from serve.api.routes import web_app
-from serve.api.schemas import ChatRequest
-from serve.api.service import Service
+from serve.api.routing.routes import web_app
+from serve.api.routing.service import Service
+from serve.api.schemas.requests import ChatRequest
+from serve.api.transport.middleware import CLIENT_CLOSED_REQUEST
 from serve.errors import ApiError
 from serve.ingress import service_of
 from serve.media.loader import MediaLoader

@@ -10,9 +10,9 @@ import pytest
 
 from lladav.inputs.chat import SYSTEM_PROMPT, ChatTokenizer
 from lladav.inputs.samples import IMAGE_PLACEHOLDER
-from serve.api.prompts import chat_prompt
-from serve.api.schemas import ChatRequest
-from serve.api.tools import callable_tools
+from serve.api.planning.prompts import chat_prompt
+from serve.api.planning.tools import callable_tools
+from serve.api.schemas.requests import ChatRequest
 from tests.serve.apis import NAME
 from tests.serve.images import encoded, sample_image, uri
 

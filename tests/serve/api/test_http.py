@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serve.api.content_encoding import PIECE_BYTES, ContentDecoder
+from serve.api.transport.content_encoding import PIECE_BYTES, ContentDecoder
 from serve.errors import ApiError
 from serve.settings import Auth, KeySettings, ServeSettings
 from tests.serve.apis import NAME, LocalEngines, app_of

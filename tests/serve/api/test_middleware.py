@@ -12,10 +12,10 @@ from fastapi import FastAPI
 from starlette.types import Message
 
 from lladav.inputs.chat import ChatTokenizer
-from serve.api.completions import Completions
-from serve.api.middleware import CLIENT_CLOSED_REQUEST
-from serve.api.routes import web_app
-from serve.api.service import Service
+from serve.api.answers.completions import Completions
+from serve.api.routing.routes import web_app
+from serve.api.routing.service import Service
+from serve.api.transport.middleware import CLIENT_CLOSED_REQUEST
 from serve.auth.keys import Authenticator, hash_of
 from serve.auth.rate_limits import RateLimiter
 from serve.errors import ApiError
@@ -202,6 +202,6 @@ def test_a_server_that_cannot_find_out_is_not_ready(
 def test_a_controller_that_does_not_answer_means_not_ready(
     served: ServeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve.api.operations.READY_SECONDS", 0.1)
+    monkeypatch.setattr("serve.api.routing.operations.READY_SECONDS", 0.1)
     answer = asyncio.run(ask(Server(served).app, "/ready", method="GET", headers={}))
     assert answer.status == 503

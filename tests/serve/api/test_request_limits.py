@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from serve.api.request_limits import RequestLimits
-from serve.api.routes import web_app
-from serve.api.schemas import ChatRequest, CompletionRequest, DecodingBody
+from serve.api.planning.request_limits import RequestLimits
+from serve.api.routing.routes import web_app
+from serve.api.schemas.requests import ChatRequest, CompletionRequest, DecodingBody
 from serve.auth.keys import Authenticator, hash_of
 from serve.engine.client import Engines
 from serve.errors import ApiError

@@ -217,7 +217,7 @@ class TestStream:
         def fails(*_: Any) -> Any:
             raise ZeroDivisionError
 
-        monkeypatch.setattr(f"serve.api.responses_items.TextItem.{where}", fails)
+        monkeypatch.setattr(f"serve.api.responses.items.TextItem.{where}", fails)
         *_, error, failed = events(http)
         assert (error["type"], error["code"]) == ("error", "internal_error")
         assert (failed["type"], failed["response"]["status"]) == ("response.failed", "failed")

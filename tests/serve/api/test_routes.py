@@ -283,7 +283,7 @@ def test_an_unexpected_error_in_a_stream_is_its_last_event(
     def fails(*_: Any) -> Any:
         raise ZeroDivisionError("at /home/secret")
 
-    monkeypatch.setattr("serve.api.canvas_view.CanvasView.step", fails)
+    monkeypatch.setattr("serve.api.answers.canvas_view.CanvasView.step", fails)
     with caplog.at_level(logging.INFO, "ray.serve.requests"):
         *_, last = events(client, stream_mode="denoise")
         # The middleware logs its line after the last byte is sent.

@@ -11,8 +11,8 @@ import httpx2 as httpx
 import pytest
 from jsonschema import validate
 
-from serve.api.schemas import ChatRequest
-from serve.api.structures import requested_structure
+from serve.api.planning.structures import requested_structure
+from serve.api.schemas.requests import ChatRequest
 from serve.settings import ServeSettings
 from tests.serve.apis import NAME, LocalEngines, serving
 

@@ -13,7 +13,7 @@ from jsonschema import validate
 
 from lladav.inputs.chat import ChatTokenizer
 from lladav.inputs.tool_text import call_text
-from serve.api.tool_calls import CallReader, whole_calls
+from serve.api.answers.tool_calls import CallReader, whole_calls
 from tests.serve.apis import NAME
 
 WEATHER = {

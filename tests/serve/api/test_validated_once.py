@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from lladav.decoding.params import DecodingOptions
-from serve.api.choice_writing import ChoicesWriter
-from serve.api.context import BodyMemory, RequestContext
-from serve.api.schemas import ChatRequest
+from serve.api.answers.choice_writing import ChoicesWriter
+from serve.api.schemas.requests import ChatRequest
+from serve.api.transport.context import BodyMemory, RequestContext
 from serve.engine.messages import EngineRequest, Event, Finished
 from serve.ingress import service_of
 from serve.settings import ServeSettings

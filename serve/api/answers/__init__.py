@@ -1,0 +1,1 @@
+"""Answers in OpenAI's forms: whole, or as a stream of chunks."""

@@ -1,0 +1,1 @@
+"""From a valid request to what the engine decodes: prompt, limits, options, structures."""

@@ -1,0 +1,1 @@
+"""Routes: from an HTTP request to the part that answers it."""

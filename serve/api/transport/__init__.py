@@ -1,0 +1,1 @@
+"""What all requests share: reading bodies, middleware, the context of a request, server-sent events."""
