@@ -126,6 +126,7 @@ class TestCompressedBodies:
             ("gzip", gzip.compress(BODY) + b"x", 400, "invalid_gzip"),
             ("gzip", b"", 400, "invalid_gzip"),
         ],
+        ids=["another", "twice", "plain", "cut", "with more behind", "empty"],
     )
     def test_other_encodings_are_refused(
         self, client: httpx.Client, encoding: str, content: bytes, status: int, code: str
