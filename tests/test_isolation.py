@@ -41,6 +41,7 @@ CHANGES = {
 def test_no_test_patches_state_of_the_whole_process(root: Path) -> None:
     tests = root / "tests"
     programs = {file for file in (tests / "bench").glob("*.py") if not file.name.startswith("test_")}
+    programs |= {*(tests / "clients").glob("*.py")}
     files = {*tests.rglob("*.py")} - programs - {tests / name for name in EXEMPT}
     found = [
         f"{file.relative_to(root)}:{line}"

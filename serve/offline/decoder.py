@@ -21,7 +21,7 @@ from lladav.storage import location
 from lladav.storage.local_cache import local_copy
 from serve.api.responses.schemas import ResponsesRequest
 from serve.api.routing.completion_routes import AskedFor, response_asked
-from serve.api.schemas.requests import ChatRequest, CompletionRequest
+from serve.api.schemas.completion_requests import ChatRequest, CompletionRequest
 from serve.api.transport.validation import body_error
 from serve.engine.replica import EngineReplica
 from serve.errors import ApiError

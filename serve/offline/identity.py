@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from lladav.checkpoint import weights_digest
 from lladav.config.introspection import flatten, nearest
 from lladav.errors import UserError
-from serve.api.schemas.requests import ChatRequest, CompletionRequest
+from serve.api.schemas.completion_requests import ChatRequest, CompletionRequest
 from serve.api.transport.validation import body_error
 from serve.offline.inputs.forms import FORMS, BatchInput, InputForm
 from serve.offline.row_requests import BATCH_FIELDS, SHORT_FIELDS

@@ -11,7 +11,6 @@ from checks import BASE, IMAGE, KEY, MODEL, Checks
 from pydantic import BaseModel, Field
 
 checks = Checks("litellm")
-litellm.drop_params = False
 GIVEN: dict[str, Any] = {"api_base": BASE, "api_key": KEY, "num_retries": 0}
 QUESTION = [{"role": "user", "content": "How many?"}]
 PARAMETERS = {

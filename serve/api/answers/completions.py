@@ -15,7 +15,7 @@ from lladav.inputs.chat import ChatTokenizer
 from serve.api.answers.response_forms import usage
 from serve.api.planning.planner import PreparedRequest, RequestPlanner
 from serve.api.planning.prompts import media_references
-from serve.api.schemas.requests import ChatRequest, DecodingBody
+from serve.api.schemas.completion_requests import ChatRequest, DecodingBody
 from serve.api.transport.context import AnswerObserver, RequestContext
 from serve.concurrency import ThreadOffloader
 from serve.engine.batches import answer_all, events_of_all

@@ -18,7 +18,7 @@ from lladav.decoding.unmasking import RULES, given_rule_parameters, rule_paramet
 from lladav.structured.compiling import Structure
 from serve.api.planning.request_limits import RequestLimits
 from serve.api.planning.structures import RequestedStructure
-from serve.api.schemas.requests import CompletionRequest, DecodingBody
+from serve.api.schemas.completion_requests import CompletionRequest, DecodingBody
 from serve.decoding_params import IntervalRange
 from serve.engine.refresh_policy import RefreshRange
 from serve.errors import ApiError

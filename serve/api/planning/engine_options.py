@@ -14,7 +14,7 @@ from lladav.inputs.chat import ChatTokenizer
 from serve.api.planning.decoding_plans import decoding_planner
 from serve.api.planning.request_limits import RequestLimits, requested_max_tokens
 from serve.api.planning.structures import PlannedStructure, RequestedStructure
-from serve.api.schemas.requests import ChatRequest, CompletionRequest, DecodingBody
+from serve.api.schemas.completion_requests import ChatRequest, CompletionRequest, DecodingBody
 from serve.engine.refresh_policy import RefreshRange
 from serve.errors import ApiError
 from serve.settings import KeySettings, ServeSettings

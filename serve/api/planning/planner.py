@@ -35,7 +35,7 @@ from serve.api.planning.structures import (
     structure_warnings,
 )
 from serve.api.planning.tools import callable_tools
-from serve.api.schemas.requests import ChatRequest, CompletionRequest, DecodingBody, StreamOptions
+from serve.api.schemas.completion_requests import ChatRequest, CompletionRequest, DecodingBody, StreamOptions
 from serve.engine.messages import EngineRequest, StreamMode
 from serve.errors import ApiError
 from serve.settings import KeySettings, ServeSettings

@@ -23,7 +23,7 @@ from serve.api.schemas.chat_messages import (
     ToolMessage,
     VideoPart,
 )
-from serve.api.schemas.requests import ChatRequest
+from serve.api.schemas.completion_requests import ChatRequest
 from serve.api.schemas.tools import Tool
 from serve.errors import ApiError
 from serve.media.loader import MediaReference

@@ -15,7 +15,7 @@ from functools import partial
 from pydantic_core import to_json
 
 from serve.api.planning.prompts import characters, media_references
-from serve.api.schemas.requests import ChatRequest, CompletionRequest, DecodingBody
+from serve.api.schemas.completion_requests import ChatRequest, CompletionRequest, DecodingBody
 from serve.errors import ApiError
 from serve.media.loader import MediaReference
 from serve.settings import KeySettings, ServeSettings

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from serve.api.planning.request_limits import requested_max_tokens
 from serve.api.planning.tools import requested_tools
-from serve.api.schemas.requests import ChatRequest, DecodingBody
+from serve.api.schemas.completion_requests import ChatRequest, DecodingBody
 from serve.engine.messages import EngineRequest
 
 

@@ -18,7 +18,7 @@ from lladav.inputs.chat import ChatTokenizer
 from lladav.structured.compiling import Structure, StructureKind, StructureSpec, compile_structure
 from lladav.structured.errors import SchemaError
 from serve.api.planning.tools import requested_tools, requires_calls
-from serve.api.schemas.requests import DecodingBody, ObjectFormat, SchemaFormat
+from serve.api.schemas.completion_requests import DecodingBody, ObjectFormat, SchemaFormat
 from serve.api.transport.body_reading import check_complexity, parse_json
 from serve.concurrency import COMPILING
 from serve.errors import ApiError

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from serve.api.planning.prompts import continued_text
-from serve.api.schemas.requests import ChatRequest, DecodingBody
+from serve.api.schemas.completion_requests import ChatRequest, DecodingBody
 from serve.api.schemas.tools import AllowedToolsChoice, NamedTool, Tool
 from serve.errors import ApiError
 

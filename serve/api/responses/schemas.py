@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from serve.api.schemas.body import AnyObject, OpenBody, Text, text_or_list
-from serve.api.schemas.requests import Effort
+from serve.api.schemas.completion_requests import Effort
 from serve.decoding_params import Count, DecodingParams, EnumText, Rule, WholeNumber
 
 

@@ -26,7 +26,7 @@ from serve.api.responses.schemas import (
     ResponsesRequest,
     ToolName,
 )
-from serve.api.schemas.requests import ChatRequest
+from serve.api.schemas.completion_requests import ChatRequest
 from serve.api.transport.validation import body_error
 from serve.decoding_params import DecodingParams
 from serve.errors import ApiError

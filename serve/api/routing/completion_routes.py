@@ -23,7 +23,7 @@ from serve.api.responses.translation import chat_request, conversation_of
 from serve.api.responses.writing import ResponsesWriter, repeated_fields
 from serve.api.routing.openapi import ERRORS, body_of
 from serve.api.routing.service import Service
-from serve.api.schemas.requests import ChatRequest, CompletionRequest, DecodingBody
+from serve.api.schemas.completion_requests import ChatRequest, CompletionRequest, DecodingBody
 from serve.api.transport.body_reading import BodyReader
 from serve.api.transport.context import RequestContext
 from serve.api.transport.middleware import CLIENT_CLOSED_REQUEST

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from serve.api.responses.schemas import ResponsesRequest
-from serve.api.schemas.requests import ChatRequest, CompletionRequest
+from serve.api.schemas.completion_requests import ChatRequest, CompletionRequest
 from serve.api.schemas.tokens import DetokenizeRequest, TokenizeRequest
 
 

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from serve.api.schemas.body import Body, Text
 from serve.api.schemas.chat_messages import ChatMessage
-from serve.api.schemas.requests import ChatRequest, CompletionRequest, DecodingBody, TokenIds
+from serve.api.schemas.completion_requests import ChatRequest, CompletionRequest, DecodingBody, TokenIds
 
 
 class TokenizeRequest(Body):

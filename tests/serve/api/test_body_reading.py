@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from serve.api.schemas.requests import ChatRequest
+from serve.api.schemas.completion_requests import ChatRequest
 from serve.api.transport import body_reading as reading
 from serve.api.transport.body_reading import BodyReader
 from serve.errors import ApiError

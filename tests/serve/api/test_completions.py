@@ -12,7 +12,7 @@ from starlette.types import Message
 
 from serve.api.routing.routes import web_app
 from serve.api.routing.service import Service
-from serve.api.schemas.requests import ChatRequest
+from serve.api.schemas.completion_requests import ChatRequest
 from serve.api.transport.middleware import CLIENT_CLOSED_REQUEST
 from serve.errors import ApiError
 from serve.ingress import service_of

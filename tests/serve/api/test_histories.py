@@ -12,7 +12,7 @@ from lladav.inputs.chat import SYSTEM_PROMPT, ChatTokenizer
 from lladav.inputs.samples import IMAGE_PLACEHOLDER
 from serve.api.planning.prompts import chat_prompt
 from serve.api.planning.tools import callable_tools
-from serve.api.schemas.requests import ChatRequest
+from serve.api.schemas.completion_requests import ChatRequest
 from tests.serve.apis import NAME
 from tests.serve.images import encoded, sample_image, uri
 

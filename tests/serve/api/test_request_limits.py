@@ -11,7 +11,7 @@ import pytest
 
 from serve.api.planning.request_limits import RequestLimits
 from serve.api.routing.routes import web_app
-from serve.api.schemas.requests import ChatRequest, CompletionRequest, DecodingBody
+from serve.api.schemas.completion_requests import ChatRequest, CompletionRequest, DecodingBody
 from serve.auth.keys import Authenticator, hash_of
 from serve.engine.client import Engines
 from serve.errors import ApiError

@@ -56,7 +56,7 @@ class Answers(Engines):
 
 @pytest.fixture(scope="module")
 def large(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ServeSettings:
-    """Settings of a model with LLaDA-V's context and images, without its weights."""
+    """Settings of a model with LLaDA-V's context and images, and with small weights."""
     folder = tmp_path_factory.mktemp("large")
     config = json.loads((model_folder / "config.json").read_text())
     config["max_position_embeddings"] = POSITIONS
@@ -65,7 +65,8 @@ def large(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Serve
     sizes = [[side * rows, side * columns] for rows in range(1, grid + 1) for columns in range(1, grid + 1)]
     config["image_grid_pinpoints"] = sizes
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer.json").write_bytes((model_folder / "tokenizer.json").read_bytes())
+    for name in ("tokenizer.json", "model.safetensors"):
+        (folder / name).write_bytes((model_folder / name).read_bytes())
     return settings_of(folder, limits__max_tokens=TOKENS, limits__choices=CHOICES, limits__body_bytes=BODY)
 
 
@@ -119,6 +120,7 @@ def chat(begin: bytes, piece: bytes, end: bytes, size: int) -> bytes:
 
 TOO_LONG, TOO_WIDE = (400, "context_length_exceeded"), (400, "schema_too_long")
 TOO_COMPLEX, INVALID = (413, "body_too_complex"), (400, "invalid_field")
+MISSING = (400, "missing_field")
 PNG = b"data:image/png;base64,"
 RAW = b'{"model":"' + NAME.encode() + b'",'
 DIGITS = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 9}, "maxItems": 600}
@@ -170,9 +172,9 @@ CASES: dict[str, Case] = {
         lambda: {"model": NAME, "messages": [{"role": "user", "content": ""}] * 2000}, 400, None
     ),
     "wrong messages": Case(lambda: {"model": NAME, "messages": [1] * 19_000}, *INVALID),
-    "empty messages": Case(lambda: {"model": NAME, "messages": [{}] * 9000}, *INVALID),
+    "empty messages": Case(lambda: {"model": NAME, "messages": [{}] * 9000}, *MISSING),
     "parts": Case(lambda: user([text("x")] * 2800), 200),
-    "wrong parts": Case(lambda: user([{"type": "text"}] * 4500), *INVALID),
+    "wrong parts": Case(lambda: user([{"type": "text"}] * 4500), *MISSING),
     "stops": Case(lambda: user("?", stop=["x" * 256] * 3000), 400, None),
     "wrong stops": Case(lambda: user("?", stop=[""] * 9900), *INVALID),
     "another model": Case(lambda: {**user("?"), "model": "x" * 500_000}, 404, "model_not_found"),

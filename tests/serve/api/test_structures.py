@@ -12,7 +12,7 @@ import pytest
 from jsonschema import validate
 
 from serve.api.planning.structures import requested_structure
-from serve.api.schemas.requests import ChatRequest
+from serve.api.schemas.completion_requests import ChatRequest
 from serve.settings import ServeSettings
 from tests.serve.apis import NAME, LocalEngines, serving
 

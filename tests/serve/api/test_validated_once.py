@@ -11,7 +11,7 @@ import pytest
 
 from lladav.decoding.params import DecodingOptions
 from serve.api.answers.choice_writing import ChoicesWriter
-from serve.api.schemas.requests import ChatRequest
+from serve.api.schemas.completion_requests import ChatRequest
 from serve.api.transport.context import BodyMemory, RequestContext
 from serve.engine.messages import EngineRequest, Event, Finished
 from serve.ingress import service_of

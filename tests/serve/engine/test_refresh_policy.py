@@ -17,7 +17,7 @@ from lladav.decoding.engine import decode
 from lladav.decoding.params import Cache, DecodingOptions
 from lladav.decoding.sequence import DenoisingSequence
 from serve.api.planning.decoding_plans import refresh_range
-from serve.api.schemas.requests import ChatRequest
+from serve.api.schemas.completion_requests import ChatRequest
 from serve.engine import messages
 from serve.engine.messages import EngineRequest
 from serve.engine.refresh_policy import (

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lladav.storage import location
-from serve.api.schemas.requests import ChatRequest, CompletionRequest
+from serve.api.schemas.completion_requests import ChatRequest, CompletionRequest
 from serve.offline.row_requests import RequestBuilder, RowRequest
 from tests.serve.images import encoded, sample_image, uri
 from tests.serve.offline.settings import batch_settings
