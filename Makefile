@@ -1,6 +1,6 @@
 # All commands; `make` lists them. Paths are relative because the name of the checkout's folder may contain spaces.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo serve test proofs clients lmms-eval k8s-check lint format bench schemas schema-suite clean
+.PHONY: help venv demo serve test proofs clients lmms-eval k8s-check image-proof lint format bench schemas schema-suite clean
 PYTHON_OF_VENV := .venv/bin/python
 ARGS ?=
 FILE ?=
@@ -35,6 +35,9 @@ lmms-eval: .venv/ready ## compare answers with LMMs-Eval, in its own environment
 
 k8s-check: .venv/ready ## check the Kubernetes manifests without a cluster
 	@$(PYTHON_OF_VENV) -m k8s.check
+
+image-proof: .venv/ready ## build the image of the pods and check it; ARGS="--build-arg BASE=IMAGE" sets another base image
+	@sh .ci/image_proof $(ARGS)
 
 lint: .venv/ready ## check style, types and import rules
 	$(PYTHON_OF_VENV) -m ruff check .

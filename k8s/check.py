@@ -7,10 +7,12 @@ one.
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,30 +23,46 @@ from k8s import costs, jobs  # noqa: E402 - the path comes first
 from k8s.checks import (  # noqa: E402
     alerts,
     capacity,
+    disruption,
     draining,
+    kinds,
     kuberay_validation,
+    network,
+    nodes,
     policies,
     schema,
     serving,
+    training,
 )
 from k8s.manifests import FOLDER, Resource, build, title, with_component  # noqa: E402
 from lladav.config.cli import one_line_errors  # noqa: E402
 
 OPTIONS = {
-    "dev-cpu": ("external-scaling", "incremental-upgrade"),
-    "gpu": ("external-scaling", "incremental-upgrade", "kueue", "volcano"),
-    "spot": ("kueue", "volcano"),
+    "dev-cpu": ("external-scaling", "incremental-upgrade", "monitoring", "network-node-local-dns"),
+    "gpu": ("external-scaling", "incremental-upgrade", "kueue", "monitoring", "network-eks", "volcano"),
+    "spot": ("monitoring", "network-azure", "network-gke", "volcano"),
 }
 """Optional components per overlay; each is checked on top of it."""
 
 
-def of_overlay(resources: list[Resource]) -> Iterator[str]:
-    """The mistakes in the objects of an overlay."""
+def of_overlay(overlay: str, resources: list[Resource], component: str | None = None) -> Iterator[str]:
+    """The mistakes in the objects of an overlay, with an optional component or without."""
     for resource in resources:
-        yield from schema.check(resource)
-        for module in (kuberay_validation, capacity, draining, serving, alerts):
-            yield from (f"{title(resource)}: {line}" for line in module.check(resource))
-    yield from policies.check(resources)
+        yield from _of_resource(json.dumps(resource))
+    for module in (policies, network, disruption):
+        yield from module.check(resources)
+    yield from kinds.check(resources, component)
+    yield from nodes.check(overlay, resources)
+
+
+@cache
+def _of_resource(text: str) -> list[str]:
+    """The mistakes in one object, as JSON. A component leaves most objects of an overlay as they are."""
+    resource = json.loads(text)
+    lines = list(schema.check(resource))
+    for module in (kuberay_validation, capacity, draining, serving, training, alerts):
+        lines += [f"{title(resource)}: {line}" for line in module.check(resource)]
+    return lines
 
 
 def of_files() -> Iterator[str]:
@@ -72,10 +90,11 @@ def main() -> int:
         mistakes = _report("files", list(of_files()))
         for overlay, components in OPTIONS.items():
             folder = FOLDER / "overlays" / overlay
-            mistakes += _report(overlay, list(of_overlay(build(folder))))
+            mistakes += _report(overlay, list(of_overlay(overlay, build(folder))))
             for component in components:
                 changed = with_component(folder, component)
-                mistakes += _report(f"{overlay} with {component}", list(of_overlay(changed)))
+                lines = list(of_overlay(overlay, changed, component))
+                mistakes += _report(f"{overlay} with {component}", lines)
     return int(bool(mistakes))
 
 

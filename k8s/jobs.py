@@ -1,4 +1,4 @@
-"""Generates the jobs of each overlay from ``conf``: one per stage, and those that prepare, export and answer.
+"""Generates the jobs of each overlay from ``conf``: all stages in one job, one per stage, and others.
 
     python -m k8s.jobs
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,15 @@ if __name__ == "__main__":
 import yaml  # noqa: E402 - the path comes first
 
 from k8s.costs import cost, with_table  # noqa: E402
-from lladav.config.loader import CONF, curriculum, load, run_name, stages_of  # noqa: E402
+from lladav.config.loader import (  # noqa: E402
+    ALL_STAGES,
+    CONF,
+    curriculum,
+    expand_stages,
+    load,
+    run_name,
+    stages_of,
+)
 from lladav.config.schema import Config  # noqa: E402
 
 SHARED = "/mnt/shared"
@@ -31,7 +39,9 @@ BATCH_HOURS = 168
 """The deadline of batch inference, whose duration depends on its input."""
 HEADER = "# Generated from conf by python -m k8s.jobs; change conf or k8s/jobs.py, not this file.\n"
 TIMEOUT_FACTOR, MIN_TIMEOUT_HOURS = 3.0, 6.0
-"""The deadline of a stage: a multiple of the estimate of ``k8s.costs``, and a minimum."""
+"""Hours that a stage may run: a multiple of the estimate of ``k8s.costs``, and a minimum."""
+MAX_WAIT_HOURS = 72
+"""Hours that a job may wait for nodes, on top of its running time: KubeRay's deadline includes the wait."""
 
 
 @dataclass(frozen=True)
@@ -86,15 +96,17 @@ PROFILES = {
 def jobs(profile: Profile, conf: Path = CONF) -> Iterator[dict[str, Any]]:
     """All jobs of an overlay, in the order in which they run.
 
-    There is a job for each stage whose sources the profile's data set has.
+    There is a job for each stage whose sources the profile's data set has, and one for the whole curriculum
+    if the data set has all of its stages.
     """
     settings = (*profile.groups, *profile.settings)
     if profile.prepare:
         yield plain_job("lladav-prepare", profile.prepare, profile.memory, suspend=False)
     stages = stages_of(load(settings, conf).data.name, conf)
+    if set(curriculum(conf)) <= set(stages):
+        yield training_job("curriculum", ALL_STAGES, settings, conf)
     for stage in stages:
-        overrides = (f"stage={stage}", *settings)
-        yield stage_job(load(overrides, conf), ("python", "train/run.py", *overrides))
+        yield training_job(stage.replace("_", "-"), stage, settings, conf)
     last = [stage for stage in stages if stage in curriculum(conf)][-1]
     config = load((f"stage={last}", *settings), conf)
     run = (f"run={run_name(config)}", f"storage={config.train.storage}")
@@ -111,22 +123,31 @@ def batch_job(profile: Profile) -> dict[str, Any]:
     return ray_job("lladav-batch", {"app.kubernetes.io/component": "batch"}, command, BATCH_HOURS)
 
 
-def stage_job(config: Config, command: tuple[str, ...]) -> dict[str, Any]:
-    """The RayJob of a stage; ``components/training`` adds its cluster."""
-    stage = config.stage.name
-    hours = max(MIN_TIMEOUT_HOURS, TIMEOUT_FACTOR * cost(config).hours)
+def training_job(name: str, stage: str, settings: tuple[str, ...], conf: Path) -> dict[str, Any]:
+    """The RayJob of a stage or of ``stage=all``; ``components/training`` adds its cluster."""
+    overrides = (f"stage={stage}", *settings)
+    configs = [load(each, conf) for each in expand_stages(overrides, conf)]
     labels = {"app.kubernetes.io/component": "training", "lladav/stage": stage}
-    return ray_job(f"lladav-{stage.replace('_', '-')}", labels, command, hours)
+    return ray_job(f"lladav-{name}", labels, ("python", "train/run.py", *overrides), max_hours(configs))
 
 
-def ray_job(name: str, labels: dict[str, str], command: tuple[str, ...], hours: float) -> dict[str, Any]:
-    """A RayJob with a deadline."""
+def ray_job(name: str, labels: dict[str, str], command: tuple[str, ...], hours: int) -> dict[str, Any]:
+    """A RayJob that may run for so many hours."""
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
         "metadata": {"name": name, "labels": labels},
-        "spec": {"entrypoint": shlex.join(command), "activeDeadlineSeconds": math.ceil(hours) * 3600},
+        "spec": {
+            "entrypoint": shlex.join(command),
+            "preRunningDeadlineSeconds": MAX_WAIT_HOURS * 3600,
+            "activeDeadlineSeconds": (MAX_WAIT_HOURS + hours) * 3600,
+        },
     }
+
+
+def max_hours(configs: Sequence[Config]) -> int:
+    """The hours that stages may run."""
+    return sum(math.ceil(max(MIN_TIMEOUT_HOURS, TIMEOUT_FACTOR * cost(each).hours)) for each in configs)
 
 
 def plain_job(name: str, command: tuple[str, ...], memory: str, suspend: bool) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -12,6 +13,9 @@ from typing import Any
 
 import yaml
 
+from lladav.config.loader import expand_stages
+from lladav.config.loader import load as load_training
+from lladav.config.schema import Config
 from lladav.errors import UserError
 from serve.settings import ServeSettings, load
 
@@ -20,6 +24,9 @@ OVERLAYS = ("dev-cpu", "gpu", "spot")
 
 Resource = dict[str, Any]
 """A Kubernetes object."""
+
+TRAIN = "train/run.py"
+"""Command of training in the entrypoint of a RayJob."""
 
 
 def build(folder: Path) -> list[Resource]:
@@ -100,6 +107,12 @@ def serve_settings(service: Resource) -> ServeSettings:
     """The settings in a RayService."""
     [application] = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"]
     return load(application["args"])
+
+
+def training_configs(job: Resource) -> list[Config]:
+    """The settings of the stages that a RayJob trains, in their order; none for batch inference."""
+    _, program, *overrides = shlex.split(job["spec"]["entrypoint"])
+    return [load_training(each) for each in expand_stages(overrides)] if program == TRAIN else []
 
 
 def ray_cluster(resource: Resource, namespace: str = "lladav") -> Resource:

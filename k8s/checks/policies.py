@@ -1,11 +1,11 @@
-"""Our own policies for pods, references, networks and disruption budgets."""
+"""Our own policies for pods and for references to other objects."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from k8s.manifests import Resource, of_kind, pod_templates, title
+from k8s.manifests import Resource, cluster_spec, pod_templates, ray_head, title
 
 EXTERNAL_REFERENCES = {
     "Secret lladav-keys": "API keys",
@@ -13,6 +13,9 @@ EXTERNAL_REFERENCES = {
     "Secret lladav-redis": "the password of Redis",
 }
 """Objects that the manifests refer to but do not contain; ``k8s/README.md`` says how to create them."""
+
+CLEANUP = "redis-cleanup"
+"""The label ``ray.io/node-type`` of the pod with which KubeRay deletes a cluster's state from Redis."""
 
 VOLUMES = {
     "Secret": ("secret", "secretName"),
@@ -34,8 +37,20 @@ def check(resources: Sequence[Resource]) -> Iterator[str]:
                 for name in references(template["spec"])
                 if name not in known
             )
-    yield from _network(resources)
-    yield from _disruption(resources)
+        yield from (f"{title(resource)}: {line}" for line in _head(resource))
+
+
+def _head(resource: Resource) -> Iterator[str]:
+    """A head can run Ray's autoscaler, and KubeRay's cleanup of Redis, which uses the head's template."""
+    spec = cluster_spec(resource)
+    if spec is None:
+        return
+    head = ray_head(resource)
+    if spec.get("enableInTreeAutoscaling") and head.get("automountServiceAccountToken") is False:
+        yield "the autoscaler in the head needs its token; remove automountServiceAccountToken: false"
+    for container in head.get("initContainers") or []:
+        if "gcsFaultToleranceOptions" in spec and CLEANUP not in str(container["command"]):
+            yield f"init container {container['name']} also delays the cleanup of Redis; end it for {CLEANUP}"
 
 
 def _pod(spec: Resource) -> Iterator[str]:
@@ -84,35 +99,3 @@ def _source(source: dict[str, Any]) -> Iterator[str]:
         key = f"{kind[0].lower()}{kind[1:]}KeyRef"
         if key in source:
             yield f"{kind} {source[key]['name']}"
-
-
-def _network(resources: Sequence[Resource]) -> Iterator[str]:
-    """All traffic is denied by default, and gateways reach only Serve's port."""
-    policies = of_kind(list(resources), "NetworkPolicy")
-    denies = [p for p in policies if p["spec"]["podSelector"] == {} and not _rules(p)]
-    if not any(set(policy["spec"]["policyTypes"]) == {"Ingress", "Egress"} for policy in denies):
-        yield "NetworkPolicy: none denies all traffic by default"
-    for policy in policies:
-        for rule in policy["spec"].get("ingress") or []:
-            if not rule.get("from"):
-                yield f"{title(policy)}: allows traffic from everywhere; add from:"
-        if "gateway" in str(policy["spec"].get("ingress")):
-            ports = [port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]]
-            if ports != [8000]:
-                yield f"{title(policy)}: opens {ports} to gateways; Serve's port is 8000"
-
-
-def _rules(policy: Resource) -> list[Any]:
-    return [*(policy["spec"].get("ingress") or []), *(policy["spec"].get("egress") or [])]
-
-
-def _disruption(resources: Sequence[Resource]) -> Iterator[str]:
-    """All Ray workers have a disruption budget."""
-    budgets = [
-        each["spec"]["selector"]["matchLabels"] for each in of_kind(list(resources), "PodDisruptionBudget")
-    ]
-    for resource in of_kind(list(resources), "RayJob", "RayService"):
-        for path, template in pod_templates(resource):
-            labels = {**template["metadata"]["labels"], "ray.io/node-type": "worker"}
-            if "worker" in path and not any(budget.items() <= labels.items() for budget in budgets):
-                yield f"{title(resource)}: {path}: no PodDisruptionBudget selects its pods"

@@ -17,6 +17,8 @@ from typing import Any
 import yaml
 
 FOLDER = Path(__file__).resolve().parent
+KINDS = ("RayCluster", "RayJob", "RayService")
+"""The kinds that our manifests use; a release of KubeRay has more."""
 KUBERAY = FOLDER / "kuberay-1.7.0.json.xz"
 
 Schema = dict[str, Any]
@@ -31,11 +33,17 @@ def schemas() -> Mapping[tuple[str, str], Schema]:
 
 
 def extracted(folder: Path) -> dict[str, Schema]:
-    """The schemas of version ``v1`` in a folder of CRDs."""
+    """The schemas of version ``v1`` of ``KINDS`` in a folder of CRDs."""
     found = {}
     for file in sorted(folder.glob("*.yaml")):
         crd = yaml.load(file.read_text(encoding="utf-8"), yaml.CSafeLoader)["spec"]
         for version in crd["versions"]:
-            if version["name"] == "v1":
+            if version["name"] == "v1" and crd["names"]["kind"] in KINDS:
                 found[f"{crd['group']}/v1 {crd['names']['kind']}"] = version["schema"]["openAPIV3Schema"]
     return found
+
+
+def packed(folder: Path) -> bytes:
+    """The contents of ``KUBERAY`` for a folder of CRDs."""
+    text = json.dumps(extracted(folder), sort_keys=True, separators=(",", ":"))
+    return lzma.compress(text.encode(), preset=9)

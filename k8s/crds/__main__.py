@@ -1,14 +1,14 @@
-"""Extract KubeRay's schemas from a folder with its CRDs: ``python -m k8s.crds FOLDER``."""
+"""Extract KubeRay's schemas from a folder with its CRDs: ``python -m k8s.crds FOLDER``.
+
+The folder of a release is ``helm-chart/kuberay-operator/crds`` in KubeRay's repository.
+"""
 
 from __future__ import annotations
 
-import json
-import lzma
 import sys
 from pathlib import Path
 
-from k8s.crds import KUBERAY, extracted
+from k8s.crds import KUBERAY, packed
 
 if __name__ == "__main__":
-    text = json.dumps(extracted(Path(sys.argv[1])), sort_keys=True, separators=(",", ":"))
-    KUBERAY.write_bytes(lzma.compress(text.encode(), preset=9))
+    KUBERAY.write_bytes(packed(Path(sys.argv[1])))

@@ -16,7 +16,7 @@ CONTAINER = (*GROUP, "template", "spec", "containers", 0)
 
 def test_ray_derives_node_types_from_our_groups(service: Resource, job: Resource) -> None:
     engines = node_types(service)["engines"]
-    assert (engines["min_workers"], engines["max_workers"]) == (2, 4)
+    assert (engines["min_workers"], engines["max_workers"]) == (2, 5)
     assert engines["resources"] == {"CPU": 8, "GPU": 1, "memory": 64 * 2**30}
     assert node_types(service)["headgroup"]["resources"]["CPU"] == 0
     assert node_types(job)["workers"]["max_workers"] == 8
@@ -30,7 +30,7 @@ def test_demands_follow_conf(service: Resource, job: Resource) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "says"),
     [
-        ((*GROUP, "maxReplicas"), 3, "does not fit on 3 nodes"),
+        ((*GROUP, "maxReplicas"), 4, "does not fit on 3 nodes"),
         ((*CONTAINER, "resources", "limits", "cpu"), "4", "{'CPU': 2.0} does not fit"),
         ((*CONTAINER, "resources"), {"limits": {"cpu": "8"}}, "'GPU': 1.0} does not fit"),
     ],

@@ -79,8 +79,9 @@ def test_hadolint_finds_nothing() -> None:
 
 
 def test_the_base_image_is_pinned_and_slim_and_the_user_is_not_root(root: Path) -> None:
-    [base] = of_kind(root, "FROM")
-    assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+", base)
+    base, _ = of_kind(root, "ARG")
+    assert re.fullmatch(r"BASE=python:3\.11\.\d+-slim-\w+", base)
+    assert of_kind(root, "FROM") == ["$BASE"]
     assert of_kind(root, "USER") == ["1000"]
     assert of_kind(root, "WORKDIR") == ["/app"]
 

@@ -6,19 +6,12 @@ import shlex
 
 import pytest
 
+from k8s.costs import cost
 from k8s.jobs import PROFILES, jobs, text
-from k8s.manifests import FOLDER, Resource, of_kind
+from k8s.manifests import FOLDER, Resource, of_kind, training_configs
 from lladav.config.cli import key_values
-from lladav.config.loader import curriculum, load, stages_of
-from lladav.config.schema import Config
+from lladav.config.loader import curriculum, stages_of
 from serve.offline.settings import load_batch
-
-
-def config_of(job: Resource) -> Config:
-    """The settings in a job's command."""
-    python, entry, *overrides = shlex.split(job["spec"]["entrypoint"])
-    assert (python, entry) == ("python", "train/run.py")
-    return load(overrides)
 
 
 def stages(resources: list[Resource]) -> list[Resource]:
@@ -28,8 +21,9 @@ def stages(resources: list[Resource]) -> list[Resource]:
 
 @pytest.mark.parametrize("overlay", PROFILES)
 def test_every_stage_that_the_data_has_gets_a_job(overlay: str) -> None:
-    configs = [config_of(job) for job in stages([*jobs(PROFILES[overlay])])]
-    assert [config.stage.name for config in configs] == stages_of(configs[0].data.name)
+    whole, *single = map(training_configs, stages([*jobs(PROFILES[overlay])]))
+    assert [config.stage.name for [config] in single] == stages_of(whole[0].data.name)
+    assert [config.stage.name for config in whole] == curriculum()
 
 
 @pytest.mark.parametrize("overlay", PROFILES)
@@ -47,9 +41,9 @@ def test_jobs_start_suspended_and_can_be_retried(overlays: dict[str, list[Resour
         assert spec["backoffLimit"] > 0
         assert spec["shutdownAfterJobFinishes"]
         assert spec["ttlSecondsAfterFinished"] > 0
-        assert spec["activeDeadlineSeconds"] >= 6 * 3600
     for job in stages(overlays[overlay]):
-        assert config_of(job).train.storage.startswith("/mnt/shared/"), "a retry needs the checkpoints"
+        config = training_configs(job)[0]
+        assert config.train.storage.startswith("/mnt/shared/"), "a retry needs the checkpoints"
 
 
 def test_the_export_uses_the_last_stage_of_the_curriculum(overlays: dict[str, list[Resource]]) -> None:
@@ -57,7 +51,7 @@ def test_the_export_uses_the_last_stage_of_the_curriculum(overlays: dict[str, li
         jobs_ = of_kind(overlays[overlay], "Job")
         [export] = [job for job in jobs_ if job["metadata"]["name"] == "lladav-export"]
         command = export["spec"]["template"]["spec"]["containers"][0]["command"]
-        data = config_of(stages(overlays[overlay])[0]).data.name
+        data = training_configs(stages(overlays[overlay])[0])[0].data.name
         last = [stage for stage in stages_of(data) if stage in curriculum()][-1]
         assert any(part.startswith(f"run={last}-") for part in command)
         assert export["spec"]["suspend"]
@@ -84,3 +78,11 @@ def test_longer_stages_have_later_deadlines(overlays: dict[str, list[Resource]])
         j["metadata"]["name"]: j["spec"]["activeDeadlineSeconds"] for j in of_kind(overlays["gpu"], "RayJob")
     }
     assert deadline["lladav-pretrain"] < deadline["lladav-vw"] < deadline["lladav-si"]
+    assert deadline["lladav-si"] < deadline["lladav-curriculum"]
+
+
+def test_waiting_for_nodes_takes_nothing_of_the_time_to_run(job: Resource) -> None:
+    """KubeRay's deadline starts before the wait, which ``preRunningDeadlineSeconds`` bounds."""
+    [config] = training_configs(job)
+    left = job["spec"]["activeDeadlineSeconds"] - job["spec"]["preRunningDeadlineSeconds"]
+    assert left / 3600 == pytest.approx(3 * cost(config).hours, abs=1)

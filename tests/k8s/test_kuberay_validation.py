@@ -26,7 +26,7 @@ def test_our_resources_are_accepted(service: Resource, job: Resource) -> None:
         ((*HEAD, "template", "spec", "containers"), [], "head: has no container"),
         ((*HEAD, "resources"), {"CPU": "1"}, "head: resources are set in both"),
         ((*WORKERS, "rayStartParams"), {"labels": "a=b"}, "engines: rayStartParams.labels"),
-        ((*WORKERS, "minReplicas"), 9, "engines: minReplicas 9 and maxReplicas 4"),
+        ((*WORKERS, "minReplicas"), 9, "engines: minReplicas 9 and maxReplicas 5"),
         ((*WORKERS, "suspend"), True, "engines: suspend"),
         ((*WORKERS, "template", "spec", "restartPolicy"), "Always", "restartPolicy must be Never"),
         ((CLUSTER, "networkPolicy"), {"mode": "DenyAll"}, "feature gate RayClusterNetworkPolicy"),

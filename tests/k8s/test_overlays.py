@@ -14,7 +14,7 @@ CHANGED = [(overlay, component) for overlay, components in OPTIONS.items() for c
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_overlays_pass(overlays: dict[str, list[Resource]], overlay: str) -> None:
-    assert [*of_overlay(overlays[overlay])] == []
+    assert [*of_overlay(overlay, overlays[overlay])] == []
 
 
 @pytest.mark.parametrize(("overlay", "component"), CHANGED)
@@ -23,7 +23,7 @@ def test_overlays_with_a_component_pass(
 ) -> None:
     changed = with_component(FOLDER / "overlays" / overlay, component)
     assert changed != overlays[overlay]
-    assert [*of_overlay(changed)] == []
+    assert [*of_overlay(overlay, changed, component)] == []
 
 
 def test_files_pass() -> None:

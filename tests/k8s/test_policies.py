@@ -1,17 +1,18 @@
-"""Our own policies find mistakes in pods, references, network rules and budgets."""
+"""Our own policies find mistakes in pods, heads and references."""
 
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from k8s.checks.policies import EXTERNAL_REFERENCES, check
-from k8s.manifests import FOLDER, Resource, title
-
-GATEWAYS = {"matchLabels": {"lladav/role": "gateway"}}
+from k8s.manifests import FOLDER, Resource, of_kind, ray_head, title
 
 
 def pod_of(resources: list[Resource], name: str) -> dict[str, Any]:
@@ -45,37 +46,38 @@ def test_pods(overlays: dict[str, list[Resource]], says: str) -> None:
     assert any(says in line for line in check(resources))
 
 
-@pytest.mark.parametrize(
-    ("gone", "says"),
-    [
-        ("NetworkPolicy deny-all", "none denies all traffic"),
-        ("PersistentVolumeClaim lladav-shared", "refers to PersistentVolumeClaim lladav-shared"),
-        ("PodDisruptionBudget lladav-serving", "no PodDisruptionBudget selects its pods"),
-    ],
-)
-def test_missing_objects(overlays: dict[str, list[Resource]], gone: str, says: str) -> None:
-    assert any(says in line for line in check(without(overlays["gpu"], gone)))
+def test_a_volume_that_does_not_exist(overlays: dict[str, list[Resource]]) -> None:
+    claim = "PersistentVolumeClaim lladav-shared"
+    assert any(f"refers to {claim}" in line for line in check(without(overlays["gpu"], claim)))
 
 
-@pytest.mark.parametrize(
-    ("name", "rule", "says"),
-    [
-        ("NetworkPolicy allow-gateway", {"ports": [{"port": 8000}]}, "allows traffic from everywhere"),
-        (
-            "NetworkPolicy allow-gateway",
-            {
-                "from": [{"namespaceSelector": {"matchLabels": {"lladav/role": "gateway"}}}],
-                "ports": [{"port": 8265}],
-            },
-            "opens [8265] to gateways",
-        ),
-    ],
-)
-def test_network_rules(overlays: dict[str, list[Resource]], name: str, rule: Any, says: str) -> None:
+def test_the_autoscaler_in_a_head_has_its_token(overlays: dict[str, list[Resource]]) -> None:
+    resources = copy.deepcopy(overlays["spot"])
+    assert [*check(resources)] == []
+    for job in of_kind(resources, "RayJob"):
+        ray_head(job)["automountServiceAccountToken"] = False
+    assert any("the autoscaler in the head needs its token" in line for line in check(resources))
+
+
+def test_an_init_container_that_delays_the_cleanup_of_redis(overlays: dict[str, list[Resource]]) -> None:
     resources = copy.deepcopy(overlays["gpu"])
-    [policy] = [resource for resource in resources if title(resource) == name]
-    policy["spec"]["ingress"] = [rule]
-    assert any(says in line for line in check(resources))
+    [service] = of_kind(resources, "RayService")
+    [container] = ray_head(service)["initContainers"]
+    container["command"] = ["sh", "-c", "until test -e $MODEL; do sleep 10; done"]
+    [line] = check(resources)
+    assert "wait-for-model also delays the cleanup of Redis" in line
+
+
+@pytest.mark.parametrize("node_type", ["head", "redis-cleanup"])
+def test_the_head_waits_for_the_model_and_the_cleanup_does_not(
+    service: Resource, tmp_path: Path, node_type: str
+) -> None:
+    """Runs the command of the init container; in the head's pod it ends when the model appears."""
+    [container] = ray_head(service)["initContainers"]
+    if node_type == "head":
+        (tmp_path / "config.json").touch()
+    environment = {**os.environ, "MODEL": str(tmp_path), "NODE_TYPE": node_type}
+    subprocess.run(container["command"], env=environment, check=True, timeout=30)
 
 
 def test_external_references_are_explained() -> None:

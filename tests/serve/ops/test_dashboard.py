@@ -20,7 +20,8 @@ GRID = 24
 
 @pytest.fixture(scope="module")
 def board(root: Path) -> dict[str, Any]:
-    return json.loads((root / "k8s" / "base" / "monitoring" / "serving.json").read_text(encoding="utf-8"))
+    file = root / "k8s" / "components" / "monitoring" / "serving.json"
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
