@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
+import openai
 import pytest
 from playwright.sync_api import Browser
 
@@ -66,6 +68,20 @@ def api(served: ServeSettings, engines: LocalEngines) -> Iterator[str]:
     """Address of a running API, its engine in this process."""
     with serving(served, engines) as address:
         yield address
+
+
+@pytest.fixture
+def client(api: str) -> Iterator[httpx.Client]:
+    """A client of ``api``."""
+    with httpx.Client(base_url=api, timeout=60) as made:
+        yield made
+
+
+@pytest.fixture
+def openai_client(api: str) -> Iterator[openai.OpenAI]:
+    """OpenAI's own client of ``api``."""
+    with openai.OpenAI(base_url=f"{api}/v1", api_key="none", max_retries=0) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx2 as httpx
@@ -37,12 +36,6 @@ IGNORED: dict[str, Any] = {
     **dict.fromkeys(("prompt_cache_key", "prompt_cache_retention", "safety_identifier"), "x"),
     **dict.fromkeys(("verbosity", "cache_salt", "request_id"), "x"),
 }  # fmt: skip
-
-
-@pytest.fixture
-def client(api: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=api, timeout=60) as made:
-        yield made
 
 
 def answered(client: httpx.Client, path: str = CHAT, **given: Any) -> dict[str, Any]:

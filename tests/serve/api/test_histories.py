@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx2 as httpx
@@ -32,12 +31,6 @@ TOOL = {
     "type": "function",
     "function": {"name": "f", "description": "To f.", "parameters": {"type": "object"}},
 }
-
-
-@pytest.fixture
-def client(api: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=api, timeout=60) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import asyncio
 import gzip
 import json
 import tracemalloc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import httpx2 as httpx
 import pytest
@@ -22,12 +22,6 @@ from tests.serve.asgi import Answer, ask, parts
 CHAT = "/v1/chat/completions"
 BODY = json.dumps({"model": NAME, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8}).encode()
 PAGE = "https://app.example"
-
-
-@pytest.fixture
-def client(api: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=api, timeout=60) as made:
-        yield made
 
 
 class TestMethods:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx2 as httpx
@@ -20,33 +19,21 @@ SAMPLED: dict[str, Any] = {"n": 2, "temperature": 2.0, "seed": 3}
 IMAGE = {"type": "image_url", "image_url": {"url": uri(encoded(sample_image()))}}
 
 
-@pytest.fixture
-def client(api: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{api}/v1", api_key="none", max_retries=0) as made:
-        yield made
-
-
-@pytest.fixture
-def http(api: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=api, timeout=60) as made:
-        yield made
-
-
 @pytest.fixture(scope="module")
 def tokenizer(model_folder: Any) -> ChatTokenizer:
     return ChatTokenizer.load(model_folder)
 
 
-def complete(client: openai.OpenAI, prompt: Any, **given: Any) -> Any:
-    return client.completions.create(**{"model": NAME, "prompt": prompt, "max_tokens": 8, **given})
+def complete(openai_client: openai.OpenAI, prompt: Any, **given: Any) -> Any:
+    return openai_client.completions.create(**{"model": NAME, "prompt": prompt, "max_tokens": 8, **given})
 
 
 class TestSeveralPrompts:
     """Several prompts are answered as if each was sent alone."""
 
-    def test_each_prompt_is_answered_as_if_alone(self, client: openai.OpenAI):
-        alone = [complete(client, text, **SAMPLED) for text in TEXTS]
-        together = complete(client, TEXTS, **SAMPLED)
+    def test_each_prompt_is_answered_as_if_alone(self, openai_client: openai.OpenAI):
+        alone = [complete(openai_client, text, **SAMPLED) for text in TEXTS]
+        together = complete(openai_client, TEXTS, **SAMPLED)
         assert [choice.index for choice in together.choices] == list(range(6))
         expected = [choice.text for answer in alone for choice in answer.choices]
         assert [choice.text for choice in together.choices] == expected
@@ -54,10 +41,10 @@ class TestSeveralPrompts:
         for field in ("prompt_tokens", "completion_tokens", "forwards"):
             assert getattr(together.usage, field) == sum(getattr(one.usage, field) for one in alone)
 
-    def test_a_stream_gives_the_same(self, client: openai.OpenAI):
-        whole, texts, last = complete(client, TEXTS, **SAMPLED), dict[int, str](), None
+    def test_a_stream_gives_the_same(self, openai_client: openai.OpenAI):
+        whole, texts, last = complete(openai_client, TEXTS, **SAMPLED), dict[int, str](), None
         asked = {**SAMPLED, "stream": True, "stream_options": {"include_usage": True}}
-        for chunk in complete(client, TEXTS, **asked):
+        for chunk in complete(openai_client, TEXTS, **asked):
             for choice in chunk.choices:
                 texts[choice.index] = texts.get(choice.index, "") + choice.text
             last = chunk
@@ -65,8 +52,8 @@ class TestSeveralPrompts:
         assert last is not None
         assert last.usage == whole.usage
 
-    def test_one_prompt_in_a_list_is_that_prompt(self, client: openai.OpenAI):
-        assert complete(client, [TEXTS[0]]).choices == complete(client, TEXTS[0]).choices
+    def test_one_prompt_in_a_list_is_that_prompt(self, openai_client: openai.OpenAI):
+        assert complete(openai_client, [TEXTS[0]]).choices == complete(openai_client, TEXTS[0]).choices
 
     @pytest.mark.parametrize(
         ("prompt", "param"),
@@ -84,8 +71,8 @@ class TestSeveralPrompts:
             ({"a": 1}, "prompt"),
         ],
     )
-    def test_refusals_name_the_prompt(self, http: httpx.Client, prompt: Any, param: str):
-        response = http.post("/v1/completions", json={"model": NAME, "prompt": prompt})
+    def test_refusals_name_the_prompt(self, client: httpx.Client, prompt: Any, param: str):
+        response = client.post("/v1/completions", json={"model": NAME, "prompt": prompt})
         error = response.json()["error"]
         assert (response.status_code, error["param"]) == (400, param), error
 
@@ -93,36 +80,40 @@ class TestSeveralPrompts:
 class TestTokens:
     """Token ids as prompts, and the token ids of prompts."""
 
-    def test_token_ids_mean_their_text(self, client: openai.OpenAI, tokenizer: ChatTokenizer):
+    def test_token_ids_mean_their_text(self, openai_client: openai.OpenAI, tokenizer: ChatTokenizer):
         ids = [[tokenizer.ids.bos, *tokenizer.encode(text)] for text in TEXTS]
-        texts = complete(client, TEXTS)
-        assert complete(client, ids).choices == texts.choices
-        assert complete(client, ids[0]).choices[0].text == texts.choices[0].text
+        texts = complete(openai_client, TEXTS)
+        assert complete(openai_client, ids).choices == texts.choices
+        assert complete(openai_client, ids[0]).choices[0].text == texts.choices[0].text
 
-    def test_a_prompt_has_the_tokens_that_are_counted(self, http: httpx.Client, client: openai.OpenAI):
-        found = http.post("/tokenize", json={"model": NAME, "prompt": TEXTS[0]}).json()
-        assert found["count"] == len(found["tokens"]) == complete(client, TEXTS[0]).usage.prompt_tokens
-        assert complete(client, found["tokens"]).choices == complete(client, TEXTS[0]).choices
-        bare = http.post("/tokenize", json={"prompt": TEXTS[0], "add_special_tokens": False}).json()
+    def test_a_prompt_has_the_tokens_that_are_counted(
+        self, client: httpx.Client, openai_client: openai.OpenAI
+    ):
+        found = client.post("/tokenize", json={"model": NAME, "prompt": TEXTS[0]}).json()
+        assert found["count"] == len(found["tokens"]) == complete(openai_client, TEXTS[0]).usage.prompt_tokens
+        assert complete(openai_client, found["tokens"]).choices == complete(openai_client, TEXTS[0]).choices
+        bare = client.post("/tokenize", json={"prompt": TEXTS[0], "add_special_tokens": False}).json()
         assert bare["tokens"] == found["tokens"][1:]
 
-    def test_messages_have_the_tokens_of_the_template(self, http: httpx.Client, tokenizer: ChatTokenizer):
+    def test_messages_have_the_tokens_of_the_template(self, client: httpx.Client, tokenizer: ChatTokenizer):
         turns = [("system", "Be short."), ("user", "1 + 2?"), ("assistant", "3"), ("user", "é?")]
         messages = [{"role": role, "content": text} for role, text in turns]
-        found = http.post("/tokenize", json={"messages": messages, "return_token_strs": True}).json()
+        found = client.post("/tokenize", json={"messages": messages, "return_token_strs": True}).json()
         expected = encode_prompt([Message(*turn) for turn in turns], tokenizer).input_ids.tolist()
         assert found["tokens"] == expected
         assert found["token_strs"][0] == "<|startoftext|>"
         chat = {"model": NAME, "messages": messages, "max_tokens": 8}
-        assert http.post("/v1/chat/completions", json=chat).json()["usage"]["prompt_tokens"] == len(expected)
+        assert client.post("/v1/chat/completions", json=chat).json()["usage"]["prompt_tokens"] == len(
+            expected
+        )
 
-    def test_tokens_become_text_again(self, http: httpx.Client, tokenizer: ChatTokenizer):
+    def test_tokens_become_text_again(self, client: httpx.Client, tokenizer: ChatTokenizer):
         for text in TEXTS:
-            assert http.post("/detokenize", json={"tokens": tokenizer.encode(text)}).json() == {
+            assert client.post("/detokenize", json={"tokens": tokenizer.encode(text)}).json() == {
                 "prompt": text
             }
         special = [tokenizer.ids.bos, *tokenizer.encode("x")]
-        assert http.post("/detokenize", json={"tokens": special}).json() == {"prompt": "<|startoftext|>x"}
+        assert client.post("/detokenize", json={"tokens": special}).json() == {"prompt": "<|startoftext|>x"}
 
     @pytest.mark.parametrize(
         ("path", "given", "status", "says"),
@@ -137,15 +128,15 @@ class TestTokens:
             ("/detokenize", {"tokens": [-1]}, 400, "tokens[0]"),
         ],
     )
-    def test_refusals(self, http: httpx.Client, path: str, given: Any, status: int, says: str):
-        response = http.post(path, json=given)
+    def test_refusals(self, client: httpx.Client, path: str, given: Any, status: int, says: str):
+        response = client.post(path, json=given)
         assert response.status_code == status
         assert says in response.json()["error"]["message"]
 
 
-def test_models_tell_their_context(http: httpx.Client, served: ServeSettings, model_folder: Any) -> None:
-    (model,) = http.get("/v1/models").json()["data"]
+def test_models_tell_their_context(client: httpx.Client, served: ServeSettings, model_folder: Any) -> None:
+    (model,) = client.get("/v1/models").json()["data"]
     positions = json.loads((model_folder / "config.json").read_text())["max_position_embeddings"]
     assert (model["max_model_len"], model["max_tokens"]) == (positions, served.limits.max_tokens)
-    found = http.post("/tokenize", json={"prompt": "x"}).json()
+    found = client.post("/tokenize", json={"prompt": "x"}).json()
     assert found["max_model_len"] == positions

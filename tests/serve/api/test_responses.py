@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx2 as httpx
@@ -31,32 +30,22 @@ FILE = [{"type": "file"}]
 EVENT = TypeAdapter[Any](ResponseStreamEvent)
 
 
-@pytest.fixture
-def client(api: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{api}/v1", api_key="none", max_retries=0) as made:
-        yield made
+def respond(openai_client: openai.OpenAI, **given: Any) -> Any:
+    return openai_client.responses.create(
+        **{"model": NAME, "input": "What?", "max_output_tokens": 16, **given}
+    )
 
 
-@pytest.fixture
-def http(api: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=api, timeout=60) as made:
-        yield made
-
-
-def respond(client: openai.OpenAI, **given: Any) -> Any:
-    return client.responses.create(**{"model": NAME, "input": "What?", "max_output_tokens": 16, **given})
-
-
-def chat(client: openai.OpenAI, messages: Any, **given: Any) -> Any:
-    return client.chat.completions.create(
+def chat(openai_client: openai.OpenAI, messages: Any, **given: Any) -> Any:
+    return openai_client.chat.completions.create(
         **{"model": NAME, "messages": messages, "max_completion_tokens": 16, **given}
     )
 
 
-def events(http: httpx.Client, **given: Any) -> list[dict[str, Any]]:
+def events(client: httpx.Client, **given: Any) -> list[dict[str, Any]]:
     """The events of a stream, each checked by OpenAI's own types; names and numbers are those of the data."""
     body = {"model": NAME, "input": "What?", "max_output_tokens": 16, "stream": True, **given}
-    with http.stream("POST", PATH, json=body) as response:
+    with client.stream("POST", PATH, json=body) as response:
         assert response.status_code == 200, response.read()
         blocks = response.read().decode().removesuffix("\n\n").split("\n\n")
     found = []
@@ -105,18 +94,18 @@ MESSAGES = [
 class TestWhole:
     """A response without streaming."""
 
-    def test_it_answers_as_a_chat_completion(self, client: openai.OpenAI):
+    def test_it_answers_as_a_chat_completion(self, openai_client: openai.OpenAI):
         given = {"temperature": 1.5, "top_p": 0.9, "extra_body": {"seed": 3, "refresh_interval": 4}}
-        response = respond(client, input=CONVERSATION, instructions="Be short.", **given)
-        answer = chat(client, MESSAGES, **given)
+        response = respond(openai_client, input=CONVERSATION, instructions="Be short.", **given)
+        answer = chat(openai_client, MESSAGES, **given)
         assert response.output_text == answer.choices[0].message.content
         assert response.usage.input_tokens == answer.usage.prompt_tokens
         assert response.usage.output_tokens == answer.usage.completion_tokens
         assert response.usage.refresh_interval == 4
 
-    def test_its_form_is_that_of_openai(self, http: httpx.Client):
+    def test_its_form_is_that_of_openai(self, client: httpx.Client):
         body = {"model": NAME, "input": "What?", "instructions": "Be short.", "metadata": {"a": "b"}}
-        made = http.post(PATH, json={**body, "max_output_tokens": 8, "store": True}).json()
+        made = client.post(PATH, json={**body, "max_output_tokens": 8, "store": True}).json()
         response = Response.model_validate(made)
         assert response.id.startswith("resp_")
         assert (response.instructions, response.metadata, response.max_output_tokens) == (
@@ -130,61 +119,61 @@ class TestWhole:
         )
         assert made["store"] is False
 
-    def test_warnings_name_the_fields_that_were_sent(self, http: httpx.Client):
+    def test_warnings_name_the_fields_that_were_sent(self, client: httpx.Client):
         given = {"reasoning": {"effort": "low"}, "max_output_tokens": 10**6, "text": {"verbosity": "low"}}
-        made = http.post(PATH, json={"model": NAME, "input": "What?", "store": True, **given}).json()
+        made = client.post(PATH, json={"model": NAME, "input": "What?", "store": True, **given}).json()
         Response.model_validate(made)
         warnings = "; ".join(made["warnings"])
         for name in ("reasoning.effort", "text.verbosity", "store", "max_output_tokens 1000000"):
             assert name in warnings, warnings
 
-    def test_a_schema_is_a_text_format(self, client: openai.OpenAI):
+    def test_a_schema_is_a_text_format(self, openai_client: openai.OpenAI):
         shape = {"type": "json_schema", "name": "answer", "schema": SCHEMA, "strict": True}
-        response = respond(client, text={"format": shape}, max_output_tokens=64)
+        response = respond(openai_client, text={"format": shape}, max_output_tokens=64)
         validate(json.loads(response.output_text), SCHEMA)
         assert response.status == "completed"
         assert response.text.format.name == "answer"
 
-    def test_an_answer_that_has_to_be_a_call_needs_no_format(self, client: openai.OpenAI):
+    def test_an_answer_that_has_to_be_a_call_needs_no_format(self, openai_client: openai.OpenAI):
         tool = {"type": "function", "name": "f", "parameters": SCHEMA, "strict": True}
         shape = {"type": "json_schema", "name": "answer", "schema": {"type": "integer"}, "strict": True}
         given = {"tools": [tool], "tool_choice": {"type": "function", "name": "f"}}
-        response = respond(client, text={"format": shape}, max_output_tokens=128, **given)
+        response = respond(openai_client, text={"format": shape}, max_output_tokens=128, **given)
         validate(json.loads(response.output[0].arguments), SCHEMA)
         assert response.warnings == ["text.format has no effect: the answer calls tools"]
 
-    def test_a_pydantic_model_is_parsed(self, client: openai.OpenAI):
+    def test_a_pydantic_model_is_parsed(self, openai_client: openai.OpenAI):
         class Answer(BaseModel):
             sure: bool
 
-        response = client.responses.parse(model=NAME, input="Sure?", text_format=Answer)
+        response = openai_client.responses.parse(model=NAME, input="Sure?", text_format=Answer)
         assert isinstance(response.output_parsed, Answer)
 
-    def test_probabilities_are_included_if_asked_for(self, client: openai.OpenAI):
-        plain = respond(client).output[0].content[0]
-        given = respond(client, include=["message.output_text.logprobs"]).output[0].content[0]
+    def test_probabilities_are_included_if_asked_for(self, openai_client: openai.OpenAI):
+        plain = respond(openai_client).output[0].content[0]
+        given = respond(openai_client, include=["message.output_text.logprobs"]).output[0].content[0]
         assert plain.logprobs == []
         assert given.text == plain.text
         joined = b"".join(bytes(each.bytes) for each in given.logprobs)
         assert joined.decode(errors="replace") == given.text
 
-    def test_an_answer_can_be_sent_again(self, client: openai.OpenAI):
-        first = respond(client)
+    def test_an_answer_can_be_sent_again(self, openai_client: openai.OpenAI):
+        first = respond(openai_client)
         history = [{"role": "user", "content": "What?"}, *first.output, {"role": "user", "content": "Why?"}]
-        again = respond(client, input=history)
+        again = respond(openai_client, input=history)
         messages = [
             {"role": "user", "content": "What?"},
             {"role": "assistant", "content": first.output_text},
             {"role": "user", "content": "Why?"},
         ]
-        assert again.output_text == chat(client, messages).choices[0].message.content
+        assert again.output_text == chat(openai_client, messages).choices[0].message.content
 
 
 class TestStream:
     """The events of a stream."""
 
-    def test_the_order_of_events(self, http: httpx.Client):
-        kinds = [event["type"].removeprefix("response.") for event in events(http)]
+    def test_the_order_of_events(self, client: httpx.Client):
+        kinds = [event["type"].removeprefix("response.") for event in events(client)]
         deltas = kinds.count("output_text.delta")
         assert deltas > 1
         assert kinds == [
@@ -193,10 +182,10 @@ class TestStream:
             *("output_text.done", "content_part.done", "output_item.done", "incomplete"),
         ]
 
-    def test_the_last_event_has_the_whole_response(self, http: httpx.Client, client: openai.OpenAI):
+    def test_the_last_event_has_the_whole_response(self, client: httpx.Client, openai_client: openai.OpenAI):
         given = {"include": ["message.output_text.logprobs"]}
-        whole = respond(client, **given)
-        streamed = events(http, **given)
+        whole = respond(openai_client, **given)
+        streamed = events(client, **given)
         last = Response.model_validate(streamed[-1]["response"])
         assert last.output_text == whole.output_text
         assert last.usage == whole.usage
@@ -205,20 +194,20 @@ class TestStream:
         tokens = [token for event in deltas for token in event["logprobs"]]
         assert tokens == [each.to_dict() for each in whole.output[0].content[0].logprobs]
 
-    def test_the_client_reads_it(self, client: openai.OpenAI):
-        with client.responses.stream(model=NAME, input="What?", max_output_tokens=16) as stream:
+    def test_the_client_reads_it(self, openai_client: openai.OpenAI):
+        with openai_client.responses.stream(model=NAME, input="What?", max_output_tokens=16) as stream:
             text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
-        assert text == respond(client).output_text
+        assert text == respond(openai_client).output_text
 
     @pytest.mark.parametrize("where", ["add", "ending"])
     def test_an_error_is_the_end_of_the_stream(
-        self, http: httpx.Client, monkeypatch: pytest.MonkeyPatch, where: str
+        self, client: httpx.Client, monkeypatch: pytest.MonkeyPatch, where: str
     ):
         def fails(*_: Any) -> Any:
             raise ZeroDivisionError
 
         monkeypatch.setattr(f"serve.api.responses.items.TextItem.{where}", fails)
-        *_, error, failed = events(http)
+        *_, error, failed = events(client)
         assert (error["type"], error["code"]) == ("error", "internal_error")
         assert (failed["type"], failed["response"]["status"]) == ("response.failed", "failed")
         assert failed["response"]["error"]["message"] == error["message"]
@@ -251,31 +240,31 @@ class TestRefusals:
         ],
     )  # fmt: skip
     def test_before_images_are_read(
-        self, http: httpx.Client, monkeypatch: pytest.MonkeyPatch, given: Any, param: str, says: str
+        self, client: httpx.Client, monkeypatch: pytest.MonkeyPatch, given: Any, param: str, says: str
     ):
         async def visuals(*_: Any) -> Any:
             raise AssertionError
 
         monkeypatch.setattr(MediaLoader, "visuals", visuals)
-        response = http.post(PATH, json={"model": NAME, "input": "What?", **given})
+        response = client.post(PATH, json={"model": NAME, "input": "What?", **given})
         error = response.json()["error"]
         assert (response.status_code, error["param"]) == (400, param), error
         assert says in error["message"]
         assert "messages" not in error["message"]
 
     @pytest.mark.parametrize("instructions", [None, "Be short."])
-    def test_an_image_is_named_by_its_item(self, http: httpx.Client, instructions: str | None):
+    def test_an_image_is_named_by_its_item(self, client: httpx.Client, instructions: str | None):
         text = {"role": "user", "content": "x"}
         given = [{"type": "reasoning"}, text, {"role": "user", "content": [IMAGE]}]
         body = {"model": NAME, "input": given, "instructions": instructions}
-        error = http.post(PATH, json=body).json()["error"]
+        error = client.post(PATH, json=body).json()["error"]
         assert error["param"] == "input[2].content[0].image_url"
         assert error["message"].startswith("input[2].content[0].image_url: ")
 
 
-def test_an_unknown_model_is_not_found(client: openai.OpenAI) -> None:
+def test_an_unknown_model_is_not_found(openai_client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError):
-        respond(client, model="gpt-4o")
+        respond(openai_client, model="gpt-4o")
 
 
 def test_an_overloaded_server_answers_503(served: ServeSettings) -> None:

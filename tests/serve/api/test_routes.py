@@ -7,7 +7,6 @@ import base64
 import json
 import logging
 import socket
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,12 +25,6 @@ from tests.waiting import wait_for
 CHAT = "/v1/chat/completions"
 QUESTION = [{"role": "user", "content": "What is this?"}]
 DATE = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "date"}}}
-
-
-@pytest.fixture
-def client(api: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=api, timeout=60) as made:
-        yield made
 
 
 def body(**given: Any) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import httpx2 as httpx
@@ -38,12 +37,6 @@ def of_openai(schema: Any) -> dict[str, Any]:
 
 def of_vllm(**given: Any) -> dict[str, Any]:
     return {"structured_outputs": given}
-
-
-@pytest.fixture
-def client(api: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=api, timeout=60) as made:
-        yield made
 
 
 def answered(client: httpx.Client, path: str = CHAT, **given: Any) -> tuple[str, dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx2 as httpx
@@ -46,21 +45,15 @@ FORMAT = "response_format.json_schema.schema"
 NAMED = {"type": "function", "function": {"name": "add"}}
 
 
-@pytest.fixture
-def client(api: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{api}/v1", api_key="none", max_retries=0) as made:
-        yield made
-
-
 @pytest.fixture(scope="module")
 def opening(golden: Any) -> int:
     """The token with which calls begin."""
     return ChatTokenizer.load(golden.folder / "tokenizer").encode("<tool_call>")[0]
 
 
-def ask(client: openai.OpenAI, **given: Any) -> Any:
+def ask(openai_client: openai.OpenAI, **given: Any) -> Any:
     asked = {"model": NAME, "messages": QUESTION, "max_tokens": 128, "tools": TOOLS, **given}
-    return client.chat.completions.create(**asked)
+    return openai_client.chat.completions.create(**asked)
 
 
 def check_calls(message: Any) -> list[str]:
@@ -74,31 +67,35 @@ def check_calls(message: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("temperature", [0, 2])
-def test_required_tools_are_called(client: openai.OpenAI, temperature: float) -> None:
-    answer = ask(client, tool_choice="required", temperature=temperature, seed=1, n=2)
+def test_required_tools_are_called(openai_client: openai.OpenAI, temperature: float) -> None:
+    answer = ask(openai_client, tool_choice="required", temperature=temperature, seed=1, n=2)
     for choice in answer.choices:
         assert choice.finish_reason == "tool_calls"
         assert choice.message.content is None
         assert set(check_calls(choice.message)) <= set(SCHEMAS)
 
 
-def test_a_named_tool_is_called_once(client: openai.OpenAI) -> None:
-    assert check_calls(ask(client, tool_choice=NAMED).choices[0].message) == ["add"]
+def test_a_named_tool_is_called_once(openai_client: openai.OpenAI) -> None:
+    assert check_calls(ask(openai_client, tool_choice=NAMED).choices[0].message) == ["add"]
 
 
 @pytest.mark.parametrize("mode", ["required", "auto"])
-def test_only_allowed_tools_are_called(client: openai.OpenAI, mode: str, opening: int) -> None:
+def test_only_allowed_tools_are_called(openai_client: openai.OpenAI, mode: str, opening: int) -> None:
     allowed = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [NAMED]}}
-    answer = ask(client, tool_choice=allowed, parallel_tool_calls=False, logit_bias={opening: 100})
+    answer = ask(openai_client, tool_choice=allowed, parallel_tool_calls=False, logit_bias={opening: 100})
     assert check_calls(answer.choices[0].message) == ["add"]
 
 
-def test_several_calls_only_in_parallel(client: openai.OpenAI) -> None:
+def test_several_calls_only_in_parallel(openai_client: openai.OpenAI) -> None:
     counts: dict[bool, set[int]] = {}
     for parallel in (False, True):
         answers = [
             ask(
-                client, tools=[tool("f", None)], tool_choice="required", **given, parallel_tool_calls=parallel
+                openai_client,
+                tools=[tool("f", None)],
+                tool_choice="required",
+                **given,
+                parallel_tool_calls=parallel,
             )
             for given in ({}, {"temperature": 5, "seed": 1, "n": 4})
         ]
@@ -108,54 +105,56 @@ def test_several_calls_only_in_parallel(client: openai.OpenAI) -> None:
     assert max(counts[True]) > 1
 
 
-def test_auto_is_decided_by_the_first_token_of_a_call(client: openai.OpenAI, opening: int) -> None:
-    text = ask(client, logit_bias={opening: -100}).choices[0]
+def test_auto_is_decided_by_the_first_token_of_a_call(openai_client: openai.OpenAI, opening: int) -> None:
+    text = ask(openai_client, logit_bias={opening: -100}).choices[0]
     assert text.message.tool_calls is None
     assert text.message.content
     assert text.finish_reason in ("stop", "length")
-    calls = ask(client, logit_bias={opening: 100}).choices[0]
+    calls = ask(openai_client, logit_bias={opening: 100}).choices[0]
     assert check_calls(calls.message)
     assert (calls.message.content, calls.finish_reason) == (None, "tool_calls")
 
 
-def test_a_text_among_tools_ends_at_its_stops(client: openai.OpenAI, opening: int) -> None:
+def test_a_text_among_tools_ends_at_its_stops(openai_client: openai.OpenAI, opening: int) -> None:
     given: Any = {"logit_bias": {opening: -100}}
-    whole = ask(client, **given).choices[0].message.content
+    whole = ask(openai_client, **given).choices[0].message.content
     middle = whole[len(whole) // 2 :][:2]
-    stopped = ask(client, **given, stop=[middle]).choices[0]
+    stopped = ask(openai_client, **given, stop=[middle]).choices[0]
     assert (stopped.message.content, stopped.finish_reason) == (whole[: whole.index(middle)], "stop")
 
 
 @pytest.mark.parametrize("bias", [-100, 100])
 def test_without_max_tokens_texts_and_calls_have_their_own_limits(
-    client: openai.OpenAI, opening: int, bias: float
+    openai_client: openai.OpenAI, opening: int, bias: float
 ) -> None:
     given: Any = {"logit_bias": {opening: bias}, "extra_body": {"ignore_eos": True}}
-    answer = ask(client, **given, max_tokens=None)
+    answer = ask(openai_client, **given, max_tokens=None)
     if bias > 0:
         assert check_calls(answer.choices[0].message)
     else:
         assert answer.usage.completion_tokens == 48  # limits.default_max_tokens
 
 
-def test_an_answer_too_short_for_a_call_is_text(client: openai.OpenAI, opening: int) -> None:
-    answer = ask(client, max_tokens=16, logit_bias={opening: 100})
+def test_an_answer_too_short_for_a_call_is_text(openai_client: openai.OpenAI, opening: int) -> None:
+    answer = ask(openai_client, max_tokens=16, logit_bias={opening: 100})
     assert answer.choices[0].message.content
     assert answer.warnings == ["tools has no effect: no call fits in max_tokens"]
 
 
 @pytest.mark.parametrize("given", [{"tool_choice": "none"}, {"tools": []}, {"tools": None}])
-def test_none_is_text(client: openai.OpenAI, given: dict[str, Any], opening: int) -> None:
-    answer = ask(client, **given, logit_bias={opening: 5})
+def test_none_is_text(openai_client: openai.OpenAI, given: dict[str, Any], opening: int) -> None:
+    answer = ask(openai_client, **given, logit_bias={opening: 5})
     assert answer.choices[0].message.tool_calls is None
     assert answer.choices[0].message.content is not None
 
 
 @pytest.mark.parametrize("choice", ["required", "auto", NAMED])
-def test_a_stream_has_the_calls_of_the_whole_answer(client: openai.OpenAI, choice: Any, opening: int) -> None:
+def test_a_stream_has_the_calls_of_the_whole_answer(
+    openai_client: openai.OpenAI, choice: Any, opening: int
+) -> None:
     given: Any = {"tool_choice": choice, "logit_bias": {opening: 100}, "logprobs": True}
-    whole = ask(client, **given)
-    chunks = list(ask(client, **given, stream=True, stream_options={"include_usage": True}))
+    whole = ask(openai_client, **given)
+    chunks = list(ask(openai_client, **given, stream=True, stream_options={"include_usage": True}))
     calls: dict[int, dict[str, str]] = {}
     for delta in (choice.delta for chunk in chunks for choice in chunk.choices):
         assert not delta.content
@@ -173,37 +172,37 @@ def test_a_stream_has_the_calls_of_the_whole_answer(client: openai.OpenAI, choic
     assert chunks[-1].usage == whole.usage
 
 
-def test_the_helper_of_the_client_streams_calls(client: openai.OpenAI) -> None:
+def test_the_helper_of_the_client_streams_calls(openai_client: openai.OpenAI) -> None:
     asked: Any = {"model": NAME, "messages": QUESTION, "tools": TOOLS, "tool_choice": "required"}
-    with client.chat.completions.stream(**asked, max_tokens=128) as stream:
+    with openai_client.chat.completions.stream(**asked, max_tokens=128) as stream:
         final = stream.get_final_completion()
     assert check_calls(final.choices[0].message)
 
 
-def test_calls_and_results_are_a_part_of_the_history(client: openai.OpenAI, opening: int) -> None:
+def test_calls_and_results_are_a_part_of_the_history(openai_client: openai.OpenAI, opening: int) -> None:
     """The message goes back as the client gives it, with all its keys that are null."""
     given: Any = {"logit_bias": {opening: 100}, "temperature": 5, "seed": 1}
-    message = ask(client, **given).choices[0].message
+    message = ask(openai_client, **given).choices[0].message
     results = [
         {"role": "tool", "tool_call_id": call.id, "content": f"result {number}"}
         for number, call in enumerate(message.tool_calls)
     ]
     history = [*QUESTION, message.model_dump(), *results]
-    with_results = ask(client, messages=history, logit_bias={opening: -100})
+    with_results = ask(openai_client, messages=history, logit_bias={opening: -100})
     assert with_results.choices[0].message.content
     empty = [*history[:-1], {**results[-1], "content": ""}]
-    fewer = ask(client, messages=empty, logit_bias={opening: -100})
+    fewer = ask(openai_client, messages=empty, logit_bias={opening: -100})
     assert with_results.usage.prompt_tokens > fewer.usage.prompt_tokens > 100
 
 
 @pytest.mark.parametrize("bias", [-100, 100])
 @pytest.mark.parametrize("schema", [WEATHER, {"type": "integer"}, {"type": "string", "maxLength": 9}])
 def test_an_answer_calls_tools_or_fits_a_schema(
-    client: openai.OpenAI, opening: int, bias: float, schema: Any
+    openai_client: openai.OpenAI, opening: int, bias: float, schema: Any
 ) -> None:
     given: Any = {"response_format": of_schema(schema), "logit_bias": {opening: bias}}
-    (choice,) = ask(client, **given).choices
-    chunks = list(ask(client, **given, stream=True))
+    (choice,) = ask(openai_client, **given).choices
+    chunks = list(ask(openai_client, **given, stream=True))
     deltas = [choice.delta for chunk in chunks for choice in chunk.choices]
     if bias > 0:
         assert check_calls(choice.message)
@@ -216,28 +215,28 @@ def test_an_answer_calls_tools_or_fits_a_schema(
         assert "".join(delta.content or "" for delta in deltas) == choice.message.content
 
 
-def test_an_answer_that_has_to_call_tools_has_no_other_structure(client: openai.OpenAI) -> None:
-    answer = ask(client, tool_choice="required", response_format={"type": "json_object"})
+def test_an_answer_that_has_to_call_tools_has_no_other_structure(openai_client: openai.OpenAI) -> None:
+    answer = ask(openai_client, tool_choice="required", response_format={"type": "json_object"})
     assert check_calls(answer.choices[0].message)
     assert answer.warnings == ["response_format has no effect: the answer calls tools"]
 
 
-def test_the_responses_api_has_the_same_calls(client: openai.OpenAI) -> None:
+def test_the_responses_api_has_the_same_calls(openai_client: openai.OpenAI) -> None:
     tools: Any = [{"type": "function", "strict": None, **each["function"]} for each in TOOLS]
     given: Any = {"model": NAME, "tools": tools, "max_output_tokens": 128}
     question: Any = {"role": "user", "content": "How warm is it in Rome?"}
-    response = client.responses.create(input=[question], tool_choice="required", **given)
-    expected = ask(client, tool_choice="required").choices[0].message.tool_calls
+    response = openai_client.responses.create(input=[question], tool_choice="required", **given)
+    expected = ask(openai_client, tool_choice="required").choices[0].message.tool_calls
     calls = [item for item in response.output if item.type == "function_call"]
     assert [(each.name, each.arguments) for each in calls] == [
         (call.function.name, call.function.arguments) for call in expected
     ]
-    with client.responses.stream(input=[question], tool_choice="required", **given) as stream:
+    with openai_client.responses.stream(input=[question], tool_choice="required", **given) as stream:
         streamed = [item for item in stream.get_final_response().output if item.type == "function_call"]
     assert [(each.name, each.arguments) for each in streamed] == [(c.name, c.arguments) for c in calls]
     results = [{"type": "function_call_output", "call_id": each.call_id, "output": "20"} for each in calls]
     history: Any = [question, *response.output, *results]
-    answer = client.responses.create(input=history, tool_choice="none", **given)
+    answer = openai_client.responses.create(input=history, tool_choice="none", **given)
     assert answer.output_text
 
 
@@ -265,10 +264,10 @@ def test_the_responses_api_has_the_same_calls(client: openai.OpenAI) -> None:
     ],
 )  # fmt: skip
 def test_tools_that_cannot_work_are_refused(
-    client: openai.OpenAI, given: dict[str, Any], param: str, says: str
+    openai_client: openai.OpenAI, given: dict[str, Any], param: str, says: str
 ) -> None:
     with pytest.raises(openai.APIStatusError) as refused:
-        ask(client, **given)
+        ask(openai_client, **given)
     assert refused.value.status_code in (400, 422)
     assert refused.value.body["param"] == param, refused.value.body  # type: ignore[index]
     assert says in refused.value.message
