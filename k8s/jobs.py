@@ -132,7 +132,7 @@ def training_job(name: str, stage: str, settings: tuple[str, ...], conf: Path) -
 
 
 def ray_job(name: str, labels: dict[str, str], command: tuple[str, ...], hours: int) -> dict[str, Any]:
-    """A RayJob that may run for so many hours."""
+    """A RayJob that is ended after ``hours`` of running, not counting the wait for nodes."""
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",

@@ -16,7 +16,7 @@ from serve.offline.settings import load_batch
 
 def stages(resources: list[Resource]) -> list[Resource]:
     """The jobs that train."""
-    return [job for job in of_kind(resources, "RayJob") if job["metadata"]["name"] != "lladav-batch"]
+    return [job for job in of_kind(resources, "RayJob") if training_configs(job)]
 
 
 @pytest.mark.parametrize("overlay", PROFILES)

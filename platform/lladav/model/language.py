@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
-from torch.utils.checkpoint import checkpoint
 
 from lladav.config.schema import LanguageConfig
 from lladav.diffusion.loss import TargetRows, fused_cross_entropy
 from lladav.model.attention import Attend
+from lladav.model.recomputation import run_layer
 
 
 class LanguageTower(nn.Module):
@@ -47,9 +47,7 @@ class LanguageTower(nn.Module):
         return self.norm(self._run(self.layers[-1], hidden, rotary, attend, output_positions_M))
 
     def _run(self, layer: nn.Module, *inputs: Any) -> Tensor:
-        if self.activation_checkpointing and torch.is_grad_enabled():
-            return checkpoint(layer, *inputs, use_reentrant=False)
-        return layer(*inputs)
+        return run_layer(layer, *inputs, recompute=self.activation_checkpointing)
 
 
 class Layer(nn.Module):

@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
-from torch.utils.checkpoint import checkpoint
 
 from lladav.config.schema import VisionConfig
+from lladav.model.recomputation import run_layer
 
 
 class Siglip(nn.Module):
@@ -58,10 +58,7 @@ class LayerStack(nn.Module):
 
     def forward(self, hidden_NPE: Tensor) -> Tensor:
         for layer in self.layers:
-            if self.activation_checkpointing and torch.is_grad_enabled():
-                hidden_NPE = checkpoint(layer, hidden_NPE, use_reentrant=False)
-            else:
-                hidden_NPE = layer(hidden_NPE)
+            hidden_NPE = run_layer(layer, hidden_NPE, recompute=self.activation_checkpointing)
         return hidden_NPE
 
 

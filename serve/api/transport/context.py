@@ -33,7 +33,7 @@ class BodyMemory:
 
 
 class AnswerObserver(Protocol):
-    """Is told about a whole answer."""
+    """Receives the times of an answer: its first token, and its end with the usage."""
 
     def first_token(self) -> None:
         """The first text of the answer exists."""

@@ -1,4 +1,4 @@
-"""Part files: each row is written once, and a run that is killed at any moment can go on."""
+"""Part files: each row is written once, and a run that is killed at any moment can resume."""
 
 from __future__ import annotations
 
