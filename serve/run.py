@@ -33,6 +33,7 @@ from ray import serve  # noqa: E402
 from lladav.cluster import CHECKOUT, local_head, runtime_env  # noqa: E402
 from lladav.config.cli import key_values, one_line_errors  # noqa: E402
 from lladav.errors import UserError  # noqa: E402
+from lladav.storage import absolute_model  # noqa: E402
 from serve.app import build  # noqa: E402
 from serve.ingress import check_ingress  # noqa: E402
 from serve.settings import Auth, ServeSettings, load  # noqa: E402
@@ -56,8 +57,8 @@ def main(arguments: Sequence[str]) -> None:
             print(f"{__doc__}\n  port={port}\n{settings_help(values)}")
             return
         port = _port(port)
-        model = Path(values.get("model") or _toy_model())
-        settings = load({**values, "model": str(model.absolute())})
+        model = values.get("model") or str(_toy_model())
+        settings = load({**values, "model": absolute_model(model)})
         check_checkpoint(settings.model)
         check_ingress(settings)
         start = time.monotonic()

@@ -270,7 +270,7 @@ class ServeSettings(Section):
     """All arguments of ``serve.app:build``."""
 
     model: str
-    """Folder of a LLaDA-V checkpoint with its tokenizer."""
+    """Folder or hub id of a LLaDA-V checkpoint with its tokenizer."""
     name: str = "llada-v"
     """Name of the model in the API."""
     auth: Annotated[Auth, BeforeValidator(lambda value: "off" if value is False else value)] = Auth.keys

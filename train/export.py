@@ -2,7 +2,7 @@
 
 python train/export.py run=vw-tiny-digits out=exported
 
-run      name of a run in storage, or the folder of a run or of exported weights
+run      name of a run in storage, the folder of a run or of weights, or a hub id such as GSAI-ML/LLaDA-V
 out      folder to create; it must not exist
 layout   llada_v, llada, llada_hf, llava_llama, llama_hf or siglip2; the whole model by default
 storage  folder or URI that contains the runs
@@ -24,8 +24,8 @@ from lladav.config.cli import one_line_errors  # noqa: E402
 from lladav.config.introspection import choices_hint  # noqa: E402
 from lladav.config.schema import TrainConfig  # noqa: E402
 from lladav.errors import UserError  # noqa: E402
-from lladav.storage import absolute  # noqa: E402
-from lladav.storage.local_cache import local_copy  # noqa: E402
+from lladav.storage import absolute, is_hub_id  # noqa: E402
+from lladav.storage.local_cache import local_copy, local_model  # noqa: E402
 from train.checkpoints.run_folder import WEIGHTS, Run  # noqa: E402
 
 
@@ -78,6 +78,8 @@ def find_source(settings: Settings) -> Source:
     folder = Path(settings.run)
     if (folder / "config.json").is_file():
         return Source(folder, settings.run)
+    if is_hub_id(settings.run):
+        return Source(local_model(settings.run), settings.run)
     run = run_at(folder.absolute()) if folder.is_dir() else Run(absolute(settings.storage), settings.run)
     newest = run.latest()
     if newest is None:

@@ -34,18 +34,12 @@ def main(arguments: Sequence[str]) -> None:
 def source_notes(config: Config) -> Iterator[str]:
     """A line for each source of the stage: samples of an epoch, if an earlier run has counted them."""
     from data.manifest.manifest import existing_manifest
-    from data.pipeline.selection import Selection
+    from data.pipeline.contents import epoch_contents
 
     try:
-        manifest = existing_manifest(config)
+        yield from epoch_contents(config, existing_manifest(config))
     except UserError as error:
         yield str(error)
-        return
-    counts = Selection.of(config).counts(manifest.sources) if manifest else []
-    for number, name in enumerate(config.stage.sources):
-        sampling = f"{config.data.sources[name].sample or 'all'}, fraction {config.data.fraction:g}"
-        used = "{:,} of {:,} samples".format(*counts[number]) if counts else "counted by the first run"
-        yield f"{name}: {used} ({sampling})"
 
 
 if __name__ == "__main__":

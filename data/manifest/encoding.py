@@ -99,10 +99,9 @@ class Encoder:
             messages = _with_image_marks(messages)
         if record.media and self._spec.missing_mark is MissingMark.prepend:
             messages = _prepend_marks(messages, len(record.media))
-        messages = [_with_suffix(message, suffix) for message in messages]
-        if not record.media:
-            return messages
-        return [replace(m, content=move_mark_to_front(m.content)) for m in messages]
+        if suffix:
+            messages = [_with_suffix(message, suffix) for message in messages]
+        return [_with_mark_in_front(message) for message in messages] if record.media else messages
 
     def _encode(self, messages: Sequence[Message], record_id: str) -> Encoded:
         if self._spec.template is Template.plain:
@@ -113,6 +112,8 @@ class Encoder:
 
 def cut(text: Encoded, visual_tokens: Sequence[int], max_length: int) -> EncodedRecord:
     """Cut a conversation to ``max_length`` tokens; ``visual_tokens`` are those of each image or video."""
+    if len(text.input_ids) - len(visual_tokens) + sum(visual_tokens) <= max_length:
+        return EncodedRecord(text, len(visual_tokens), sum(visual_tokens), False)
     tokens = np.ones(len(text.input_ids), np.int64)
     tokens[text.input_ids == IMAGE_PLACEHOLDER] = visual_tokens
     kept = int(np.searchsorted(np.cumsum(tokens), max_length, side="right"))
@@ -150,6 +151,11 @@ def _prepend_marks(messages: Sequence[Message], media: int) -> list[Message]:
         return list(messages)
     question = replace(messages[first], content=f"{IMAGE_MARK}\n" * media + messages[first].content)
     return [*messages[:first], question, *messages[first + 1 :]]
+
+
+def _with_mark_in_front(message: Message) -> Message:
+    content = move_mark_to_front(message.content)
+    return message if content == message.content else replace(message, content=content)
 
 
 def _with_suffix(message: Message, suffix: str) -> Message:

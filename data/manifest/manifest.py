@@ -22,10 +22,11 @@ import pyarrow as pa
 from upath import UPath
 
 from data.manifest.folder import manifests_folder, partial_folder
+from data.manifest.progress import Report, ScanProgress
 from data.manifest.quarantine import over_budget
 from data.manifest.scan import SCHEMA, SPEC_FILE, Scan, read_spec, scan_chunk, write_spec
 from data.manifest.spec import ManifestSpec
-from data.sources.annotations import list_chunks
+from data.sources.annotations import annotation_bytes, list_chunks
 from data.sources.archives import index_name, write_index
 from lladav.config.schema import Config
 from lladav.errors import UserError
@@ -104,10 +105,13 @@ def manifest_in(folder: str) -> Manifest:
     return Manifest(location(folder))
 
 
-def open_manifest(config: Config, cache: Path | None = None, mapper: Mapper = map) -> Manifest:
+def open_manifest(
+    config: Config, cache: Path | None = None, mapper: Mapper = map, report: Report = LOG.debug
+) -> Manifest:
     """The manifest of the configured stage, built now unless it exists in ``cache``.
 
-    ``cache`` is ``manifests_folder`` by default; every process that reads samples needs access to it. Raises
+    ``cache`` is ``manifests_folder`` by default; every process that reads samples needs access to it.
+    ``report`` is called with a line about the progress of a long build every few seconds. Raises
     ``UserError`` if a source is missing or damaged as a whole, if more records are unusable than
     ``data.bad_sample_budget`` allows, and if no record is usable.
     """
@@ -116,7 +120,7 @@ def open_manifest(config: Config, cache: Path | None = None, mapper: Mapper = ma
     folder = folders / spec.key()
     if not exists(folder / SUMMARY):
         _log_outdated(folders, spec)
-        _build(folder, spec, mapper)
+        _build(folder, spec, mapper, report)
     manifest = manifest_in(str(folder))
     summary = manifest.summary
     budget = config.data.bad_sample_budget
@@ -159,13 +163,13 @@ def _agree(before: Any, now: Any) -> bool:
     return before == now
 
 
-def _build(folder: UPath, spec: ManifestSpec, mapper: Mapper) -> None:
+def _build(folder: UPath, spec: ManifestSpec, mapper: Mapper, report: Report) -> None:
     try:
         with partial_folder(folder) as unfinished:
-            write_spec(unfinished.path, spec, _indexes(folder.parent, spec, mapper))
+            write_spec(unfinished.path, spec, _indexes(folder.parent, spec, mapper, report))
             unfinished.share()
             scans = mapper(scan_chunk, repeat(str(unfinished.shared)), list_chunks(spec.sources))
-            summary = _write(unfinished.path, scans)
+            summary = _write(unfinished.path, scans, ScanProgress(report, annotation_bytes(spec.sources)))
             unfinished.publish(folder, SUMMARY, json.dumps(asdict(summary), indent=1))
     except OSError as error:
         if error.errno in NO_SPACE:
@@ -173,19 +177,20 @@ def _build(folder: UPath, spec: ManifestSpec, mapper: Mapper) -> None:
         raise
 
 
-def _indexes(cache: UPath, spec: ManifestSpec, mapper: Mapper) -> dict[str, str]:
+def _indexes(cache: UPath, spec: ManifestSpec, mapper: Mapper, report: Report) -> dict[str, str]:
     """The index file of each source that has archives, written if missing; stages share index files."""
     indexes = {}
     for source in spec.sources:
         if source.archives:
             file = cache / index_name(source.archives)
             if not exists(file):
+                report(f"manifest {len(source.archives)} archives of {source.name} are indexed")
                 write_durably(file, partial(write_index, source.archives, mapper=mapper))
             indexes[source.name] = str(file)
     return indexes
 
 
-def _write(folder: Path, scans: Iterable[Scan]) -> ManifestSummary:
+def _write(folder: Path, scans: Iterable[Scan], progress: ScanProgress) -> ManifestSummary:
     """Write the rows and rejects of each scan as it arrives; returns the counts."""
     counts, reasons = Counter(), Counter()
     with (
@@ -198,6 +203,8 @@ def _write(folder: Path, scans: Iterable[Scan]) -> ManifestSummary:
             quarantine.writelines(reject.to_line() for reject in scan.rejects)
             reasons.update(reject.reason for reject in scan.rejects)
             counts.update(_counts(scan))
+            progress.add(len(scan.table) + len(scan.rejects), len(scan.rejects), scan.read_bytes)
+    progress.finish()
     samples, rejects = counts["samples"], sum(reasons.values())
     return ManifestSummary(samples + rejects, samples, counts["cut"], counts["views"], dict(reasons))
 

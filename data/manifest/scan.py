@@ -19,7 +19,7 @@ from data.manifest.encoding import Encoder
 from data.manifest.quarantine import Reject
 from data.manifest.spec import ManifestSpec
 from data.records.parsing import parse, record_id
-from data.records.record import BadSample, Reason, Record, errors_as_bad_sample
+from data.records.record import BadSample, Medium, Reason, Record, errors_as_bad_sample
 from data.sources.annotations import Chunk, RawRecord, read_chunk
 from data.sources.archives import FRAMES, MediaLocation
 from data.sources.media import MediaStore, display_name
@@ -67,6 +67,8 @@ class Scan:
 
     table: pa.Table
     rejects: list[Reject]
+    read_bytes: int
+    """``Chunk.read_bytes``."""
 
 
 def write_spec(folder: Path, spec: ManifestSpec, indexes: dict[str, str]) -> None:
@@ -109,7 +111,7 @@ class Scanner:
                     rows.append(self._row(chunk, number, raw))
             except BadSample as bad:
                 rejects.append(self._reject(chunk, number, raw, bad))
-        return Scan(pa.Table.from_pylist(rows, SCHEMA), rejects)
+        return Scan(pa.Table.from_pylist(rows, SCHEMA), rejects, chunk.read_bytes)
 
     def _row(self, chunk: Chunk, number: int, raw: RawRecord) -> dict[str, Any]:
         record, sample = parse(raw), self._sample_id(chunk, number)
@@ -135,9 +137,7 @@ class Scanner:
             "was_cut": encoded.was_cut,
         }
 
-    def _shape(
-        self, source: int, record: Record, medium: str | bytes, location: MediaLocation
-    ) -> VisualShape:
+    def _shape(self, source: int, record: Record, medium: Medium, location: MediaLocation) -> VisualShape:
         """The shape of an image or video from its header."""
         store, geometry, name = self._stores[source], self._spec.geometry, display_name(medium)
         if location.archive == FRAMES:

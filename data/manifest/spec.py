@@ -27,7 +27,7 @@ from lladav.errors import UserError
 from lladav.inputs.chat import SYSTEM_PROMPT, TEXT_VERSION, tokenizer_file
 from lladav.inputs.images import ViewGeometry, sample_frames, spread_frames
 from lladav.inputs.video_files import Clip
-from lladav.storage import absolute, location, version
+from lladav.storage import absolute, absolute_model, location, version
 
 VERSION = 3
 """Increased when the same settings give another manifest; ``TEXT_VERSION`` when they give other token ids."""
@@ -63,7 +63,7 @@ class ManifestSpec:
         return cls(
             root=absolute(config.data.root),
             sources=source_files(config),
-            tokenizer=absolute(config.model.tokenizer),
+            tokenizer=absolute_model(config.model.tokenizer),
             geometry=ViewGeometry.of(config.model),
             frames_per_second=images.frames_per_second,
             max_frames=images.max_frames,

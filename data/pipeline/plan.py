@@ -52,8 +52,8 @@ class BatchLayout:
 class MicroBatchPlan:
     """The samples of one rank in one accumulation step (``micro_step``) of an optimizer step.
 
-    ``rows`` are manifest rows, ``positions`` the samples' positions in the global batch, which has
-    ``global_samples`` samples; both are int64. They are empty only if a step has fewer samples than
+    ``rows`` are numbers of ``Selection.rows``, ``positions`` the samples' positions in the global batch,
+    which has ``global_samples`` samples; both are int64. They are empty only if a step has fewer samples than
     micro-batches: in the last step of an epoch, or if the workers do not divide the global batch.
     """
 
@@ -72,7 +72,7 @@ class Plan:
     def __init__(
         self, lengths: np.ndarray, seed: int, global_batch: int, steps: int, rows: np.ndarray | None = None
     ) -> None:
-        """``rows`` are the manifest rows to train on, ascending; None: all."""
+        """``rows`` are those of an epoch, as of ``Selection.rows``; None: all of the manifest."""
         self._lengths, self._seed, self._batch, self._rows = lengths, seed, global_batch, rows
         self.samples = len(lengths) if rows is None else len(rows)
         """Number of samples of an epoch."""
@@ -99,7 +99,7 @@ class Plan:
         return step // self.steps_per_epoch
 
     def global_batch(self, step: int) -> np.ndarray:
-        """Manifest rows of the samples of a step (int64); stratified noise follows their order."""
+        """The samples of a step, as in ``Selection.rows`` (int64); stratified noise follows their order."""
         start = step % self.steps_per_epoch * self._batch
         return self._order(self.epoch(step))[start : start + self._batch]
 
@@ -110,7 +110,7 @@ class Plan:
         return MicroBatchPlan(step, epoch, micro_step, rank, len(batch), batch[positions], positions)
 
     def _divide(self, step: int, layout: BatchLayout) -> list[list[np.ndarray]]:
-        return divide_batch(self._lengths[self.global_batch(step)], layout)
+        return divide_batch(self._lengths[self.global_batch(step) % len(self._lengths)], layout)
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         """The rows of an epoch in the order of their hashes."""
@@ -119,7 +119,7 @@ class Plan:
 
 
 def selected_rows(manifest: HasLengths, selection: Selection) -> np.ndarray | None:
-    """The manifest rows (int64) to train on, ascending; None: all."""
+    """The rows of an epoch (int64), as of ``Selection.rows``; None: all of the manifest."""
     return None if selection.takes_all else selection.rows(manifest.sources)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +16,7 @@ from data.manifest.encoding import Encoder
 from data.manifest.manifest import Manifest, manifest_in
 from data.manifest.quarantine import Reject
 from data.records.parsing import parse
-from data.records.record import BadSample, Reason, Record, errors_as_bad_sample
+from data.records.record import BadSample, Medium, Reason, Record, errors_as_bad_sample
 from data.sources.annotations import describe_record, read_record
 from data.sources.archives import FRAMES, MediaLocation
 from data.sources.media import MediaStore, display_name
@@ -37,17 +38,19 @@ class SampleReader:
         ]
 
     def read(self, index: int) -> Sample:
-        """The sample in manifest row ``index``.
+        """The sample with number ``index`` of ``Selection.rows``: a manifest row, or a copy of one.
 
-        Raises ``BadSample`` if an image or video is damaged, or if it or the record has changed since the
-        scan.
+        The id of a copy differs, so that its noise does. Raises ``BadSample`` if an image or video is
+        damaged, or if it or the record has changed since the scan.
         """
+        copy, row = divmod(index, len(self._manifest))
         with errors_as_bad_sample():
-            return self._read(self._manifest.row(index))
+            sample = self._read(self._manifest.row(row))
+        return replace(sample, id=f"{sample.id}~{copy}") if copy else sample
 
     def reject(self, index: int, bad: BadSample) -> Reject:
         """The quarantine line of a sample that could not be read."""
-        row = self._manifest.row(index)
+        row = self._manifest.row(index % len(self._manifest))
         source = self._spec.sources[row["source"]]
         where = describe_record(
             source.annotations[row["file"]], source.format, row["position"], row["extent"]
@@ -83,9 +86,7 @@ class SampleReader:
         media = list(zip(record.media, locations, shapes, strict=True))[: encoded.visuals]
         return Sample(row["id"], encoded.text, [self._visual(row["source"], *medium) for medium in media])
 
-    def _visual(
-        self, source: int, medium: str | bytes, location: MediaLocation, expected: VisualShape
-    ) -> Visual:
+    def _visual(self, source: int, medium: Medium, location: MediaLocation, expected: VisualShape) -> Visual:
         store, name, geometry = self._stores[source], display_name(medium), self._spec.geometry
         if expected.kind is VisualKind.video:
             visual = self._video(store, medium, location)
@@ -99,7 +100,7 @@ class SampleReader:
             raise _changed(Reason.bad_image, name)
         return visual
 
-    def _video(self, store: MediaStore, medium: str | bytes, location: MediaLocation) -> Visual:
+    def _video(self, store: MediaStore, medium: Medium, location: MediaLocation) -> Visual:
         """The views of a video; only one frame is held in memory at a time."""
         spec, name, geometry = self._spec, display_name(medium), self._spec.geometry
         if location.archive == FRAMES:

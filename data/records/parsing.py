@@ -13,7 +13,7 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
-from data.records.record import BadSample, Reason, Record, Unreadable
+from data.records.record import BadSample, Medium, Reason, Record, StoredFile, Unreadable
 from lladav.inputs.chat import ROLES, join_parts
 
 CONVERSATION_KEYS = ("conversations", "messages")
@@ -24,6 +24,9 @@ COLUMNS = ("id", *IMAGE_KEYS, *VIDEO_KEYS, *CONVERSATION_KEYS, "system")
 IMAGE_PARTS, VIDEO_PARTS = ("image", "image_url"), ("video", "video_url")
 """Types of message parts that are an image or a video."""
 
+OBJECT = (dict, Mapping)
+"""What a JSON object is in Python; ``dict`` is first, because abstract classes are slow to check."""
+
 MAX_QUOTED_CHARACTERS = 80
 TYPE_NAMES = {dict: "an object", list: "a list", int: "a number", float: "a number", bytes: "bytes"}
 
@@ -31,7 +34,7 @@ TYPE_NAMES = {dict: "an object", list: "a list", int: "a number", float: "a numb
 def parse(raw: bytes | Mapping[str, Any]) -> Record:
     """Parse JSON text or the columns of a row as a record; raises ``BadSample`` for wrong structure."""
     fields = _json(raw) if isinstance(raw, bytes) else raw
-    if not isinstance(fields, Mapping):
+    if not isinstance(fields, OBJECT):
         raise _bad(f"the record is {_described(fields)}, not an object")
     turns, parts = _conversation(fields)
     images = _media(fields, IMAGE_KEYS, [value for kind, value in parts if kind in IMAGE_PARTS])
@@ -49,13 +52,13 @@ def record_id(raw: Any) -> str:
         fields = _json(raw) if isinstance(raw, bytes) else raw
     except BadSample:
         return ""
-    return _id_of(fields) if isinstance(fields, Mapping) else ""
+    return _id_of(fields) if isinstance(fields, OBJECT) else ""
 
 
 def _id_of(fields: Mapping[str, Any]) -> str:
     """The id as text that UTF-8 can encode: random draws are seeded with it and it is written to files."""
     value = fields.get("id")
-    if value is None or isinstance(value, (list, Mapping, Unreadable)):
+    if value is None or isinstance(value, (list, *OBJECT, Unreadable)):
         return ""
     text = value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
     return text.encode(errors="backslashreplace").decode()
@@ -88,7 +91,7 @@ def _conversation(fields: Mapping[str, Any]) -> tuple[list[dict[str, str]], list
 
 def _turn(turn: Any, key: str, parts: list[tuple[str, Any]]) -> dict[str, str]:
     """A turn with LLaVA's keys (from, value) or OpenAI's (role, content); appends its media to ``parts``."""
-    if not isinstance(turn, Mapping):
+    if not isinstance(turn, OBJECT):
         raise _bad(f"{_problem(key, turn)}, not a turn")
     speaker = _first(turn, "role", "from")
     if not isinstance(speaker, str) or speaker not in ROLES:
@@ -105,7 +108,7 @@ def _turn(turn: Any, key: str, parts: list[tuple[str, Any]]) -> dict[str, str]:
 
 def _part_text(part: Any, key: str, parts: list[tuple[str, Any]]) -> str | None:
     """The text of a part; None for an image or video, whose reference (if any) is appended to ``parts``."""
-    if not isinstance(part, Mapping):
+    if not isinstance(part, OBJECT):
         raise _bad(f"{_problem(key, part)}, not a part of a message")
     kind = part.get("type")
     if kind == "text":
@@ -113,7 +116,7 @@ def _part_text(part: Any, key: str, parts: list[tuple[str, Any]]) -> str | None:
     if not isinstance(kind, str) or kind not in (*IMAGE_PARTS, *VIDEO_PARTS):
         raise _bad(f"{_problem(f'{key}.type', kind)}; use text, image, image_url, video or video_url")
     reference = _first(part, kind, "path", "url")
-    if isinstance(reference, Mapping) and reference.get("url") is not None:
+    if isinstance(reference, OBJECT) and reference.get("url") is not None:
         reference = reference["url"]
     if reference is not None:
         parts.append((kind, _medium(reference, f"{key}.{kind}")))
@@ -123,7 +126,7 @@ def _part_text(part: Any, key: str, parts: list[tuple[str, Any]]) -> str | None:
 # Images and videos
 
 
-def _media(fields: Mapping[str, Any], keys: tuple[str, str], in_parts: list[Any]) -> list[str | bytes]:
+def _media(fields: Mapping[str, Any], keys: tuple[str, str], in_parts: list[Any]) -> list[Medium]:
     """The media listed at either key or in message parts; raises ``BadSample`` if these lists differ."""
     lists = {f"'{key}'": media for key in keys if (media := _flat_media(fields.get(key), key))}
     if in_parts:
@@ -134,7 +137,7 @@ def _media(fields: Mapping[str, Any], keys: tuple[str, str], in_parts: list[Any]
     return media
 
 
-def _flat_media(value: Any, key: str) -> list[str | bytes]:
+def _flat_media(value: Any, key: str) -> list[Medium]:
     """The media in a value or in nested lists, in order; null and empty texts are skipped."""
     stack, media = [value], []
     while stack:
@@ -146,16 +149,16 @@ def _flat_media(value: Any, key: str) -> list[str | bytes]:
     return media
 
 
-def _medium(value: Any, key: str) -> str | bytes:
-    """A path or bytes, from a text, bytes, or the {bytes, path} pair of the Hugging Face image type."""
-    if isinstance(value, Mapping):
+def _medium(value: Any, key: str) -> Medium:
+    """A medium from a text, bytes, the {bytes, path} pair of the Hugging Face image type, or itself."""
+    if isinstance(value, OBJECT):
         content = value.get("bytes")
         if content is not None and not isinstance(content, bytes):
             raise _bad(f"{_problem(f'{key}.bytes', content)}, not bytes; name a file by its path")
         value = _first(value, "bytes", "path")
         if value is None:
             raise _bad(f"'{key}' is an object without bytes and path")
-    if isinstance(value, bytes):
+    if isinstance(value, bytes | StoredFile):
         return value
     if not isinstance(value, str):
         raise _bad(f"{_problem(key, value)}, not a path or a list of paths")

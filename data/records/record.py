@@ -47,14 +47,25 @@ class Unreadable:
 
 
 @dataclass(frozen=True)
-class Record:
-    """A conversation and its media: either images or one video.
+class StoredFile:
+    """An image or video that is a part of another file: ``size`` bytes of ``path`` from ``offset`` on."""
 
-    An element of ``media`` is a path within the media of the source, or the bytes of the file.
-    """
+    name: str
+    path: str
+    offset: int
+    size: int
+
+
+Medium = str | bytes | StoredFile
+"""An image or video: a path within the media of the source, the bytes of the file, or where they are."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A conversation and its media: either images or one video."""
 
     id: str
-    media: list[str | bytes]
+    media: list[Medium]
     is_video: bool
     conversations: list[dict[str, str]]
 

@@ -1,8 +1,8 @@
 """Records of annotation files: listed in chunks for the scan, and read by position for training.
 
-``position`` and ``extent`` locate a record within its file: first byte and number of bytes in a JSON file,
-row group and row in a parquet file. To support another format, add a ``RecordFormat`` to ``FORMATS`` and its
-name to ``SourceFormat``.
+``position`` and ``extent`` locate a record within its file: first byte and number of bytes in a JSON or tar
+file, row group and row in a parquet file, record batch and row in an Arrow file. To support another format,
+add a ``RecordFormat`` to ``FORMATS`` and its name to ``SourceFormat``.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ from typing import Any
 import numpy as np
 
 from data.records.record import BadSample, Reason
+from data.sources.arrow_rows import batch_share, read_batch_rows, record_batches
 from data.sources.bytes_at import read_at
 from data.sources.json_spans import Span, line_spans, list_spans
 from data.sources.locations import SourceFiles
-from data.sources.parquet_rows import read_rows, row_groups
+from data.sources.parquet_rows import read_rows, row_groups, row_share
+from data.sources.webdataset import read_shard_samples, shard_samples, shard_share
 from lladav.config.schema import SourceFormat
 from lladav.errors import UserError
+from lladav.storage import file_size, location
 from lladav.storage.local_cache import local_copy
 
 RECORDS_PER_CHUNK = 1000
@@ -41,6 +44,8 @@ class RecordFormat:
     Raises ``UserError`` for a file that is not of this format."""
     read: Callable[[str, Sequence[int], Sequence[int]], Iterable[RawRecord]]
     """The records of a file at neighbouring positions with these extents, in order."""
+    share: Callable[[str, int, int], float]
+    """The part of a file up to the end of the record at a position with an extent, from 0 to 1."""
     description: str
     """Where a record is, for messages: a format string over ``position`` and ``extent``."""
 
@@ -56,10 +61,26 @@ def _read_json(path: str, positions: Sequence[int], extents: Sequence[int]) -> I
         yield text[position - first : position - first + extent]
 
 
+def _json_share(path: str, position: int, extent: int) -> float:
+    return (position + extent) / Path(_local(path)).stat().st_size
+
+
 FORMATS: dict[SourceFormat, RecordFormat] = {
-    SourceFormat.json: RecordFormat(partial(_json_runs, list_spans), _read_json, "byte {position}"),
-    SourceFormat.jsonl: RecordFormat(partial(_json_runs, line_spans), _read_json, "byte {position}"),
-    SourceFormat.parquet: RecordFormat(row_groups, read_rows, "row {extent} of row group {position}"),
+    SourceFormat.json: RecordFormat(
+        partial(_json_runs, list_spans), _read_json, _json_share, "byte {position}"
+    ),
+    SourceFormat.jsonl: RecordFormat(
+        partial(_json_runs, line_spans), _read_json, _json_share, "byte {position}"
+    ),
+    SourceFormat.parquet: RecordFormat(
+        row_groups, read_rows, row_share, "row {extent} of row group {position}"
+    ),
+    SourceFormat.arrow: RecordFormat(
+        record_batches, read_batch_rows, batch_share, "row {extent} of record batch {position}"
+    ),
+    SourceFormat.webdataset: RecordFormat(
+        shard_samples, read_shard_samples, shard_share, "the sample at byte {position}"
+    ),
 }
 """Every format that a source may have."""
 
@@ -79,6 +100,8 @@ class Chunk:
     first: int
     positions: np.ndarray
     extents: np.ndarray
+    read_bytes: int = 0
+    """Bytes of all annotation files up to the end of the chunk."""
 
     def describe(self, number: int) -> str:
         """Where record ``number`` of the chunk is, for messages."""
@@ -96,15 +119,23 @@ def list_chunks(sources: list[SourceFiles]) -> Iterator[Chunk]:
 
     Raises ``UserError`` for a file that is not of its format and for a format that has no reader.
     """
+    before = 0
     for number, source in enumerate(sources):
         for file, path in enumerate(source.annotations):
-            first = 0
+            first, size, share = 0, file_size(location(path)), _format(source.format).share
             for run in _format(source.format).runs(path):
                 records = iter(run)
                 while chunk := list(islice(records, RECORDS_PER_CHUNK)):
                     positions, extents = np.array(chunk, np.int64).T
-                    yield Chunk(number, file, path, source.format, first, positions, extents)
+                    read_bytes = before + round(size * share(path, *chunk[-1]))
+                    yield Chunk(number, file, path, source.format, first, positions, extents, read_bytes)
                     first += len(chunk)
+            before += size
+
+
+def annotation_bytes(sources: list[SourceFiles]) -> int:
+    """Bytes of all annotation files."""
+    return sum(file_size(location(path)) for source in sources for path in source.annotations)
 
 
 def read_chunk(chunk: Chunk) -> Iterable[RawRecord]:

@@ -42,6 +42,8 @@ def source_files(config: Config) -> list[SourceFiles]:
 
 def _source(name: str, source: SourceConfig, root: UPath) -> SourceFiles:
     annotations = _matches(root, source.annotations, f"data.sources.{name}.annotations")
+    if source.format is SourceFormat.arrow and is_folder(location(annotations[0])):
+        annotations = _matches(root, f"{source.annotations}/*.arrow", f"data.sources.{name}.annotations")
     media = _matches(root, source.media, f"data.sources.{name}.media") if source.media else []
     folder = media[0] if len(media) == 1 and is_folder(location(media[0])) else None
     archives = [] if folder else _without_packed_copies(media)

@@ -11,11 +11,12 @@ import posixpath
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
+from stat import S_ISREG
 from typing import BinaryIO, NoReturn
 
-from data.records.record import BadSample, Reason
+from data.records.record import BadSample, Medium, Reason, StoredFile
 from data.sources.archives import (
     EMBEDDED,
     FOLDER,
@@ -35,20 +36,22 @@ from lladav.storage import AnyPath, is_uri
 class MediaStore:
     """The media of one source; ``index`` is the file of ``archives.write_index`` if the source has archives.
 
-    A medium is the bytes of a file or its path, as in ``Record.media``.
+    A medium is an element of ``Record.media``.
     """
 
     def __init__(self, source: SourceFiles, index: str | None = None) -> None:
         self._source = source
         self._index = index
 
-    def locate(self, medium: str | bytes, is_video: bool = False) -> MediaLocation:
+    def locate(self, medium: Medium, is_video: bool = False) -> MediaLocation:
         """The location of an image or video; a video may be a folder of frames.
 
         Raises ``BadSample`` if the file is missing or empty.
         """
         if isinstance(medium, bytes):
             found = MediaLocation(EMBEDDED, 0, len(medium), False)
+        elif isinstance(medium, StoredFile):
+            found = MediaLocation(EMBEDDED, medium.offset, medium.size, False)
         else:
             found = self._locate_file(medium) or (self._locate_folder(medium) if is_video else None)
         if found is None:
@@ -57,7 +60,7 @@ class MediaStore:
             raise BadSample(Reason.empty_file, f"{display_name(medium)} has no content")
         return found
 
-    def read(self, medium: str | bytes, location: MediaLocation) -> bytes:
+    def read(self, medium: Medium, location: MediaLocation) -> bytes:
         """The bytes of a file; raises ``BadSample`` if it has disappeared since it was located."""
         if isinstance(medium, bytes):
             return medium
@@ -65,15 +68,17 @@ class MediaStore:
             with self.stream(medium, location) as stream:
                 content = stream.read()
         except FileNotFoundError:
-            self._raise_missing(medium)
+            self._raise_missing(display_name(medium))
         if location.archive >= 0 and not location.deflated and len(content) < location.size:
-            raise BadSample(Reason.bad_image, f"{medium} lies beyond the end of its archive")
+            raise BadSample(Reason.bad_image, f"{display_name(medium)} lies beyond the end of its archive")
         return content
 
-    def stream(self, medium: str | bytes, location: MediaLocation) -> BinaryIO:
+    def stream(self, medium: Medium, location: MediaLocation) -> BinaryIO:
         """A seekable stream over a file; a file that is not deflated is read only as far as needed."""
         if isinstance(medium, bytes):
             return io.BytesIO(medium)
+        if isinstance(medium, StoredFile):
+            return stream_at(medium.path, medium.offset, medium.size)
         if location.archive == FOLDER:
             return self._open(medium, location)
         archive = self._source.archives[location.archive]
@@ -87,7 +92,10 @@ class MediaStore:
     def frames(self, name: str, location: MediaLocation) -> list[Callable[[], BinaryIO]]:
         """Functions that open the files of a folder of frames, ordered by file name."""
         if self._source.folder is not None:
-            return _frame_openers(self._path(name))
+            path = self._path(name)
+            if isinstance(path, Path) and not path.is_dir():
+                self._raise_missing(name)
+            return _frame_openers(path)
         return [partial(self.stream, name, member) for member in folder_members(self._index or "", location)]
 
     def _locate_file(self, name: str) -> MediaLocation | None:
@@ -95,7 +103,11 @@ class MediaStore:
             return find_member(self._index, name) if self._index else None
         path = self._path(name)
         if isinstance(path, Path):
-            return MediaLocation(FOLDER, 0, path.stat().st_size, False) if path.is_file() else None
+            # One call for each file of the scan: is_file() and exists() would be two more.
+            with suppress(OSError):  # missing, or its name is too long, or a folder may not be entered
+                status = path.stat()
+                return MediaLocation(FOLDER, 0, status.st_size, False) if S_ISREG(status.st_mode) else None
+            return None
         with suppress(FileNotFoundError):
             return MediaLocation(FOLDER, 0, storage.file_size(path), False)
         return None
@@ -104,7 +116,7 @@ class MediaStore:
         if self._source.folder is None:
             return find_folder(self._index, name) if self._index else None
         path = self._path(name)
-        if isinstance(path, Path) and not path.is_dir():
+        if isinstance(path, Path) and not os.path.isdir(path):  # noqa: PTH112 -- is_dir() raises for long names
             return None
         frames = len(_frame_openers(path))
         return MediaLocation(FRAMES, 0, frames, False) if frames or isinstance(path, Path) else None
@@ -112,20 +124,9 @@ class MediaStore:
     def _path(self, name: str) -> AnyPath:
         """The path of a file or folder within the media folder.
 
-        Raises ``BadSample`` for a path that leads out of the media folder and for a local file that does not
-        exist. For a media folder in an object store this makes no request.
+        It need not exist. Raises ``BadSample`` for a path that leads out of the media folder.
         """
-        folder = self._source.folder or ""
-        path = posixpath.normpath(_relative(folder, name))
-        if path.split("/")[0] == "..":
-            self._raise_missing(name)
-        if is_uri(folder):
-            return storage.location(folder) / path.lstrip("/")
-        found = Path(folder, path.lstrip("/"))
-        with suppress(OSError):  # the name is too long, or a folder on the way may not be entered
-            if found.exists():
-                return found
-        return self._raise_missing(name)
+        return _path_in(self._source.folder or "", name) or self._raise_missing(name)
 
     def _open(self, name: str, location: MediaLocation) -> BinaryIO:
         path = self._path(name)
@@ -133,6 +134,8 @@ class MediaStore:
             return stream_at(str(path), 0, location.size)
         try:
             return path.open("rb")
+        except FileNotFoundError:
+            self._raise_missing(name)
         except OSError as error:
             raise BadSample(Reason.missing_file, f"{name}: {error.strerror}") from None
 
@@ -140,6 +143,17 @@ class MediaStore:
         source = self._source
         where = source.folder or ", ".join(source.archives[:2]) or f"source {source.name}, which has no media"
         raise BadSample(Reason.missing_file, f"{name} is not in {where}")
+
+
+@lru_cache(16)  # a file is located, and then opened
+def _path_in(folder: str, name: str) -> AnyPath | None:
+    """The path of a file or folder within ``folder``; None for a path that leads out of it."""
+    path = posixpath.normpath(_relative(folder, name))
+    if path.split("/")[0] == "..":
+        return None
+    if is_uri(folder):
+        return storage.location(folder) / path.lstrip("/")
+    return Path(folder, path.lstrip("/"))
 
 
 def _frame_openers(folder: AnyPath) -> list[Callable[[], BinaryIO]]:
@@ -161,6 +175,8 @@ def _relative(folder: str, name: str) -> str:
     return name
 
 
-def display_name(medium: str | bytes) -> str:
+def display_name(medium: Medium) -> str:
     """The name of an image or video for messages."""
+    if isinstance(medium, StoredFile):
+        return medium.name
     return "the embedded image" if isinstance(medium, bytes) else medium

@@ -47,7 +47,7 @@ def _end(spec: Resource) -> Iterator[str]:
 
 def _queue(spec: Resource, configs: list[Config]) -> Iterator[str]:
     """Kueue starts jobs in the order of their creation, which is alphabetical in an overlay."""
-    if len(configs) == 1 and configs[0].stage.starts_from:
-        yield f"{QUEUE}: the stage starts from {configs[0].stage.starts_from}; queue the job of all stages"
+    if len(configs) == 1 and configs[0].stage.previous:
+        yield f"{QUEUE}: the stage starts from {configs[0].stage.previous}; queue the job of all stages"
     if spec["rayClusterSpec"].get("enableInTreeAutoscaling"):
         yield f"{QUEUE}: Kueue admits no job with enableInTreeAutoscaling"

@@ -281,7 +281,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="python -m lladav.generate", description=lines[0])
     parser.add_argument("question")
     parser.add_argument(
-        "--model", required=True, type=Path, help="folder of a LLaDA-V checkpoint with its tokenizer"
+        "--model",
+        required=True,
+        type=Path,
+        help="folder or hub id of a LLaDA-V checkpoint with its tokenizer",
     )
     parser.add_argument("--image", action="append", default=[], help="an image file; repeatable")
     parser.add_argument("--video", type=Path, help="a file or a folder of frames; not together with --image")

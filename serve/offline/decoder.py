@@ -17,8 +17,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel, ValidationError
 
-from lladav.storage import location
-from lladav.storage.local_cache import local_copy
+from lladav.storage.local_cache import local_model
 from serve.api.responses.schemas import ResponsesRequest
 from serve.api.routing.completion_routes import AskedFor, response_asked
 from serve.api.schemas.completion_requests import ChatRequest, CompletionRequest
@@ -57,7 +56,7 @@ class RowDecoder:
     """Answers blocks of requests; the class of a Ray Data actor pool."""
 
     def __init__(self, settings: BatchSettings, form: ResultForm) -> None:
-        local = settings.model_copy(update={"model": str(local_copy(location(settings.model)))})
+        local = settings.model_copy(update={"model": str(local_model(settings.model))})
         self._engine, self._form = EngineReplica(local), form
         self._completions = service_of(local, self._engine, _ready).completions
         self._slots = asyncio.Semaphore(QUEUED * settings.engine.max_rows)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from lladav.terminal import format_seconds
 from serve.offline.output import RowCounts
 
 WINDOW_SECONDS = 60.0
@@ -66,13 +67,6 @@ class BatchProgress:
     def line(self) -> str:
         """One line about the state."""
         done, rate = self.counts.rows, self.rate
-        left = f", {duration((self._total - done) / rate)} left" if rate else ""
+        left = f", {format_seconds((self._total - done) / rate)} left" if rate else ""
         failed = f", {self.counts.failed:,} with an error" if self.counts.failed else ""
         return f"{done:,} of {self._total:,} rows, {rate:.1f} rows/s{left}{failed}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as hours, minutes and seconds."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

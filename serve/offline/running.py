@@ -10,14 +10,15 @@ from rich.console import Console
 
 from lladav.cluster import connect
 from lladav.config.schema import ClusterConfig
-from lladav.storage import absolute, is_uri
+from lladav.storage import absolute, absolute_model, is_uri
+from lladav.terminal import format_seconds
 from serve.ingress import check_ingress
 from serve.offline.identity import check, identity, kept_columns, output_format
 from serve.offline.inputs.forms import BatchInput, open_input
 from serve.offline.output import OutputFolder, RowCounts
 from serve.offline.parts import PartWriter
 from serve.offline.pipeline import answers, unanswered
-from serve.offline.progress import BatchProgress, duration
+from serve.offline.progress import BatchProgress
 from serve.offline.results import ResultForm, form_of
 from serve.offline.settings import BatchSettings
 from serve.starting import check_checkpoint, user_error_in
@@ -38,14 +39,14 @@ class BatchSummary:
     def line(self) -> str:
         """One line for the terminal."""
         counts = self.counts
-        now = f"{self.answered:,} of them now, in {duration(self.seconds)}"
+        now = f"{self.answered:,} of them now, in {format_seconds(self.seconds)}"
         return f"{counts.rows:,} rows, {counts.failed:,} with an error, {counts.tokens:,} tokens; {now}"
 
 
 def run_batch(settings: BatchSettings, console: Console) -> BatchSummary:
     """Answer the rows that have no answer yet; raises ``UserError`` before any work for a mistake."""
     begin, source = time.monotonic(), open_input(settings.input)
-    settings = settings.model_copy(update={"model": absolute(settings.model)})
+    settings = settings.model_copy(update={"model": absolute_model(settings.model)})
     check(settings, source)
     if not is_uri(settings.model):
         check_checkpoint(settings.model)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lladav.config import loader as config
-from lladav.config.schema import Config, ImageMode, ModelPart, Precision, Prediction, Template
+from lladav.config.schema import RELEASED, Config, ImageMode, ModelPart, Precision, Prediction, Template
 
 COMBINATIONS = [
     (stage, model, data)
@@ -85,6 +85,16 @@ def test_only_the_mixed_stage_appends_to_questions(published: Config):
     suffixes = {name: (s.text, s.probability) for name, s in published.stage.suffixes.items()}
     mixed = {"mammoth_ov": (" /no_think", 1.0), "visualwebinstruct": (" /think", 0.5)}
     assert suffixes == (mixed if published.stage.name == "ov_vw" else {})
+
+
+def test_fine_tuning_has_the_settings_of_the_released_script():
+    stage = config.load(["stage=finetune", "model=llada_v_8b", "data=mine"]).stage
+    assert stage.starts_from == RELEASED
+    assert stage.trained == EVERYTHING
+    assert vars(stage.lr) == FULL_RATES
+    assert (stage.max_length, stage.epochs) == (8192, 1)
+    assert (stage.images, stage.template) == (ImageMode.tiled, Template.chat)
+    assert stage.name not in config.curriculum()
 
 
 def test_the_curriculum_orders_stages_by_starts_from():

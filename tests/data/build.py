@@ -102,6 +102,58 @@ def write_parquet(root: Path, records: Records, media: Media, row_group: int = 2
     return "records.parquet"
 
 
+def write_arrow(root: Path, records: Records, media: Media, batch: int = 2) -> str:
+    """A folder as ``datasets.save_to_disk`` writes it, with a column of lists of images; returns its path
+    under ``root``."""
+    kept = ("id", "conversations")
+    rows = [
+        {**{key: record[key] for key in kept}, "images": _hub_images(record, media)} for record in records
+    ]
+    table = pa.Table.from_pylist(rows)
+    (root / "dataset").mkdir()
+    name = "data-00000-of-00001.arrow"
+    path = str(root / "dataset" / name)
+    with pa.OSFile(path, "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+        for part in table.to_batches(max_chunksize=batch):
+            stream.write_batch(part)
+    state = {"_data_files": [{"filename": name}], "_split": None}
+    (root / "dataset" / "state.json").write_text(json.dumps(state))
+    return "dataset"
+
+
+def _hub_images(record: Mapping[str, Any], media: Media) -> list[dict[str, Any]]:
+    return [{"bytes": media[name], "path": name} for name in names_of(record)]
+
+
+def names_of(record: Mapping[str, Any]) -> list[str]:
+    """The names of the images of a record."""
+    image = record.get("image", [])
+    return image if isinstance(image, list) else [image]
+
+
+def write_shards(root: Path, records: Records, media: Media, shards: int = 2) -> str:
+    """WebDataset shards whose samples have the same keys in each; returns their glob under ``root``.
+
+    Records do not name their images.
+    """
+    size = -(-len(records) // shards)
+    for shard in range(shards):
+        with tarfile.open(root / f"shard-{shard}.tar", "w") as tar:
+            for number, record in enumerate(records[shard * size : (shard + 1) * size]):
+                fields = {key: value for key, value in record.items() if key != "image"}
+                files = {f"{number:04}.json": json.dumps(fields).encode()}
+                files |= {f"{number:04}.{n}.png": media[name] for n, name in enumerate(names_of(record))}
+                for name, content in files.items():
+                    _add(tar, name, content)
+    return "shard-*.tar"
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
 def write_folder(root: Path, media: Media) -> str:
     """A folder of files; returns its path under ``root``."""
     for name, content in media.items():
@@ -116,9 +168,7 @@ def write_tars(root: Path, media: Media, archives: int = 2) -> str:
     for number in range(archives):
         with tarfile.open(root / f"images_{number}.tar", "w") as tar:
             for name, content in list(media.items())[number::archives]:
-                member = tarfile.TarInfo(f"./{name}")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
+                _add(tar, f"./{name}", content)
     return "images_*.tar"
 
 

@@ -15,7 +15,11 @@ def test_the_samples_of_each_source_are_printed_once_they_are_counted(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     digits = shared_digits()
-    part = ["data.fraction=0.5", "data.sources.mammoth_ov.sample=first:40%"]
+    part = [
+        "data.fraction=0.5",
+        "data.sources.mammoth_ov.sample=first:40%",
+        "data.sources.mammoth_ov.repeat=1.5",
+    ]
     arguments = ["stage=ov_vw", f"data.root={digits}", f"model.tokenizer={digits}/tokenizer", *part]
     open_manifest(load(arguments))
     with pytest.raises(SystemExit) as ended:
@@ -23,8 +27,8 @@ def test_the_samples_of_each_source_are_printed_once_they_are_counted(
     printed = capsys.readouterr().out
     assert not ended.value.code
     assert printed.splitlines()[:2] == [
-        "# mammoth_ov: 10 of 50 samples (first:40%, fraction 0.5)",
-        "# visualwebinstruct: 25 of 50 samples (all, fraction 0.5)",
+        "# mammoth_ov: 10 of 50 samples x 1.5 = 15, 38% of an epoch (first:40%, fraction 0.5)",
+        "# visualwebinstruct: 25 of 50 samples, 62% of an epoch (all, fraction 0.5)",
     ]
     assert yaml.safe_load(printed)["data"]["fraction"] == 0.5
 

@@ -25,8 +25,7 @@ from lladav.decoding.stops import StopTexts
 from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer
 from lladav.inputs.samples import Sample
-from lladav.storage import location
-from lladav.storage.local_cache import local_copy
+from lladav.storage.local_cache import local_model
 from lladav.structured.compiling import StructureSpec, compile_structure
 
 CPU_BYTES = 2**30
@@ -89,7 +88,7 @@ class LocalReplica:
     """A model and its engine in this process."""
 
     def __init__(self, options: ReplicaOptions) -> None:
-        folder = local_copy(location(options.model))
+        folder = local_model(options.model)
         self._tokenizer = ChatTokenizer.load(folder)
         model = open_model(folder, getattr(torch, options.dtype), options.device)
         on_gpu = options.device.startswith("cuda")

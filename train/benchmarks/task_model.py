@@ -27,8 +27,8 @@ from lladav.decoding.params import DecodingOptions
 from lladav.errors import UserError
 from lladav.generation import DTYPES, structured_settings
 from lladav.inputs.chat import ChatTokenizer
-from lladav.storage import location
-from lladav.storage.local_cache import local_copy
+from lladav.storage import absolute_model
+from lladav.storage.local_cache import local_model
 from lladav.structured.files import read_schema_file, schema_errors
 from train.benchmarks.replicas import (
     ActorReplica,
@@ -165,7 +165,7 @@ class TaskModel:
         self._arguments = arguments
         self._model_layer = SettingsLayer("model_args", arguments.decoding)
         resolve([self._model_layer])
-        folder = local_copy(location(arguments.model))
+        folder = local_model(arguments.model)
         config, self._tokenizer = model_config_of(folder), ChatTokenizer.load(folder)
         self._prediction = config.prediction
         self._structure = read_schema_file(Path(arguments.schema)) if arguments.schema else None
@@ -246,7 +246,7 @@ def _replica_options(arguments: TaskModelArguments, gpus: int) -> ReplicaOptions
     device = arguments.device or ("cuda" if gpus else "cpu")
     dtype = arguments.dtype or fastest_dtype("cuda" if device.startswith("cuda") else device)
     # The working directory of an actor may be another one.
-    model = arguments.model if "://" in arguments.model else str(Path(arguments.model).absolute())
+    model = absolute_model(arguments.model)
     return ReplicaOptions(model, dtype, device, arguments.rows, arguments.kv_bytes)
 
 

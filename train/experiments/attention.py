@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from lladav.config.introspection import choices_hint
 from lladav.errors import UserError
 from lladav.generation import DTYPES
-from lladav.storage.local_cache import local_copy
+from lladav.storage.local_cache import local_model
 from train.evaluation.plots import COLORS, new_axes, save
 from train.experiments.image_prompts import ImageOptions, image_questions, images_key
 from train.experiments.kind import Kind, Measured, Measurement, Subject
@@ -61,7 +61,7 @@ def measure(subject: Subject) -> Measurement:
     from train.evaluation.held_out import prompt
 
     options: AttentionOptions = subject.options
-    weights, device = local_copy(subject.weights), "cuda" if torch.cuda.is_available() else "cpu"
+    weights, device = local_model(subject.weights), "cuda" if torch.cuda.is_available() else "cpu"
     model, tokenizer = open_model(weights, getattr(torch, options.dtype), device), ChatTokenizer.load(weights)
     lengths, parts = [], []
     for question in image_questions(subject):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lladav.errors import UserError
-from lladav.storage import absolute
+from lladav.storage import absolute_model
 from train.checkpoints.run_folder import WEIGHTS, Run
 from train.experiments.definition import Experiment, Trial
 from train.experiments.kind import Kind, Measurement, Subject
@@ -126,7 +126,7 @@ class Execution:
 
     def _subject(self, trial: Trial, run: Run | None) -> Subject:
         config = with_absolute_paths(trial.config())
-        weights = absolute(trial.checkpoint) if trial.checkpoint else ""
+        weights = absolute_model(trial.checkpoint) if trial.checkpoint else ""
         if run and (latest := run.latest()):
             weights = str(latest.path / WEIGHTS)
         return Subject(trial, config, weights, self.experiment.split, self.kind.options_of(self.experiment))

@@ -8,8 +8,7 @@ from typing import Any
 
 from lladav.config.introspection import choices_hint
 from lladav.errors import UserError
-from lladav.storage import location
-from lladav.storage.local_cache import local_copy
+from lladav.storage.local_cache import local_model
 from train.evaluate import answer_all, cache_key, stage_questions
 from train.evaluation.held_out import Question
 from train.experiments.kind import Measurement, Subject
@@ -38,9 +37,7 @@ def asked(subject: Subject) -> list[Question]:
 
 def answer(subject: Subject) -> Measurement:
     """Answer the questions: ``answers`` with a row per question, and ``decoding_seconds``."""
-    result = answer_all(
-        local_copy(location(subject.weights)), subject.config, asked(subject), subject.trial.decoding
-    )
+    result = answer_all(local_model(subject.weights), subject.config, asked(subject), subject.trial.decoding)
     return {"answers": result["answers"], "decoding_seconds": result["seconds"]}
 
 

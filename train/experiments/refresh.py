@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lladav.storage import location
-from lladav.storage.local_cache import local_copy
+from lladav.storage.local_cache import local_model
 from train.evaluate import decoding_options, scores
 from train.evaluation.plots import COLORS, new_axis, save
 from train.experiments.accuracy import bars
@@ -60,7 +59,7 @@ def seconds_per_token(subject: Subject) -> float:
     from train.evaluation.held_out import prompt
 
     options: RefreshOptions = subject.options
-    weights, questions = local_copy(location(subject.weights)), asked(subject)
+    weights, questions = local_model(subject.weights), asked(subject)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, tokenizer = open_model(weights, torch.float32, device), ChatTokenizer.load(weights)
     prompts = [prompt(each, model, tokenizer) for each in questions[:: -(-len(questions) // options.timed)]]

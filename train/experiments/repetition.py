@@ -11,7 +11,7 @@ import numpy as np
 
 from data.digits.descriptions import covered_share, describe, true_share
 from lladav.analysis.repetition import diversity, repeated_share, words
-from lladav.storage.local_cache import local_copy
+from lladav.storage.local_cache import local_model
 from train.evaluate import BATCH, decoding_options
 from train.evaluation.plots import COLORS, MUTED, new_axes, save
 from train.experiments.image_prompts import ImageOptions, image_questions, images_key
@@ -54,7 +54,7 @@ def measure(subject: Subject) -> Measurement:
     from lladav.inputs.chat import ChatTokenizer
     from train.evaluation.held_out import prompt
 
-    weights, device = local_copy(subject.weights), "cuda" if torch.cuda.is_available() else "cpu"
+    weights, device = local_model(subject.weights), "cuda" if torch.cuda.is_available() else "cpu"
     model, tokenizer = open_model(weights, torch.float32, device), ChatTokenizer.load(weights)
     options = decoding_options(subject.config, tokenizer.ids, subject.trial.decoding)
     rows, questions = [], asked(subject)

@@ -19,7 +19,7 @@ from typing import Any
 
 from lladav.config.loader import to_yaml
 from lladav.errors import UserError
-from lladav.storage import location, version, write_durably
+from lladav.storage import location, model_location, version, write_durably
 from train.evaluate import scores
 from train.experiments.definition import Experiment, Trial
 from train.experiments.kind import ANSWERS, Kind, Measured, Measurement, Subject
@@ -76,7 +76,7 @@ def measurement_key(kind: Kind, subject: Subject) -> str:
 
 def weights_version(folder: str) -> list[Any]:
     """Name, size and version of each file of weights; raises ``UserError`` if there are none."""
-    files = sorted(location(folder).glob("*.safetensors"))
+    files = sorted(model_location(folder).glob("*.safetensors"))
     if not files:
         raise UserError(f"checkpoint={folder}: no such weights; name a folder with safetensors files")
     return [[file.name, *version(file)] for file in files]

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from lladav.config.introspection import choices_hint
 from lladav.errors import UserError
-from lladav.storage import location
-from lladav.storage.local_cache import local_copy
+from lladav.storage.local_cache import local_model
 from lladav.structured.compiling import StructureKind, StructureSpec, compile_structure
 from train.evaluate import BATCH, MAX_TOKENS, decoding_options, usual_decoding
 from train.experiments.accuracy import draw
@@ -133,7 +132,7 @@ def measure(subject: Subject) -> Measurement:
     from train.evaluation.held_out import answer_questions, text_of_json
 
     structure = structure_named(subject.trial.decoding.get(STRUCTURE, FREE))
-    weights, questions = local_copy(location(subject.weights)), asked(subject)
+    weights, questions = local_model(subject.weights), asked(subject)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, tokenizer = open_model(weights, torch.float32, device), ChatTokenizer.load(weights)
     rows, begin = {}, time.monotonic()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lladav.config.loader import load
 from lladav.config.schema import Config
-from lladav.storage import is_uri, local_path
+from lladav.storage import is_hub_id, is_uri, local_path
 from train.checkpoints.run_folder import Run
 from train.experiments.definition import Settings, Trial, as_arguments, is_of_every_run
 from train.trainer.step_log import LOG, read_steps
@@ -61,8 +61,8 @@ def _predecessors(config: Config, settings: Settings) -> list[Training]:
     """The unfinished runs before a run, first one first, and the towers that they start from."""
     shared = {key: value for key, value in settings.items() if is_of_every_run(key) and key != "stage"}
     found: list[Training] = []
-    while config.train.init is None and config.stage.starts_from:
-        overrides = (*as_arguments(shared), f"stage={config.stage.starts_from}")
+    while config.train.init is None and config.stage.previous:
+        overrides = (*as_arguments(shared), f"stage={config.stage.previous}")
         config = load(overrides)
         if Run.of(config).finished:
             return found
@@ -73,10 +73,10 @@ def _predecessors(config: Config, settings: Settings) -> list[Training]:
 def _towers(config: Config, shared: Settings) -> Iterator[Training]:
     """The command that pretrains the towers, if a run starts from towers that do not exist."""
     weights = config.model.weights
-    if config.train.init or weights.llada_v:
+    if config.train.init or config.stage.starts_from or weights.llada_v:
         return
-    folders = [folder for folder in (weights.language, weights.vision) if folder and not is_uri(folder)]
-    if any(not Path(folder).is_dir() for folder in folders):
+    towers = [tower for tower in (weights.language, weights.vision) if tower and not is_uri(tower)]
+    if any(not is_hub_id(tower) and not Path(tower).is_dir() for tower in towers):
         yield Training(f"towers-{config.model.name}-{config.data.name}", TOWERS, tuple(as_arguments(shared)))
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from data.sources.locations import source_files
-from lladav.config.schema import Config
+from lladav.config.schema import RELEASED, Config
 from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer, check_special_tokens
-from lladav.storage import absolute, as_user_error, exists, location
+from lladav.storage import absolute_model, as_user_error, exists, model_location
 from train.checkpoints.run_folder import WEIGHTS, Checkpoint, Run, check_text_version
 
 
@@ -40,17 +40,32 @@ def _check_stage(config: Config, trained: set[str]) -> None:
 
 def _starts_from_one_of(config: Config, runs: set[str]) -> bool:
     """Whether the stage starts from one of these runs, which the same command trains before."""
-    before = config.stage.starts_from
+    before = config.stage.previous
     return config.train.init is None and before is not None and Run.of(config, before).name in runs
 
 
 def starting_weights(config: Config) -> str | None:
-    """Path or URI of the weights that the stage starts from (LLaDA-V layout); None: the configured towers."""
+    """The weights that the stage starts from (LLaDA-V layout); None: the configured towers.
+
+    An absolute path, a URI or a hub id. Raises ``UserError`` if the settings name none.
+    """
     if config.train.init:
-        return absolute(config.train.init)
-    if config.stage.starts_from:
-        return str(_predecessor(config, config.stage.starts_from).path / WEIGHTS)
+        return absolute_model(config.train.init)
+    if config.stage.starts_from == RELEASED:
+        return absolute_model(_released(config))
+    if config.stage.previous:
+        return str(_predecessor(config, config.stage.previous).path / WEIGHTS)
     return None
+
+
+def _released(config: Config) -> str:
+    model = config.model
+    if model.weights.released is None:
+        raise UserError(
+            f"stage {config.stage.name} starts from the released model, and conf/model/{model.name}.yaml "
+            "names none; set model.weights.released or train.init"
+        )
+    return model.weights.released
 
 
 def _check_weights(config: Config, start_from: str | None) -> None:
@@ -58,7 +73,7 @@ def _check_weights(config: Config, start_from: str | None) -> None:
     from lladav.checkpoint.config_reading import check_architecture  # imports torch, which takes seconds
 
     if start_from:
-        _check_readable("train.init" if config.train.init else "stage.starts_from", start_from, config)
+        _check_readable(_starting_key(config), start_from, config)
         return
     weights = config.model.weights
     towers = {"language": weights.language, "vision": weights.vision}
@@ -68,14 +83,21 @@ def _check_weights(config: Config, start_from: str | None) -> None:
             check_architecture(folder)
 
 
+def _starting_key(config: Config) -> str:
+    """The setting that names the weights to start from."""
+    if config.train.init:
+        return "train.init"
+    return "model.weights.released" if config.stage.starts_from == RELEASED else "stage.starts_from"
+
+
 def _check_readable(key: str, folder: str, config: Config) -> None:
     """``key`` is the setting that names the folder."""
     from lladav.checkpoint.index import stored_tensors  # imports torch, which takes seconds
 
     with as_user_error(f"{key}={folder}: cannot be read", "check the path or URI and the credentials"):
-        if not exists(location(folder)):
+        if not exists(weights := model_location(folder)):
             raise UserError(f"{key}={folder}: no such weights; {_fix(config)}")
-        stored_tensors(location(folder))
+        stored_tensors(weights)
 
 
 def _predecessor(config: Config, stage: str) -> Checkpoint:

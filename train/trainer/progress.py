@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from lladav.terminal import format_seconds
 from train.trainer.step_log import LOG, read_steps
 
 INTERVAL_SECONDS = 2.0
@@ -67,13 +68,6 @@ def step_line(stage: str, row: dict[str, Any], total_steps: int, seconds_per_ste
         f"  {row['text_tokens_per_second'] + row['visual_tokens_per_second']:7.0f} tokens/s"
         f"  ETA {format_seconds(left)}"
     )
-
-
-def format_seconds(seconds: float) -> str:
-    """Seconds as m:ss or h:mm:ss."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def report(text: str) -> None:

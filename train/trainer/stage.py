@@ -7,10 +7,11 @@ from dataclasses import asdict, replace
 
 from data.manifest.manifest import open_manifest
 from data.manifest.ray_map import ray_map
+from data.pipeline.contents import epoch_contents
 from data.pipeline.plan import BatchLayout, Plan
 from lladav.cluster import connect
 from lladav.config.schema import Config, WeightsConfig
-from lladav.storage import absolute, local_path
+from lladav.storage import absolute, absolute_model, local_path
 from train.checkpoints.run_folder import Checkpoint, Run
 from train.checkpoints.run_lock import claimed
 from train.trainer.job import Job
@@ -38,7 +39,7 @@ def run_stage(config: Config) -> None:
     if latest and latest.final:
         report(f"{config.stage.name:<8} done: {latest.step} steps, {latest.path}")
         return
-    manifest = open_manifest(config, mapper=ray_map)
+    manifest = open_manifest(config, mapper=ray_map, report=report)
     plan = Plan.of(manifest, config)
     steps = plan.steps
     with claimed(run.path) as owner:
@@ -47,18 +48,23 @@ def run_stage(config: Config) -> None:
         start_from = None if latest else starting_weights(config)
         job = Job(with_absolute_paths(config), str(manifest.folder), steps, start_from, owner.token)
         report(headline(job, plan.samples, latest))
+        for line in epoch_contents(config, manifest):
+            report(f"  {line}")
         with Progress(local_path(run.path), config.stage.name, latest.step if latest else 0, steps):
             train(job, manifest, replace(run, token=owner.token))
     report(f"{config.stage.name:<8} done: {run.checkpoint_path(steps)}")
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """The same settings with absolute paths: workers run in other folders than the driver."""
-    weights = {key: path and absolute(path) for key, path in asdict(config.model.weights).items()}
+    """The same settings with absolute paths: workers run in other folders than the driver.
+
+    Hub ids stay: each machine has its own cache.
+    """
+    weights = {key: path and absolute_model(path) for key, path in asdict(config.model.weights).items()}
     return replace(
         config,
         model=replace(
-            config.model, weights=WeightsConfig(**weights), tokenizer=absolute(config.model.tokenizer)
+            config.model, weights=WeightsConfig(**weights), tokenizer=absolute_model(config.model.tokenizer)
         ),
         data=replace(config.data, root=absolute(config.data.root)),
         train=replace(config.train, storage=absolute(config.train.storage)),

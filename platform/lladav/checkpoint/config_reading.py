@@ -44,8 +44,8 @@ from lladav.config.schema import (
 )
 from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer, check_special_tokens
-from lladav.storage import AnyPath, exists, location
-from lladav.storage.local_cache import local_copy
+from lladav.storage import AnyPath, exists, model_location
+from lladav.storage.local_cache import local_model
 
 Json = dict[str, Any]
 Section = TypeVar("Section", LanguageConfig, VisionConfig)
@@ -58,7 +58,7 @@ def model_config_of(path: str | Path) -> ModelConfig:
     A tower that the layout lacks has the default config. Raises ``UserError`` with the file, the key and what
     was expected, also if the special tokens of ``config.json`` differ from those of the tokenizer beside it.
     """
-    path = local_copy(path)
+    path = local_model(path)
     folder = path.parent if path.is_file() else path
     raw = read_json(folder / CONFIG)
     config = _reader(raw)(raw, folder / CONFIG, str(path))
@@ -79,7 +79,7 @@ def check_architecture(folder: str | Path) -> None:
 
     Reads only ``config.json``, and nothing if there is none.
     """
-    file = location(folder) / CONFIG
+    file = model_location(folder) / CONFIG
     if exists(file):
         raw = read_json(file)
         if _reader(raw) in (_renamed, _llada_v):

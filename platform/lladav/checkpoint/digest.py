@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lladav.checkpoint.index import stored_tensors
-from lladav.storage import location
+from lladav.storage import model_location
 
 SAMPLE_BYTES = 64
 """Bytes that are read from the middle of each tensor."""
@@ -21,9 +21,9 @@ READERS = 16
 def weights_digest(path: str | Path) -> str:
     """Return 16 hexadecimal digits: the same for the same weights, wherever they are stored.
 
-    ``path`` is a file, a folder or a URI. Raises ``UserError`` if the weights cannot be read.
+    ``path`` is a file, a folder, a URI or a hub id. Raises ``UserError`` if the weights cannot be read.
     """
-    tensors = sorted(stored_tensors(location(path)).values(), key=lambda tensor: tensor.name)
+    tensors = sorted(stored_tensors(model_location(path)).values(), key=lambda tensor: tensor.name)
     digest = hashlib.blake2b(digest_size=8)
     with ThreadPoolExecutor(READERS) as readers:
         samples = readers.map(lambda tensor: tensor.sample(SAMPLE_BYTES), tensors)

@@ -28,8 +28,8 @@ from lladav.config.schema import ModelConfig
 from lladav.errors import UserError
 from lladav.model.llada_v import LLaDAV
 from lladav.model.sharding import Gather, NamedParameters, full_shape, no_gather, parameters_by_name
-from lladav.storage import exists, location
-from lladav.storage.local_cache import local_copy
+from lladav.storage import exists, model_location
+from lladav.storage.local_cache import local_copy, local_model
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -86,7 +86,7 @@ def convert(
     The layout is that of the whole model by default. Raises ``UserError`` as ``export`` does, and if the
     source lacks a part of the layout.
     """
-    source = local_copy(source)
+    source = local_model(source)
     config = model_config_of(source)
     known = layout_for(config, layout)
     with torch.device("meta"):
@@ -140,7 +140,7 @@ def _write(
         if len(shards) > 1:
             _write_json(partial / INDEX, _index(shards))
         if tokenizer is not None:
-            _copy_tokenizer(location(tokenizer), partial)
+            _copy_tokenizer(model_location(tokenizer), partial)
 
 
 def shard(tensors: Sequence[TensorToWrite], max_bytes: int) -> dict[str, list[TensorToWrite]]:

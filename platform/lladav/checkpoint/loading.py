@@ -25,8 +25,8 @@ from lladav.model.llada_v import LLaDAV
 from lladav.model.numerics import is_finite
 from lladav.model.sharding import Gather, full_shape, no_gather
 from lladav.model.vision import built_layers
-from lladav.storage import AnyPath, location
-from lladav.storage.local_cache import local_copy
+from lladav.storage import AnyPath, model_location
+from lladav.storage.local_cache import local_model
 
 LOG = logging.getLogger(__name__)
 
@@ -40,8 +40,8 @@ def load(
     gather: Gather = no_gather,
     reads: bool = True,
 ) -> set[str]:
-    """Copy a released checkpoint (file, folder or URI) into the model. Returns the names of the set
-    parameters.
+    """Copy a released checkpoint (file, folder, URI or hub id) into the model. Returns the names
+    of the set parameters.
 
     The layout is detected from the tensor names by default. ``parts`` restricts what is loaded. The model
     keeps its number format. Nothing of a URI is kept on disk.
@@ -52,7 +52,7 @@ def load(
     Raises ``UserError`` with file, tensor and what was expected: before any value is changed for names,
     shapes and number formats, and while reading for values that are not finite in the model's number format.
     """
-    stored = matching_tensors(model, location(path), layout, parts)
+    stored = matching_tensors(model, model_location(path), layout, parts)
     for name, parameter in model.named_parameters():
         if name in stored:
             with gather([parameter]), torch.no_grad():
@@ -78,7 +78,7 @@ def _copy(stored: StoredTensor, parameter: torch.Tensor) -> None:
 
 def open_model(folder: str | Path, dtype: torch.dtype, device: str | torch.device = "cpu") -> LLaDAV:
     """Load a whole checkpoint for inference, with weights in ``dtype`` from the start."""
-    folder = local_copy(folder)
+    folder = local_model(folder)
     model = _built(folder, dtype, torch.device(device))
     load(model, folder, layout=layout_for(model.config).name)
     return model.eval().requires_grad_(False)
@@ -90,7 +90,7 @@ def check_model(folder: str | Path) -> None:
     Raises ``UserError`` as ``open_model`` does.
     """
     model = _built(folder, torch.float32, torch.device("meta"))
-    matching_tensors(model, location(folder), layout_for(model.config).name)
+    matching_tensors(model, model_location(folder), layout_for(model.config).name)
 
 
 def _built(folder: str | Path, dtype: torch.dtype, device: torch.device) -> LLaDAV:

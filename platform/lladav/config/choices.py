@@ -73,11 +73,15 @@ class ModelPart(StrEnum):
 
 
 class SourceFormat(StrEnum):
-    """File format of the records of a data set."""
+    """File format of the records of a data set; ``arrow``: files of a Hugging Face dataset; ``webdataset``:
+    tar files with the files of each sample.
+    """
 
     json = "json"
     jsonl = "jsonl"
     parquet = "parquet"
+    arrow = "arrow"
+    webdataset = "webdataset"
 
 
 class MissingMark(StrEnum):

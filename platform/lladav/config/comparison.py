@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from lladav.config.introspection import all_keys, flatten, format_value
-from lladav.config.schema import Config
+from lladav.config.schema import RELEASED, Config
 from lladav.errors import UserError
 
 NON_SEMANTIC_KEYS: Mapping[str, str] = {
@@ -47,8 +47,11 @@ def check_unchanged(run: str, started: Config, now: Config) -> None:
 
 
 def _semantic_values(config: Config) -> dict[str, Any]:
-    """The semantic settings by dotted key, without data sources that the stage does not use."""
+    """The semantic settings by dotted key, without data sources and released weights that the stage does not
+    use."""
     tree = asdict(config)
+    if config.stage.starts_from != RELEASED:
+        del tree["model"]["weights"]["released"]
     tree["data"]["sources"] = {n: s for n, s in tree["data"]["sources"].items() if n in config.stage.sources}
     return {key: value for key, value in flatten(tree).items() if not is_non_semantic(key)}
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException, ValidationError
 
 from lladav.config.introspection import check_keys, choices_hint, flatten, format_value, type_problem
-from lladav.config.schema import Config
+from lladav.config.schema import RELEASED, Config
 from lladav.config.validation import check
 from lladav.errors import UserError
 
@@ -35,10 +35,6 @@ class ConfigLayer(NamedTuple):
     values: dict[str, Any]
 
 
-DERIVED = ConfigLayer("", {"model": {"prediction": "${objective.kind}"}})
-"""Defaults that follow other settings."""
-
-
 def load(overrides: Sequence[str] = (), conf: Path = CONF) -> Config:
     """Return the checked settings for ``group=choice`` and ``section.key=value`` arguments.
 
@@ -47,9 +43,11 @@ def load(overrides: Sequence[str] = (), conf: Path = CONF) -> Config:
     """
     chosen, dotted = _split(overrides)
     defaults = read_yaml(conf / "base.yaml").get("groups", {})
-    files = [_group_layer(group, {**defaults, **chosen}[group], conf) for group in GROUPS]
+    names = {**defaults, **chosen}
+    files = [_group_layer(group, names[group], conf) for group in GROUPS]
     typed = [ConfigLayer("", _nested(key, text)) for key, text in dotted.items()]
-    return _resolved([*files, *_rescale(files + typed), *typed])
+    unnamed = ConfigLayer("", {"data": {"name": names["data"]}})
+    return _resolved([unnamed, *files, *_rescale(files + typed), *typed])
 
 
 def save(config: Config, path: Path) -> None:
@@ -68,9 +66,13 @@ def to_yaml(config: Config) -> str:
 
 
 def curriculum(conf: Path = CONF) -> list[str]:
-    """Return the stages without ablations, each after the stage that it starts from."""
+    """Return the stages that build the model, each after the stage that it starts from.
+
+    Ablations and stages that start from the released model are left out.
+    """
     stages = [read_yaml(conf / "stage" / f"{name}.yaml")["stage"] for name in group_choices("stage", conf)]
     waiting = {stage["name"]: stage.get("starts_from") for stage in stages if not stage.get("ablation")}
+    waiting = {name: before for name, before in waiting.items() if before != RELEASED}
     order: list[str] = []
     while ready := [name for name, before in waiting.items() if before is None or before in order]:
         order += ready
@@ -194,10 +196,19 @@ def _merge_two(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, 
     return {**below, **above, **{k: _merge_two(below[k], above[k]) for k in both}}
 
 
+def _derived(values: Mapping[str, Any]) -> ConfigLayer:
+    """Defaults that follow other settings."""
+    first = RELEASED if values.get("stage", {}).get("starts_from") == RELEASED else "language"
+    weights = values.get("model", {}).get("weights", {}).get(first)
+    tokenizer = {"tokenizer": weights} if weights else {}
+    return ConfigLayer("", {"model": {"prediction": "${objective.kind}", **tokenizer}})
+
+
 def _resolved(layers: Sequence[ConfigLayer]) -> Config:
-    layers = [DERIVED, *layers]
+    values = _merged(layers)
+    layers = [_derived(values), *layers]
     try:
-        tree = OmegaConf.merge(OmegaConf.structured(Config), _merged(layers))
+        tree = OmegaConf.merge(OmegaConf.structured(Config), _merge_two(layers[0].values, values))
         missing = sorted(OmegaConf.missing_keys(tree))
         config = None if missing else OmegaConf.to_object(tree)
     except (ValidationError, InterpolationResolutionError) as error:

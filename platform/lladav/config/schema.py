@@ -25,6 +25,8 @@ from lladav.config.choices import (
 )
 from lladav.config.setting import setting
 
+RELEASED = "released"
+"""The value of ``stage.starts_from`` for the published whole model. Such a stage is not in ``stage=all``."""
 MAX_SEED = 2**63 - 1
 """The largest seed that torch accepts."""
 
@@ -125,7 +127,7 @@ class ImagesConfig:
 
 @dataclass
 class WeightsConfig:
-    """Folders, files or URIs in a released layout that training starts from."""
+    """Folders, files, URIs or hub ids in a released layout that training starts from."""
 
     language: str | None = None
     """LLaDA-8B-Instruct as published, or its renamed form; Llama 3 for ``objective.kind: next_token``."""
@@ -133,6 +135,8 @@ class WeightsConfig:
     """SigLIP2 as published."""
     llada_v: str | None = None
     """A whole LLaDA-V or LLaMA3-V checkpoint; it replaces the other two."""
+    released: str | None = None
+    """The published whole model, for stages with ``starts_from: released``; other stages ignore it."""
 
 
 @dataclass
@@ -150,7 +154,8 @@ class ModelConfig:
     """What a hidden state predicts; it follows ``objective.kind`` and is saved with the weights."""
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     tokenizer: str = setting(non_semantic="a path; model.tokens says what the tokenizer must contain")
-    """Folder with ``tokenizer.json``, usually that of the language weights."""
+    """Folder, URI or hub id of ``tokenizer.json``; by default that of the weights: of ``weights.released`` if
+    the stage starts from it, else of ``weights.language``."""
 
 
 @dataclass
@@ -182,7 +187,8 @@ class StageConfig:
     name: str = setting(is_file_name=True)
     """Name of the stage, and of its file in ``conf/stage``."""
     starts_from: str | None = setting(None, is_file_name=True)
-    """The stage whose last checkpoint this stage starts from; null: the published towers."""
+    """The stage whose last checkpoint this stage starts from; null: the published towers; ``released``: the
+    published whole model, ``model.weights.released``."""
     trained: list[ModelPart] = field(
         default_factory=lambda: [ModelPart.language, ModelPart.projector, ModelPart.vision]
     )
@@ -204,6 +210,11 @@ class StageConfig:
     """Size of the published data set; a note without effect."""
     ablation: bool = setting(False, non_semantic="decides only what stage=all runs")
     """An ablation of the paper: ``stage=all`` skips it."""
+
+    @property
+    def previous(self) -> str | None:
+        """The stage that has to run before; None if this one starts from published weights."""
+        return None if self.starts_from == RELEASED else self.starts_from
 
 
 @dataclass
@@ -238,6 +249,9 @@ class SourceConfig:
     sample: str | None = None
     """Samples to train on: first:N, end:N or random:N, with N a number or a percentage, as in random:10%;
     null: all. Random ones depend on ``train.seed``."""
+    repeat: float = setting(1.0, above=0)
+    """How often an epoch has each of these samples: 2.5 is twice, and a third time for a random half of them;
+    a number below 1 takes a random part. Copies of a sample have different noise."""
 
 
 @dataclass
@@ -245,7 +259,7 @@ class DataConfig:
     """The available data sets and how they are read."""
 
     name: str = setting(is_file_name=True)
-    """Name of the data sets in the names of runs."""
+    """Name of the data sets in the names of runs; by default that of the file in ``conf/data``."""
     root: str = setting(non_semantic="a path")
     """Folder or URI that relative paths of the sources start from."""
     sources: dict[str, SourceConfig] = field(default_factory=dict)
@@ -303,7 +317,7 @@ class TrainConfig:
     """Local folder for checkpoints before their upload to an object store; null: the system's temporary
     folder."""
     init: str | None = None
-    """Checkpoint to start from instead of the last one of the stage before."""
+    """Checkpoint to start from instead of what ``stage.starts_from`` names: a folder, a URI or a hub id."""
     seed: int = setting(42, minimum=0, maximum=MAX_SEED)
     """Of the order of samples, the noise and new weights."""
     max_steps: int | None = setting(None, above=0)

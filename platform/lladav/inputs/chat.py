@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
-from itertools import count
+from functools import cached_property, lru_cache
+from itertools import chain, count
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -20,7 +21,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from lladav.config.schema import ModelConfig, Supervise, TokenIds
 from lladav.errors import UserError
 from lladav.inputs.samples import IGNORED, IMAGE_PLACEHOLDER, Encoded
-from lladav.storage import location
+from lladav.storage import model_location
 from lladav.storage.local_cache import local_copy
 
 SYSTEM_PROMPT = (
@@ -36,6 +37,9 @@ STRAY_TEXT = "QA_GT_caption_based_noisy"
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 MIN_CHARACTERS_WITHOUT_GIL = 4096
 """Texts of at least this many characters are encoded without the GIL."""
+MAX_REPEATED_CHARACTERS, REPEATED_TEXTS = 512, 256
+"""The ids of this many texts of at most this many characters are kept: all conversations share roles, line
+ends and system prompts."""
 SPECIAL_TOKENS = {
     "mask": "<|mdm_mask|>",
     "bos": "<|startoftext|>",
@@ -74,6 +78,7 @@ class ChatTokenizer:
         tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
         self.ids, self.names = ids, names
+        self._encode_repeated = lru_cache(REPEATED_TEXTS)(self._encode)
 
     @classmethod
     def load(cls, folder: str | Path) -> ChatTokenizer:
@@ -103,6 +108,9 @@ class ChatTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of plain text; special tokens in it are encoded as ordinary characters."""
+        return [*self._encode_repeated(text)] if len(text) <= MAX_REPEATED_CHARACTERS else self._encode(text)
+
+    def _encode(self, text: str) -> list[int]:
         if len(text) < MIN_CHARACTERS_WITHOUT_GIL:
             return self._tokenizer.encode(text, add_special_tokens=False).ids
         # encode_batch_fast releases the GIL, so other threads run while a long text is encoded.
@@ -173,8 +181,8 @@ def _bytes_of_name(name: str) -> bytes:
 
 
 def tokenizer_file(folder: str | Path) -> Path:
-    """Return the local path of ``tokenizer.json`` in a folder or URI; a local file need not exist."""
-    return local_copy(location(folder) / "tokenizer.json")
+    """Return the local path of ``tokenizer.json`` in a folder, URI or hub id; a local file need not exist."""
+    return local_copy(model_location(folder) / "tokenizer.json")
 
 
 def _read_tokenizer(file: Path) -> Tokenizer:
@@ -250,7 +258,7 @@ def encode_prompt(messages: Sequence[Message], tokenizer: ChatTokenizer, start: 
     """
     chat = encode_chat([replace(m, content=m.content.strip()) for m in messages], tokenizer)
     header = [*_header("assistant", tokenizer), *tokenizer.encode(start)]
-    opening = _encoded(header, header, chat.turns[-1], answer_from=len(header))
+    opening = _encoded([_Part(header, chat.turns[-1], labelled=False)])
     prompt = _join([chat, opening])
     return replace(prompt, labels=np.full_like(prompt.labels, IGNORED), answer=np.zeros_like(prompt.answer))
 
@@ -268,12 +276,11 @@ def encode_chat(
     ``eos_tail`` supervised EOS ids follow the last turn. As released, the label of an image in an assistant
     turn is the id of the mark; packing drops that label.
     """
-    bos, tail = [tokenizer.ids.bos], [tokenizer.ids.eos] * eos_tail
-    turns = [_encoded(bos, bos, 0, answer_from=1)]
+    parts = [_Part([tokenizer.ids.bos], 0, labelled=True)]
     for message, number in zip(messages, _turn_numbers(messages), strict=True):
-        turns.append(_encode_turn(message, number, tokenizer))
-    turns.append(_encoded(tail, tail, turns[-1].turns[-1], answer_from=0))
-    joined = _join(turns)
+        parts.extend(_encode_turn(message, number, tokenizer))
+    parts.append(_Part([tokenizer.ids.eos] * eos_tail, parts[-1].turn, labelled=True, answer=True))
+    joined = _encoded(parts, tokenizer.mark_id)
     if supervise is Supervise.answers:
         return replace(joined, labels=np.where(joined.answer, joined.labels, IGNORED).astype(np.int32))
     return joined
@@ -284,8 +291,7 @@ def encode_plain(messages: Sequence[Message], tokenizer: ChatTokenizer) -> Encod
     caption = next(m.content for m in messages if m.role == "assistant").replace(IMAGE_MARK, "")
     caption_ids = tokenizer.encode(caption + "\n")
     image = [IMAGE_PLACEHOLDER] * count_image_marks(messages)
-    ids, labels = image + caption_ids, [IGNORED] * len(image) + caption_ids
-    return _encoded(ids, labels, 0, answer_from=len(image))
+    return _encoded([_Part(image, 0, labelled=False), _Part(caption_ids, 0, labelled=True, answer=True)])
 
 
 def count_image_marks(messages: Sequence[Message]) -> int:
@@ -293,27 +299,45 @@ def count_image_marks(messages: Sequence[Message]) -> int:
     return sum(message.content.count(message.mark) for message in messages)
 
 
-def _encoded(ids: list[int], labels: list[int], turn: int, answer_from: int) -> Encoded:
-    input_ids = np.array(ids, dtype=np.int32)
-    answer = np.arange(len(ids)) >= answer_from
-    return Encoded(input_ids, np.array(labels, dtype=np.int32), np.full_like(input_ids, turn), answer)
+class _Part(NamedTuple):
+    """Neighbouring ids of a conversation that are alike: of one turn, with loss or without, answer or not."""
+
+    ids: Sequence[int]
+    turn: int
+    labelled: bool
+    answer: bool = False
+
+
+def _encoded(parts: Sequence[_Part], mark_id: int = IGNORED) -> Encoded:
+    """Join parts; ``mark_id`` is the label of an image mark."""
+    sizes = [len(part.ids) for part in parts]
+    ids = np.array(list(chain.from_iterable(part.ids for part in parts)), np.int32)
+    labels = np.where(np.repeat([part.labelled for part in parts], sizes), ids, np.int32(IGNORED))
+    labels[labels == IMAGE_PLACEHOLDER] = mark_id
+    turns = np.repeat(np.array([part.turn for part in parts], np.int32), sizes)
+    return Encoded(ids, labels, turns, np.repeat([part.answer for part in parts], sizes))
 
 
 def _join(parts: Sequence[Encoded]) -> Encoded:
     return Encoded(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Encoded)))
 
 
-def _encode_turn(message: Message, turn: int, tokenizer: ChatTokenizer) -> Encoded:
+def _encode_turn(message: Message, turn: int, tokenizer: ChatTokenizer) -> Iterator[_Part]:
     special = tokenizer.ids
-    role = [special.start_header, *tokenizer.encode(message.role), special.end_header]
+    role = tokenizer.encode(message.role)
     # As released, the line ends are encoded together with the content: BPE may merge them.
     content = _content_ids("\n\n" + message.content, message.mark, tokenizer)
-    ids = [*role, *content, special.eot]
     if message.role == "assistant":
-        labels = [tokenizer.mark_id if i == IMAGE_PLACEHOLDER else i for i in ids]
-        return _encoded(ids, labels, turn, answer_from=len(_header(message.role, tokenizer)))
-    kept = {special.bos, special.start_header, special.end_header, special.eot}
-    return _encoded(ids, [i if i in kept else IGNORED for i in ids], turn, answer_from=len(ids))
+        ids = [special.start_header, *role, special.end_header, *content, special.eot]
+        header = len(_header(message.role, tokenizer))
+        yield _Part(ids[:header], turn, labelled=True)
+        yield _Part(ids[header:], turn, labelled=True, answer=True)
+        return
+    yield _Part([special.start_header], turn, labelled=True)
+    yield _Part(role, turn, labelled=False)
+    yield _Part([special.end_header], turn, labelled=True)
+    yield _Part(content, turn, labelled=False)
+    yield _Part([special.eot], turn, labelled=True)
 
 
 def _header(role: str, tokenizer: ChatTokenizer) -> list[int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image
@@ -82,6 +83,7 @@ class Merge:
         return self.height * (self.width + 1)
 
 
+@lru_cache(4096)
 def choose_grid(width: int, height: int, geometry: ViewGeometry) -> tuple[int, int]:
     """Return (columns, rows) of the tile grid that keeps the most pixels of the image and, among those,
     wastes the fewest."""

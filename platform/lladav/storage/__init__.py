@@ -31,12 +31,14 @@ from lladav.storage.files import (
     version,
     write_durably,
 )
+from lladav.storage.hub import absolute_model, is_hub_id, model_location
 from lladav.storage.locations import EXTRAS, AnyPath, absolute, is_uri, local_path, location
 
 __all__ = [
     "EXTRAS",
     "AnyPath",
     "absolute",
+    "absolute_model",
     "as_os_error",
     "as_user_error",
     "create_if_absent",
@@ -51,10 +53,12 @@ __all__ = [
     "fsync_folder",
     "glob",
     "is_folder",
+    "is_hub_id",
     "is_uri",
     "local_path",
     "location",
     "make_folder",
+    "model_location",
     "object_version",
     "read_into",
     "read_text",

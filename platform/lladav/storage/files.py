@@ -49,6 +49,10 @@ def files_in(folder: AnyPath) -> list[str]:
 
 
 def _names(folder: UPath, kind: str) -> list[str]:
+    if local := local_path(folder):
+        # fsspec lists a symbolic link as neither: the cache of the Hugging Face hub has links only.
+        is_kind = Path.is_dir if kind == "directory" else Path.is_file
+        return sorted(path.name for path in local.iterdir() if is_kind(path)) if local.is_dir() else []
     try:
         with as_os_error(folder):
             entries = folder.fs.ls(folder.path, detail=True)

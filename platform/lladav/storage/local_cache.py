@@ -21,6 +21,7 @@ from upath import UPath
 from lladav.errors import UserError
 from lladav.storage.failures import as_user_error
 from lladav.storage.files import download, file_info, file_infos, object_version
+from lladav.storage.hub import model_location
 from lladav.storage.locations import local_path, location
 
 VARIABLE = "LLADAV_CACHE"
@@ -46,6 +47,11 @@ def local_copy(text: str | Path | UPath) -> Path:
         if infos:
             return _cached(source, infos)
         return _cached(source.parent, {source.name: file_info(source)}) / source.name
+
+
+def local_model(model: str | Path | UPath) -> Path:
+    """Return a local path to weights or a tokenizer at a path, a URI or a hub id, as ``local_copy`` does."""
+    return local_copy(model_location(model))
 
 
 def _cached(folder: UPath, infos: dict[str, dict[str, Any]]) -> Path:

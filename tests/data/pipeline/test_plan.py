@@ -180,3 +180,15 @@ def test_accumulation_steps_hold_the_global_batch(
 ) -> None:
     layout = BatchLayout.of(config(micro_batch=micro_batch), workers)
     assert layout == BatchLayout(accumulation_steps, workers)
+
+
+def test_an_epoch_has_the_copies_of_a_repeated_source() -> None:
+    lengths = np.array([5, 9, 1], np.int32)
+    rows = Selection((None, None), 1.0, 0, (1.0, 2.0)).rows(np.array([0, 1, 1]))
+    plan = Plan(lengths, seed=0, global_batch=2, steps=100, rows=rows)
+    assert (plan.samples, plan.steps_per_epoch) == (5, 3)
+    for epoch in range(2):
+        steps = range(3 * epoch, 3 * epoch + 3)
+        assert sorted(np.concatenate([plan.global_batch(step) for step in steps])) == [0, 1, 2, 4, 5]
+    batches = [plan.micro_batch(step, 0, 0, BatchLayout(1, 1)) for step in range(3)]
+    assert [len(batch.rows) for batch in batches] == [2, 2, 1]

@@ -56,3 +56,11 @@ def test_a_truncated_video_is_a_bad_sample() -> None:
     content = recorded.video(recorded.KINDS["mp4 h264"], 8)
     with pytest.raises(BadSample, match="bad_image"), errors_as_bad_sample():
         clip_header(io.BytesIO(content[: len(content) // 2]), "a.mp4")
+
+
+def test_a_copy_of_a_sample_has_its_own_id(tmp_path: Path, tokenizer: Path) -> None:
+    source = build.json_source(tmp_path, [build.record("a"), build.record("b")], {})
+    manifest = open_manifest(build.settings(tmp_path, tokenizer, {"source": source}))
+    first, copy = read_samples(manifest, [1, 1 + 2 * 2])
+    assert (first.id, copy.id) == ("source:records.json#1", "source:records.json#1~2")
+    assert first.text.input_ids.tolist() == copy.text.input_ids.tolist()

@@ -64,7 +64,8 @@ def test_a_smaller_part_is_a_subset_of_a_larger_one(
 def test_each_source_gives_the_same_fraction(counts: list[int], fraction: float) -> None:
     selection = Selection((None,) * len(counts), fraction, 0)
     expected = [math.ceil(round(fraction * 100) * count / 100) for count in counts]
-    assert selection.counts(sources(*counts)) == list(zip(expected, counts, strict=True))
+    found = [(each.taken, each.available, each.in_epoch) for each in selection.counts(sources(*counts))]
+    assert found == [(*pair, pair[0]) for pair in zip(expected, counts, strict=True)]
     assert len(selection.rows(sources(*counts))) == sum(expected)
 
 
@@ -104,3 +105,29 @@ def test_a_run_does_not_resume_with_another_part(change: str) -> None:
 
 def test_the_part_of_a_source_that_the_stage_does_not_use_may_change() -> None:
     check_unchanged("run", load(["stage=si"]), load(["stage=si", "data.sources.mammoth_ov.sample=first:10"]))
+
+
+def repeated(repeats: tuple[float, ...], *counts: int) -> np.ndarray:
+    """The rows of an epoch of sources with these numbers of samples."""
+    return Selection((None,) * len(counts), 1.0, 0, repeats).rows(sources(*counts))
+
+
+def test_a_source_is_repeated() -> None:
+    assert repeated((1.0, 2.0), 2, 3).tolist() == [0, 1, 2, 3, 4, 7, 8, 9]
+    assert repeated((1.0, 1.0), 2, 3).tolist() == [0, 1, 2, 3, 4]
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.sampled_from((0.1, 0.5, 1.0, 2.0, 2.3, 3.0)))))
+def test_each_sample_is_repeated_as_often_as_its_source(sizes: list[tuple[int, float]]) -> None:
+    counts, repeats = [count for count, _ in sizes], tuple(repeat for _, repeat in sizes)
+    rows, total = repeated(repeats, *counts), sum(counts)
+    assert len(set(rows.tolist())) == len(rows)
+    times = np.bincount(rows % total, minlength=total) if total else np.zeros(0, int)
+    for number, (count, repeat) in enumerate(sizes):
+        own = times[sources(*counts) == number]
+        assert own.sum() == math.ceil(round(repeat * count, 9))
+        assert set(own.tolist()) <= {math.floor(repeat), math.floor(repeat) + 1}
+
+
+def test_a_larger_repeat_adds_samples() -> None:
+    assert set(repeated((1.2,), 10).tolist()) < set(repeated((1.7,), 10).tolist())

@@ -54,13 +54,24 @@ def parquet(root: Path) -> SourceConfig:
     return SourceConfig(SourceFormat.parquet, build.write_parquet(root, RECORDS, IMAGES))
 
 
+def arrow(root: Path) -> SourceConfig:
+    return SourceConfig(SourceFormat.arrow, build.write_arrow(root, RECORDS, IMAGES))
+
+
+def webdataset(root: Path) -> SourceConfig:
+    return SourceConfig(SourceFormat.webdataset, build.write_shards(root, RECORDS, IMAGES))
+
+
 def several_lists(root: Path) -> SourceConfig:
     build.write_json(root, RECORDS[:2], "list_a.json")
     build.write_json(root, RECORDS[2:], "list_b.json")
     return SourceConfig(SourceFormat.json, "list_*.json", build.write_folder(root, IMAGES))
 
 
-@pytest.mark.parametrize("write", [json_tars, jsonl_zip, jsonl_stored_zip, parquet, several_lists])
+WRITERS = [json_tars, jsonl_zip, jsonl_stored_zip, parquet, arrow, webdataset, several_lists]
+
+
+@pytest.mark.parametrize("write", WRITERS)
 def test_every_format_gives_the_same_samples(
     write: Callable[[Path], SourceConfig], tmp_path: Path, tokenizer: Path
 ) -> None:
@@ -177,7 +188,9 @@ def test_a_new_format_is_one_entry_in_the_table(
     tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(
-        FORMATS, SourceFormat.jsonl, RecordFormat(_tsv_lines, _read_tsv, "line at {position}")
+        FORMATS,
+        SourceFormat.jsonl,
+        RecordFormat(_tsv_lines, _read_tsv, lambda *_: 1.0, "line at {position}"),
     )
     lines = ["r0\tpart/0.png\t<image>What?\tSeven.", "r1\t\tHow?\tSo.", "r2\tpart/9.png\t<image>?\tYes."]
     (tmp_path / "records.tsv").write_text("".join(f"{line}\n" for line in lines))
@@ -199,5 +212,6 @@ def test_a_format_without_a_reader_is_an_error_of_one_line(
 ) -> None:
     source = build.json_source(tmp_path, RECORDS, IMAGES)
     monkeypatch.delitem(FORMATS, SourceFormat.json)
-    with pytest.raises(UserError, match=r"^source format json: has no reader .*; use jsonl, parquet$"):
+    line = r"^source format json: has no reader .*; use jsonl, parquet, arrow, webdataset$"
+    with pytest.raises(UserError, match=line):
         samples_of(source, tmp_path, tokenizer)

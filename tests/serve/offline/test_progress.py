@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from serve.offline.output import RowCounts
-from serve.offline.progress import BatchProgress, duration
+from serve.offline.progress import BatchProgress
 from tests.serve.offline.clocks import Clock
 
 
@@ -35,8 +35,3 @@ def test_a_terminal_shows_a_bar() -> None:
     with BatchProgress(10, RowCounts(), Console(file=output, force_terminal=True, width=100)) as progress:
         progress.add(RowCounts(10))
     assert "10 of 10 rows" in output.getvalue()
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (75, "1:15"), (3725, "1:02:05")])
-def test_durations_are_hours_minutes_and_seconds(seconds: float, text: str) -> None:
-    assert duration(seconds) == text

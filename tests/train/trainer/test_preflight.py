@@ -69,6 +69,33 @@ def test_a_tower_that_ours_cannot_be_is_found_by_its_config(data: Path, tmp_path
         check_stages([settings(data, tmp_path, "pretrain", *weights)])
 
 
+def mine(data: Path, storage: Path, *more: str) -> Config:
+    """Fine-tuning on some records of the built-in data set."""
+    source = "format:json,annotations:mammoth_si/annotations.json,media:mammoth_si/images_*.tar"
+    return settings(data, storage, "finetune", "data=mine", f"data.sources.mine={{{source}}}", *more)
+
+
+def test_fine_tuning_starts_from_the_released_model(data: Path, tmp_path: Path) -> None:
+    released = mine(data, tmp_path, f"model.weights.released={data / 'weights'}")
+    check_stages([released])
+    assert starting_weights(released) == str(data / "weights")
+    other = mine(data, tmp_path, "model.weights.released=GSAI-ML/LLaDA-V", f"train.init={data / 'weights'}")
+    assert starting_weights(other) == str(data / "weights")
+
+
+def test_fine_tuning_keeps_the_id_of_the_released_model(data: Path, tmp_path: Path) -> None:
+    config = mine(data, tmp_path, "model.weights.released=no-such-owner/no-such-model")
+    assert starting_weights(config) == "no-such-owner/no-such-model"
+    with pytest.raises(UserError, match="hf download no-such-owner/no-such-model, or copy it"):
+        check_stages([config])
+
+
+def test_fine_tuning_needs_a_released_model(data: Path, tmp_path: Path) -> None:
+    line = r"^stage finetune starts from the released model, and conf/model/tiny\.yaml names none; set model"
+    with pytest.raises(UserError, match=line):
+        check_stages([mine(data, tmp_path, "model.weights.released=null")])
+
+
 def test_a_stage_needs_its_predecessor_in_storage_or_in_the_same_command(data: Path, tmp_path: Path) -> None:
     first, second = (settings(data, tmp_path / "runs", stage) for stage in ("pretrain", "si"))
     check_stages([first, second])
