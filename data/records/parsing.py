@@ -128,7 +128,8 @@ def _part_text(part: Any, key: str, parts: list[tuple[str, Any]]) -> str | None:
 
 def _media(fields: Mapping[str, Any], keys: tuple[str, str], in_parts: list[Any]) -> list[Medium]:
     """The media listed at either key or in message parts; raises ``BadSample`` if these lists differ."""
-    lists = {f"'{key}'": media for key in keys if (media := _flat_media(fields.get(key), key))}
+    present = [key for key in keys if fields.get(key) is not None]
+    lists = {f"'{key}'": media for key in present if (media := _flat_media(fields[key], key))}
     if in_parts:
         lists["parts of messages"] = in_parts
     media = next(iter(lists.values()), [])
@@ -205,7 +206,10 @@ def _text(value: Any, key: str) -> str:
 
 def _first(fields: Mapping[str, Any], *keys: str) -> Any:
     """The first value that is not null."""
-    return next((fields[key] for key in keys if fields.get(key) is not None), None)
+    for key in keys:
+        if (value := fields.get(key)) is not None:
+            return value
+    return None
 
 
 def _problem(key: str, value: Any) -> str:

@@ -133,6 +133,12 @@ class ChatTokenizer:
         return self._bytes.get(token, b"")
 
     @cached_property
+    def answer_header(self) -> list[int]:
+        """The ids in front of an answer: the header of the assistant's turn and its line ends."""
+        ids = self.ids
+        return [ids.start_header, *self.encode("assistant"), ids.end_header, *self.encode("\n\n")]
+
+    @cached_property
     def _bytes(self) -> dict[int, bytes]:
         added = self._tokenizer.get_added_tokens_decoder()
         names = self._tokenizer.get_vocab(with_added_tokens=True)
@@ -257,7 +263,7 @@ def encode_prompt(messages: Sequence[Message], tokenizer: ChatTokenizer, start: 
     Contents are stripped, as by the released chat template; the start is not.
     """
     chat = encode_chat([replace(m, content=m.content.strip()) for m in messages], tokenizer)
-    header = [*_header("assistant", tokenizer), *tokenizer.encode(start)]
+    header = [*tokenizer.answer_header, *tokenizer.encode(start)]
     opening = _encoded([_Part(header, chat.turns[-1], labelled=False)])
     prompt = _join([chat, opening])
     return replace(prompt, labels=np.full_like(prompt.labels, IGNORED), answer=np.zeros_like(prompt.answer))
@@ -329,7 +335,7 @@ def _encode_turn(message: Message, turn: int, tokenizer: ChatTokenizer) -> Itera
     content = _content_ids("\n\n" + message.content, message.mark, tokenizer)
     if message.role == "assistant":
         ids = [special.start_header, *role, special.end_header, *content, special.eot]
-        header = len(_header(message.role, tokenizer))
+        header = len(tokenizer.answer_header)
         yield _Part(ids[:header], turn, labelled=True)
         yield _Part(ids[header:], turn, labelled=True, answer=True)
         return
@@ -338,11 +344,6 @@ def _encode_turn(message: Message, turn: int, tokenizer: ChatTokenizer) -> Itera
     yield _Part([special.end_header], turn, labelled=True)
     yield _Part(content, turn, labelled=False)
     yield _Part([special.eot], turn, labelled=True)
-
-
-def _header(role: str, tokenizer: ChatTokenizer) -> list[int]:
-    ids = tokenizer.ids
-    return [ids.start_header, *tokenizer.encode(role), ids.end_header, *tokenizer.encode("\n\n")]
 
 
 def _content_ids(content: str, mark: str, tokenizer: ChatTokenizer) -> list[int]:
