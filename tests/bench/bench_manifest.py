@@ -99,7 +99,7 @@ def _report(config: Config, manifest: Manifest, built: Cost, arguments: argparse
 
 def size_of(manifest: Manifest) -> int:
     """Bytes of the manifest's files."""
-    return sum(file.stat().st_size for file in Path(manifest.folder).iterdir())
+    return sum(file.stat().st_size for file in Path(str(manifest.folder)).iterdir())
 
 
 def write_data_set(folder: Path, arguments: argparse.Namespace) -> list[str]:
