@@ -71,8 +71,9 @@ def test_a_tower_that_ours_cannot_be_is_found_by_its_config(data: Path, tmp_path
 
 def mine(data: Path, storage: Path, *more: str) -> Config:
     """Fine-tuning on some records of the built-in data set."""
-    source = "format:json,annotations:mammoth_si/annotations.json,media:mammoth_si/images_*.tar"
-    return settings(data, storage, "finetune", "data=mine", f"data.sources.mine={{{source}}}", *more)
+    files = {"annotations": "mammoth_si/annotations.json", "media": "mammoth_si/images_*.tar"}
+    source = [f"data.sources.mine.{key}={value}" for key, value in files.items()]
+    return settings(data, storage, "finetune", "data=mine", *source, *more)
 
 
 def test_fine_tuning_starts_from_the_released_model(data: Path, tmp_path: Path) -> None:
