@@ -16,6 +16,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'self'",
         "img-src 'self' data: blob:",
+        "media-src 'self' data:",
         "style-src 'self'",
         "script-src 'self'",
         "object-src 'none'",

@@ -129,7 +129,7 @@ class Playground:
         return self.page.locator(".card").all()
 
     def give(self, how: str, name: str, media_type: str, content: bytes) -> None:
-        """Bring a file: choose, paste, drop on the field for images, or drop beside it."""
+        """Bring a file: choose, paste, drop on the field for media, or drop beside it."""
         if how == "choose":
             file: Any = {"name": name, "mimeType": media_type, "buffer": content}
             self.page.set_input_files("input[type=file]", file)

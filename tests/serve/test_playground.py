@@ -20,11 +20,9 @@ from serve.auth.keys import hash_of, new_key
 from serve.playground import CONTENT_SECURITY_POLICY, FOLDER
 from tests.serve.apis import LocalEngines, serving, settings_of
 from tests.serve.browser import Playground, figures
-from tests.serve.images import encoded, sample_image, uri
 
-PNG = encoded(sample_image())
 OURS = sorted(f for f in FOLDER.rglob("*") if f.is_file() and "vendor" not in f.parts)
-TEXTS = [file for file in OURS if file.suffix != ".png"]
+TEXTS = [file for file in OURS if file.suffix not in {".png", ".webm"}]
 VENDOR = FOLDER / "vendor"
 
 browser_test = pytest.mark.browser
@@ -216,22 +214,6 @@ def test_the_copied_command_asks_the_same_in_a_shell(playground: Playground):
 
 
 @browser_test
-@pytest.mark.parametrize("how", ["choose", "drop", "drop beside", "paste"])
-def test_images_come_in_and_leave_again(playground: Playground, how: str):
-    playground.give(how, "a.png", "image/png", PNG)
-    expect(playground.page.locator(".thumbs img")).to_have_count(1)
-    playground.give(how, "b.png", "image/png", PNG)
-    playground.button("Remove image 2, b.png").click()
-    playground.ask("What is this?")
-    playground.finished()
-    image, question = playground.sent[0]["messages"][0]["content"]
-    assert image["image_url"]["url"] == uri(PNG)
-    assert question["text"] == "What is this?"
-    playground.give(how, "notes.txt", "text/plain", b"nothing")
-    expect(playground.page.get_by_role("alert")).to_have_text("notes.txt: not an image.")
-
-
-@browser_test
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_narrow_screens_scroll_down_alone(api: str, open_page: Callable[..., Playground], scheme: str):
     playground = open_page(api, viewport={"width": 390, "height": 844}, color_scheme=scheme)
@@ -317,7 +299,7 @@ def test_every_file_that_is_named_exists_and_every_one_is_named():
             text = file.read_text(encoding="utf-8")
             named = [
                 *re.findall(r'from "\./([^"]+)"', text),
-                *(f"examples/{n}" for n in re.findall(r'"([\w-]+\.png)"', text)),
+                *(f"examples/{n}" for n in re.findall(r'"([\w-]+\.(?:png|webm))"', text)),
             ]
             waiting += [each for name in named if (each := FOLDER / name) not in reached]
     assert set(OURS) <= reached

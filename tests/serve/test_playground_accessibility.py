@@ -8,6 +8,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
+from serve.playground import FOLDER
 from tests.serve.browser import Playground
 
 WIDTHS = {"wide": 1280, "narrow": 390}
@@ -20,13 +21,15 @@ def opened(playground: Playground) -> None:
 
 
 def filled_in(playground: Playground) -> None:
-    """All parts of the form are visible, with a notice."""
+    """All parts of the form are visible, with a notice and thumbnails of an image and a video."""
     playground.set(seed="1")
     playground.page.get_by_label("Reveal by").select_option("threshold")
     playground.button("Ask").click()
     expect(playground.page.get_by_role("alert")).to_be_visible()
     playground.button("Fill in a form").click()
     expect(playground.page.get_by_label("JSON schema")).to_be_visible()
+    playground.give("choose", "clip.webm", "video/webm", (FOLDER / "examples" / "clip.webm").read_bytes())
+    expect(playground.page.locator(".thumbs li")).to_have_count(2)
 
 
 def answered(playground: Playground) -> None:

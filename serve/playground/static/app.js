@@ -2,7 +2,7 @@
 
 import { Answers } from "./answer.js";
 import { QuestionForm } from "./form.js";
-import { filesOf } from "./images.js";
+import { filesOf } from "./media.js";
 import { addFiles, loadModels, state } from "./state.js";
 import { createApp, h, nextTick, watch } from "./vue.js";
 
@@ -24,7 +24,7 @@ function paste(event) {
   addFiles(files);
 }
 
-/** Also accepts a drop outside of the image field; the browser would navigate to the file otherwise. */
+/** Also accepts a drop outside of the media field; the browser would navigate to the file otherwise. */
 function drop(event) {
   if (event.defaultPrevented) return;
   event.preventDefault();

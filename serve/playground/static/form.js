@@ -1,14 +1,16 @@
-/** The left side: images, question, refresh intervals, settings, key. */
+/** The left side: images and videos, question, refresh intervals, settings, key. */
 
 import { denoises, intervalsOf } from "./dial.js";
-import { filesOf } from "./images.js";
+import { EXAMPLES } from "./examples.js";
+import { kindsOf } from "./media.js";
+import { MediaField } from "./media_field.js";
 import { NUMBERS, numbersOf, RULES } from "./request.js";
-import { addFiles, ask, chooseModel, chosenModel, comparing, EXAMPLES, keepKey, removeImage, running, state, stop, useExample } from "./state.js";
+import { ask, chooseModel, chosenModel, comparing, keepKey, running, state, stop, useExample } from "./state.js";
 import { h, nextTick, ref, watch } from "./vue.js";
 
 export function QuestionForm() {
   return h("form", { class: "ask", novalidate: true, onSubmit: submit, "aria-label": "Ask a question" }, [
-    h(Images),
+    h(MediaField),
     h(Question),
     denoises(chosenModel.value) && h(SchemaField),
     denoises(chosenModel.value) && h(Dials),
@@ -24,43 +26,6 @@ function submit(event) {
   if (!state.question.trim()) document.getElementById("question").focus();
 }
 
-const Images = {
-  setup() {
-    const over = ref(false);
-    const drop = (event) => {
-      event.preventDefault();
-      over.value = false;
-      addFiles(filesOf(event.dataTransfer));
-    };
-    const drag = (event) => {
-      event.preventDefault();
-      over.value = true;
-    };
-    return () =>
-      h("div", { class: "images" }, [
-        h(
-          "label",
-          { class: ["drop", over.value && "over"], onDrop: drop, onDragover: drag, onDragleave: () => (over.value = false) },
-          [h(FileInput), h("span", [h("strong", "Add images"), " or drop or paste them here"])],
-        ),
-        state.images.length > 0 && h("ul", { class: "thumbs", "aria-label": "Images" }, state.images.map(thumb)),
-      ]);
-  },
-};
-
-function FileInput() {
-  const onChange = async ({ target }) => {
-    await addFiles(target.files);
-    target.value = ""; // so that the same file can be selected again
-  };
-  return h("input", { type: "file", accept: "image/*", multiple: true, class: "visually-hidden", onChange });
-}
-
-function thumb({ id, name, url }, index) {
-  const remove = { type: "button", "aria-label": `Remove image ${index + 1}, ${name}`, onClick: () => removeImage(id) };
-  return h("li", { key: id }, [h("img", { src: url, alt: name, title: name }), h("button", remove, "×")]);
-}
-
 function Question() {
   const onKeydown = (event) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
@@ -72,8 +37,14 @@ function Question() {
     h("label", { for: "question" }, "Question"),
     h("textarea", { id: "question", rows: 3, value: state.question, onInput, onKeydown, "aria-describedby": "keys" }),
     h("small", { id: "keys" }, "Enter asks, Shift+Enter begins a new line."),
-    h("ul", { class: "examples", "aria-label": "Examples" }, EXAMPLES.map(example)),
+    h("ul", { class: "examples", "aria-label": "Examples" }, examples().map(example)),
   ]);
+}
+
+/** The examples whose media the model's server accepts. */
+function examples() {
+  const kinds = kindsOf(chosenModel.value);
+  return EXAMPLES.filter(({ kind = "image" }) => kinds.includes(kind));
 }
 
 function example(each) {

@@ -30,13 +30,13 @@ export function numbersOf(model) {
   return Object.keys(NUMBERS).filter((name) => denoises(model) || !DENOISING.includes(name));
 }
 
-/** The body of a request from the question, its images, a schema, a refresh interval or preset, and the settings. */
-export function bodyOf({ models, model, question, images, knobs }, dial, schema) {
+/** The body of a request from the question, its images and videos, a schema, a refresh interval or preset, and the settings. */
+export function bodyOf({ models, model, question, media, knobs }, dial, schema) {
   const chosen = models.find(({ id }) => id === model);
-  const imageParts = images.map(({ url }) => ({ type: "image_url", image_url: { url } }));
+  const parts = media.map(({ kind, url }) => ({ type: `${kind}_url`, [`${kind}_url`]: { url } }));
   return {
     model,
-    messages: [{ role: "user", content: [...imageParts, { type: "text", text: question }] }],
+    messages: [{ role: "user", content: [...parts, { type: "text", text: question }] }],
     stream: true,
     stream_mode: "denoise",
     stream_options: { include_usage: true },
@@ -51,7 +51,7 @@ function filledIn(knobs, names) {
   return Object.fromEntries(filled.map((name) => [name, Number(knobs[name])]));
 }
 
-/** The request for a POSIX shell. It omits the key, and uses a here-document: images are too long for an argument. */
+/** The request for a POSIX shell. It omits the key, and uses a here-document: images and videos are too long for an argument. */
 export function curlOf(body, withKey) {
   const url = new URL(COMPLETIONS, document.baseURI).href;
   return [

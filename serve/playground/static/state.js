@@ -3,7 +3,7 @@
 import { listModels } from "./api.js";
 import { differences, piecesOf } from "./canvas.js";
 import { denoises, describe, newDials } from "./dial.js";
-import { fetchImage, readImages } from "./images.js";
+import { fetchMedia, kindsOf, readMedia } from "./media.js";
 import { bodyOf, newKnobs } from "./request.js";
 import { newRun, perform } from "./run.js";
 import { parseSchema } from "./schema.js";
@@ -11,37 +11,11 @@ import { computed, reactive, shallowRef } from "./vue.js";
 
 const KEY = "lladav-api-key";
 
-const DIGIT = { type: "integer", minimum: 0, maximum: 9 };
-const FORM = {
-  type: "object",
-  properties: {
-    digits: { type: "array", items: DIGIT, minItems: 1, maxItems: 6 },
-    largest: DIGIT,
-    sum: { type: "integer", minimum: 0, maximum: 54 },
-    parity_of_sum: { enum: ["even", "odd"] },
-    background: { type: ["string", "null"], maxLength: 12 },
-  },
-  required: ["digits", "largest", "sum", "parity_of_sum"],
-  additionalProperties: false,
-};
-
-export const EXAMPLES = [
-  { label: "Read digits", question: "Which digits are in the picture?", images: ["digits.png"] },
-  { label: "Calculate", question: "Add the first and the last digit. Think step by step.", images: ["sum.png"] },
-  {
-    label: "Several images",
-    question: "Read the digits of each image.",
-    images: ["several-1.png", "several-2.png", "several-3.png"],
-  },
-  { label: "Fill in a form", question: "Which digits are in the picture?", images: ["digits.png"], schema: FORM },
-  { label: "Describe my image", question: "Describe the image.", images: null },
-];
-
 export const state = reactive({
   models: [],
   model: "",
   question: "",
-  images: [],
+  media: [],
   schema: "",
   compare: false,
   dials: newDials(null),
@@ -91,19 +65,20 @@ export function keepKey(key) {
 }
 
 export async function addFiles(files) {
-  const { images, refused } = await readImages(files);
-  state.images.push(...images);
-  state.notice = refused.length ? `${refused.join(", ")}: not an image.` : "";
+  const kinds = kindsOf(chosenModel.value);
+  const { media, refused } = await readMedia(files, kinds);
+  state.media.push(...media);
+  state.notice = refused.length ? `${refused.join(", ")}: not an ${kinds.join(" or a ")}.` : "";
 }
 
-export function removeImage(id) {
-  state.images = state.images.filter((image) => image.id !== id);
+export function removeMedium(id) {
+  state.media = state.media.filter((medium) => medium.id !== id);
 }
 
-export async function useExample({ question, images, schema }) {
+export async function useExample({ question, media, schema }) {
   state.question = question;
   state.schema = schema && denoises(chosenModel.value) ? JSON.stringify(schema, null, 2) : "";
-  if (images) state.images = await Promise.all(images.map(fetchImage));
+  if (media) state.media = await Promise.all(media.map(fetchMedia));
 }
 
 /** Sends the question once per refresh interval; returns when all answers have ended. */

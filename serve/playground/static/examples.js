@@ -1,0 +1,28 @@
+/** Questions to begin with: `{label, question, media, schema}`. Without `media` those of the form remain. */
+
+const DIGIT = { type: "integer", minimum: 0, maximum: 9 };
+const FORM = {
+  type: "object",
+  properties: {
+    digits: { type: "array", items: DIGIT, minItems: 1, maxItems: 6 },
+    largest: DIGIT,
+    sum: { type: "integer", minimum: 0, maximum: 54 },
+    parity_of_sum: { enum: ["even", "odd"] },
+    background: { type: ["string", "null"], maxLength: 12 },
+  },
+  required: ["digits", "largest", "sum", "parity_of_sum"],
+  additionalProperties: false,
+};
+
+export const EXAMPLES = [
+  { label: "Read digits", question: "Which digits are in the picture?", media: ["digits.png"] },
+  { label: "Calculate", question: "Add the first and the last digit. Think step by step.", media: ["sum.png"] },
+  {
+    label: "Several images",
+    question: "Read the digits of each image.",
+    media: ["several-1.png", "several-2.png", "several-3.png"],
+  },
+  { label: "Watch a clip", question: "Which digits does the video show, in order?", media: ["clip.webm"], kind: "video" },
+  { label: "Fill in a form", question: "Which digits are in the picture?", media: ["digits.png"], schema: FORM },
+  { label: "Describe my image", question: "Describe the image." },
+];
