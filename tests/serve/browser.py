@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -105,18 +106,29 @@ class Playground:
 
     def set(self, **knobs: str) -> None:
         """Fill in fields of the settings."""
-        if not self.page.locator("details.knobs[open]").count():
+        if not self.page.locator("details[open] > summary", has_text="Settings").count():
             self.page.get_by_text("Settings", exact=True).click()
         for name, value in knobs.items():
             self.page.locator(f"input[name={name}]").fill(value)
 
     def never_end(self) -> None:
-        """Have all of the canvas filled with text, which the page has no field for."""
+        """Have all of the canvas filled with text."""
+        self.also_send(ignore_eos=True)
+
+    def also_send(self, **fields: Any) -> None:
+        """Add fields to requests which the page has no control for."""
 
         def go_on(route: Route, request: Request) -> None:
-            route.continue_(post_data={**_body(request), "ignore_eos": True})
+            route.continue_(post_data={**_body(request), **fields})
 
         self.page.route("**/v1/chat/completions", go_on)
+
+    def write(self, label: str, text: str) -> None:
+        """Fill in a field that holds JSON."""
+        field = self.page.get_by_label(label, exact=True)
+        if not field.is_visible():
+            self.page.locator("summary").get_by_text(label, exact=True).click()
+        field.fill(text)
 
     def ask(self, question: str) -> None:
         """Write a question and send it."""
@@ -171,3 +183,21 @@ def figures(card: Locator) -> dict[str, str]:
     """The figures of an answer by their names."""
     names, values = card.locator("dt").all_inner_texts(), card.locator("dd").all_inner_texts()
     return dict(zip(names, values, strict=True))
+
+
+def values(table: Locator) -> dict[str, str]:
+    """The JSON texts of the values in a table by their paths; their confidences are probabilities."""
+    rows = [row.locator("th, td").all_inner_texts() for row in table.locator("tbody tr").all()]
+    assert all(0 <= float(confidence) <= 1 for _, _, confidence in rows)
+    return {path: text for path, text, _ in rows}
+
+
+def scalars(value: Any, path: str = "") -> dict[str, str]:
+    """The JSON texts of the scalars in a value by their paths."""
+    if isinstance(value, dict):
+        members = {f"{path}.{name}".lstrip("."): each for name, each in value.items()}
+    elif isinstance(value, list):
+        members = {f"{path}[{index}]": each for index, each in enumerate(value)}
+    else:
+        return {path: json.dumps(value, ensure_ascii=False)}
+    return {name: text for inner, each in members.items() for name, text in scalars(each, inner).items()}

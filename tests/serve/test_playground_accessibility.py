@@ -26,8 +26,9 @@ def filled_in(playground: Playground) -> None:
     playground.page.get_by_label("Reveal by").select_option("threshold")
     playground.button("Ask").click()
     expect(playground.page.get_by_role("alert")).to_be_visible()
-    playground.button("Fill in a form").click()
-    expect(playground.page.get_by_label("JSON schema")).to_be_visible()
+    playground.button("Call a tool").click()
+    expect(playground.page.get_by_label("Tool choice")).to_be_visible()
+    playground.write("JSON schema", "{}")
     playground.give("choose", "clip.webm", "video/webm", (FOLDER / "examples" / "clip.webm").read_bytes())
     expect(playground.page.locator(".thumbs li")).to_have_count(2)
 
@@ -44,6 +45,18 @@ def form_answered(playground: Playground) -> None:
     playground.button("Ask").click()
     playground.finished()
     expect(playground.page.locator(".values")).to_be_visible()
+
+
+def called(playground: Playground) -> None:
+    """Calls of tools, and a warning."""
+    playground.also_send(user="x")
+    playground.button("Call a tool").click()
+    playground.page.get_by_label("Tool choice").select_option("required")
+    playground.set(temperature="5", max_tokens="128")
+    playground.button("Ask").click()
+    playground.finished()
+    expect(playground.page.locator(".values").first).to_be_visible()
+    expect(playground.page.get_by_label("Warnings")).to_be_visible()
 
 
 def compared(playground: Playground) -> None:
@@ -70,7 +83,7 @@ def refused(playground: Playground) -> None:
     playground.finished("failed")
 
 
-STATES = (opened, filled_in, answered, form_answered, compared, stopped, refused)
+STATES = (opened, filled_in, answered, form_answered, called, compared, stopped, refused)
 
 
 @pytest.mark.browser

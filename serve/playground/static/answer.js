@@ -3,8 +3,8 @@
 import { BANDS, bandOf, confidenceOf, countRevealed, piecesOf } from "./canvas.js";
 import { curlOf } from "./request.js";
 import { rateOf } from "./run.js";
-import { fieldsOf, mismatchOf } from "./schema.js";
 import { comparing, differing, state } from "./state.js";
+import { Calls, Fields } from "./values.js";
 import { h, ref } from "./vue.js";
 
 const STATUS = { running: "writing", done: "done", stopped: "stopped", failed: "failed" };
@@ -33,15 +33,17 @@ function Card({ run, marks }) {
     h(Figures, { run, marks }), // above the canvas, which grows
     run.error ? h(Failure, { error: run.error }) : null,
     (!run.error || run.canvas.places.length > 0) && h(Canvas, { run, marks }),
-    run.schema && run.status === "done" && h(Fields, { run }),
+    run.status === "done" && (run.canvas.calls.length ? h(Calls, { run }) : run.schema && h(Fields, { run })),
+    run.warnings.length > 0 && h("ul", { class: "warnings", "aria-label": "Warnings" }, run.warnings.map((each) => h("li", each))),
     h("p", { class: "visually-hidden", "aria-live": "polite" }, run.status === "done" ? spoken(run) : ""),
     h(Copies, { run }),
   ]);
 }
 Card.props = ["run", "marks"];
 
-function spoken(run) {
-  return `Answer ${run.label}: ${run.canvas.answer || "empty"}`;
+function spoken({ label, canvas: { answer, calls } }) {
+  const called = calls.map(({ function: { name, arguments: args } }) => `call of ${name} with ${args}`).join(", ");
+  return `Answer ${label}: ${called || answer || "empty"}`;
 }
 
 function Failure({ error }) {
@@ -64,24 +66,6 @@ function Canvas({ run, marks }) {
   );
 }
 Canvas.props = ["run", "marks"];
-
-/** The values of an answer that has a schema, coloured by confidence, and whether the answer fits. */
-function Fields({ run }) {
-  const mismatch = mismatchOf(run.canvas.answer, run.schema);
-  const verdict = mismatch === null ? "✓ fits the schema" : `✗ does not fit the schema: ${mismatch}`;
-  return h("table", { class: "values" }, [
-    h("caption", ["Fields ", h("span", { class: ["status", mismatch === null ? "done" : "failed"] }, verdict)]),
-    h("thead", h("tr", ["field", "value", "confidence"].map((name) => h("th", { scope: "col" }, name)))),
-    h("tbody", fieldsOf(run.canvas).map(fieldRow)),
-  ]);
-}
-Fields.props = ["run"];
-
-function fieldRow({ path, text, confidence }) {
-  const value = h("span", { class: `place revealed band${bandOf(confidence)}` }, text);
-  const cells = [h("th", { scope: "row" }, path || "answer"), h("td", value), h("td", confidence.toFixed(2))];
-  return h("tr", { key: path }, cells);
-}
 
 function pieceView(piece, place, marks) {
   if (piece.state === "masked") return h("span", { key: place, class: "place masked", "aria-hidden": "true" }, MASKED);
@@ -122,11 +106,16 @@ Figures.props = ["run", "marks"];
 
 function Copies({ run }) {
   return h("footer", [
-    h(CopyButton, { label: "Copy answer", disabled: !run.canvas.answer, text: () => run.canvas.answer }),
+    h(CopyButton, { label: "Copy answer", disabled: !run.canvas.answer, text: () => copyOf(run.canvas) }),
     h(CopyButton, { label: "Copy as curl", text: () => curlOf(run.body, Boolean(state.key)) }),
   ]);
 }
 Copies.props = ["run"];
+
+/** The text of an answer, or its calls in OpenAI's form. */
+function copyOf({ answer, calls }) {
+  return calls.length ? JSON.stringify(calls, null, 2) : answer;
+}
 
 const CopyButton = {
   props: ["label", "text"],

@@ -4,11 +4,13 @@
  * Plain objects and functions: Vue wraps the state in proxies, which do not work with private members of classes.
  */
 
+import { appendCalls, textOfCalls } from "./tools.js";
+
 /** Lower bounds of the confidence bands after the first, which starts at 0. */
 export const BANDS = [0.5, 0.7, 0.9, 0.99];
 
 export function newCanvas() {
-  return { places: [], committed: 0, step: 0, answer: "", finish: null };
+  return { places: [], committed: 0, step: 0, answer: "", calls: [], finish: null };
 }
 
 /** Band of a confidence: from 0, the least confident, to `BANDS.length`. */
@@ -21,6 +23,7 @@ export function applyChunk(canvas, { denoise, choices = [] }) {
   if (denoise) applyDenoise(canvas, denoise);
   for (const { delta, finish_reason: finish } of choices) {
     canvas.answer += delta?.content ?? "";
+    appendCalls(canvas.calls, delta?.tool_calls ?? []);
     if (finish) finishCanvas(canvas, finish);
   }
 }
@@ -32,9 +35,10 @@ function applyDenoise(canvas, { step, canvas: size, reveal, committed }) {
   canvas.committed = Math.max(canvas.committed, committed);
 }
 
-/** Removes positions behind the end of a stopped answer; the answer may end inside a token. */
+/** Removes positions behind the end of a stopped answer; the answer may end inside a token. Calls become its text. */
 function finishCanvas(canvas, finish) {
   canvas.finish = finish;
+  if (finish === "tool_calls") canvas.answer = textOfCalls(canvas.calls);
   if (finish === "stop") canvas.places.length = Math.min(canvas.places.length, canvas.committed + 1);
 }
 

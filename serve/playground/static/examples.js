@@ -1,4 +1,4 @@
-/** Questions to begin with: `{label, question, media, schema}`. Without `media` those of the form remain. */
+/** Questions to begin with: `{label, question, media, kind, schema, tools, toolChoice}`. Without `media` those of the form remain. */
 
 const DIGIT = { type: "integer", minimum: 0, maximum: 9 };
 const FORM = {
@@ -14,6 +14,20 @@ const FORM = {
   additionalProperties: false,
 };
 
+const TOOL = {
+  type: "function",
+  function: {
+    name: "save_reading",
+    description: "Save the digits of a picture.",
+    parameters: {
+      type: "object",
+      properties: { digits: { type: "array", items: DIGIT, minItems: 1, maxItems: 6 } },
+      required: ["digits"],
+      additionalProperties: false,
+    },
+  },
+};
+
 export const EXAMPLES = [
   { label: "Read digits", question: "Which digits are in the picture?", media: ["digits.png"] },
   { label: "Calculate", question: "Add the first and the last digit. Think step by step.", media: ["sum.png"] },
@@ -24,5 +38,12 @@ export const EXAMPLES = [
   },
   { label: "Watch a clip", question: "Which digits does the video show, in order?", media: ["clip.webm"], kind: "video" },
   { label: "Fill in a form", question: "Which digits are in the picture?", media: ["digits.png"], schema: FORM },
+  {
+    label: "Call a tool",
+    question: "Which digits are in the picture?",
+    media: ["digits.png"],
+    tools: [TOOL],
+    toolChoice: "save_reading",
+  },
   { label: "Describe my image", question: "Describe the image." },
 ];

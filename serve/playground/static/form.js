@@ -1,7 +1,9 @@
-/** The left side: images and videos, question, refresh intervals, settings, key. */
+/** The left side: images and videos, question, schema, tools, refresh intervals, settings, key. */
 
+import { select } from "./controls.js";
 import { denoises, intervalsOf } from "./dial.js";
 import { EXAMPLES } from "./examples.js";
+import { SchemaField, ToolsField } from "./json_fields.js";
 import { kindsOf } from "./media.js";
 import { MediaField } from "./media_field.js";
 import { NUMBERS, numbersOf, RULES } from "./request.js";
@@ -12,8 +14,7 @@ export function QuestionForm() {
   return h("form", { class: "ask", novalidate: true, onSubmit: submit, "aria-label": "Ask a question" }, [
     h(MediaField),
     h(Question),
-    denoises(chosenModel.value) && h(SchemaField),
-    denoises(chosenModel.value) && h(Dials),
+    denoises(chosenModel.value) && [h(SchemaField), h(ToolsField), h(Dials)],
     h(Knobs),
     h(KeyField),
     h(Actions),
@@ -41,25 +42,16 @@ function Question() {
   ]);
 }
 
-/** The examples whose media the model's server accepts. */
+/** The examples that the model and its server can answer. */
 function examples() {
-  const kinds = kindsOf(chosenModel.value);
-  return EXAMPLES.filter(({ kind = "image" }) => kinds.includes(kind));
+  const model = chosenModel.value;
+  const kinds = kindsOf(model);
+  const structured = ({ schema, tools }) => Boolean(schema || tools);
+  return EXAMPLES.filter((each) => kinds.includes(each.kind ?? "image") && (denoises(model) || !structured(each)));
 }
 
 function example(each) {
   return h("li", [h("button", { type: "button", class: "chip", onClick: () => useExample(each) }, each.label)]);
-}
-
-function SchemaField() {
-  const onInput = (event) => (state.schema = event.target.value);
-  const text = { id: "schema", rows: 8, value: state.schema, onInput, spellcheck: false, "aria-describedby": "fits" };
-  return h("details", { class: "knobs schema", open: Boolean(state.schema) }, [
-    h("summary", "JSON schema"),
-    h("label", { for: "schema", class: "visually-hidden" }, "JSON schema"),
-    h("textarea", text),
-    h("small", { id: "fits" }, "The answer always fits the schema. Leave it empty for free text."),
-  ]);
 }
 
 function Dials() {
@@ -135,14 +127,6 @@ function ModelField() {
 function RuleField() {
   const rules = Object.entries(RULES).map(([name, { label }]) => [name, label.toLowerCase()]);
   return select("Reveal by", state.knobs.rule, [["", "default"], ...rules], (value) => (state.knobs.rule = value));
-}
-
-function select(label, value, options, change) {
-  const onChange = (event) => change(event.target.value);
-  return h("label", [
-    label,
-    h("select", { value, onChange }, options.map(([id, text]) => h("option", { value: id }, text))),
-  ]);
 }
 
 function numberField(name, { label, ...limits }) {

@@ -2,6 +2,7 @@
 
 import { COMPLETIONS } from "./api.js";
 import { denoises } from "./dial.js";
+import { fieldsOfTools } from "./tools.js";
 
 /** Number fields, sent if they are filled in; otherwise the server's defaults apply. */
 export const NUMBERS = {
@@ -30,8 +31,8 @@ export function numbersOf(model) {
   return Object.keys(NUMBERS).filter((name) => denoises(model) || !DENOISING.includes(name));
 }
 
-/** The body of a request from the question, its images and videos, a schema, a refresh interval or preset, and the settings. */
-export function bodyOf({ models, model, question, media, knobs }, dial, schema) {
+/** The body of a request from the form, a refresh interval or preset, and a schema and tools, which may be null. */
+export function bodyOf({ models, model, question, media, toolChoice, knobs }, dial, { schema, tools }) {
   const chosen = models.find(({ id }) => id === model);
   const parts = media.map(({ kind, url }) => ({ type: `${kind}_url`, [`${kind}_url`]: { url } }));
   return {
@@ -41,6 +42,7 @@ export function bodyOf({ models, model, question, media, knobs }, dial, schema) 
     stream_mode: "denoise",
     stream_options: { include_usage: true },
     ...(schema && { response_format: { type: "json_schema", json_schema: { name: "answer", schema } } }),
+    ...(tools && fieldsOfTools(tools, toolChoice)),
     ...(denoises(chosen) && (dial.effort ? { effort: dial.effort } : { refresh_interval: dial.interval })),
     ...filledIn(knobs, [...numbersOf(chosen), denoises(chosen) && knobs.rule]),
   };

@@ -7,15 +7,17 @@ import { reactive } from "./vue.js";
 const TICK_MS = 100;
 
 /** A new answer; `status` changes to "done", "stopped" or "failed". */
-export function newRun(label, title, body, schema) {
+export function newRun(label, title, body, { schema, tools }) {
   return reactive({
     label,
     title,
     body,
     schema,
+    tools,
     status: "running",
     canvas: newCanvas(),
     usage: null,
+    warnings: [],
     error: null,
     seconds: 0,
   });
@@ -47,6 +49,7 @@ export function rateOf(run) {
 function update(run, chunk) {
   applyChunk(run.canvas, chunk);
   run.usage = chunk.usage ?? run.usage;
+  run.warnings.push(...(chunk.warnings ?? []));
 }
 
 function asApiError(error) {

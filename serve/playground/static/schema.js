@@ -22,14 +22,25 @@ export function mismatchOf(answer, schema) {
   return valid ? null : errors[0].message;
 }
 
-/** The scalar values of a finished answer, in order: `{path, text, confidence}`; none if it is not JSON. */
-export function fieldsOf(canvas) {
-  const pieces = spansOf(piecesOf(canvas));
-  return scalarsOf(canvas.answer).map(({ path, start, end }) => {
-    const own = pieces.filter((piece) => piece.start < end && piece.end > start);
-    const confidences = own.map(confidenceOf).filter((confidence) => confidence !== null);
-    return { path, text: canvas.answer.slice(start, end), confidence: Math.min(1, ...confidences) };
+/**
+ * The scalar values of JSON text, in order: `{path, text, confidence}`; none if it is not JSON.
+ *
+ * The text begins at `from` in the finished answer.
+ */
+export function fieldsOf(canvas, text = canvas.answer, from = 0) {
+  const confidence = confidenceBetween(canvas);
+  return scalarsOf(text).map(({ path, start, end }) => {
+    return { path, text: text.slice(start, end), confidence: confidence(from + start, from + end) };
   });
+}
+
+/** A function that gives the lowest confidence between two places of a finished answer; 1 without tokens. */
+export function confidenceBetween(canvas) {
+  const pieces = spansOf(piecesOf(canvas));
+  return (start, end) => {
+    const own = pieces.filter((piece) => piece.start < end && piece.end > start);
+    return Math.min(1, ...own.map(confidenceOf).filter((confidence) => confidence !== null));
+  };
 }
 
 function spansOf(pieces) {

@@ -7,6 +7,7 @@ import { fetchMedia, kindsOf, readMedia } from "./media.js";
 import { bodyOf, newKnobs } from "./request.js";
 import { newRun, perform } from "./run.js";
 import { parseSchema } from "./schema.js";
+import { parseTools } from "./tools.js";
 import { computed, reactive, shallowRef } from "./vue.js";
 
 const KEY = "lladav-api-key";
@@ -17,6 +18,8 @@ export const state = reactive({
   question: "",
   media: [],
   schema: "",
+  tools: "",
+  toolChoice: "auto",
   compare: false,
   dials: newDials(null),
   knobs: newKnobs(),
@@ -75,9 +78,9 @@ export function removeMedium(id) {
   state.media = state.media.filter((medium) => medium.id !== id);
 }
 
-export async function useExample({ question, media, schema }) {
-  state.question = question;
-  state.schema = schema && denoises(chosenModel.value) ? JSON.stringify(schema, null, 2) : "";
+export async function useExample({ question, media, schema, tools, toolChoice = "auto" }) {
+  const json = (value) => (value ? JSON.stringify(value, null, 2) : "");
+  Object.assign(state, { question, schema: json(schema), tools: json(tools), toolChoice });
   if (media) state.media = await Promise.all(media.map(fetchMedia));
 }
 
@@ -89,11 +92,11 @@ export async function ask() {
   }
   if (!chosenModel.value) await loadModels(); // the key or the server may have been missing when the page was opened
   if (!chosenModel.value) return;
-  const schema = readSchema();
-  if (schema === undefined) return;
+  const structure = readStructure();
+  if (!structure) return;
   state.notice = "";
   aborter.value = new AbortController();
-  state.runs = comparing.value ? [runOf("A", 0, schema), runOf("B", 1, schema)] : [runOf("", 0, schema)];
+  state.runs = comparing.value ? [runOf("A", 0, structure), runOf("B", 1, structure)] : [runOf("", 0, structure)];
   await Promise.all(state.runs.map((run) => perform(run, state.key, aborter.value.signal)));
   if (state.runs.some((run) => run.error?.status === 401)) state.keyWanted = true;
 }
@@ -103,18 +106,25 @@ export function stop() {
   aborter.value?.abort();
 }
 
-/** The schema of the form, null without one; undefined, with a notice, if it is not JSON. */
-function readSchema() {
+/** The schema and the tools of the form, null where there are none; nothing, with a notice, if one is not JSON. */
+function readStructure() {
+  if (!denoises(chosenModel.value)) return { schema: null, tools: null };
+  const schema = read("The schema is", parseSchema, state.schema);
+  const tools = read("The tools are", parseTools, state.tools);
+  return schema === undefined || tools === undefined ? null : { schema, tools };
+}
+
+function read(subject, parse, text) {
   try {
-    return denoises(chosenModel.value) ? parseSchema(state.schema) : null;
+    return parse(text);
   } catch (error) {
-    state.notice = `The schema is not JSON: ${error.message}.`;
+    state.notice = `${subject} not JSON: ${error.message}.`;
   }
 }
 
-function runOf(label, which, schema) {
+function runOf(label, which, structure) {
   const dial = state.dials[which];
-  return newRun(label, describe(dial, chosenModel.value), bodyOf(state, dial, schema), schema);
+  return newRun(label, describe(dial, chosenModel.value), bodyOf(state, dial, structure), structure);
 }
 
 function refuse(error) {
