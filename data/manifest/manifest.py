@@ -64,9 +64,10 @@ class Manifest:
         self.folder = folder
         self.summary = ManifestSummary(**json.loads((copy / SUMMARY).read_text(encoding="utf-8")))
         self.spec, self.indexes = read_spec(copy)
-        table = pa.ipc.open_file(pa.memory_map(str(copy / TABLE))).read_all()
-        self._lengths, self._sources = table["length"].to_numpy(), table["source"].to_numpy()
-        self._batches = [batch for batch in table.to_batches() if batch.num_rows]
+        self.table = pa.ipc.open_file(pa.memory_map(str(copy / TABLE))).read_all()
+        """The rows, with the columns of ``scan.SCHEMA``."""
+        self._lengths, self._sources = self.table["length"].to_numpy(), self.table["source"].to_numpy()
+        self._batches = [batch for batch in self.table.to_batches() if batch.num_rows]
         self._ends = np.cumsum([batch.num_rows for batch in self._batches], dtype=np.int64)
 
     def __len__(self) -> int:

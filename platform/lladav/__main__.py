@@ -26,6 +26,7 @@ COMMANDS = {
     "experiment": Command("train.experiment", "run an experiment of the paper: trials, a table and a plot"),
     "export": Command("train.export", "write a checkpoint of a run in a released layout"),
     "towers": Command("train.towers", "build the tiny towers that the built-in curriculum starts from"),
+    "data": Command("data.look.__main__", "look at the data of a stage before it is trained"),
     "digits": Command("data.digits.__main__", "write the built-in data set"),
     "demo": Command("train.demo", "train and evaluate the tiny model in the current folder"),
     "generate": Command("lladav.generation", "answer a question about images or a video"),
