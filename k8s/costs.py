@@ -17,19 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
 
-import torch  # noqa: E402 - the path comes first
-
-from lladav.config.loader import curriculum, load, stages_of  # noqa: E402
+from lladav.config.loader import curriculum, load, stages_of  # noqa: E402 - the path comes first
 from lladav.config.schema import Config  # noqa: E402
-from lladav.model.llada_v import LLaDAV  # noqa: E402
-from train.checkpoints.sizes import (  # noqa: E402
-    GRADIENT_BYTES,
-    REDUCE_BUCKET,
-    STATE_BYTES,
-    WEIGHT_BYTES,
-    checkpoint_bytes,
-)
+from train.checkpoints.sizes import checkpoint_bytes  # noqa: E402
 from train.trainer.flops import PEAK_TFLOPS, training_flops  # noqa: E402
+from train.trainer.memory import gpu_memory, parameter_counts  # noqa: E402
 
 GPU, MFU = "H100", 0.35
 """Assumed GPU of the overlays ``gpu`` and ``spot``, a key of ``PEAK_TFLOPS``, and its utilization; compare
@@ -41,15 +33,6 @@ TEXT_TOKENS = {"plain": 30, "chat": 300}
 MASKED_SHARE = 0.25
 """Masked share of a sample's text: noise levels are uniform, and about half of the text is supervised."""
 GIB, TERA = 2**30, 1e12
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """Parameter counts of the model, of its trained parts, and of its largest layer."""
-
-    all: int
-    trained: int
-    largest_layer: int
 
 
 @dataclass(frozen=True)
@@ -80,8 +63,8 @@ class StageCost:
 
 def cost(config: Config) -> StageCost:
     """The cost of the configuration's stage."""
-    parameters, tokens = parameters_of(config), sample_tokens(config)
-    checkpoint = checkpoint_bytes(parameters.all, parameters.trained, config.train.precision)
+    parameters, tokens = parameter_counts(config), sample_tokens(config)
+    checkpoint = checkpoint_bytes(parameters.exported, parameters.trained, config.train.precision)
     kept = config.train.keep_checkpoints + 1
     return StageCost(
         stage=config.stage.name,
@@ -89,19 +72,10 @@ def cost(config: Config) -> StageCost:
         tokens=tokens,
         flops=sample_flops(config, tokens),
         gpus=config.cluster.workers,
-        gpu_gib=gpu_bytes(config, parameters) / GIB,
+        gpu_gib=gpu_memory(config).total / GIB,
         checkpoint_gib=checkpoint / GIB,
         storage_gib=kept * checkpoint / GIB,
     )
-
-
-def parameters_of(config: Config) -> Parameters:
-    """Parameter counts, from a model on the meta device."""
-    with torch.device("meta"):
-        model = LLaDAV(config.model)
-    trained = sum(p.numel() for part in config.stage.trained for p in model.part(part))
-    layers = [sum(p.numel() for p in layer.parameters()) for layer in model.language.layers]
-    return Parameters(sum(p.numel() for p in model.parameters()), trained, max(layers))
 
 
 def sample_tokens(config: Config) -> int:
@@ -115,19 +89,7 @@ def sample_flops(config: Config, tokens: int) -> float:
     """FLOP of an average sample, counted as in a run's log."""
     stage = config.stage
     masked = MASKED_SHARE * TEXT_TOKENS[stage.template]
-    return training_flops([tokens], masked, VIEWS[stage.images], config.model, stage.trained)
-
-
-def gpu_bytes(config: Config, parameters: Parameters) -> float:
-    """Sharded states, two gathered layers, a gradient bucket, layer inputs, a layer's activations, logits."""
-    language, length = config.model.language, config.stage.max_length
-    weight = WEIGHT_BYTES[config.train.precision]
-    sharded = parameters.all * weight + parameters.trained * (GRADIENT_BYTES + STATE_BYTES)
-    gathered = 2 * parameters.largest_layer * weight + REDUCE_BUCKET * GRADIENT_BYTES
-    inputs = language.layers * length * language.width * weight
-    activations = length * (8 * language.width + 4 * language.mlp_width) * weight
-    logits = 2 * config.train.loss_chunk * language.vocab_size * 4
-    return sharded / config.cluster.workers + gathered + inputs + activations + logits
+    return training_flops([tokens], masked, VIEWS[stage.images], config)
 
 
 def stages(cluster: str = "kuberay") -> Iterator[StageCost]:

@@ -2,10 +2,13 @@
 
 python train/export.py run=vw-tiny-digits out=exported
 
-run      name of a run in storage, the folder of a run or of weights, or a hub id such as GSAI-ML/LLaDA-V
-out      folder to create; it must not exist
-layout   llada_v, llada, llada_hf, llava_llama, llama_hf or siglip2; the whole model by default
-storage  folder or URI that contains the runs
+run        name of a run in storage, the folder of a run or of weights, or a hub id such as GSAI-ML/LLaDA-V
+out        folder to create; it must not exist
+layout     llada_v, llada, llada_hf, llava_llama, llama_hf or siglip2; the whole model by default
+precision  float32 or bf16; by default that of the weights
+storage    folder or URI that contains the runs
+
+The adapter of a run with train.adapter=lora is merged into its base, in float32.
 """
 
 from __future__ import annotations
@@ -19,10 +22,12 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
 
-from lladav.checkpoint import convert  # noqa: E402 - the path comes first
+import torch  # noqa: E402 - the path comes first
+
+from lladav.checkpoint import convert  # noqa: E402
 from lladav.config.cli import one_line_errors  # noqa: E402
 from lladav.config.introspection import choices_hint  # noqa: E402
-from lladav.config.schema import TrainConfig  # noqa: E402
+from lladav.config.schema import Precision, TrainConfig  # noqa: E402
 from lladav.errors import UserError  # noqa: E402
 from lladav.storage import absolute, is_hub_id  # noqa: E402
 from lladav.storage.local_cache import local_copy, local_model  # noqa: E402
@@ -36,6 +41,7 @@ class Settings:
     run: str = ""
     out: str = ""
     layout: str | None = None
+    precision: str | None = None
     storage: str = TrainConfig.storage
 
 
@@ -55,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
     with one_line_errors():
         settings = parse(arguments)
         source = find_source(settings)
-        layout = convert(source.weights, settings.out, settings.layout)
+        layout = convert(source.weights, settings.out, settings.layout, dtype=dtype_of(settings.precision))
         print(f"{settings.out}: {layout.what} from {source.description}, {_size(Path(settings.out))}")
 
 
@@ -71,6 +77,15 @@ def parse(arguments: Sequence[str]) -> Settings:
         if not getattr(settings, key):
             raise UserError(f"{key}: needs a value, as in run=vw-tiny-digits out=exported")
     return settings
+
+
+def dtype_of(precision: str | None) -> torch.dtype | None:
+    """The number format that a choice of ``Precision`` names; raises ``UserError`` for another one."""
+    if precision is None:
+        return None
+    if precision not in list(Precision):
+        raise UserError(f"precision={precision}: no such choice{choices_hint(precision, Precision)}")
+    return torch.bfloat16 if precision == Precision.bf16 else torch.float32
 
 
 def find_source(settings: Settings) -> Source:

@@ -24,11 +24,20 @@ from lladav.errors import UserError  # noqa: E402
 
 def main(arguments: Sequence[str]) -> None:
     """Run the stages that the arguments ask for; a user error is one line on stderr and exit code 2."""
-    configs = main_arguments(arguments, __doc__ or "", source_notes)
+    configs = main_arguments(arguments, __doc__ or "", notes)
     from train.trainer.stage import run_stages  # imports ray and torch: after the settings are checked
 
     with one_line_errors():
         run_stages(configs)
+
+
+def notes(config: Config) -> Iterator[str]:
+    """The lines that ``print=true`` shows in front of the settings: the sources, and the memory of a GPU."""
+    yield from source_notes(config)
+    if config.cluster.gpus_per_worker:
+        from train.trainer.memory import gpu_memory  # imports torch, which takes seconds
+
+        yield str(gpu_memory(config))
 
 
 def source_notes(config: Config) -> Iterator[str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from k8s.costs import GIB, cost, gpu_bytes, parameters_of, sample_tokens, stages, with_table
+from k8s.costs import GIB, cost, sample_tokens, stages, with_table
 from k8s.manifests import FOLDER, Resource, of_kind
 from lladav.config.loader import curriculum, load, stages_of
 from lladav.config.schema import Config, Precision
 from train.checkpoints.sizes import staged_bytes
+from train.trainer.memory import gpu_memory, parameter_counts
 
 
 def config(stage: str, *overrides: str) -> Config:
@@ -16,11 +17,11 @@ def config(stage: str, *overrides: str) -> Config:
 
 
 def test_parameters_are_those_of_the_published_towers() -> None:
-    counted = parameters_of(config("si"))
+    counted = parameter_counts(config("si"))
     assert counted.all == pytest.approx(8.02e9 + 0.41e9 + 0.02e9, rel=0.02)
     assert counted.trained == pytest.approx(counted.all, rel=1e-6)
     projector = 1152 * 4096 + 4096**2 + 2 * 4096
-    assert parameters_of(config("pretrain")).trained == pytest.approx(projector, rel=0.01)
+    assert parameter_counts(config("pretrain")).trained == pytest.approx(projector, rel=0.01)
 
 
 def test_a_view_is_729_tokens() -> None:
@@ -37,16 +38,15 @@ def test_more_gpus_need_less_memory_each_and_less_time() -> None:
 
 def test_sharded_states_take_18_bytes_per_trained_parameter() -> None:
     """A bf16 weight, an fp32 gradient, an fp32 weight and two moments."""
-    settings = config("si")
-    counted = parameters_of(settings)
-    one, two = (gpu_bytes(config("si", f"cluster.workers={n}"), counted) for n in (1, 2))
-    assert one - two == pytest.approx(18 * counted.all / 2)
+    counted = parameter_counts(config("si"))
+    two, four = (gpu_memory(config("si", f"cluster.workers={n}")).total for n in (2, 4))
+    assert two - four == pytest.approx(18 * counted.all / 4)
 
 
 def test_a_checkpoint_holds_fp32_states_and_bf16_weights() -> None:
     si = cost(config("si"))
-    assert si.checkpoint_gib * GIB == pytest.approx(14 * parameters_of(config("si")).all)
-    pretrain, counted = cost(config("pretrain")), parameters_of(config("pretrain"))
+    assert si.checkpoint_gib * GIB == pytest.approx(14 * parameter_counts(config("si")).all)
+    pretrain, counted = cost(config("pretrain")), parameter_counts(config("pretrain"))
     assert pretrain.checkpoint_gib * GIB == pytest.approx(2 * counted.all + 12 * counted.trained)
     assert si.storage_gib == pytest.approx(3 * si.checkpoint_gib)
 
@@ -68,7 +68,7 @@ def test_pods_have_scratch_space_for_uploading_a_checkpoint(
 ) -> None:
     settings = config("si", f"cluster={cluster}")
     workers = settings.cluster.min_workers or settings.cluster.workers
-    counted = parameters_of(settings)
+    counted = parameter_counts(settings)
     needed = staged_bytes(counted.all, counted.trained, Precision.bf16, workers, ranks=1)
     for job in of_kind(overlays[overlay], "RayJob"):
         (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]

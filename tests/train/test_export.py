@@ -11,11 +11,24 @@ from typing import Any
 import pytest
 import torch
 
-from lladav.checkpoint import LAYOUTS, export, load, model_config_of
+from lladav.checkpoint import (
+    LAYOUTS,
+    AdapterBase,
+    export,
+    export_adapter,
+    load,
+    model_config_of,
+    open_model,
+)
+from lladav.checkpoint.index import stored_tensors
 from lladav.config import loader as settings
+from lladav.config.schema import LoraConfig, ModelPart
 from lladav.inputs.chat import ChatTokenizer
+from lladav.inputs.packing import pack
 from lladav.model.llada_v import LLaDAV
-from tests.lladav.build import tiny_config, tiny_model
+from lladav.model.lora import add_lora, lora_parameters
+from lladav.storage import location
+from tests.lladav.build import image_sample, text_sample, tiny_config, tiny_model
 from train.checkpoints.run_folder import WEIGHTS, Run
 from train.export import main
 
@@ -76,6 +89,38 @@ def test_an_export_opens_as_the_trained_model(storage: Path, tmp_path: Path) -> 
     assert LLaDAV(config).geometry == tiny_model().geometry
 
 
+@pytest.fixture
+def adapter_run(storage: Path, tmp_path: Path) -> LLaDAV:
+    """A run whose newest checkpoint is an adapter; returns the model that it has trained."""
+    model = tiny_model(seed=0).requires_grad_(False)
+    export(model, tiny_config(), tmp_path / "base")
+    lora = LoraConfig(rank=4, alpha=6)
+    add_lora(model, lora, [ModelPart.language])
+    trained = lora_parameters(model)
+    for parameter in trained.values():
+        parameter.data.normal_(0.0, 0.1)
+    run, base = Run(str(storage), "trial"), AdapterBase.of(str(tmp_path / "base"))
+    export_adapter(trained, tiny_config(), lora, base, str(run.checkpoint_path(50) / WEIGHTS))
+    run.commit(50, total_steps=50, workers=1)
+    return model
+
+
+def test_an_adapter_is_merged_into_its_base(adapter_run: LLaDAV, storage: Path, tmp_path: Path) -> None:
+    main(["run=trial", f"out={tmp_path / 'out'}", f"storage={storage}"])
+    merged = open_model(tmp_path / "out", torch.float32)
+    packed = pack(
+        [text_sample("text", 9), image_sample("image", merged.geometry, [(40, 28)])], merged.geometry
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(merged.hidden(packed), adapter_run.hidden(packed))
+
+
+@pytest.mark.usefixtures("adapter_run")
+def test_precision_sets_the_number_format_of_all_tensors(storage: Path, tmp_path: Path) -> None:
+    main(["run=trial", f"out={tmp_path / 'out'}", f"storage={storage}", "precision=bf16"])
+    assert {tensor.dtype for tensor in stored_tensors(location(tmp_path / "out")).values()} == {"BF16"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -95,6 +140,10 @@ def test_an_export_opens_as_the_trained_model(storage: Path, tmp_path: Path) -> 
         (
             ["run=trial", "out={out}", "layout=llama_hf"],
             "error: layout=llama_hf: is for models with objective.kind=next_token, and this one has masked",
+        ),
+        (
+            ["run=trial", "out={out}", "precision=half"],
+            "error: precision=half: no such choice (choices: float32, bf16)",
         ),
         (
             ["run=trial", "out={storage}"],

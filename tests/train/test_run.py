@@ -40,3 +40,11 @@ def test_missing_data_do_not_keep_the_settings_from_being_printed(capsys: pytest
     assert first.startswith("# data.sources.mammoth_si.annotations=")
     assert "no such file under /nowhere" in first
     assert rest[0] == "stage:"
+
+
+def test_the_memory_of_a_gpu_is_printed_for_a_run_on_gpus(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["stage=si", "data.root=/nowhere", "print=true", "cluster.gpus_per_worker=1"]
+    with pytest.raises(SystemExit):
+        main(arguments)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[1].startswith("# memory of each GPU: about 0.1 GiB (weights 0.0, training state 0.0, ")

@@ -7,7 +7,7 @@ import math
 from lladav.config.schema import Precision
 
 REDUCE_BUCKET = 125_000_000
-"""Gradient elements that are reduced together; each GPU has a float32 buffer of this size."""
+"""Most gradient elements that are reduced together; each GPU has a float32 buffer for them."""
 GRADIENT_BYTES = 4
 """Bytes per trained parameter: gradients are summed in float32."""
 
@@ -15,6 +15,11 @@ WEIGHT_BYTES = {Precision.float32: 4, Precision.bf16: 2}
 """Bytes per exported weight."""
 STATE_BYTES = 3 * 4
 """Bytes per trained parameter: float32 master weight and AdamW's two moments."""
+
+
+def reduce_bucket(trained: int) -> int:
+    """Gradient elements that are reduced together, for this many trained parameters."""
+    return min(REDUCE_BUCKET, trained)
 
 
 def staged_bytes(parameters: int, trained: int, precision: Precision, workers: int, ranks: int) -> int:

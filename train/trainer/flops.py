@@ -2,7 +2,7 @@
 
 The count has matrix products and attention scores, two FLOPs for a multiply-add. A part counts its forward
 pass once, once more if gradients with respect to its inputs are needed, and once more if its weights are
-trained. Recomputation by activation checkpointing does not count as useful work.
+trained. Adapters and recomputation by activation checkpointing do not count.
 
     language   T * (4 W^2 (1 + kv/heads) / 2 + 3 W F) * 2 per layer, plus 4 W pairs of attention
     head       2 W V per predicted row
@@ -20,7 +20,7 @@ from collections.abc import Collection
 
 import torch
 
-from lladav.config.schema import Attention, LanguageConfig, ModelConfig, ModelPart, VisionConfig
+from lladav.config.schema import Attention, Config, LanguageConfig, ModelConfig, ModelPart, VisionConfig
 from lladav.diffusion.training_batch import TrainingBatch
 from lladav.model.vision import built_layers
 
@@ -28,25 +28,25 @@ PEAK_TFLOPS = {"A100": 312, "H100": 989, "H200": 989, "B200": 2250, "L40S": 362,
 """Published dense bf16 peak by a part of the accelerator's name."""
 
 
-def micro_batch_flops(batch: TrainingBatch, model: ModelConfig, trained: Collection[ModelPart]) -> float:
+def micro_batch_flops(batch: TrainingBatch, config: Config) -> float:
     """FLOPs of the forward and backward pass of one micro-batch."""
     packed = batch.packed
-    return training_flops(packed.lengths, len(batch.predicted_M), len(packed.views_NCHW), model, trained)
+    return training_flops(packed.lengths, len(batch.predicted_M), len(packed.views_NCHW), config)
 
 
-def training_flops(
-    lengths: Collection[int], predicted: float, views: int, model: ModelConfig, trained: Collection[ModelPart]
-) -> float:
+def training_flops(lengths: Collection[int], predicted: float, views: int, config: Config) -> float:
     """FLOPs of the forward and backward pass of packed samples with ``predicted`` predicted positions."""
+    model, trained, in_full = config.model, config.stage.trained, config.trained_in_full
     language = language_flops(lengths, model.language, causal=model.attention is Attention.causal)
     head = 2 * predicted * model.language.width * model.language.vocab_size
     # The language tower needs gradients of its inputs only if a part before it is trained.
     before = ModelPart.projector in trained or ModelPart.vision in trained
     return (
-        (language + head) * (1 + (before or ModelPart.language in trained) + (ModelPart.language in trained))
+        (language + head) * (1 + (before or ModelPart.language in trained) + (ModelPart.language in in_full))
         + projector_flops(views, model)
         * (1 + (ModelPart.vision in trained) + (ModelPart.projector in trained))
-        + vision_flops(views, model.vision) * (1 + 2 * (ModelPart.vision in trained))
+        + vision_flops(views, model.vision)
+        * (1 + (ModelPart.vision in trained) + (ModelPart.vision in in_full))
     )
 
 

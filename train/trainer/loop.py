@@ -104,7 +104,7 @@ class Worker:
         )
         for batch, entropy in zip(batches, entropies, strict=True):
             sums.add(batch, entropy, self.accumulation_steps * self.workers)
-            sums.flops += micro_batch_flops(batch, self.config.model, self.config.stage.trained)
+            sums.flops += micro_batch_flops(batch, self.config)
         sums = sums.over_ranks()
         # The rest runs on rank 0 alone: nothing in it may be a collective.
         if log and (step + 1) % self.config.train.log_every == 0:

@@ -32,6 +32,7 @@ def _check_stage(config: Config, trained: set[str]) -> None:
         return
     if latest:
         check_text_version(run.name, latest)
+        _check_adapter(config, str(latest.path / WEIGHTS))
     elif not _starts_from_one_of(config, trained):
         _check_weights(config, starting_weights(config))
     check_special_tokens(config.model, ChatTokenizer.load(config.model.tokenizer))
@@ -74,6 +75,7 @@ def _check_weights(config: Config, start_from: str | None) -> None:
 
     if start_from:
         _check_readable(_starting_key(config), start_from, config)
+        _check_adapter(config, start_from)
         return
     weights = config.model.weights
     towers = {"language": weights.language, "vision": weights.vision}
@@ -81,6 +83,7 @@ def _check_weights(config: Config, start_from: str | None) -> None:
         if folder:
             _check_readable(f"model.weights.{key}", folder, config)
             check_architecture(folder)
+    _check_adapter(config, None)
 
 
 def _starting_key(config: Config) -> str:
@@ -88,6 +91,14 @@ def _starting_key(config: Config) -> str:
     if config.train.init:
         return "train.init"
     return "model.weights.released" if config.stage.starts_from == RELEASED else "stage.starts_from"
+
+
+def _check_adapter(config: Config, start_from: str | None) -> None:
+    """Raise ``UserError`` if an adapter to start from does not fit the settings or has lost its base."""
+    if config.adapted:
+        from train.trainer.starting_point import starting_point  # imports torch, which takes seconds
+
+        starting_point(config, start_from)
 
 
 def _check_readable(key: str, folder: str, config: Config) -> None:

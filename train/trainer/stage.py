@@ -76,10 +76,11 @@ def headline(job: Job, samples: int, latest: Checkpoint | None) -> str:
     config, cluster = job.config, job.config.cluster
     stage, micro = config.stage, config.train.micro_batch
     accumulation = BatchLayout.of(config, cluster.workers).accumulation_steps
+    trained = [f"adapters of {part}" if part in config.adapted else part for part in stage.trained]
     begin = f"resumes after step {latest.step}" if latest else f"starts from {job.start_from or 'the towers'}"
     return (
         f"{stage.name:<8} {samples} samples, {job.total_steps} steps; "
         f"global batch {stage.global_batch} = "
         f"{micro} x {accumulation} accumulated x {cluster.workers} workers; "
-        f"trains {', '.join(part.value for part in stage.trained)}; {begin}"
+        f"trains {', '.join(trained)}; {begin}"
     )

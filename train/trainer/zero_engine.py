@@ -6,6 +6,7 @@ skips one makes the others hang. One rank alone may call every other method.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import os
@@ -21,14 +22,18 @@ from torch import Tensor, nn
 
 from data.pipeline.plan import BatchLayout
 from lladav import checkpoint
+from lladav.checkpoint.adapters import Adapter
 from lladav.config.schema import Config, ModelPart, Precision
 from lladav.diffusion.training_batch import TrainingBatch
 from lladav.model.initialization import initialize
 from lladav.model.llada_v import LLaDAV
-from lladav.model.sharding import full_shape
+from lladav.model.lora import add_lora, lora_parameters
+from lladav.model.sharding import Gather, full_shape
 from lladav.storage import AnyPath
-from train.checkpoints.sizes import REDUCE_BUCKET, checkpoint_bytes, staged_bytes
+from train.checkpoints.sizes import checkpoint_bytes, reduce_bucket, staged_bytes
 from train.trainer.lr_schedule import lr_factor
+from train.trainer.starting_point import starting_point
+from train.trainer.trained_parameters import trained_parameters
 
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -50,14 +55,21 @@ class ZeroEngine:
     """
 
     def __init__(self, config: Config, total_steps: int, start_from: str | None) -> None:
-        """Collective: weights come from ``start_from`` (LLaDA-V layout) or from the configured towers."""
+        """Collective: weights come from ``start_from`` (LLaDA-V layout, or an adapter) or from the towers."""
         self.config = config
         self.total_steps = total_steps
         self.rank, self.workers = dist.get_rank(), dist.get_world_size()
         settings = deepspeed_settings(config, self.workers)
+        start = starting_point(config, start_from)
+        self._base = start.base
         model = build_model(config, settings)
-        load_weights(model, config, start_from)
+        load_weights(model, config, start.weights)
+        if start.base:
+            add_adapters(model, config, settings, start.adapter)
         self.model = model
+        # A buffer of this size is allocated: for an adapter the default would be most of its training state.
+        bucket = reduce_bucket(_elements(self._trained().values()))
+        settings["zero_optimization"]["reduce_bucket_size"] = bucket
         self._engine, self._optimizer, *_ = deepspeed.initialize(
             model=model, optimizer=torch.optim.AdamW(parameter_groups(model, config)), config=settings
         )
@@ -81,7 +93,9 @@ class ZeroEngine:
         for group, rate in zip(self._groups, self._base_rates, strict=True):
             group["lr"] = rate * factor
         entropies = []
-        for batch in micro_batches:
+        for number, batch in enumerate(micro_batches):
+            if self.config.adapted and self.config.train.lora.dropout:
+                torch.manual_seed(dropout_seed(self.config.train.seed, step, number, self.rank))
             loss, entropy_M = self._engine(batch)  # gathers each layer's weights in turn
             self._engine.backward(loss)  # gathers them again and reduces the gradients
             self._engine.step()  # updates the weights after the last micro-batch of a step only
@@ -100,7 +114,7 @@ class ZeroEngine:
     def save(self, folder: Path) -> None:
         """Write this rank's float32 master weights and AdamW moments; raises ``OSError``.
 
-        ``export`` writes the model's weights, frozen ones included.
+        ``export`` writes the weights.
         """
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / optimizer_state.shard_name(self.rank, self.workers)
@@ -112,16 +126,18 @@ class ZeroEngine:
         optimizer_state.read(self._optimizer, self._trained(), saved, step, self.rank, self.workers)
 
     def export(self, folder: Path) -> None:
-        """Collective: gather the model tensor by tensor; rank 0 writes it in the LLaDA-V layout."""
+        """Collective: gather the weights tensor by tensor; rank 0 writes them.
+
+        Without adapters the whole model in the LLaDA-V layout, with adapters the trained parameters alone.
+        """
         model = self.config.model
-        checkpoint.export(
-            self.model,
-            model,
-            folder,
-            gather=only_shard if self.workers == 1 else deepspeed.zero.GatheredParameters,
-            writes=self.rank == 0,
-            tokenizer=model.tokenizer,
-        )
+        gather: Gather = only_shard if self.workers == 1 else deepspeed.zero.GatheredParameters
+        shared = {"gather": gather, "writes": self.rank == 0, "tokenizer": model.tokenizer}
+        if self._base is None:
+            checkpoint.export(self.model, model, folder, **shared)
+        else:
+            lora = self.config.train.lora
+            checkpoint.export_adapter(self._trained(), model, lora, self._base, folder, **shared)
 
     def checkpoint_bytes(self) -> int:
         """Bytes of a checkpoint over all ranks."""
@@ -133,12 +149,14 @@ class ZeroEngine:
         return staged_bytes(*self._sizes(), self.config.train.precision, self.workers, ranks)
 
     def _sizes(self) -> tuple[int, int]:
-        """Number of elements of all parameters and of the trained ones, over all ranks."""
-        return _elements(self.model.parameters()), _elements(self._trained().values())
+        """Number of elements of the exported parameters and of the trained ones, over all ranks."""
+        trained = _elements(self._trained().values())
+        return (_elements(self.model.parameters()) if self._base is None else trained), trained
 
     def _trained(self) -> dict[str, nn.Parameter]:
         """The trained parameters by name."""
-        trained = {id(p) for part in self.config.stage.trained for p in self.model.part(part)}
+        parts = trained_parameters(self.model, self.config).values()
+        trained = {id(parameter) for part in parts for parameter in part}
         return {name: p for name, p in self.model.named_parameters() if id(p) in trained}
 
 
@@ -170,12 +188,12 @@ def only_shard(parameters: list[nn.Parameter]) -> Iterator[None]:
 
 
 def build_model(config: Config, settings: dict[str, Any]) -> LLaDAV:
-    """Collective: build the sharded model and freeze the parts that the stage does not train."""
+    """Collective: build the sharded model and freeze the parts whose own weights do not learn."""
     with deepspeed.zero.Init(config_dict_or_path=settings):
         model = LLaDAV(config.model)
     for part in ModelPart:
         for parameter in model.part(part):
-            parameter.requires_grad_(part in config.stage.trained)
+            parameter.requires_grad_(part in config.trained_in_full)
     model.checkpoint_activations(config.train.activation_checkpointing)
     return model
 
@@ -191,15 +209,31 @@ def load_weights(model: LLaDAV, config: Config, start_from: str | None) -> None:
     initialize(model, config.train.seed, skip=loaded, gather=gathered, writes=reads)
 
 
+def add_adapters(model: LLaDAV, config: Config, settings: dict[str, Any], start: Adapter | None) -> None:
+    """Collective: add sharded adapters with the values of ``start``, or with values drawn from the seed."""
+    reads = dist.get_rank() == 0
+    with deepspeed.zero.Init(config_dict_or_path=settings):
+        add_lora(model, config.train.lora, config.adapted)
+    loaded = checkpoint.load_adapter(model, start, gather=gathered, reads=reads) if start else set()
+    new = lora_parameters(model).items()
+    initialize(new, config.train.seed, skip=loaded, gather=gathered, writes=reads)
+
+
 def parameter_groups(model: LLaDAV, config: Config) -> list[dict[str, Any]]:
     """One AdamW group for each trained part, with its learning rate."""
     train, lr = config.train, config.stage.lr
     shared = {"weight_decay": train.weight_decay, "betas": tuple(train.betas), "eps": train.eps}
+    rates = {part: train.lora.lr if part in config.adapted else getattr(lr, part) for part in ModelPart}
     return [
-        {"name": part.value, "params": model.part(part), "lr": getattr(lr, part.value), **shared}
-        for part in ModelPart
-        if part in config.stage.trained
+        {"name": part.value, "params": parameters, "lr": rates[part], **shared}
+        for part, parameters in trained_parameters(model, config).items()
     ]
+
+
+def dropout_seed(seed: int, step: int, micro_batch: int, rank: int) -> int:
+    """The seed of a micro-batch's dropout. A resumed run draws the same, with the same number of ranks."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{micro_batch}/{rank}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 def deepspeed_settings(config: Config, workers: int) -> dict[str, Any]:
@@ -218,7 +252,6 @@ def deepspeed_settings(config: Config, workers: int) -> dict[str, Any]:
             "stage": 3,
             "overlap_comm": torch.cuda.is_available(),
             "stage3_param_persistence_threshold": train.persistence_threshold,
-            "reduce_bucket_size": REDUCE_BUCKET,
         },
         "zero_force_ds_cpu_optimizer": False,
         "zero_allow_untested_optimizer": True,

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +71,7 @@ def export(
     """
     known = layout_for(config, layout)
     tensors = [
-        _from_parameter(released, parameter, gather)
+        to_write(released, parameter, gather)
         for name, parameter in parameters_by_name(model).items()
         if (released := known.released(name))
     ]
@@ -79,11 +80,17 @@ def export(
 
 
 def convert(
-    source: str | Path, folder: str | Path, layout: str | None = None, *, max_shard_bytes: int = SHARD_BYTES
+    source: str | Path,
+    folder: str | Path,
+    layout: str | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    max_shard_bytes: int = SHARD_BYTES,
 ) -> KeyMapping:
     """Write a released checkpoint in another layout, with its tokenizer if it has one; return the layout.
 
-    The layout is that of the whole model by default. Raises ``UserError`` as ``export`` does, and if the
+    An adapter is merged into its base. The layout is that of the whole model by default, and tensors keep
+    their number format (merged ones that of the base). Raises ``UserError`` as ``export`` does, and if the
     source lacks a part of the layout.
     """
     source = local_model(source)
@@ -91,20 +98,22 @@ def convert(
     known = layout_for(config, layout)
     with torch.device("meta"):
         model = LLaDAV(config)
-    stored = matching_tensors(model, source)
+    stored = matching_tensors(model, model_location(source))
     names = {name: released for name, _ in model.named_parameters() if (released := known.released(name))}
     lacking = next((name for name in names if name not in stored), None)
     if lacking:
         raise UserError(
             f"{source}: holds no {names[lacking]}; expected weights with all that {known.name} needs"
         )
-    tensors = [_from_stored(names[name], stored[name]) for name in names]
+    tensors = [_from_stored(names[name], stored[name], dtype) for name in names]
     tokenizer = config.tokenizer if (Path(config.tokenizer) / TOKENIZER_FILES[0]).is_file() else None
     _write(tensors, config, Path(folder), known, tokenizer, max_shard_bytes)
     return known
 
 
-def _from_parameter(name: str, parameter: nn.Parameter, gather: Gather) -> TensorToWrite:
+def to_write(name: str, parameter: nn.Parameter, gather: Gather) -> TensorToWrite:
+    """A parameter under its released name."""
+
     @contextmanager
     def values() -> Iterator[Tensor]:
         with gather([parameter]):
@@ -113,9 +122,9 @@ def _from_parameter(name: str, parameter: nn.Parameter, gather: Gather) -> Tenso
     return TensorToWrite(TensorSpec(name, parameter.dtype, full_shape(parameter)), values)
 
 
-def _from_stored(name: str, stored: StoredTensor) -> TensorToWrite:
-    spec = TensorSpec(name, DTYPES[stored.dtype], stored.shape)
-    return TensorToWrite(spec, lambda: nullcontext(stored.read()))
+def _from_stored(name: str, stored: StoredTensor, dtype: torch.dtype | None) -> TensorToWrite:
+    spec = TensorSpec(name, dtype or DTYPES[stored.dtype], stored.shape)
+    return TensorToWrite(spec, lambda: nullcontext(stored.read().to(spec.dtype)))
 
 
 def _write(
@@ -127,18 +136,36 @@ def _write(
     max_shard_bytes: int,
     writes: bool = True,
 ) -> None:
+    files = shard(tensors, max_shard_bytes)
+    documents = {CONFIG: config_json(config, layout.name, tensors[0].spec.dtype)}
+    if len(files) > 1:
+        documents[INDEX] = _index(files)
+    write_folder(folder, files, documents, tokenizer, writes=writes)
+
+
+def write_folder(
+    folder: Path,
+    files: Mapping[str, Sequence[TensorToWrite]],
+    documents: Mapping[str, dict[str, Any]],
+    tokenizer: str | Path | None,
+    *,
+    writes: bool = True,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write safetensors files, JSON documents and a tokenizer's files, all or none of them.
+
+    A collective as ``export``, and raises as ``export``. ``metadata`` goes into each safetensors file.
+    """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UserError(f"{folder}: already there; remove it or choose another folder")
-    shards = shard(tensors, max_shard_bytes)
     if not writes:
-        _gather_only(shards)
+        _gather_only(files)
         return
     with _atomic_folder(folder) as partial:
-        for file, each in shards.items():
-            _write_file(partial / file, each)
-        _write_json(partial / CONFIG, config_json(config, layout.name, tensors[0].spec.dtype))
-        if len(shards) > 1:
-            _write_json(partial / INDEX, _index(shards))
+        for file, tensors in files.items():
+            _write_file(partial / file, tensors, metadata)
+        for file, document in documents.items():
+            _write_json(partial / file, document)
         if tokenizer is not None:
             _copy_tokenizer(model_location(tokenizer), partial)
 
@@ -146,7 +173,7 @@ def _write(
 def shard(tensors: Sequence[TensorToWrite], max_bytes: int) -> dict[str, list[TensorToWrite]]:
     """Assign tensors to files of at most ``max_bytes``, wider number formats first (``TensorWriter``)."""
     groups: list[list[TensorToWrite]] = [[]]
-    for tensor in sorted(tensors, key=lambda o: -o.spec.dtype.itemsize):
+    for tensor in widest_first(tensors):
         filled = sum(o.spec.size for o in groups[-1])
         if groups[-1] and filled + tensor.spec.size > max_bytes:
             groups.append([])
@@ -156,28 +183,33 @@ def shard(tensors: Sequence[TensorToWrite], max_bytes: int) -> dict[str, list[Te
     return {f"model-{i:05d}-of-{len(groups):05d}.safetensors": group for i, group in enumerate(groups, 1)}
 
 
-def _gather_only(shards: dict[str, list[TensorToWrite]]) -> None:
+def widest_first(tensors: Iterable[TensorToWrite]) -> list[TensorToWrite]:
+    """The order of tensors in a file: see ``TensorWriter``."""
+    return sorted(tensors, key=lambda tensor: -tensor.spec.dtype.itemsize)
+
+
+def _gather_only(files: Mapping[str, Sequence[TensorToWrite]]) -> None:
     """Take part in the gathers of the rank that writes, in the same order."""
-    for tensors in shards.values():
+    for tensors in files.values():
         for tensor in tensors:
             with tensor.values():
                 pass
 
 
-def _write_file(file: Path, tensors: Sequence[TensorToWrite]) -> None:
-    with TensorWriter(file, [tensor.spec for tensor in tensors]) as writer:
+def _write_file(file: Path, tensors: Sequence[TensorToWrite], metadata: Mapping[str, str] | None) -> None:
+    with TensorWriter(file, [tensor.spec for tensor in tensors], metadata) as writer:
         for tensor in tensors:
             with tensor.values() as values:
                 writer.add(values)
 
 
-def _index(shards: dict[str, list[TensorToWrite]]) -> dict[str, object]:
+def _index(shards: Mapping[str, Sequence[TensorToWrite]]) -> dict[str, Any]:
     total = sum(tensor.spec.size for group in shards.values() for tensor in group)
     files = {tensor.spec.name: file for file, group in shards.items() for tensor in group}
     return {"metadata": {"total_size": total}, "weight_map": dict(sorted(files.items()))}
 
 
-def _write_json(file: Path, content: dict[str, object]) -> None:
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from lladav.checkpoint.adapters import Adapter, adapter_in
 from lladav.checkpoint.config_reading import model_config_of
 from lladav.checkpoint.index import stored_tensors
 from lladav.checkpoint.key_mapping import KeyMapping, detect, layout_for, layout_named
@@ -22,6 +23,7 @@ from lladav.config.introspection import nearest
 from lladav.config.schema import ModelPart, VisionConfig
 from lladav.errors import UserError
 from lladav.model.llada_v import LLaDAV
+from lladav.model.lora import lora_parameters
 from lladav.model.numerics import is_finite
 from lladav.model.sharding import Gather, full_shape, no_gather
 from lladav.model.vision import built_layers
@@ -44,7 +46,7 @@ def load(
     of the set parameters.
 
     The layout is detected from the tensor names by default. ``parts`` restricts what is loaded. The model
-    keeps its number format. Nothing of a URI is kept on disk.
+    keeps its number format. Nothing of a URI is kept on disk. An adapter is merged into its base.
 
     A collective for a sharded model: ``reads`` is True on one rank, whose values ``gather`` must broadcast;
     the other ranks read headers only.
@@ -59,6 +61,30 @@ def load(
                 if reads:
                     _copy(stored[name], parameter)
     return set(stored)
+
+
+def load_adapter(
+    model: LLaDAV, adapter: Adapter, *, gather: Gather = no_gather, reads: bool = True
+) -> set[str]:
+    """Copy an adapter into the trained parameters of a model, without merging it. Returns their names.
+
+    A collective, and raises ``UserError``, as ``load``; also if the model's adapters are of other layers.
+    """
+    layout = layout_for(model.config)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    names = {released: name for name in trained if (released := layout.released(name))}
+    for released in adapter.tensors:
+        if released not in names:
+            raise UserError(f"{adapter.file}: has {released}, which this run does not train")
+    needed = {names[released] for released in adapter.tensors} | lora_parameters(model).keys()
+    where = adapter.file.parent
+    for released, name in names.items():
+        if name in needed:
+            stored = _checked(adapter.tensors, released, full_shape(trained[name]), where)
+            with gather([trained[name]]), torch.no_grad():
+                if reads:
+                    _copy(stored, trained[name])
+    return needed
 
 
 def _copy(stored: StoredTensor, parameter: torch.Tensor) -> None:
@@ -116,7 +142,14 @@ def _number_format(dtype: torch.dtype) -> Iterator[None]:
 def matching_tensors(
     model: LLaDAV, path: AnyPath, layout: str | None = None, parts: Collection[ModelPart] | None = None
 ) -> dict[str, StoredTensor]:
-    """Return the stored tensors of the model's parameters by our names, after checking all of them."""
+    """Return the stored tensors of the model's parameters by our names, after checking all of them.
+
+    Those of an adapter are the tensors of its base, read with the adapter merged.
+    """
+    if adapter := adapter_in(path):
+        base = matching_tensors(model, model_location(adapter.checked_base()), layout)
+        merged = adapter.merged_into(base)
+        return {name: each for name, each in merged.items() if parts is None or part_of(name) in parts}
     tensors = _without_buffers(stored_tensors(path), path)
     known = layout_named(layout) if layout else detect(tensors, str(path))
     shapes = {name: full_shape(parameter) for name, parameter in model.named_parameters()}

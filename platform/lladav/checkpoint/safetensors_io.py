@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -83,6 +83,11 @@ def read_header(file: AnyPath) -> dict[str, StoredTensor]:
     return tensors
 
 
+def read_metadata(file: AnyPath) -> dict[str, str]:
+    """Return the texts that a file holds besides its tensors; raises ``UserError`` as ``read_header``."""
+    return _header(file)[2].get("__metadata__", {})
+
+
 def _header(file: AnyPath) -> tuple[int, int, dict[str, Any]]:
     """File size, offset of the first value, and the parsed header."""
     try:
@@ -146,14 +151,16 @@ class TensorSpec:
 class TensorWriter:
     """Writes a safetensors file: first the header, then one tensor per ``add`` in the order of ``specs``.
 
-    Wider number formats must come first, so that every tensor is aligned. The file survives a power failure
-    once the context has exited.
+    Wider number formats must come first, so that every tensor is aligned. ``metadata`` are texts beside the
+    tensors. The file survives a power failure once the context has exited.
     """
 
-    def __init__(self, file: Path, specs: Sequence[TensorSpec]) -> None:
+    def __init__(
+        self, file: Path, specs: Sequence[TensorSpec], metadata: Mapping[str, str] | None = None
+    ) -> None:
         self._expected = iter(specs)
         self._stream = file.open("xb")
-        header = json.dumps(_header_of(specs), separators=(",", ":")).encode()
+        header = json.dumps(_header_of(specs, metadata or {}), separators=(",", ":")).encode()
         header += b" " * (-len(header) % 8)
         self._stream.write(len(header).to_bytes(8, "little") + header)
 
@@ -175,9 +182,9 @@ class TensorWriter:
         self._stream.write(plain.numpy().data)
 
 
-def _header_of(specs: Sequence[TensorSpec]) -> dict[str, Any]:
+def _header_of(specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> dict[str, Any]:
     names = {dtype: name for name, dtype in DTYPES.items()}
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
     start = 0
     for spec in specs:
         offsets = [start, start + spec.size]

@@ -72,6 +72,36 @@ class ModelPart(StrEnum):
     vision = "vision"
 
 
+class AdapterKind(StrEnum):
+    """How the towers learn without a change of their own weights. ``lora``: low-rank adapters."""
+
+    lora = "lora"
+
+
+class LoraTarget(StrEnum):
+    """A linear layer of the towers, by its name in the released model."""
+
+    q_proj = "q_proj"
+    k_proj = "k_proj"
+    v_proj = "v_proj"
+    o_proj = "o_proj"
+    gate_proj = "gate_proj"
+    up_proj = "up_proj"
+    down_proj = "down_proj"
+    out_proj = "out_proj"
+    fc1 = "fc1"
+    fc2 = "fc2"
+
+
+LORA_TARGETS = {
+    ModelPart.language: [
+        LoraTarget(name) for name in "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split()
+    ],
+    ModelPart.vision: [LoraTarget(name) for name in "q_proj k_proj v_proj out_proj fc1 fc2".split()],
+}
+"""The linear layers of each tower."""
+
+
 class SourceFormat(StrEnum):
     """File format of the records of a data set; ``arrow``: files of a Hugging Face dataset; ``webdataset``:
     tar files with the files of each sample.

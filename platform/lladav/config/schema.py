@@ -12,8 +12,10 @@ from typing import Any
 from omegaconf import MISSING
 
 from lladav.config.choices import (
+    AdapterKind,
     Attention,
     ImageMode,
+    LoraTarget,
     MissingMark,
     ModelPart,
     Pixels,
@@ -306,6 +308,22 @@ class ClusterConfig:
 
 
 @dataclass
+class LoraConfig:
+    """Low-rank adapters: ``W x`` becomes ``W x + alpha / rank * B A x`` in a layer, only A and B learn."""
+
+    rank: int = setting(16, above=0)
+    """Rows of A and columns of B."""
+    alpha: int = setting(32, above=0)
+    """The output of the adapters is multiplied by ``alpha / rank``."""
+    dropout: float = setting(0.0, minimum=0, maximum=1)
+    """Probability that training drops an element of an adapter's input."""
+    lr: float = setting(2e-4, above=0)
+    """Peak learning rate of the adapters; the projector, which has none, keeps ``stage.lr.projector``."""
+    targets: list[LoraTarget] = field(default_factory=lambda: list(LoraTarget))
+    """Linear layers with an adapter, in every layer of the trained towers."""
+
+
+@dataclass
 class TrainConfig:
     """Optimizer, numerics and bookkeeping; the defaults are the published recipe."""
 
@@ -335,6 +353,10 @@ class TrainConfig:
     clip: float = setting(1.0, above=0)
     """Largest global gradient norm."""
     precision: Precision = Precision.bf16
+    adapter: AdapterKind | None = None
+    """How the towers in ``stage.trained`` learn: null: all of their weights; lora: through adapters, with
+    their own weights frozen. A projector in ``stage.trained`` is trained in full in both cases."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
     activation_checkpointing: bool = setting(True, non_semantic="affects memory only")
     """Recompute activations in the backward pass to save memory."""
     loss_chunk: int = setting(1024, above=0, non_semantic="affects memory only")
@@ -361,3 +383,14 @@ class Config:
     )
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    @property
+    def adapted(self) -> list[ModelPart]:
+        """The trained towers whose own weights are frozen and that learn through adapters."""
+        towers = [part for part in self.stage.trained if part is not ModelPart.projector]
+        return towers if self.train.adapter else []
+
+    @property
+    def trained_in_full(self) -> list[ModelPart]:
+        """The trained parts whose own weights learn."""
+        return [part for part in self.stage.trained if part not in self.adapted]

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from lladav.config.choices import LORA_TARGETS, AdapterKind
 from lladav.config.introspection import choices_hint, format_value
 from lladav.config.sampling import parse_sampling
-from lladav.config.schema import Attention, Config, ObjectiveConfig, Prediction
+from lladav.config.schema import Attention, Config, LoraConfig, ObjectiveConfig, Prediction
 from lladav.errors import UserError
 
 
@@ -156,11 +157,35 @@ def _objective(config: Config) -> Iterator[str]:
             )
 
 
+def _adapter(config: Config) -> Iterator[str]:
+    stage, train, targets = config.stage, config.train, config.train.lora.targets
+    if train.adapter is None:
+        for name, value in vars(train.lora).items():
+            if value != getattr(LoraConfig(), name):
+                key = f"train.lora.{name}={format_value(value)}"
+                yield f"{key}: has no effect; set train.adapter={AdapterKind.lora}"
+        return
+    if not config.adapted:
+        trained = format_value([part.name for part in stage.trained])
+        yield f"train.adapter={train.adapter}: stage.trained={trained} has no tower; add language or vision"
+    if not (train.init or stage.starts_from or config.model.weights.llada_v):
+        yield (
+            f"train.adapter={train.adapter}: an adapter belongs to a whole model, and stage {stage.name} "
+            "starts from separate towers; set model.weights.llada_v or train.init"
+        )
+    for tower in config.adapted:
+        layers = LORA_TARGETS[tower]
+        if not set(targets) & set(layers):
+            shown = format_value([target.name for target in targets])
+            yield f"train.lora.targets={shown}: none is in {tower}; add some of {', '.join(layers)}"
+
+
 RULES = (
     _own_values,
     _prediction,
     _objective,
     _stage,
+    _adapter,
     _sources,
     _samplings,
     _workers,

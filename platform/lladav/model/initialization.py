@@ -94,6 +94,8 @@ def _xavier(shape: tuple[int, ...], inputs: int, generator: torch.Generator) -> 
 
 
 INITIALIZERS: tuple[tuple[str, Initializer], ...] = (
+    (r".*\.lora_A\.weight", _uniform_by_inputs),
+    (r".*\.lora_B\.weight", _zeros),
     (r"language\..*norm\.weight", _ones),
     (r"language\..*", _normal(0.02)),
     (r"newline", _normal_by_width),

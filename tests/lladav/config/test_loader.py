@@ -49,6 +49,9 @@ MISTAKES = {
     "data.sources.mine.format=json": "data.sources.mine.annotations: needs a value; ",
     "stage.trained=[]": "stage.trained=[]: nothing would learn; name some of language, projector, vision",
     "stage.trained=[vision,vision]": "stage.trained=[vision,vision]: names a part twice; name each once",
+    "train.adapter=lora": "train.adapter=lora: stage.trained=[projector] has no tower; add language or ",
+    "train.adapter=lors": "train.adapter=lors: no such choice; did you mean lora? (choices: lora)",
+    "train.lora.targets=[q]": "train.lora.targets=q: no such choice",
     "stage.sources=[]": "stage.sources=[]: stage pretrain has no data; name some of ",
     "stage.sources=[mammoth_s]": "stage.sources=[mammoth_s]: data digits has no mammoth_s; did you mean ",
     "stage.suffixes.ov.text=a": "stage.suffixes.ov: not a source of this stage; add it to ",
@@ -116,6 +119,30 @@ def test_a_global_batch_that_does_not_divide_gets_a_valid_suggestion(overrides: 
         config.load(["stage.global_batch=32", *overrides])
     assert str(caught.value).startswith("stage.global_batch=32: not a multiple of train.micro_batch=")
     assert str(caught.value).endswith(fix)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["stage.starts_from=null"],
+            "train.adapter=lora: an adapter belongs to a whole model, and stage si ",
+        ),
+        (["train.lora.targets=[fc1]"], "train.lora.targets=[fc1]: none is in language; add some of q_proj, "),
+        (["train.adapter=null", "train.lora.rank=8"], "train.lora.rank=8: has no effect; set train.adapter="),
+    ],
+)
+def test_adapters_that_cannot_be_trained_are_refused(overrides: list[str], message: str):
+    with pytest.raises(UserError) as caught:
+        config.load(["stage=si", "train.adapter=lora", *overrides])
+    assert str(caught.value).startswith(message)
+
+
+def test_the_projector_has_no_adapter():
+    loaded = config.load(["stage=si", "train.adapter=lora"])
+    assert loaded.adapted == [ModelPart.language, ModelPart.vision]
+    assert loaded.trained_in_full == [ModelPart.projector]
+    assert config.load(["stage=si"]).adapted == []
 
 
 def test_the_global_batch_need_not_be_divisible_by_fewer_workers():

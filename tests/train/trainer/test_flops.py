@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from lladav.config.schema import Attention
+from lladav.config.schema import AdapterKind, Attention, Config, ModelPart, StageConfig
 from lladav.model.attention import segment_mask
 from tests.lladav.build import tiny_config
-from train.trainer.flops import language_flops, training_flops
+from train.trainer.flops import language_flops, projector_flops, training_flops
 
 LENGTHS = [5, 12]
 
@@ -26,8 +26,24 @@ def test_attention_counts_the_pairs_of_the_mask(pattern: Attention) -> None:
 
 
 def test_a_causal_model_counts_fewer_pairs() -> None:
-    both = tiny_config(), tiny_config()
-    both[1].attention = Attention.causal
-    full, causal = (training_flops(LENGTHS, 4, 1, config, []) for config in both)
-    language = [language_flops(LENGTHS, both[0].language, causal=flag) for flag in (False, True)]
+    both = frozen(), frozen()
+    both[1].model.attention = Attention.causal
+    full, causal = (training_flops(LENGTHS, 4, 1, config) for config in both)
+    language = [language_flops(LENGTHS, both[0].model.language, causal=flag) for flag in (False, True)]
     assert full - causal == language[0] - language[1] > 0
+
+
+def frozen() -> Config:
+    """Settings of the tiny model that train nothing."""
+    return Config(model=tiny_config(), stage=StageConfig(trained=[]))
+
+
+def test_adapters_need_the_gradients_of_inputs_but_not_those_of_weights() -> None:
+    config = frozen()
+    forward = training_flops(LENGTHS, 4, 1, config)
+    config.stage.trained = [ModelPart.language, ModelPart.vision]
+    config.train.adapter = AdapterKind.lora
+    projector = projector_flops(1, config.model)
+    assert training_flops(LENGTHS, 4, 1, config) == 2 * forward
+    config.train.adapter = None
+    assert training_flops(LENGTHS, 4, 1, config) == 3 * forward - projector
