@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from itertools import groupby
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -30,6 +31,14 @@ class Attend(Protocol):
     """
 
     def __call__(self, layer: int, query_THD: Tensor, key_THD: Tensor, value_THD: Tensor) -> Tensor: ...
+
+
+class EqualSamples(NamedTuple):
+    """Neighbouring samples of equal length, whose attention is one call."""
+
+    samples: int
+    length: int
+    mask: Tensor | None = None
 
 
 class PackedAttention:
@@ -60,9 +69,18 @@ class PackedAttention:
         heads = query_THD, key_THD, value_THD
         if self._flash(query_THD):
             return self._varlen(*heads)
-        masks = [None] * len(self.lengths) if self._is_causal else self.masks  # a kernel's flag is faster
-        parts = zip(*(x.split(self.lengths) for x in heads), masks, strict=True)
-        return torch.cat([attend_once(q, k, v, mask, self._is_causal) for q, k, v, mask in parts])
+        sizes = [run.samples * run.length for run in self._runs]
+        parts = zip(*(x.split(sizes) for x in heads), self._runs, strict=True)
+        return torch.cat(
+            [attend_once(q, k, v, run.mask, self._is_causal, run.samples) for q, k, v, run in parts]
+        )
+
+    @cached_property
+    def _runs(self) -> list[EqualSamples]:
+        """Neighbours of equal length; the samples themselves if each has a mask of its own."""
+        if self._pattern is Attention.dialogue_causal:
+            return [EqualSamples(1, *each) for each in zip(self.lengths, self.masks, strict=True)]
+        return [EqualSamples(len(list(same)), length) for length, same in groupby(self.lengths)]
 
     def bounds(self, device: torch.device) -> Tensor:
         """Start of each sample and end of the last (int32), copied to the device once."""
@@ -110,13 +128,22 @@ def segment_mask(pattern: Attention, length: int, turns_L: Tensor | None) -> Ten
 
 
 def attend_once(
-    query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, mask: Tensor | None, causal: bool = False
+    query_THD: Tensor,
+    key_THD: Tensor,
+    value_THD: Tensor,
+    mask: Tensor | None,
+    causal: bool = False,
+    samples: int = 1,
 ) -> Tensor:
-    """Attention of one sample; key and value heads may be grouped. ``causal`` takes the place of a mask."""
-    query, key, value = (x.transpose(0, 1)[None] for x in (query_THD, key_THD, value_THD))
+    """Attention of one sample, or of ``samples`` equally long ones; key and value heads may be grouped.
+
+    ``causal`` takes the place of a mask.
+    """
+    heads = (query_THD, key_THD, value_THD)
+    query, key, value = (x.unflatten(0, (samples, len(x) // samples)).transpose(1, 2) for x in heads)
     mask = mask.to(query.device) if mask is not None else None
     grouped = query.shape[1] != key.shape[1]
     out = scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=grouped
     )
-    return out[0].transpose(0, 1)
+    return out.transpose(1, 2).flatten(0, 1)
