@@ -1,9 +1,10 @@
 """A small byte-level BPE tokenizer with LLaDA's special tokens and chat template.
 
-Merges cross word boundaries (SuperBPE, arXiv 2503.13423): the system prompt, which is in every sample, and
-most questions are one token each. Every digit is a separate token, so that numbers are read digit by digit.
-Newlines and the suffixes /think and /no_think never share a token with adjacent text: the tokens of a turn's
-header and of a question do not depend on what follows.
+The system prompt, which is in every sample, is one token. A word is a token with the blank before it, so that
+a model can read questions in wordings that it has never seen. Every digit and every sign is a separate token:
+numbers are read digit by digit, and JSON has the same tokens whole and in parts. Newlines and the suffixes
+/think and /no_think never share a token with adjacent text: the tokens of a turn's header and of a question
+do not depend on what follows.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from lladav.config.schema import TokenIds
-from lladav.inputs.chat import SPECIAL_TOKENS
+from lladav.inputs.chat import SPECIAL_TOKENS, SYSTEM_PROMPT
 
 SPECIAL_ORDER = ("bos", "eos", "mask", "start_header", "end_header", "eot")
-MAX_VOCABULARY = 1024
+MAX_VOCABULARY = 800
+"""Tokens of the tiny model (``conf/model/tiny.yaml``)."""
+
+PIECES = r"\n+| /\w+| ?\p{L}+|, |: |[^\s\p{L}]|[^\S\n]+"
+"""Texts that no token crosses: line ends, suffixes, words, separators of JSON, digits and signs, blanks."""
 
 CHAT_TEMPLATE = (
     "{% set loop_messages = messages %}{% for message in loop_messages %}"
@@ -39,19 +44,19 @@ def train(texts: Iterable[str], max_vocabulary: int = MAX_VOCABULARY) -> Tokeniz
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex("\n+| /\\w+"), "isolated"),
-            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.Split(Regex(PIECES), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=max_vocabulary,
+        vocab_size=max_vocabulary - 1,
         show_progress=False,
         special_tokens=[SPECIAL_TOKENS[role] for role in SPECIAL_ORDER],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(SYSTEM_PROMPT, normalized=False)])
     return tokenizer
 
 

@@ -12,10 +12,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from data.digits import maps, questions
-from data.digits.records import DigitRecord, DigitVisual
+from data.digits import descriptions, json_answers, maps, questions, wordings
+from data.digits.records import DigitVisual
 from data.digits.scenes import Scene
-from lladav.inputs.chat import SYSTEM_PROMPT
 from lladav.inputs.images import ViewGeometry
 from lladav.inputs.samples import VisualKind
 
@@ -23,19 +22,33 @@ DOT, LINE_END = ".", "\n"
 SIGNS = string.ascii_letters[:30]
 """One letter for each rank from the left (0-2) and digit."""
 
-RECORDS_PER_SYSTEM_PROMPT = 20
-"""The texts of the chat template occur once for this many records."""
+ROUNDS = 400
+"""Number of digit lists that the texts of the tokenizer are about."""
 
 
-def sentences(records: Sequence[DigitRecord]) -> Iterator[str]:
-    """The texts of training records, on which the tokenizer is trained."""
-    for number, record in enumerate(records):
-        if number % RECORDS_PER_SYSTEM_PROMPT == 0:
-            yield from (SYSTEM_PROMPT, "system", "user", "assistant", LINE_END + LINE_END)
-        for question, answer in record.pairs:
+def sentences() -> Iterator[str]:
+    """The texts on which the tokenizer is trained: questions and answers of all kinds, not those of a set."""
+    rng = np.random.default_rng(ROUNDS)
+    for _ in range(ROUNDS):
+        yield from ("system", "user", "assistant", LINE_END + LINE_END, *questions.SUFFIXES)
+        digits = rng.integers(0, 10, 3).tolist()
+        for question, answer in _pairs(digits, rng):
             yield question
-            yield question + questions.SUFFIXES[number % len(questions.SUFFIXES)]
             yield answer
+            yield wordings.reworded(question, rng)
+            yield f" {questions.choose(json_answers.REQUESTS, rng)}"
+            yield json_answers.whole_text(json_answers.framed(question, answer, rng))
+        yield questions.caption(digits, rng)
+        yield json_answers.whole_text(json_answers.form(digits, rng))
+
+
+def _pairs(digits: Sequence[int], rng: np.random.Generator) -> Iterator[questions.Pair]:
+    """A question of each kind and its answer."""
+    for ask in (*questions.SINGLE.values(), questions.video, questions.arithmetic, descriptions.describe):
+        yield ask(digits, rng)
+    yield questions.multi_image([digits, digits[:1], digits[1:]], rng)
+    yield questions.text_only(rng)
+    yield questions.sum_in_words(rng)
 
 
 def visual_characters(visual: DigitVisual, kind: VisualKind, geometry: ViewGeometry) -> str:

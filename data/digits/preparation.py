@@ -26,7 +26,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from data.digits import bpe, corpus, glyphs, records, writers
+from data.digits import bpe, corpus, glyphs, records, variations, writers
 from data.digits.questions import Split
 from data.digits.records import DigitRecord, Make
 from lladav.errors import UserError
@@ -41,8 +41,6 @@ class TrainingSet(NamedTuple):
     size: int
     """Number of records."""
     write: Callable[[Sequence[DigitRecord], Path], writers.Provenance]
-    for_tokenizer: bool = True
-    """Whether the tokenizer is trained on its texts."""
 
 
 SETS = {
@@ -51,14 +49,14 @@ SETS = {
     "mammoth_ov": TrainingSet(records.one_vision, 2500, writers.write_json_tars),
     "visualwebinstruct": TrainingSet(records.step_by_step, 2500, writers.write_jsonl_zip),
     "llava_next": TrainingSet(records.single_image, 500, writers.write_parquet),
-    "descriptions": TrainingSet(records.described, 2000, writers.write_json_folder, for_tokenizer=False),
+    "descriptions": TrainingSet(records.described, 2000, writers.write_json_folder),
 }
 """The training sets by name. A new one also needs an entry in ``conf/data/digits.yaml``."""
 
 HELD_OUT_FOLDER = "held_out"
 PROCESSES = 2
 MARKER = "prepared.json"
-VERSION = 5
+VERSION = 6
 """Increased when the content changes; a folder of another version is then written again."""
 
 
@@ -114,24 +112,23 @@ def _write_all(root: Path, seed: int, scale: float) -> dict[str, int]:
     halves = {split.value: glyphs.held_out_pool(split).indices.tolist() for split in Split}
     provenance = {"held_out": sorted(chain(*halves.values())), **halves, "pictures": shown}
     (root / "glyphs.json").write_text(json.dumps(provenance) + "\n")
-    bpe.save(bpe.train(chain.from_iterable(each.sentences for each in sets.values())), root / "tokenizer")
+    bpe.save(bpe.train(corpus.sentences()), root / "tokenizer")
     return {name: sets[name].records for name in (*SETS, HELD_OUT_FOLDER)}
 
 
 class _WrittenSet(NamedTuple):
-    """A set that has been written, and its texts that the tokenizer is trained on."""
+    """The number of records of a set that has been written, and the glyphs in its images."""
 
     records: int
     shown: writers.Provenance
-    sentences: list[str]
 
 
 def _write_set(folder: Path, seed: int, scale: float) -> _WrittenSet:
     if folder.name == HELD_OUT_FOLDER:
         questions = [record for split in Split for record in records.held_out(split, seed)]
-        return _WrittenSet(len(questions), writers.write_questions(questions, folder), [])
+        return _WrittenSet(len(questions), writers.write_questions(questions, folder))
     chosen = SETS[folder.name]
     total = max(1, round(chosen.size * scale))
-    made = list(records.records(chosen.make, folder.name, total, seed, glyphs.training_pool()))
-    sentences = list(corpus.sentences(made)) if chosen.for_tokenizer else []
-    return _WrittenSet(len(made), chosen.write(made, folder), sentences)
+    made = records.records(chosen.make, folder.name, total, seed, glyphs.training_pool())
+    varied = [variations.varied(record) for record in made]
+    return _WrittenSet(len(varied), chosen.write(varied, folder))

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from bisect import bisect
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from data.digits import glyphs
 
@@ -31,6 +31,9 @@ COUNTS = {1: (0.5, 0.5, 0), 2: (0.1, 0.5, 0.4), 3: (0, 0.2, 0.8)}
 CANVAS_SHAPES = tuple(CANVASES)
 MIN_CONTRAST = 100
 MAX_GRAIN = 6
+STROKE_DEVIATION = 0.35
+STROKE_PIXELS = 3
+"""Side of the window whose lightest or darkest pixel replaces its middle at stroke 1 or -1."""
 MESH_CELLS = 2
 MESH = np.stack(np.meshgrid(*[np.linspace(-0.5, 0.5, MESH_CELLS + 1)] * 2), axis=-1)
 """Points (3, 3, xy) of the mesh that distorts a glyph, in fractions of its side, relative to its center."""
@@ -38,7 +41,10 @@ MESH = np.stack(np.meshgrid(*[np.linspace(-0.5, 0.5, MESH_CELLS + 1)] * 2), axis
 
 @dataclass(frozen=True)
 class Placed:
-    """A glyph and its box on the canvas in pixels; ``warp`` (3, 3, xy) displaces the points of ``MESH``."""
+    """A glyph and its box on the canvas in pixels; ``warp`` (3, 3, xy) displaces the points of ``MESH``.
+
+    ``stroke`` makes the strokes thinner (-1) or thicker (1).
+    """
 
     glyph: int
     digit: int
@@ -47,6 +53,7 @@ class Placed:
     width: int
     height: int
     warp: np.ndarray
+    stroke: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,13 @@ def compose(
     return Scene(
         width, height, paper, ink, rng.uniform(0, MAX_GRAIN), int(rng.integers(1 << 31)), tuple(placed)
     )
+
+
+def with_other_strokes(scene: Scene, rng: np.random.Generator, strength: float = 1.0) -> Scene:
+    """The scene with strokes of random thickness, which stand for more handwritings."""
+    strokes = np.clip(rng.normal(0, strength * STROKE_DEVIATION, len(scene.placed)), -1, 1)
+    placed = [replace(item, stroke=float(each)) for item, each in zip(scene.placed, strokes, strict=True)]
+    return replace(scene, placed=tuple(placed))
 
 
 def paint(scene: Scene) -> Image.Image:
@@ -180,10 +194,17 @@ def _warped(item: Placed) -> Image.Image:
         for y in range(MESH_CELLS)
         for x in range(MESH_CELLS)
     ]
-    distorted = glyphs.smooth(item.glyph).transform(
+    distorted = _stroked(glyphs.smooth(item.glyph), item.stroke).transform(
         (side, side), Image.Transform.MESH, mesh, Image.Resampling.BILINEAR
     )
     return distorted.resize((item.width, item.height), Image.Resampling.BICUBIC)
+
+
+def _stroked(glyph: Image.Image, stroke: float) -> Image.Image:
+    if not stroke:
+        return glyph
+    extreme = ImageFilter.MaxFilter if stroke > 0 else ImageFilter.MinFilter
+    return Image.blend(glyph, glyph.filter(extreme(STROKE_PIXELS)), abs(stroke))
 
 
 def _corners(points: list[list[list[float]]], x: int, y: int) -> tuple[float, ...]:

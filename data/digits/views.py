@@ -14,7 +14,7 @@ import numpy as np
 
 from data.digits import maps
 from data.digits.glyphs import Pool
-from data.digits.scenes import Scene, compose, paint
+from data.digits.scenes import Scene, compose, paint, with_other_strokes
 from lladav.inputs.images import ViewGeometry, prepare_image
 from lladav.inputs.samples import VisualKind
 
@@ -53,7 +53,8 @@ def _draw(
     pool: Pool, scenes: int, geometry: ViewGeometry, seed: tuple[int, int], warp: float
 ) -> LabelledViews:
     rng = np.random.default_rng(seed)
-    return _joined([_of_scene(compose(rng, pool, warp=warp), geometry, rng) for _ in range(scenes)])
+    drawn = (with_other_strokes(compose(rng, pool, warp=warp), rng, warp) for _ in range(scenes))
+    return _joined([_of_scene(scene, geometry, rng) for scene in drawn])
 
 
 def _joined(parts: Sequence[LabelledViews]) -> LabelledViews:
