@@ -8,41 +8,26 @@ text-only questions are mixed in, because sums between image samples are learned
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from data.digits import corpus, questions
-from data.digits.glyphs import Pool, training_pool
-from data.digits.records import (
-    DigitRecord,
-    DigitVisual,
-    captioned,
-    clip,
-    first_only,
-    records,
-    several_images,
-    step_by_step,
-)
-from data.digits.scenes import compose, pick
-from data.manifest.encoding import eos_tail, unit_hash
-from lladav.config.schema import Config, Supervise
-from lladav.diffusion.masking import Stratum
-from lladav.diffusion.objective import Objective
-from lladav.inputs.chat import ChatTokenizer, Message, encode_chat, encode_plain, parse_conversation
-from lladav.inputs.images import ViewGeometry, image_kind
-from lladav.inputs.packing import PackedBatch, pack
-from lladav.inputs.samples import IGNORED, IMAGE_PLACEHOLDER, Encoded, Sample, VisualKind
+from lladav.config.schema import Config
+from lladav.inputs.chat import ChatTokenizer
+from lladav.inputs.packing import PackedBatch
+from lladav.inputs.samples import Sample
 from lladav.model.attention import PackedAttention
 from lladav.model.language import LanguageTower, rotary_factors
 from lladav.model.llada_v import LLaDAV
-from train.toy_towers.fit import Fit, fit, shuffled
+from train.toy_towers.batches import EqualLengthBatches
+from train.toy_towers.fit import Fit, fit
+from train.toy_towers.lessons import lessons
+from train.toy_towers.noising import Noising
+from train.toy_towers.samples import SampleWriter
 
-SETTINGS = Fit(steps=640, batch=64, adam_lr=2e-3, muon_lr=0.015, all_cores_from=430)
-BASE_VIEW_STEPS = 400
-"""Steps with images as base views alone; images are tiled after them."""
+SETTINGS = Fit(steps=640, batch=64, adam_lr=2e-3, muon_lr=0.015)
+BASE_VIEW_SHARE = 0.6
+"""Share of the steps with images as base views alone; images are tiled after them."""
 SAMPLES = 10000
 """Number of image samples; each is written with base views and with tiles."""
 
@@ -52,21 +37,21 @@ TEXT_ONLY_FACTOR = 2
 """Samples in a text-only batch, relative to other batches: they are short."""
 TEXT_ONLY_SAMPLES = 20000
 
-IMAGE_QUESTIONS = (*questions.SINGLE, "read", "compare")
-"""Kinds of questions about one image; the harder kinds are listed twice."""
-
-SUMS, TEXTS = 2, 5
-"""Questions per sample: about sums in an image, and without an image."""
-
-RECORD_SHARES = (0.42, 0.15, 0.06, 0.2, 0.12, 0.05)
-"""Shares of samples: one image, several images, a clip, step-by-step sums, text only, a caption."""
-
-SUFFIX_SHARE = 0.3
-"""Share of questions that end in /think or /no_think."""
+MIXED = {
+    "one_image": 0.40,
+    "several_images": 0.15,
+    "clip": 0.06,
+    "sums": 0.22,
+    "texts": 0.10,
+    "caption": 0.05,
+    "description": 0.02,
+}
+TEXT_ONLY = {"drill": 1.0}
+"""Shares of the kinds of lessons."""
 
 
 def pretrain(model: LLaDAV, tokenizer: ChatTokenizer, config: Config, scale: float = 1.0) -> float:
-    """Train the language tower in place; return the seconds it took. ``scale`` shortens it (for tests)."""
+    """Train the language tower in place; return the seconds it took. ``scale`` is its relative length."""
     tower = model.language
     initialize_weights(tower, config.train.seed)
     loss = LanguageLoss(model, tokenizer, config, scale)
@@ -92,38 +77,33 @@ class LanguageLoss:
         self._tower, self._geometry = model.language, model.geometry
         self._attention = config.model.attention
         self._seed = seed = config.train.seed
-        settings = replace(config.objective, stratified=True)
-        self._objective = Objective(settings, tokenizer.ids, seed, chunk=4096)
-        writer = SampleWriter(tokenizer, model.geometry, settings.eos_tail)
-        pool = training_pool()
-        # The names are part of the records' ids, which seed the random draws: they stay as they are.
-        mixed = list(records(_mixed_record, "lesson", round(SAMPLES * scale), seed, pool))
-        text_only = records(_text_only_record, "drill", round(TEXT_ONLY_SAMPLES * scale), seed, pool)
-        self._batch, self._base_view_steps = SETTINGS.scaled(scale).batch, BASE_VIEW_STEPS * scale
-        self._base_views = [writer.sample(record, base_view_only=True) for record in mixed]
-        self._tiled = [writer.sample(record) for record in mixed]
-        self._text_only = [writer.sample(record) for record in text_only]
+        self._noise = Noising.of(config, tokenizer)
+        writer = SampleWriter(tokenizer, model.geometry)
+        mixed = list(lessons("lesson", round(SAMPLES * scale), seed, MIXED))
+        text_only = lessons("drill", round(TEXT_ONLY_SAMPLES * scale), seed, TEXT_ONLY)
+        settings = SETTINGS.scaled(scale)
+        self._base_view_steps = BASE_VIEW_SHARE * settings.steps
+        self._base_views = self._batches(
+            [writer.spelled(each, base_view_only=True) for each in mixed], settings.batch
+        )
+        self._tiled = self._batches([writer.spelled(each) for each in mixed], settings.batch)
+        self._text_only = self._batches(
+            [writer.spelled(each) for each in text_only], TEXT_ONLY_FACTOR * settings.batch
+        )
 
     def __call__(self, step: int) -> Tensor:
-        chosen = self._chosen(step)
-        packed = pack(chosen, self._geometry)
-        batch = self._objective.batch(
-            packed,
-            [sample.id for sample in chosen],
-            step,
-            [Stratum(index, len(chosen)) for index in range(len(chosen))],
-            scale=1 / len(chosen),
-        )
+        batch = self._noise.batch(self._chosen(step), self._geometry, step)
         hidden_TW = self._hidden(batch.packed)
         return self._tower.lm_head(hidden_TW[batch.output_positions_M], batch.rows)[0]
 
     def _chosen(self, step: int) -> list[Sample]:
         """The samples of a step."""
-        samples = self._base_views if step < self._base_view_steps else self._tiled
-        batch, number = self._batch, step
         if step % TEXT_ONLY_EVERY == TEXT_ONLY_EVERY - 1:
-            samples, batch, number = self._text_only, TEXT_ONLY_FACTOR * batch, step // TEXT_ONLY_EVERY
-        return [samples[i] for i in shuffled(len(samples), batch, number, self._seed)]
+            return self._text_only.at(step // TEXT_ONLY_EVERY)
+        return (self._base_views if step < self._base_view_steps else self._tiled).at(step)
+
+    def _batches(self, samples: Sequence[Sample], batch: int) -> EqualLengthBatches:
+        return EqualLengthBatches(samples, self._geometry, batch, self._seed)
 
     def _hidden(self, packed: PackedBatch) -> Tensor:
         positions = torch.cat([torch.arange(length) for length in packed.lengths])
@@ -131,97 +111,3 @@ class LanguageLoss:
         embeddings = self._tower.embed_tokens(packed.token_ids_T)
         attend = PackedAttention(packed.lengths, self._attention, packed.turns_T)
         return self._tower(embeddings, rotary, attend)
-
-
-class SampleWriter:
-    """Makes training samples of text from records, with images spelled as characters."""
-
-    def __init__(self, tokenizer: ChatTokenizer, geometry: ViewGeometry, longest_tail: int) -> None:
-        self._tokenizer, self._geometry, self._longest_tail = tokenizer, geometry, longest_tail
-        signs = corpus.SIGNS + corpus.DOT + corpus.LINE_END
-        self._ids = {sign: tokenizer.encode(sign)[0] for sign in signs}
-
-    def sample(self, record: DigitRecord, base_view_only: bool = False) -> Sample:
-        """The record's text as in the curriculum; ``base_view_only`` leaves the tiles out."""
-        kind = kind_of(record)
-        if base_view_only and kind is VisualKind.tiled:
-            kind = VisualKind.square
-        messages = [_suffixed(message, record) for message in parse_conversation(record.conversations())]
-        if record.kind == "caption":
-            return self._spelled(record, encode_plain(messages, self._tokenizer), kind)
-        tail = eos_tail(record.id, self._longest_tail)
-        return self._spelled(record, encode_chat(messages, self._tokenizer, Supervise.answers, tail), kind)
-
-    def _spelled(self, record: DigitRecord, text: Encoded, kind: VisualKind) -> Sample:
-        """The text with each image placeholder replaced by the characters of its image."""
-        pieces, start = [], 0
-        positions = np.flatnonzero(text.input_ids == IMAGE_PLACEHOLDER)
-        for position, visual in zip(positions.tolist(), record.visuals, strict=True):
-            signs = corpus.visual_characters(visual, kind, self._geometry)
-            pieces += [_part(text, start, position), _unsupervised([self._ids[sign] for sign in signs])]
-            start = position + 1
-        pieces.append(_part(text, start, len(text.input_ids)))
-        return Sample(record.id, Encoded(*(np.concatenate([getattr(p, n) for p in pieces]) for n in _FIELDS)))
-
-
-_FIELDS = ("input_ids", "labels", "turns", "answer")
-
-
-def kind_of(record: DigitRecord) -> VisualKind:
-    """How the record's images become views."""
-    if record.kind == "caption":
-        return VisualKind.square
-    if record.visuals and record.visuals[0].is_video:
-        return VisualKind.video
-    return image_kind(len(record.visuals))
-
-
-def _suffixed(message: Message, record: DigitRecord) -> Message:
-    """Append /think or /no_think to some questions, as the last stage does."""
-    if message.role != "user" or unit_hash(0, f"suffix/{record.id}") >= SUFFIX_SHARE:
-        return message
-    return Message(message.role, message.content + questions.SUFFIXES[record.kind == "arithmetic"])
-
-
-def _part(text: Encoded, start: int, end: int) -> Encoded:
-    return Encoded(*(getattr(text, name)[start:end] for name in _FIELDS))
-
-
-def _unsupervised(ids: Sequence[int]) -> Encoded:
-    values = np.array(ids, np.int32)
-    return Encoded(values, np.full_like(values, IGNORED), np.zeros_like(values), np.zeros(len(ids), bool))
-
-
-def _mixed_record(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
-    """A record of a random kind, with one question per image: an earlier answer would reveal the next."""
-    makes = (_one_image, several_images, clip, _sums, _texts, captioned)
-    make = makes[pick(rng, RECORD_SHARES)]
-    record = make(name, rng, pool)
-    return first_only(record) if make is several_images else record
-
-
-def _one_image(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
-    scene = compose(rng, pool)
-    kind = questions.choose(IMAGE_QUESTIONS, rng)
-    return DigitRecord(name, kind, [questions.SINGLE[kind](scene.digits, rng)], [DigitVisual((scene,))])
-
-
-def _sums(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
-    """One image with ``SUMS`` questions about sums."""
-    record = step_by_step(name, rng, pool)
-    digits = record.visuals[0].scenes[0].digits
-    return replace(record, pairs=[questions.arithmetic(digits, rng) for _ in range(SUMS)])
-
-
-def _text_only_record(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
-    """A sum with its steps, or another question without an image."""
-    del pool
-    if rng.random() < 0.5:
-        return DigitRecord(name, "arithmetic", [questions.sum_in_words(rng)])
-    return DigitRecord(name, "text", [questions.text_only(rng)])
-
-
-def _texts(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
-    """Several questions without an image, because they are short."""
-    del pool
-    return DigitRecord(name, "text", [questions.text_only(rng) for _ in range(TEXTS)])

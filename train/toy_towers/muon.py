@@ -1,7 +1,7 @@
 """The Muon optimizer (Jordan et al., 2024): momentum updates, orthogonalized per matrix.
 
-It works in float32, because ``torch.optim.Muon`` works in bfloat16, which is slow on a CPU without bfloat16
-instructions.
+It works in bfloat16 where the processor has instructions for it, else in float32: ``torch.optim.Muon`` always
+works in bfloat16, which is slow on other processors.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+
+from lladav.decoding.cpu_weights import fastest_dtype
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
 """Coefficients of the odd polynomial whose iteration drives all singular values towards 1."""
@@ -46,9 +48,9 @@ def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:
     """Matrices (N, R, C) with the same singular vectors and singular values near 1."""
     linear, cubic, quintic = QUINTIC
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if tall else matrices
+    x = (matrices.mT if tall else matrices).to(getattr(torch, fastest_dtype("cpu")))
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
         x = linear * x + (cubic * gram + quintic * (gram @ gram)) @ x
-    return x.mT if tall else x
+    return (x.mT if tall else x).to(matrices.dtype)

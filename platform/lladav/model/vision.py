@@ -9,6 +9,7 @@ Shapes: N views, C channels, P patches of a view (side x side), S side, E vision
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,11 @@ class VisionTower(nn.Module):
 def built_layers(config: VisionConfig) -> int:
     """Layers up to the feature layer: all for -1, all but the last for -2."""
     return config.layers + 1 + config.feature_layer
+
+
+def only_used_layers(config: VisionConfig) -> VisionConfig:
+    """The same tower without the layers behind the feature layer, as it is exported."""
+    return replace(config, layers=built_layers(config), feature_layer=-1)
 
 
 def merge_views(
