@@ -1,6 +1,6 @@
 # All commands; `make` lists them. Paths are relative because the name of the checkout's folder may contain spaces.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo serve test proofs clients lmms-eval k8s-check image-proof lint format bench schemas schema-suite clean
+.PHONY: help venv demo tiny-model serve test proofs clients lmms-eval k8s-check image-proof lint format bench schemas schema-suite clean
 PYTHON_OF_VENV := .venv/bin/python
 ARGS ?=
 FILE ?=
@@ -14,8 +14,11 @@ venv: .venv/ready ## create .venv with the pinned versions
 .venv/ready: pyproject.toml constraints.txt .ci/bootstrap
 	@PYTHON="$(PYTHON)" sh .ci/bootstrap
 
-demo: .venv/ready ## train the toy model on this machine, evaluate it and plot the results
+demo: .venv/ready ## train the tiny model's curriculum, evaluate it and plot the results; ARGS=from=scratch trains towers too
 	@$(PYTHON_OF_VENV) -m train.demo $(ARGS)
+
+tiny-model: .venv/ready ## train the shipped model again, which takes about an hour; ARGS="out=FOLDER"
+	@$(PYTHON_OF_VENV) -m train.tiny_model $(ARGS)
 
 serve: .venv/ready ## serve a model and the playground on this machine; ARGS="model=FOLDER port=8080"
 	@$(PYTHON_OF_VENV) -m serve.run $(ARGS)

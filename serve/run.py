@@ -4,7 +4,7 @@
     python -m serve.run port=8080 engine.max_rows=8
 
 Starts a private Ray, deploys the application on it, and prints example requests. Without ``model=FOLDER``
-it serves the toy model that ``make demo`` trains, and trains it first if it is missing.
+it serves the tiny model that lladav ships.
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ import contextlib
 import logging
 import math
 import os
-import re
 import shlex
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -30,6 +28,7 @@ if __name__ == "__main__":
 import ray  # noqa: E402 - the path comes first
 from ray import serve  # noqa: E402
 
+from lladav.checkpoint import shipped_model  # noqa: E402
 from lladav.cluster import CHECKOUT, local_head, runtime_env  # noqa: E402
 from lladav.config.cli import key_values, one_line_errors  # noqa: E402
 from lladav.errors import UserError  # noqa: E402
@@ -42,7 +41,6 @@ from serve.starting import check_checkpoint, deploy  # noqa: E402
 
 APP, HOST, PORT = "lladav", "127.0.0.1", 8000
 HELP = {"-h", "--help"}
-TOY_MODEL = "runs/ov_vw-tiny-digits/checkpoint-*/weights"
 IMAGE = ROOT / "serve" / "playground" / "static" / "examples" / "digits.png"
 QUESTION = "Which digits are in the picture?"
 
@@ -57,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
             print(f"{__doc__}\n  port={port}\n{settings_help(values)}")
             return
         port = _port(port)
-        model = values.get("model") or str(_toy_model())
+        model = values.get("model") or str(shipped_model())
         settings = load({**values, "model": absolute_model(model)})
         check_checkpoint(settings.model)
         check_ingress(settings)
@@ -97,15 +95,6 @@ def _port(text: str) -> int:
         except OSError:
             raise UserError(f"port={text}: taken; choose another one, as in port={int(text) + 1}") from None
     return int(text)
-
-
-def _toy_model() -> Path:
-    """The last weights of the last stage of the demo."""
-    if not list(Path().glob(TOY_MODEL)):
-        print("no trained model yet: training the toy model, as make demo does", flush=True)
-        if subprocess.run([sys.executable, ROOT / "train" / "demo.py"], check=False).returncode:
-            raise UserError("the toy model could not be trained; see above, or give model=FOLDER")
-    return max(Path().glob(TOY_MODEL), key=lambda folder: int(re.findall(r"\d+", folder.parent.name)[-1]))
 
 
 def _examples(settings: ServeSettings, port: int, dashboard: str, seconds: float) -> str:

@@ -29,6 +29,7 @@ PACKAGES = {
     "serve": "serve",
     "train": "train",
     "conf": "lladav/conf",
+    "models": "lladav/models",
 }
 
 ALL_HELP = """
@@ -141,6 +142,13 @@ def test_a_model_is_exported_and_answers(lladav: Command, golden: Any, tmp_path:
     )
     assert answered.returncode == 0, answered.stderr
     assert "4 forwards" in answered.stderr
+
+
+@pytest.mark.slow
+def test_the_shipped_model_answers_without_a_name(lladav: Command) -> None:
+    answered = lladav("generate", "--device", "cpu", "What is 3 + 4?")
+    assert answered.returncode == 0, answered.stderr
+    assert answered.stdout == "7\n"
 
 
 @pytest.mark.ray

@@ -95,10 +95,13 @@ def _take(name: str, arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     return values[-1] if values else None, [each for each in arguments if not each.startswith(name)]
 
 
-def evaluate(config: Config, split: Split = Split.validation, schema: Path | None = None) -> dict[str, Score]:
+def evaluate(
+    config: Config, split: Split = Split.validation, schema: Path | None = None, every: int = 1
+) -> dict[str, Score]:
     """Scores of the stage's newest checkpoint, by type of question; ``schema`` is a file with a JSON schema.
 
-    Saved answers are reused unless something that determines them has changed. Raises ``UserError`` if the
+    With ``every`` of 3, every third question of the half is asked. Saved answers are reused unless something
+    that determines them has changed. Raises ``UserError`` if the
     stage has no checkpoint or the data set no questions, and for a schema that cannot be guaranteed.
     """
     from lladav.storage.local_cache import local_copy
@@ -112,7 +115,7 @@ def evaluate(config: Config, split: Split = Split.validation, schema: Path | Non
         raise UserError(
             f"run {run.name}: has no checkpoint; train it with: python train/run.py stage={config.stage.name}"
         )
-    questions = stage_questions(config, split)
+    questions = stage_questions(config, split)[::every]
     file = latest.path / (EVALUATION if structure is None else SCHEMA_EVALUATION)[split]
     key = cache_key(config, latest.step, questions, {"schema": structure.source} if structure else None)
     if not file.exists() or json.loads(file.read_text()).get("key") != key:

@@ -28,6 +28,7 @@ COMMANDS = {
     "towers": Command("train.towers", "build the tiny towers that the built-in curriculum starts from"),
     "data": Command("data.look.__main__", "look at the data of a stage before it is trained"),
     "digits": Command("data.digits.__main__", "write the built-in data set"),
+    "tiny-model": Command("train.tiny_model", "train the shipped tiny model again"),
     "demo": Command("train.demo", "train and evaluate the tiny model in the current folder"),
     "generate": Command("lladav.generation", "answer a question about images or a video"),
     "serve": Command("serve.run", "serve a model and the playground on this machine"),

@@ -1,10 +1,11 @@
 """Answers one question about images or a video: as a function, and in the terminal.
 
-    python -m lladav.generate --model FOLDER --image image.png "How many digits are there?"
+    python -m lladav.generate --image image.png "How many digits are there?"
     python -m lladav.generate --model FOLDER --video clip.mp4 --frames 16 "What happens?"
     python -m lladav.generate --model FOLDER --image receipt.png --schema receipt.json "Read the receipt."
 
-A terminal shows the answer while it is decoded, out of order: dim dots are masked positions.
+Without ``--model`` the tiny model that lladav ships answers. A terminal shows the answer while it is decoded,
+out of order: dim dots are masked positions.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from lladav.checkpoint import model_config_of, open_model
+from lladav.checkpoint import model_config_of, open_model, shipped_model
 from lladav.config.cli import OneLineParser, one_line_errors
 from lladav.config.introspection import field_docs
 from lladav.config.schema import ModelConfig, Pixels, Prediction
@@ -174,12 +175,13 @@ def main(command_line: Sequence[str]) -> None:
         DecodingOptions(**settings)
         _check_files(arguments)
         structure = structure_of(arguments)
-        config, tokenizer = model_config_of(arguments.model), ChatTokenizer.load(arguments.model)
+        folder = arguments.model or shipped_model()
+        config, tokenizer = model_config_of(folder), ChatTokenizer.load(folder)
         images = [_open(path, config.images.pixels) for path in arguments.image]
         with schema_errors(structure_flag(arguments)):
             options = chat_options(tokenizer, arguments.stop, config.prediction, structure, **settings)
         prompt = question(config, tokenizer, images, arguments.question, arguments.video, arguments.frames)
-        model = open_model(arguments.model, getattr(torch, arguments.dtype), arguments.device)
+        model = open_model(folder, getattr(torch, arguments.dtype), arguments.device)
         masks_ahead = options.positions_per_block if config.prediction is Prediction.masked else 0
         show(updates(model, prompt, options), tokenizer, options, Console(), masks_ahead)
         if structure is not None:
@@ -282,9 +284,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("question")
     parser.add_argument(
         "--model",
-        required=True,
         type=Path,
-        help="folder or hub id of a LLaDA-V checkpoint with its tokenizer",
+        help="folder or hub id of a LLaDA-V checkpoint with its tokenizer; default: the shipped tiny model",
     )
     parser.add_argument("--image", action="append", default=[], help="an image file; repeatable")
     parser.add_argument("--video", type=Path, help="a file or a folder of frames; not together with --image")

@@ -8,15 +8,11 @@ from pathlib import Path
 import pytest
 
 from data.digits.questions import Split
-from lladav.checkpoint import export
-from lladav.config.loader import load
 from lladav.config.schema import Config
 from lladav.errors import UserError
-from lladav.model.initialization import initialize
-from lladav.model.llada_v import LLaDAV
 from lladav.storage import local_path
-from tests.digits import copy_digits
-from train.checkpoints.run_folder import WEIGHTS, Run
+from tests.train.untrained import untrained_run
+from train.checkpoints.run_folder import Run
 from train.evaluate import EVALUATION, SCHEMA_EVALUATION, evaluate, take_schema, take_split
 from train.evaluation.held_out import text_of_json
 
@@ -29,17 +25,7 @@ def checkpoint(config: Config) -> Path:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    """A run of an untrained tiny model with one checkpoint, and a few held-out questions."""
-    questions = copy_digits(tmp_path) / "held_out" / "questions.jsonl"
-    questions.write_text("".join(f"{line}\n" for line in questions.read_text().splitlines()[:2]))
-    folders = [f"data.root={tmp_path}/digits", f"model.tokenizer={tmp_path}/digits/tokenizer"]
-    config = load(["stage=si", "model=tiny", "data=digits", f"train.storage={tmp_path}/runs", *folders])
-    run = Run.of(config)
-    model = LLaDAV(config.model)
-    initialize(model, seed=0)
-    export(model, config.model, checkpoint(config) / WEIGHTS, tokenizer=config.model.tokenizer)
-    run.commit(1, 1, 1)
-    return config
+    return untrained_run(tmp_path, Split.validation)
 
 
 def test_answers_are_reused_until_a_question_or_a_setting_changes(config: Config) -> None:
@@ -56,6 +42,11 @@ def test_answers_are_reused_until_a_question_or_a_setting_changes(config: Config
     questions = Path(config.data.root) / "held_out" / "questions.jsonl"
     questions.write_text(questions.read_text().splitlines()[0] + "\n")
     assert evaluate(config)["all"].questions == 1
+
+
+def test_a_part_of_the_questions_is_asked(config: Config) -> None:
+    assert evaluate(config, every=2)["all"].questions == 1
+    assert evaluate(config)["all"].questions == 2
 
 
 def test_the_halves_have_their_own_answers(config: Config) -> None:

@@ -10,6 +10,7 @@ from lladav.checkpoint.digest import weights_digest
 from lladav.checkpoint.exporting import convert, export
 from lladav.checkpoint.key_mapping import LAYOUTS
 from lladav.checkpoint.loading import check_model, load, load_adapter, open_model
+from lladav.checkpoint.shipped import shipped_model
 
 __all__ = [
     "LAYOUTS",
@@ -23,5 +24,6 @@ __all__ = [
     "load_adapter",
     "model_config_of",
     "open_model",
+    "shipped_model",
     "weights_digest",
 ]

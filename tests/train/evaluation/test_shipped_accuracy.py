@@ -1,0 +1,114 @@
+"""The figures of the shipped model's card, measured again on a part of the held-out questions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import lladav
+from data.digits import preparation, records, writers
+from data.digits.questions import Split
+from lladav.checkpoint import open_model, shipped_model
+from lladav.config.loader import load
+from lladav.config.schema import Config
+from lladav.inputs.chat import ChatTokenizer
+from lladav.model.llada_v import LLaDAV
+from lladav.structured.compiling import StructureKind, StructureSpec
+from train.evaluate import BATCH, decoding_options
+from train.evaluation.held_out import Answered, Question, answer_questions, read_questions, with_suffixes
+
+BOUND = 0.9
+"""Exact match below which something is broken; the card has the figure of all questions."""
+
+EVERY = 6
+"""Every sixth question of the test half is asked: 120 of 720."""
+EXAMPLES = Path("serve/playground/static/examples")
+"""Images of the playground."""
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return load(["stage=ov_vw", "model=tiny", "data=digits"])
+
+
+@pytest.fixture(scope="module")
+def model() -> LLaDAV:
+    return open_model(shipped_model(), torch.float32)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> ChatTokenizer:
+    return ChatTokenizer.load(shipped_model())
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory, config: Config) -> list[Question]:
+    folder = tmp_path_factory.mktemp("held_out")
+    asked = list(records.held_out(Split.test, preparation.SEED))[::EVERY]
+    writers.write_questions(asked, folder)
+    return with_suffixes(read_questions(folder, Split.test), config.stage.suffixes)
+
+
+@pytest.mark.slow
+def test_held_out_questions_are_answered(
+    model: LLaDAV, tokenizer: ChatTokenizer, questions: list[Question], config: Config
+):
+    options = decoding_options(config, tokenizer.ids)
+    answered = list(answer_questions(model, tokenizer, questions, options, BATCH))
+    assert len(answered) == 120
+    assert share_correct(answered) >= BOUND
+
+
+def test_json_costs_no_accuracy(model: LLaDAV, tokenizer: ChatTokenizer, questions: list[Question]):
+    counted = [question for question in questions if question.type == "count"]
+    schema = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"]}
+    spec = StructureSpec(StructureKind.json_schema, json.dumps(schema))
+    right = [
+        json.loads(ask(model, tokenizer, each.text, each.media, spec)) == {"answer": int(each.answer)}
+        for each in counted
+    ]
+    assert len(right) == 10
+    assert sum(right) >= 9
+
+
+@pytest.mark.parametrize(
+    ("question", "images", "answer"),
+    [
+        ("Which digits are in the picture?", ["digits.png"], "971"),
+        ("Add the first and the last digit. Think step by step.", ["sum.png"], "6+8=14. Answer: 14"),
+        ("Read the digits of each image.", ["several-1.png", "several-2.png", "several-3.png"], "66, 677, 4"),
+    ],
+)
+@pytest.mark.parametrize("refresh_interval", [1, 4])
+def test_the_playgrounds_examples_are_answered(
+    model: LLaDAV,
+    tokenizer: ChatTokenizer,
+    question: str,
+    images: list[str],
+    answer: str,
+    refresh_interval: int,
+):
+    files = [EXAMPLES / name for name in images]
+    assert ask(model, tokenizer, question, files, refresh_interval=refresh_interval) == answer
+
+
+def share_correct(answered: list[Answered]) -> float:
+    return sum(each.correct for each in answered) / len(answered)
+
+
+def ask(
+    model: LLaDAV,
+    tokenizer: ChatTokenizer,
+    question: str,
+    images: list[Path],
+    structure: StructureSpec | None = None,
+    refresh_interval: int = 1,
+) -> str:
+    """The answer with the settings of ``conf/serve/local.yaml``."""
+    opened = [Image.open(file) for file in images]
+    settings = {"max_tokens": 48, "block_length": 8, "refresh_interval": refresh_interval}
+    return lladav.generate(model, opened, question, tokenizer=tokenizer, structure=structure, **settings).text
