@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from lladav.model.llada_v import LLaDAV
 
 PARTS = (ModelPart.vision, ModelPart.language)
-USUAL = MappingProxyType(dict.fromkeys(PARTS, 1.0))
+USUAL: Mapping[ModelPart, float] = MappingProxyType(dict.fromkeys(PARTS, 1.0))
 FROM_SCRATCH = "from=scratch"
 MAX_PARAMETERS = 10_000_000
 """Largest language tower that is pretrained here; towers of larger models are downloaded."""

@@ -19,14 +19,17 @@ NEARLY_THE_SAME = 0.75
 
 ATTEMPTS = 20
 
+ASK = "[Tell me|Say|State|Report|Write]"
+"""Verbs in front of a question: Tell me how many there are."""
 TELL = "[Tell me|Give|Give me|Say|Write|Write down|Name|State|Report|Show|Type]"
+"""Verbs in front of a thing: Name the largest digit."""
 LIST = "[Read|List|Tell me|Give|Give me|Say|Write|Write down|Name|Report|Spell out|Type]"
-PLACE = (
-    "[| in the [picture|image|photo]| in this [picture|image|photo]| shown here| that you see| you can see]"
-)
+IN = "[| in the [picture|image|photo]| in this [picture|image|photo]]"
+PLACE = f"[{IN}| shown here| that you see| you can see]"
+DIGITS = "[[all|all the|the] [digits|handwritten digits]|[each|every|every single] digit]"
 ORDER = "[| from left to right|, left to right| in order|, in order| in reading order]"
 LARGEST = "[largest|biggest|highest|greatest]"
-SMALLEST = "[smallest|lowest|least|tiniest]"
+SMALLEST = "[smallest|lowest]"
 LARGER = "[larger|bigger|greater|higher]"
 THINK = "[Think step by step.|Show every step.|Write every step.|Explain each step.]"
 
@@ -52,7 +55,7 @@ def _extreme(adjective: str) -> tuple[str, ...]:
     return (
         f"[Please |]{TELL} the {adjective} [digit|of all digits|of the digits|one of the digits]{PLACE}.",
         f"[What|Which] is the {adjective} [digit|of all digits|of the digits]{PLACE}?",
-        f"Which digit[{PLACE}|] is the {adjective}?",
+        f"Which digit{IN} is the {adjective}?",
         f"Find the {adjective} digit{PLACE}.",
     )
 
@@ -60,18 +63,18 @@ def _extreme(adjective: str) -> tuple[str, ...]:
 TABLE = (
     _wordings(
         _any_of(questions.READ),
-        f"[Please |]{LIST} [all|all the|the|each|every single] [digits|handwritten digits|digit]"
-        f"{PLACE}{ORDER}.",
-        f"[What|Which] [digits|handwritten digits] [are|can you see|do you see|are shown]{PLACE}{ORDER}?",
+        f"[Please |]{LIST} {DIGITS}{PLACE}{ORDER}.",
+        f"[What|Which] [digits|handwritten digits] [are there|can you see|do you see|are shown]{IN}{ORDER}?",
         "What does the [picture|image|photo] [say|show]?",
         "Which digits does [the|this] [picture|image|photo] [show|contain|have]?",
     ),
     _wordings(
         _any_of(questions.COUNT),
-        f"[Please |]{TELL} how many digits [there are|are there|you see|you can see|are shown]{PLACE}.",
-        f"How many [digits|handwritten digits] [are there|are shown|do you see|can you see]{PLACE}?",
-        f"[Please |][Count|Count up] [the|all|all the] digits{PLACE}.",
-        f"[What is|{TELL}] the [number|count|total number] of [digits|all digits]{PLACE}[.|?]",
+        f"[Please |]{ASK} how many digits [there are|you see|you can see|are shown]{IN}.",
+        f"How many [digits|handwritten digits] [are there|are shown|do you see|can you see]{IN}?",
+        f"[Please |]Count [the|all|all the] digits{PLACE}.",
+        f"What is the [number|count|total number] of [digits|all digits]{PLACE}?",
+        f"[Please |]{TELL} the [number|count|total number] of [digits|all digits]{PLACE}.",
     ),
     _wordings(r"What is the largest digit\?", *_extreme(LARGEST)),
     _wordings(r"What is the smallest digit\?", *_extreme(SMALLEST)),
@@ -79,20 +82,20 @@ TABLE = (
         r"Which is larger, the first digit or the last digit\?",
         f"Which [one |]is {LARGER}[,|:] the first or the last digit?",
         f"Is the first [digit |]or the last digit {LARGER}?",
-        f"{TELL} which is {LARGER}, the first digit or the last[ digit|].",
+        f"{ASK} which is {LARGER}, the first digit or the last[ digit|].",
         f"Compare the first and the last digit: which is {LARGER}?",
     ),
     _wordings(
         r"What is the (?P<which>first|second|third|last) digit\?",
         f"[Please |]{LIST} the {{which}} digit{PLACE}.",
-        f"[What|Which] digit [is|comes] {{which}}{PLACE}?",
+        f"[What|Which] digit [is|comes] {{which}}{IN}?",
         f"[What|Which] is the {{which}} digit{PLACE}?",
     ),
     _wordings(
         r"Is the (?P<which>first|second|third|last) digit even or odd\?",
-        f"[Please |]{TELL} [whether|if] the {{which}} digit is [even or odd|odd or even].",
-        "Is the {which} digit[ an|] [odd or even|even or odd][ number|]?",
-        "[Odd or even|Even or odd][:|,] the {which} digit?",
+        f"[Please |]{ASK} [whether|if] the {{which}} digit is [even or odd|odd or even].",
+        "Is the {which} digit [odd or even|even or odd|an odd or even number|an even or odd number]?",
+        "[Odd or even|Even or odd]: the {which} digit?",
         "What is the parity of the {which} digit?",
     ),
     _wordings(
@@ -104,14 +107,15 @@ TABLE = (
     _wordings(
         r"Add the first and the last digit\. Think step by step\.",
         f"[Please |][Add|Add up|Sum up] the first digit and the last digit{PLACE}. {THINK}",
-        f"What is the [sum|total] of the first and the last digit? {THINK}",
+        f"What is the [sum|total] of the first and the last digit{IN}? {THINK}",
         f"What is the first digit plus the last digit? {THINK}",
     ),
     _wordings(
         r"Subtract the smallest digit from the largest\. Think step by step\.",
-        f"[Please |][Subtract|Take away] the {SMALLEST} digit from the {LARGEST}[ digit|]. {THINK}",
+        f"[Please |]Subtract the {SMALLEST} digit from the {LARGEST}[ digit|]. {THINK}",
         f"What is the {LARGEST} digit minus the {SMALLEST}[ digit|]? {THINK}",
-        f"[What is|{TELL}] the difference of the {LARGEST} and the {SMALLEST} digit[.|?] {THINK}",
+        f"What is the difference between the {LARGEST} and the {SMALLEST} digit{IN}? {THINK}",
+        f"{TELL} the difference between the {LARGEST} and the {SMALLEST} digit{PLACE}. {THINK}",
     ),
     _wordings(
         r"Read the digits of each image\.",
@@ -120,7 +124,7 @@ TABLE = (
     ),
     _wordings(
         r"How many digits are in the (?P<which>first|second|third) image\?",
-        "[Please |][Count|Count up] [the|all] digits [of|in] the {which} [image|picture|photo].",
+        "[Please |]Count [the|all] digits [of|in] the {which} [image|picture|photo].",
         "How many digits does the {which} [image|picture|photo] [show|have]?",
     ),
     _wordings(
@@ -131,7 +135,7 @@ TABLE = (
     _wordings(
         r"How many digits are there in all images\?",
         "How many digits [do all images|do the images] [show|have][ together| in total|]?",
-        "[Please |][Count|Count up] [the|all] digits [of|in] all [images|pictures|photos].",
+        "[Please |]Count [the|all] digits [of|in] all [images|pictures|photos].",
     ),
     _wordings(
         _any_of(questions.WATCH),
@@ -152,12 +156,12 @@ TABLE = (
     _wordings(
         r"Which is larger, (?P<a>\d) or (?P<b>\d)\?",
         f"Which [one |number |]is {LARGER}[,|:] {{a}} or {{b}}?",
-        f"[Tell me|Say] which is {LARGER}, {{a}} or {{b}}.",
+        f"{ASK} which is {LARGER}, {{a}} or {{b}}.",
     ),
     _wordings(
         r"Is (?P<a>\d) even or odd\?",
-        "Is {a}[ an|] [odd or even|even or odd][ number|]?",
-        "[Tell me|Say] [whether|if] {a} is [even or odd|odd or even].",
+        "Is {a} [odd or even|an odd or even number|an even or odd number]?",
+        f"{ASK} [whether|if] {{a}} is [even or odd|odd or even].",
     ),
 )
 
@@ -170,11 +174,6 @@ def reworded(question: str, rng: np.random.Generator) -> str:
     return question
 
 
-def all_words() -> list[str]:
-    """The templates without their signs, for the tokenizer."""
-    return [re.sub(r"[\[\]|{}]", " ", template) for wordings in TABLE for template in wordings.templates]
-
-
 def is_held_out(wording: str) -> bool:
     """Whether a wording is the same, or nearly the same, as one of the held-out type ``reworded``."""
     own = _words(wording)
@@ -184,7 +183,7 @@ def is_held_out(wording: str) -> bool:
 
 def _drawn(wordings: Wordings, groups: dict[str, str], rng: np.random.Generator) -> str | None:
     for _ in range(ATTEMPTS):
-        text = _expanded(questions.choose(wordings.templates, rng), rng).format(**groups)
+        text = _sentence(_expanded(questions.choose(wordings.templates, rng), rng).format(**groups))
         if not is_held_out(text):
             return text
     return None
@@ -196,6 +195,11 @@ def _expanded(template: str, rng: np.random.Generator) -> str:
     while innermost.search(template):
         template = innermost.sub(lambda found: questions.choose(found[1].split("|"), rng), template, count=1)
     return template
+
+
+def _sentence(text: str) -> str:
+    """The text with the verb behind Please in lower case."""
+    return re.sub(r"^Please ([A-Z])", lambda found: f"Please {found[1].lower()}", text)
 
 
 def _words(wording: str) -> set[str]:

@@ -1,19 +1,13 @@
-"""Long descriptions: true sentences that never repeat, and a set that leaves the others as they are."""
+"""Long descriptions: true sentences that never repeat."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.digits import bpe, corpus, records
 from data.digits.descriptions import END, covered_share, describe, true_sentences, true_share
-from data.digits.glyphs import training_pool
-from data.digits.preparation import SEED, SETS
-from tests.digits import SCALE, shared_digits
 
 DIGITS = st.lists(st.integers(0, 9), min_size=1, max_size=3)
 
@@ -49,15 +43,3 @@ def test_sentences_of_three_digits() -> None:
 def test_sentences_are_checked_against_the_digits(text: str, true: float, covered: float) -> None:
     assert true_share(text, [3, 8, 1]) == true
     assert covered_share(text, [3, 8, 1]) == pytest.approx(covered)
-
-
-def test_the_tokenizer_is_that_of_the_other_sets(tmp_path: Path) -> None:
-    """A new set must not change the token ids of existing ones."""
-    texts: list[str] = []
-    for name, each in SETS.items():
-        if name != "descriptions":
-            total = round(each.size * SCALE)
-            texts += corpus.sentences(list(records.records(each.make, name, total, SEED, training_pool())))
-    bpe.save(bpe.train(texts), tmp_path)
-    kept = shared_digits() / "tokenizer" / "tokenizer.json"
-    assert kept.read_bytes() == (tmp_path / "tokenizer.json").read_bytes()
