@@ -270,7 +270,7 @@ def test_a_damaged_video_is_reported_in_one_line(
             ["--model", "/nowhere", "--schema", "a", "--regex", "b", "x"],
             "--regex: not allowed with argument --sch",
         ),
-        (["x"], "the following arguments are required: --model"),
+        (["--model", "/nowhere"], "the following arguments are required: question"),
     ],
 )
 def test_mistakes_are_reported_in_one_line(
