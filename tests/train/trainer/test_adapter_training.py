@@ -73,7 +73,7 @@ def without_zero(config: Config) -> list[float]:
         for batch in micro_batches(config, step):
             loss, _ = model(batch)
             (loss / GLOBAL_BATCH).backward()
-            total += float(loss) / GLOBAL_BATCH
+            total += float(loss.detach()) / GLOBAL_BATCH
         losses.append(total)
         torch.nn.utils.clip_grad_norm_(trained, config.train.clip)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
