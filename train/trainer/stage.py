@@ -77,7 +77,8 @@ def headline(job: Job, samples: int, latest: Checkpoint | None) -> str:
     stage, micro = config.stage, config.train.micro_batch
     accumulation = BatchLayout.of(config, cluster.workers).accumulation_steps
     trained = [f"adapters of {part}" if part in config.adapted else part for part in stage.trained]
-    begin = f"resumes after step {latest.step}" if latest else f"starts from {job.start_from or 'the towers'}"
+    weights = job.start_from or config.model.weights.llada_v or "the towers"
+    begin = f"resumes after step {latest.step}" if latest else f"starts from {weights}"
     return (
         f"{stage.name:<8} {samples} samples, {job.total_steps} steps; "
         f"global batch {stage.global_batch} = "
