@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
-from itertools import chain, count
+from itertools import count
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -264,8 +263,9 @@ def encode_prompt(messages: Sequence[Message], tokenizer: ChatTokenizer, start: 
     """
     chat = encode_chat([replace(m, content=m.content.strip()) for m in messages], tokenizer)
     header = [*tokenizer.answer_header, *tokenizer.encode(start)]
-    opening = _encoded([_Part(header, chat.turns[-1], labelled=False)])
-    prompt = _join([chat, opening])
+    opening = _Conversation()
+    opening.add(header, int(chat.turns[-1]), labelled=False)
+    prompt = _join([chat, opening.encoded()])
     return replace(prompt, labels=np.full_like(prompt.labels, IGNORED), answer=np.zeros_like(prompt.answer))
 
 
@@ -282,11 +282,12 @@ def encode_chat(
     ``eos_tail`` supervised EOS ids follow the last turn. As released, the label of an image in an assistant
     turn is the id of the mark; packing drops that label.
     """
-    parts = [_Part([tokenizer.ids.bos], 0, labelled=True)]
+    chat, number = _Conversation(), 0
+    chat.add([tokenizer.ids.bos], number, labelled=True)
     for message, number in zip(messages, _turn_numbers(messages), strict=True):
-        parts.extend(_encode_turn(message, number, tokenizer))
-    parts.append(_Part([tokenizer.ids.eos] * eos_tail, parts[-1].turn, labelled=True, answer=True))
-    joined = _encoded(parts, tokenizer.mark_id)
+        _add_turn(chat, message, number, tokenizer)
+    chat.add([tokenizer.ids.eos] * eos_tail, number, labelled=True, answer=True)
+    joined = chat.encoded(tokenizer.mark_id)
     if supervise is Supervise.answers:
         return replace(joined, labels=np.where(joined.answer, joined.labels, IGNORED).astype(np.int32))
     return joined
@@ -297,7 +298,10 @@ def encode_plain(messages: Sequence[Message], tokenizer: ChatTokenizer) -> Encod
     caption = next(m.content for m in messages if m.role == "assistant").replace(IMAGE_MARK, "")
     caption_ids = tokenizer.encode(caption + "\n")
     image = [IMAGE_PLACEHOLDER] * count_image_marks(messages)
-    return _encoded([_Part(image, 0, labelled=False), _Part(caption_ids, 0, labelled=True, answer=True)])
+    sample = _Conversation()
+    sample.add(image, 0, labelled=False)
+    sample.add(caption_ids, 0, labelled=True, answer=True)
+    return sample.encoded()
 
 
 def count_image_marks(messages: Sequence[Message]) -> int:
@@ -305,30 +309,33 @@ def count_image_marks(messages: Sequence[Message]) -> int:
     return sum(message.content.count(message.mark) for message in messages)
 
 
-class _Part(NamedTuple):
-    """Neighbouring ids of a conversation that are alike: of one turn, with loss or without, answer or not."""
+class _Conversation:
+    """Ids of a conversation, in runs that are alike: of one turn, with loss or not, of an answer or not."""
 
-    ids: Sequence[int]
-    turn: int
-    labelled: bool
-    answer: bool = False
+    def __init__(self) -> None:
+        self._ids: list[int] = []
+        self._sizes: list[int] = []
+        self._kinds: list[int] = []
 
+    def add(self, ids: Sequence[int], turn: int, labelled: bool, answer: bool = False) -> None:
+        """Append a run."""
+        self._ids += ids
+        self._sizes.append(len(ids))
+        self._kinds.append(4 * turn + 2 * labelled + answer)
 
-def _encoded(parts: Sequence[_Part], mark_id: int = IGNORED) -> Encoded:
-    """Join parts; ``mark_id`` is the label of an image mark."""
-    sizes = [len(part.ids) for part in parts]
-    ids = np.array(list(chain.from_iterable(part.ids for part in parts)), np.int32)
-    labels = np.where(np.repeat([part.labelled for part in parts], sizes), ids, np.int32(IGNORED))
-    labels[labels == IMAGE_PLACEHOLDER] = mark_id
-    turns = np.repeat(np.array([part.turn for part in parts], np.int32), sizes)
-    return Encoded(ids, labels, turns, np.repeat([part.answer for part in parts], sizes))
+    def encoded(self, mark_id: int = IGNORED) -> Encoded:
+        """All runs; ``mark_id`` is the label of an image mark."""
+        ids, kinds = np.array(self._ids, np.int32), np.array(self._kinds, np.int32).repeat(self._sizes)
+        labels = np.where(kinds & 2, ids, np.int32(IGNORED))
+        labels[labels == IMAGE_PLACEHOLDER] = mark_id
+        return Encoded(ids, labels, kinds // 4, (kinds & 1).astype(bool))
 
 
 def _join(parts: Sequence[Encoded]) -> Encoded:
     return Encoded(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Encoded)))
 
 
-def _encode_turn(message: Message, turn: int, tokenizer: ChatTokenizer) -> Iterator[_Part]:
+def _add_turn(chat: _Conversation, message: Message, turn: int, tokenizer: ChatTokenizer) -> None:
     special = tokenizer.ids
     role = tokenizer.encode(message.role)
     # As released, the line ends are encoded together with the content: BPE may merge them.
@@ -336,14 +343,14 @@ def _encode_turn(message: Message, turn: int, tokenizer: ChatTokenizer) -> Itera
     if message.role == "assistant":
         ids = [special.start_header, *role, special.end_header, *content, special.eot]
         header = len(tokenizer.answer_header)
-        yield _Part(ids[:header], turn, labelled=True)
-        yield _Part(ids[header:], turn, labelled=True, answer=True)
+        chat.add(ids[:header], turn, labelled=True)
+        chat.add(ids[header:], turn, labelled=True, answer=True)
         return
-    yield _Part([special.start_header], turn, labelled=True)
-    yield _Part(role, turn, labelled=False)
-    yield _Part([special.end_header], turn, labelled=True)
-    yield _Part(content, turn, labelled=False)
-    yield _Part([special.eot], turn, labelled=True)
+    chat.add([special.start_header], turn, labelled=True)
+    chat.add(role, turn, labelled=False)
+    chat.add([special.end_header], turn, labelled=True)
+    chat.add(content, turn, labelled=False)
+    chat.add([special.eot], turn, labelled=True)
 
 
 def _content_ids(content: str, mark: str, tokenizer: ChatTokenizer) -> list[int]:

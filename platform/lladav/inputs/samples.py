@@ -6,6 +6,7 @@ they are on the model's device.
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 
 import numpy as np
 
@@ -65,7 +66,7 @@ class Encoded:
     turns: np.ndarray
     answer: np.ndarray
 
-    @property
+    @cached_property
     def supervised(self) -> np.ndarray:
         """Positions (bool) that carry loss; labels at placeholders are ignored."""
         return (self.labels != IGNORED) & (self.input_ids != IMAGE_PLACEHOLDER)
