@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lladav.checkpoint import export
+from lladav.checkpoint import export, shipped_model
 from lladav.config.loader import load
 from lladav.model.llada_v import LLaDAV
 from serve.starting import check_checkpoint
@@ -101,6 +101,11 @@ def test_the_five_steps_of_the_readme_work(checkout: Path, home: Path, readme: s
     assert run(checkout, environment, "-m", "lladav.generate", *question, *few)
     [served] = words_of(readme, "make serve ARGS=", checkout)
     check_checkpoint(checkout / served.removeprefix("model="))
+
+
+def test_the_tiny_model_is_fine_tuned_from_the_shipped_one(root: Path) -> None:
+    released = load(["stage=finetune", "model=tiny", "data=mine"]).model.weights.released
+    assert root / str(released) == shipped_model()
 
 
 def test_the_readme_gets_the_model_that_fine_tuning_starts_from(readme: str) -> None:

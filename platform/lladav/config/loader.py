@@ -9,13 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_origin
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException, ValidationError
 
-from lladav.config.introspection import check_keys, choices_hint, flatten, format_value, type_problem
+from lladav.config.introspection import (
+    check_keys,
+    choices_hint,
+    flatten,
+    format_value,
+    kind_of,
+    type_problem,
+)
 from lladav.config.schema import RELEASED, Config
 from lladav.config.validation import check
 from lladav.errors import UserError
@@ -223,12 +230,22 @@ def _resolved(layers: Sequence[ConfigLayer]) -> Config:
 def _value_message(error: OmegaConfBaseException, layers: Sequence[ConfigLayer]) -> str:
     """Return the error line for a value that OmegaConf refuses."""
     path, _, index = str(error.full_key).rstrip("]").partition("[")
+    path = path or _list_that_refers(layers)
     holding = [layer for layer in layers if path in flatten(layer.values)]
     where, value = holding[-1].where, flatten(holding[-1].values)[path]
     refused = value[int(index)] if index else value
     if isinstance(error, InterpolationResolutionError):
         return f"{where}{path}={refused}: refers to no key; write the value, or the path of another key"
     return f"{where}{path}={format_value(refused)}: {type_problem(path, refused)}"
+
+
+def _list_that_refers(layers: Sequence[ConfigLayer]) -> str:
+    """The list that refers to another key: OmegaConf does not name it if that key holds no list."""
+    values = {key: value for layer in layers for key, value in flatten(layer.values).items()}
+    lists = (
+        key for key, value in values.items() if isinstance(value, str) and get_origin(kind_of(key)) is list
+    )
+    return next(key for key in lists if values[key].startswith("${"))
 
 
 def _plain(tree: DictConfig) -> dict[str, Any]:

@@ -45,6 +45,7 @@ def check(error: UserError) -> None:
 @settings(max_examples=120)
 @example("stage.sources", "[{}]")
 @example("train.warmup_ratio", "{}")
+@example("train.betas", "${train.seed}")
 def test_any_value_may_be_typed(path: str, text: str) -> None:
     try:
         config.load([f"{path}={text}"])
