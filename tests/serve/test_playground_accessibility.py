@@ -69,7 +69,7 @@ def compared(playground: Playground) -> None:
 
 def stopped(playground: Playground) -> None:
     """Part of the canvas is masked, another part revealed, another committed."""
-    playground.set(max_tokens="160", temperature="5")
+    playground.set(max_tokens="512", temperature="5")
     playground.never_end()
     playground.ask("What is this?")
     expect(playground.page.locator(".canvas .committed").first).to_be_visible()
