@@ -11,7 +11,7 @@ from dataclasses import replace
 from fractions import Fraction
 from math import ceil, floor, gcd, inf, lcm
 
-from lladav.structured.budget import Budget
+from lladav.structured.budget import Budget, BudgetExceeded
 from lladav.structured.errors import SchemaError
 from lladav.structured.forms import NumberForm
 from lladav.structured.languages.byte_dfa import ByteDfa, texts_dfa, union_dfa
@@ -23,6 +23,8 @@ from lladav.structured.languages.remainders import Remainders
 
 MAX_LISTED = 10_000
 """Multiples that are listed."""
+LISTED_BESIDE = (MAX_LISTED, 1_000)
+"""The same beside an automaton of remainders: as many as together are not too many states."""
 FACTOR_STEPS = 4
 """Steps to check a multiple and to list it."""
 MAX_EXCLUDED = 100
@@ -36,10 +38,26 @@ def number_dfa(form: NumberForm, budget: Budget) -> ByteDfa:
         return _dfa_of_numerals(form, None, budget)
     step = _common_multiple(multiples)
     safe = _safe_step(step, multiples)
-    parts = [] if (all_safe := _multiples(form, safe, budget)) is None else [all_safe]
-    if safe != step or not parts:
-        parts.append(texts_dfa(_listed_multiples(form, step, multiples, budget), budget))
-    return union_dfa(parts, budget)
+    all_safe = _multiples(form, safe, budget)
+    if all_safe is None:
+        return texts_dfa(_listed_multiples(form, step, multiples, MAX_LISTED, budget), budget)
+    if safe == step:
+        return all_safe
+    for most in LISTED_BESIDE:
+        listed = texts_dfa(_listed_multiples(form, step, multiples, most, budget), budget)
+        if (both := _union_if_small(all_safe, listed, budget)) is not None:
+            return both
+    return all_safe
+
+
+def _union_if_small(first: ByteDfa, second: ByteDfa, budget: Budget) -> ByteDfa | None:
+    """The union of two automata, or None if it has too many states; raises ``BudgetExceeded``."""
+    try:
+        return union_dfa([first, second], budget)
+    except BudgetExceeded:
+        raise
+    except SchemaError:
+        return None
 
 
 def _dfa_of_numerals(form: NumberForm, remainders: Remainders | None, budget: Budget) -> ByteDfa:
@@ -88,9 +106,11 @@ def _multiples(form: NumberForm, step: Fraction | None, budget: Budget) -> ByteD
 
 
 def _listed_multiples(
-    form: NumberForm, step: Fraction, divisors: list[Fraction], budget: Budget
+    form: NumberForm, step: Fraction, divisors: list[Fraction], most: int, budget: Budget
 ) -> list[bytes]:
     """Numerals of the multiples of a step nearest to zero that every divisor divides as a float without rest.
+
+    At most ``most`` multiples are considered.
 
     A number is written in its shortest form and with as many digits after the point as the step has. Raises
     ``SchemaError`` if there is none.
@@ -99,7 +119,7 @@ def _listed_multiples(
     digits_of_step, shift = int(step * 10**places), 10**places
     excluded = {as_written(each) * shift for each in form.excluded}
     texts = dict[str, None]()
-    factors = _factors(form, step)
+    factors = _factors(form, step, most)
     budget.spend(FACTOR_STEPS * len(factors))
     for factor in factors:
         digits = factor * digits_of_step
@@ -119,17 +139,17 @@ def _divide(digits: int, shift: int, divisors: list[Fraction]) -> bool:
     return all(each.denominator == 1 or (number / float(each)).is_integer() for each in divisors)
 
 
-def _factors(form: NumberForm, step: Fraction) -> range:
-    """Factors of the multiples within the bounds, at most ``MAX_LISTED`` and those nearest to zero."""
+def _factors(form: NumberForm, step: Fraction, most: int) -> range:
+    """Factors of the multiples within the bounds, at most ``most`` and those nearest to zero."""
     low, high = -inf, inf
     if form.low is not None:
         low = _least_factor(as_written(form.low) / step, form.low_excluded)
     if form.high is not None:
         high = -_least_factor(-as_written(form.high) / step, form.high_excluded)
     center = int(min(max(0, low), high))
-    last = min(high, center + MAX_LISTED // 2)
-    first = max(low, last - MAX_LISTED + 1)
-    return range(int(first), int(min(high, first + MAX_LISTED - 1)) + 1)
+    last = min(high, center + most // 2)
+    first = max(low, last - most + 1)
+    return range(int(first), int(min(high, first + most - 1)) + 1)
 
 
 def _least_factor(quotient: Fraction, excluded: bool) -> int:

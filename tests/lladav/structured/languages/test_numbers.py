@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from fractions import Fraction
 
 import jsonschema
@@ -124,6 +125,16 @@ def test_prices_are_the_multiples_that_validators_accept():
     assert not check.is_valid(0.07), "the quotient of the floats is no integer"
     for text in ("0", "0.07", "1.25", "3.5", "3.50", "19.9", "99.95", "1234.5", "98765", "1.255", "0.001"):
         assert walker.has(text) == check.is_valid(json.loads(text)), text
+
+
+@pytest.mark.parametrize("step", ["0.3", "0.7", "0.9", "1.1", "0.06", "0.003"])
+def test_steps_whose_multiples_are_too_many_to_list_are_accepted(step: str):
+    walker = Walker(Automata(ODD).number(NumberForm(multiples=(Fraction(step),))), ODD)
+    check = jsonschema.Draft202012Validator({"multipleOf": float(step)})
+    for value in (0, *(k * Decimal(step) for k in (1, -1, 2, 3, 7, 400)), 1.4, "0.25", 99_000, 123_456):
+        assert not walker.has(str(value)) or check.is_valid(json.loads(str(value))), value
+    assert walker.has("0")
+    assert walker.has(step)
 
 
 def test_large_integers_are_accepted_where_the_bounds_ask_for_them():
