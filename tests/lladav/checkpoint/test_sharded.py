@@ -68,6 +68,7 @@ def work(rank: int, folder: str) -> None:
     left = sum(parameter.numel() for parameter in model.parameters())
     result = {"most": max(held), "times": len(held), "shares": shares, "left": left}
     Path(folder, f"rank{rank}.json").write_text(json.dumps(result))
+    dist.barrier()  # a rank that ends while the other one still communicates may abort
     dist.destroy_process_group()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 from PIL import Image
 
@@ -137,7 +138,10 @@ def test_answers_do_not_depend_on_the_batch_and_keep_their_order(folder: Path) -
 @pytest.mark.ray
 def test_replicas_in_ray_actors_give_the_same_answers(folder: Path) -> None:
     alone = texts(made(folder, batch_size=2).answer(many()))
-    assert texts(made(folder, batch_size=2, replicas=2).answer(many())) == alone
+    try:
+        assert texts(made(folder, batch_size=2, replicas=2).answer(many())) == alone
+    finally:
+        ray.shutdown()  # the model keeps its Ray until the process ends
 
 
 def test_a_model_that_predicts_the_next_token(next_token_folder: Path, tokenizer: ChatTokenizer) -> None:
