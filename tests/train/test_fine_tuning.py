@@ -14,11 +14,10 @@ import pytest
 
 from lladav.checkpoint import export, shipped_model
 from lladav.config.loader import load
-from lladav.model.llada_v import LLaDAV
 from serve.starting import check_checkpoint
 from tests.digits import shared_digits
 from tests.hub import cache_model
-from tests.lladav.build import noise_image
+from tests.lladav.build import noise_image, tiny_model
 from tests.pages import blocks, command_lines, section, write_data_set
 from tests.train.trainings import finish
 
@@ -49,7 +48,7 @@ def checkout(root: Path, tmp_path: Path) -> Path:
 def home(tmp_path: Path) -> Path:
     """A cache of the hub in which the released model is a tiny one."""
     model = load(["model=tiny", "data=digits"]).model
-    export(LLaDAV(model), model, tmp_path / "weights", tokenizer=shared_digits() / "tokenizer")
+    export(tiny_model(model), model, tmp_path / "weights", tokenizer=shared_digits() / "tokenizer")
     cache_model(tmp_path / "home", RELEASED, tmp_path / "weights")
     return tmp_path / "home"
 
