@@ -12,7 +12,7 @@ Shapes: G canvas positions.
 from __future__ import annotations
 
 import codecs
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -69,7 +69,9 @@ class StopTexts:
             text = _complete_text(data[lead:], at_end=end == len(tokens_G))
             if indices := [index for each in self._texts if (index := text.find(each)) >= 0]:
                 begin = lead + _byte_offset(data[lead:], min(indices))
-                kept = bisect_left(offsets, begin)
+                # Tokens without text before the stop are kept: a stream may have given them already.
+                kept = bisect_right(offsets, begin) - 1
+                kept += offsets[kept] < begin
                 return AnswerEnd(start + kept, offsets[kept] - begin)
         return None
 

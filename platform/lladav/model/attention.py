@@ -77,14 +77,9 @@ class PackedAttention:
 
     @cached_property
     def _runs(self) -> list[EqualSamples]:
-        """Neighbours of equal length in training; the samples themselves if each has a mask of its own.
-
-        Inference has one call for each sample, so that an answer does not depend on its neighbours.
-        """
+        """Neighbours of equal length; the samples themselves if each has a mask of its own."""
         if self._pattern is Attention.dialogue_causal:
             return [EqualSamples(1, *each) for each in zip(self.lengths, self.masks, strict=True)]
-        if not torch.is_grad_enabled():
-            return [EqualSamples(1, length) for length in self.lengths]
         return [EqualSamples(len(list(same)), length) for length, same in groupby(self.lengths)]
 
     def bounds(self, device: torch.device) -> Tensor:

@@ -54,6 +54,23 @@ def test_a_stop_text_is_found_across_tokens(tokens: list[int], stop: str, end: A
     assert end_of(tokens, stop) == end
 
 
+@pytest.mark.parametrize(
+    ("tokens", "end"),
+    [
+        ([b"a", b"", b"\n"], AnswerEnd(2)),
+        ([b"", b"", b"\n"], AnswerEnd(2)),
+        ([b"a", b"", b"b\n"], AnswerEnd(3, 1)),
+        ([b"a", b"\n", b""], AnswerEnd(1)),
+    ],
+)
+def test_tokens_without_text_before_a_stop_belong_to_the_answer(tokens: list[bytes], end: AnswerEnd) -> None:
+    """They are not held back, so a stream has given them before the stop is found."""
+    stops, ids = StopTexts(["\n"], tokens.__getitem__), range(len(tokens))
+    assert stops.find(np.array(ids), np.zeros(len(ids), bool)) == end
+    stop = tokens.index(next(each for each in tokens if b"\n" in each))
+    assert stops.partial_length(ids[:stop]) == 0
+
+
 @pytest.mark.parametrize(("tokens", "held"), [([1, 2], 0), ([1, 6], 1), ([1, 4], 1), ([1, 6, 6, 1], 2)])
 def test_the_beginning_of_a_stop_text_is_held_back(tokens: list[int], held: int) -> None:
     assert StopTexts(["\n\nq", "\nab"], bytes_of).partial_length(tokens) == held
