@@ -20,7 +20,8 @@ if __name__ == "__main__":
 
 from data.digits.preparation import prepare  # noqa: E402 - the path comes first
 from data.digits.questions import Split  # noqa: E402
-from lladav.config.cli import one_line_errors  # noqa: E402
+from lladav.config.cli import key_values, one_line_errors  # noqa: E402
+from lladav.config.introspection import choices_hint  # noqa: E402
 from lladav.config.loader import load  # noqa: E402
 from lladav.config.schema import Config  # noqa: E402
 from lladav.errors import UserError  # noqa: E402
@@ -37,8 +38,8 @@ CARD_TEXT = """\
 
 The tiny LLaDA-V model of lladav: two million parameters in bfloat16, in the layout of LLaDA-V, with its
 tokenizer. It answers questions about images of one to three handwritten digits, about several of them and
-about short videos, adds with written steps, and answers as JSON. It knows nothing else, and often misreads
-three images in one question. `make demo` trains the published curriculum from its towers.
+about short videos, adds with written steps, and answers as JSON. It knows nothing else. `make demo` trains
+the published curriculum from its towers.
 
     make tiny-model         # trains it again: the recipe is conf/recipe/{recipe}.yaml
     python -m lladav.generate --image image.png "Which digits are in the picture?"
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
         print(__doc__)
         return
     with one_line_errors():
-        settings = {**DEFAULTS, **dict(_pair(argument) for argument in arguments)}
+        settings = _settings(arguments)
         recipe, out, work = load_recipe(settings["recipe"]), Path(settings["out"]), Path(settings["work"])
         if out.exists():
             raise UserError(f"out={out}: already there; remove it or choose another folder")
@@ -74,11 +75,12 @@ def main(arguments: Sequence[str]) -> None:
         report("\n".join(table(f"{out}, {split} half", found) for split, found in by_split.items()))
 
 
-def _pair(argument: str) -> tuple[str, str]:
-    key, equals, value = argument.partition("=")
-    if not equals or key not in DEFAULTS:
-        raise UserError(f"{argument}: not a setting; write key=value with one of {', '.join(DEFAULTS)}")
-    return key, value
+def _settings(arguments: Sequence[str]) -> dict[str, str]:
+    given = key_values(arguments)
+    for key in given:
+        if key not in DEFAULTS:
+            raise UserError(f"{key}: not a setting{choices_hint(key, DEFAULTS)}")
+    return {**DEFAULTS, **given}
 
 
 def configured(work: Path) -> Config:

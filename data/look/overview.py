@@ -59,6 +59,7 @@ class Histogram:
 class Overview:
     """What is known about a stage's data before training."""
 
+    plan: Plan
     contents: list[str]
     """A line for each source: the samples of an epoch."""
     kinds: dict[str, dict[str, int]]
@@ -85,13 +86,13 @@ class Overview:
 def overview(config: Config, manifest: Manifest) -> Overview:
     """The overview of a stage's data."""
     rejects = read_rejects(manifest.quarantine)
-    table, plan = manifest.table, Plan.of(manifest, config)
-    views = _sums(table["views"])
+    plan, views = Plan.of(manifest, config), _sums(manifest.table["views"])
     histograms = [
         Histogram.of("Tokens of a sample, visual tokens included", manifest.lengths),
         Histogram.of("Views of a sample (base views, tiles and frames)", views),
     ]
     return Overview(
+        plan,
         list(epoch_contents(config, manifest)),
         _kinds(config.stage.sources, manifest, rejects),
         _by_reason(rejects),

@@ -40,7 +40,7 @@ def page(config: Config, manifest: Manifest, found: Overview, samples: int) -> s
             f"<style>{STYLE}</style></head><body><h1>{title}</h1>",
             *_overview(found),
             f"<h2>Samples</h2><p>{LEGEND}</p>",
-            *sections(config, _first_samples(config, manifest, samples)),
+            *sections(config, _first_samples(found.plan, manifest, samples)),
             "</body></html>",
         ]
     )
@@ -73,9 +73,9 @@ def _histogram(histogram: Histogram) -> Iterator[str]:
     yield "</table>"
 
 
-def _first_samples(config: Config, manifest: Manifest, count: int) -> list[Sample]:
+def _first_samples(plan: Plan, manifest: Manifest, count: int) -> list[Sample]:
     """The first samples of a run that can be read."""
-    plan, reader, samples = Plan.of(manifest, config), open_reader(str(manifest.folder)), []
+    reader, samples = open_reader(str(manifest.folder)), []
     for step in range(plan.steps_per_epoch):
         for row in plan.global_batch(step).tolist():
             if len(samples) == count:
