@@ -19,20 +19,19 @@ if __name__ == "__main__":
 
 from lladav.config.loader import curriculum, load, stages_of  # noqa: E402 - the path comes first
 from lladav.config.schema import Config  # noqa: E402
-from train.checkpoints.sizes import checkpoint_bytes  # noqa: E402
-from train.trainer.flops import PEAK_TFLOPS, training_flops  # noqa: E402
-from train.trainer.memory import gpu_memory, parameter_counts  # noqa: E402
+from lladav.costs.flops import training_flops, training_hours  # noqa: E402
+from lladav.costs.memory import gpu_memory, parameter_counts  # noqa: E402
+from lladav.costs.sizes import checkpoint_bytes  # noqa: E402
 
-GPU, MFU = "H100", 0.35
-"""Assumed GPU of the overlays ``gpu`` and ``spot``, a key of ``PEAK_TFLOPS``, and its utilization; compare
-``mfu`` in a run's log."""
+GPU = "H100"
+"""Assumed GPU of the overlays ``gpu`` and ``spot``, a key of ``PEAK_TFLOPS``."""
 VIEWS = {"square": 1, "tiled": 4}
 """Assumed views per sample."""
 TEXT_TOKENS = {"plain": 30, "chat": 300}
 """Assumed text tokens per sample."""
 MASKED_SHARE = 0.25
 """Masked share of a sample's text: noise levels are uniform, and about half of the text is supervised."""
-GIB, TERA = 2**30, 1e12
+GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class StageCost:
 
     @property
     def gpu_hours(self) -> float:
-        return self.samples * self.flops / (PEAK_TFLOPS[GPU] * TERA * MFU) / 3600
+        return training_hours(self.samples * self.flops)[GPU]
 
     @property
     def hours(self) -> float:

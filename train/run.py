@@ -35,7 +35,7 @@ def notes(config: Config) -> Iterator[str]:
     """The lines that ``print=true`` shows in front of the settings: the sources, and the memory of a GPU."""
     yield from source_notes(config)
     if config.cluster.gpus_per_worker:
-        from train.trainer.memory import gpu_memory  # imports torch, which takes seconds
+        from lladav.costs.memory import gpu_memory  # imports torch, which takes seconds
 
         yield str(gpu_memory(config))
 

@@ -15,7 +15,9 @@ from data.manifest.quarantine import Reject, read_rejects
 from data.pipeline.contents import epoch_contents
 from data.pipeline.plan import Plan
 from data.records.record import Reason
-from lladav.config.schema import Config
+from lladav.config.schema import Config, Prediction
+from lladav.costs.flops import USUAL_MFU, training_flops, training_hours
+from lladav.costs.memory import gpu_memory
 from lladav.inputs.samples import VisualKind
 
 EXAMPLES = 3
@@ -68,7 +70,7 @@ class Overview:
     """Rejects by reason."""
     histograms: list[Histogram]
     limits: list[str]
-    """Lines about what ``stage.max_length`` cuts and about the steps of a run."""
+    """Lines about what ``stage.max_length`` cuts, the steps of a run, and the hours and memory of GPUs."""
 
     def lines(self) -> Iterator[str]:
         """The overview for the terminal."""
@@ -97,7 +99,7 @@ def overview(config: Config, manifest: Manifest) -> Overview:
         _kinds(config.stage.sources, manifest, rejects),
         _by_reason(rejects),
         histograms,
-        list(_limits(config, manifest, plan)),
+        [*_limits(config, manifest, plan), *_costs(config, manifest, plan)],
     )
 
 
@@ -135,3 +137,24 @@ def _limits(config: Config, manifest: Manifest, plan: Plan) -> Iterator[str]:
     batch = config.stage.global_batch
     yield f"an epoch has {plan.samples:,} samples: {plan.steps_per_epoch:,} steps of {batch} samples"
     yield f"a run has {plan.steps:,} steps"
+
+
+def _costs(config: Config, manifest: Manifest, plan: Plan) -> Iterator[str]:
+    """Lines about the GPUs of the configured cluster, if it has any."""
+    if config.cluster.gpus_per_worker:
+        gpus = config.cluster.workers
+        hours = training_hours(_run_flops(config, manifest, plan), gpus)
+        terms = ", ".join(f"{name} {each:,.1f}" for name, each in hours.items())
+        yield f"hours of a run with {gpus} GPUs at {USUAL_MFU:.0%} of their peak, estimated: {terms}"
+        yield str(gpu_memory(config))
+
+
+def _run_flops(config: Config, manifest: Manifest, plan: Plan) -> float:
+    """FLOPs of a run, from the lengths of the samples that its first epoch has."""
+    rows = np.concatenate([plan.global_batch(step) for step in range(plan.steps_per_epoch)])
+    views = int(_sums(manifest.table["views"])[rows].sum())
+    supervised = int(manifest.table["supervised"].to_numpy()[rows].sum())
+    # Noise levels are uniform, so half of the tokens are masked on average.
+    predicted = supervised / 2 if config.objective.kind is Prediction.masked else supervised
+    epoch = training_flops(manifest.lengths[rows].tolist(), predicted, views, config)
+    return epoch * plan.steps / plan.steps_per_epoch

@@ -4,7 +4,7 @@
     python tests/bench/bench_gpu_mfu.py --device cpu --layers 1 --width 64 --tokens 128 512
 
 It runs as many of the 32 layers as fit, with activation checkpointing, without an optimizer and without the
-LM head. Useful FLOPs are those of ``train/trainer/flops.py``: three times the forward pass, without
+LM head. Useful FLOPs are those of ``platform/lladav/costs/flops.py``: three times the forward pass, without
 recomputation. So checkpointing limits the utilisation to three quarters of what the kernels reach. Without a
 GPU it prints one line and stops.
 """
@@ -25,11 +25,11 @@ sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
 import torch  # noqa: E402 - the path comes first
 
 from lladav.config.schema import LanguageConfig  # noqa: E402
+from lladav.costs.flops import language_flops, peak_flops  # noqa: E402
 from lladav.model.attention import PackedAttention  # noqa: E402
 from lladav.model.language import LanguageTower, rotary_factors  # noqa: E402
 from tests.bench.gpu import device_or_skip, gpu_parser  # noqa: E402
 from tests.bench.reporting import report, table  # noqa: E402
-from train.trainer.flops import language_flops, peak_flops  # noqa: E402
 
 HEADER = "packed tokens", "layers", "ms", "TFLOP/s", "MFU"
 WARMUP_RUNS = 2
@@ -155,7 +155,7 @@ def main() -> None:
         return
     peak = peak_flops(device)
     if peak is None:
-        print("skipped: the peak of this GPU is not known; add it to PEAK_TFLOPS in train/trainer/flops.py")
+        print("skipped: the peak of this GPU is not known; add it to PEAK_TFLOPS in lladav.costs.flops")
         return
     results = []
     for lengths in samples_of(options.tokens):

@@ -46,12 +46,12 @@ import torch  # noqa: E402 - the path comes first
 from torch import Tensor  # noqa: E402
 
 from lladav.config.schema import LanguageConfig  # noqa: E402
+from lladav.costs.flops import language_flops  # noqa: E402
 from lladav.model.initialization import initialize  # noqa: E402
 from lladav.model.llada_v import LLaDAV  # noqa: E402
 from tests.bench.released_step import released_loss  # noqa: E402
 from tests.bench.reporting import report, table  # noqa: E402
 from tests.bench.training_batch import CASES, Setting, make_batch  # noqa: E402
-from train.trainer.flops import language_flops  # noqa: E402
 
 IMPLEMENTATIONS = "ours", "released"
 AGAINST = "the released step: padding, float32 logits of all positions; worst of the cases"

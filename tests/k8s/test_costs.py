@@ -8,8 +8,8 @@ from k8s.costs import GIB, cost, sample_tokens, stages, with_table
 from k8s.manifests import FOLDER, Resource, of_kind
 from lladav.config.loader import curriculum, load, stages_of
 from lladav.config.schema import Config, Precision
-from train.checkpoints.sizes import staged_bytes
-from train.trainer.memory import gpu_memory, parameter_counts
+from lladav.costs.memory import gpu_memory, parameter_counts
+from lladav.costs.sizes import staged_bytes
 
 
 def config(stage: str, *overrides: str) -> Config:

@@ -22,6 +22,7 @@ from data.manifest.quarantine import Quarantine
 from data.pipeline.microbatches import MicroBatch
 from data.pipeline.plan import BatchLayout
 from data.pipeline.train_data import micro_batches, quarantine_of
+from lladav.costs.flops import micro_batch_flops, peak_flops
 from lladav.diffusion.masking import Stratum
 from lladav.diffusion.objective import Objective
 from lladav.diffusion.training_batch import TrainingBatch
@@ -31,7 +32,6 @@ from train.checkpoints.run_folder import QUARANTINE, Run
 from train.trainer.checkpointing import checkpoint_space_error, resume, save
 from train.trainer.collectives import all_gather_values
 from train.trainer.failures import raise_as_rank_error
-from train.trainer.flops import micro_batch_flops, peak_flops
 from train.trainer.job import DATASET, Job, TrainOutcome
 from train.trainer.metrics import StepSums, step_row
 from train.trainer.preemption import preemption_deadline

@@ -24,16 +24,16 @@ from data.pipeline.plan import BatchLayout
 from lladav import checkpoint
 from lladav.checkpoint.adapters import Adapter
 from lladav.config.schema import Config, ModelPart, Precision
+from lladav.costs.sizes import checkpoint_bytes, reduce_bucket, staged_bytes
 from lladav.diffusion.training_batch import TrainingBatch
 from lladav.model.initialization import initialize
 from lladav.model.llada_v import LLaDAV
 from lladav.model.lora import add_lora, lora_parameters
 from lladav.model.sharding import Gather, full_shape
+from lladav.model.trained_parameters import trained_parameters
 from lladav.storage import AnyPath
-from train.checkpoints.sizes import checkpoint_bytes, reduce_bucket, staged_bytes
 from train.trainer.lr_schedule import lr_factor
 from train.trainer.starting_point import starting_point
-from train.trainer.trained_parameters import trained_parameters
 
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)

@@ -18,6 +18,8 @@ from data.manifest.manifest import Manifest, open_manifest
 from data.pipeline.plan import Plan
 from data.pipeline.reading import read_samples
 from lladav.config.schema import Config
+from lladav.costs.flops import training_flops
+from lladav.costs.memory import gpu_memory
 from lladav.inputs.samples import IMAGE_PLACEHOLDER
 from tests.data import build
 
@@ -75,6 +77,21 @@ def test_samples_that_max_length_cuts_are_counted(config: Config) -> None:
     cut, lost = manifest.summary.cut, manifest.summary.reasons.get("answer_cut", 0)
     assert cut + lost == 4
     assert f" cuts {cut} samples; {lost} more would lose every answer" in line
+
+
+def test_hours_follow_from_the_flops_of_every_sample(config: Config, manifest: Manifest) -> None:
+    assert not any("GPU" in line for line in overview(config, manifest).limits)
+    config.cluster.gpus_per_worker, config.cluster.workers, config.train.max_steps = 1, 2, 10**12
+    plan, flops = Plan.of(manifest, config), 0.0
+    for step in range(plan.steps_per_epoch):
+        for row in map(manifest.row, plan.global_batch(step).tolist()):
+            flops += training_flops([row["length"]], row["supervised"] / 2, sum(row["views"]), config)
+    hours = flops * plan.steps / plan.steps_per_epoch / (2 * 989e12 * 0.35 * 3600)
+    limits = overview(config, manifest).limits
+    assert hours > 1
+    assert limits[-2].startswith("hours of a run with 2 GPUs at 35% of their peak, estimated: A100 ")
+    assert f"H100 {hours:,.1f}" in limits[-2]
+    assert limits[-1] == str(gpu_memory(config))
 
 
 @given(st.lists(st.integers(0, 5000), min_size=1, max_size=50))

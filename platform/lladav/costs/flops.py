@@ -28,6 +28,10 @@ PEAK_TFLOPS = {"A100": 312, "H100": 989, "H200": 989, "B200": 2250, "L40S": 362,
 """Published dense bf16 peak by a part of the accelerator's name."""
 
 
+USUAL_MFU = 0.35
+"""The MFU that estimates assume; compare ``mfu`` in a run's log."""
+
+
 def micro_batch_flops(batch: TrainingBatch, config: Config) -> float:
     """FLOPs of the forward and backward pass of one micro-batch."""
     packed = batch.packed
@@ -48,6 +52,12 @@ def training_flops(lengths: Collection[int], predicted: float, views: int, confi
         + vision_flops(views, model.vision)
         * (1 + (ModelPart.vision in trained) + (ModelPart.vision in in_full))
     )
+
+
+def training_hours(flops: float, gpus: int = 1) -> dict[str, float]:
+    """Hours that ``flops`` take on GPUs of each kind in ``PEAK_TFLOPS``, at ``USUAL_MFU``."""
+    seconds = {name: flops / (gpus * tflops * 1e12 * USUAL_MFU) for name, tflops in PEAK_TFLOPS.items()}
+    return {name: each / 3600 for name, each in seconds.items()}
 
 
 def language_flops(lengths: Collection[int], config: LanguageConfig, causal: bool = False) -> float:

@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass
 import torch
 
 from lladav.config.schema import Config, ModelPart
+from lladav.costs.sizes import GRADIENT_BYTES, STATE_BYTES, WEIGHT_BYTES, reduce_bucket
 from lladav.model.llada_v import LLaDAV
 from lladav.model.lora import add_lora
+from lladav.model.trained_parameters import trained_parameters
 from lladav.model.vision import built_layers
-from train.checkpoints.sizes import GRADIENT_BYTES, STATE_BYTES, WEIGHT_BYTES, reduce_bucket
-from train.trainer.trained_parameters import trained_parameters
 
 LIVE_PARAMETERS = 1_000_000_000
 """Elements that DeepSpeed keeps gathered from other workers at most, its ``stage3_max_live_parameters``."""

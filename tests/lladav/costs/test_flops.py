@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from lladav.config.schema import AdapterKind, Attention, Config, ModelPart, StageConfig
+from lladav.costs.flops import language_flops, projector_flops, training_flops
 from lladav.model.attention import segment_mask
 from tests.lladav.build import tiny_config
-from train.trainer.flops import language_flops, projector_flops, training_flops
 
 LENGTHS = [5, 12]
 

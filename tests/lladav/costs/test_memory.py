@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 from lladav.checkpoint import export
 from lladav.config.loader import load
 from lladav.config.schema import AdapterKind, Config, LanguageConfig, LoraConfig, ModelPart, Precision
+from lladav.costs.memory import GIB, gpu_memory, parameter_counts
 from lladav.diffusion.objective import Objective
 from lladav.diffusion.training_batch import TrainingBatch
 from lladav.inputs.images import ViewGeometry
@@ -20,7 +21,6 @@ from lladav.inputs.samples import Sample
 from tests.lladav.build import image_sample, text_sample, tiny_model
 from tests.train.ranks import on_ranks
 from tests.train.settings import settings
-from train.trainer.memory import GIB, gpu_memory, parameter_counts
 
 TOKENS = 640
 PARTS = {
