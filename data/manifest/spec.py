@@ -29,7 +29,7 @@ from lladav.inputs.images import ViewGeometry, sample_frames, spread_frames
 from lladav.inputs.video_files import Clip
 from lladav.storage import absolute, absolute_model, location, version
 
-VERSION = 3
+VERSION = 4
 """Increased when the same settings give another manifest; ``TEXT_VERSION`` when they give other token ids."""
 
 

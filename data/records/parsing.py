@@ -83,7 +83,7 @@ def _conversation(fields: Mapping[str, Any]) -> tuple[list[dict[str, str]], list
     if not isinstance(turns, list) or not turns:
         raise _bad(f"{_problem(key, turns)}, not a list of turns")
     parsed = [_turn(turn, f"{key}[{number}]", parts) for number, turn in enumerate(turns)]
-    system = fields.get("system") if key == "messages" else None
+    system = fields.get("system")
     if system and ROLES[parsed[0]["from"]] != "system":
         parsed.insert(0, {"from": "system", "value": _text(system, "system")})
     return parsed, parts

@@ -73,8 +73,9 @@ def test_turns_have_the_keys_of_llava_or_openai(turns: dict[str, Any]) -> None:
     assert [turn["value"] for turn in conversations] == ["<image>\nWhat?", "That."]
 
 
-def test_the_system_prompt_of_messages_goes_first() -> None:
-    record = parse({"system": "Be brief.", "messages": MESSAGES})
+@pytest.mark.parametrize("key", ["messages", "conversations"])
+def test_the_system_prompt_goes_first(key: str) -> None:
+    record = parse({"system": "Be brief.", key: MESSAGES})
     assert record.conversations[0] == {"from": "system", "value": "Be brief."}
     own = [{"role": "system", "content": "Mine."}, *MESSAGES]
     assert parse({"system": "Be brief.", "messages": own}).conversations[0]["value"] == "Mine."
