@@ -29,6 +29,7 @@ from tests.serve.apis import settings_of
         (["port=x"], "port=x: not a port; choose 1 to 65535"),
         (["engine.max_row=3"], "engine.max_row: unknown setting; did you mean engine.max_rows?"),
         (["--port"], "--port: not a setting; write key=value"),
+        (["--port=8123"], "--port=8123: not a setting; write key=value"),
         (["model=/no/such"], "/no/such/config.json: cannot be read (No such file or directory)"),
         (["aliases.fast.steps=5"], "aliases.fast: "),
         (["limits_storage=async+etcd://x"], "limits_storage: "),

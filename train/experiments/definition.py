@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from data.digits.questions import Split
+from lladav.config.cli import key_values
 from lladav.config.comparison import is_non_semantic
 from lladav.config.introspection import choices_hint, format_value
 from lladav.config.loader import ALL_STAGES, CONF, GROUPS, load, read_yaml, run_name
@@ -120,13 +121,13 @@ def load_experiment(arguments: Sequence[str], conf: Path = CONF) -> Experiment:
     ``experiment.KEY=VALUE`` sets a key of the file, as in ``experiment.grid.train.seed=[1,2]``; other
     arguments are settings of all trials. Raises ``UserError`` for an unknown name or key.
     """
-    given = dict(_pair(argument) for argument in arguments)
+    given = key_values(arguments)
     name = given.pop(FOLDER, "")
     if name not in (known := experiment_names(conf)):
         raise UserError(f"experiment={name}: no such experiment{choices_hint(name, known)}")
     file = conf / FOLDER / f"{name}.yaml"
     values: dict[str, Any] = {"name": name, **_section(file)}
-    settings = dict(_pair(override) for override in values.pop("settings", []))
+    settings = key_values(values.pop("settings", []))
     for key, text in given.items():
         if key.startswith(f"{FOLDER}."):
             _set(values, key.removeprefix(f"{FOLDER}."), text)
@@ -164,13 +165,6 @@ def _settings_of(point: Mapping[str, Any]) -> dict[str, Any]:
     """The settings at a point of the grid, those of mappings included."""
     groups = [value if isinstance(value, Mapping) else {key: value} for key, value in point.items()]
     return {key: value for group in groups for key, value in group.items()}
-
-
-def _pair(argument: str) -> tuple[str, str]:
-    key, equals, value = argument.partition("=")
-    if key.startswith("-") or not key or not equals:
-        raise UserError(f"{argument}: not a setting; write key=value, as in experiment=masks")
-    return key, value
 
 
 def _section(file: Path) -> dict[str, Any]:

@@ -35,8 +35,9 @@ def one_line_errors() -> Iterator[None]:
 def key_values(arguments: Sequence[str]) -> dict[str, str]:
     """Arguments of a command line, ``key=value``, by key; raises ``UserError`` for another form."""
     pairs = [argument.partition("=") for argument in arguments]
-    if malformed := [key for key, sign, _ in pairs if not sign]:
-        raise UserError(f"{malformed[0]}: not a setting; write key=value")
+    for key, sign, value in pairs:
+        if not key or not sign or key.startswith("-"):
+            raise UserError(f"{key}{sign}{value}: not a setting; write key=value")
     return {key: value for key, _, value in pairs}
 
 
