@@ -31,7 +31,7 @@ from lladav.config.schema import ModelConfig, Pixels, Prediction
 from lladav.decoding.cpu_weights import fastest_dtype
 from lladav.decoding.engine import engine_for
 from lladav.decoding.params import Cache, DecodingOptions, refusal
-from lladav.decoding.prompt_encoder import question_prompt
+from lladav.decoding.prompts import question_prompt
 from lladav.decoding.results import Decoded, Update
 from lladav.decoding.stops import StopTexts
 from lladav.decoding.structured_options import with_structure

@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from lladav.decoding.model_runner import UnmaskedTokens
 from lladav.decoding.params import DecodingOptions
-from lladav.decoding.results import Decoded
+from lladav.decoding.results import Decoded, UnmaskedTokens
 from lladav.decoding.sequence import RankedTokens
 from lladav.inputs.samples import Sample
 from lladav.structured.compiling import StructureSpec

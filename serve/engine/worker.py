@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING
 
 from lladav.decoding.engine import Engine
 from lladav.decoding.errors import FailureKind
-from lladav.decoding.model_runner import UnmaskedTokens
 from lladav.decoding.params import DecodingOptions
-from lladav.decoding.results import Update
+from lladav.decoding.results import UnmaskedTokens, Update
 from lladav.decoding.sequence import RankedTokens
 from lladav.decoding.stops import StopTexts
 from lladav.errors import UserError

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from lladav.config.schema import ModelConfig
-from lladav.decoding.prompt_encoder import prompt_of
+from lladav.decoding.prompts import prompt_of
 from lladav.errors import UserError
 from lladav.inputs.chat import IMAGE_MARK, ChatTokenizer
 from lladav.inputs.clips import read_clip

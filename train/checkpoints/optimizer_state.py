@@ -24,7 +24,8 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
-from lladav.checkpoint.safetensors_io import StoredTensor, TensorSpec, TensorWriter, read_header
+from lladav.checkpoint.safetensors_reading import StoredTensor, read_header
+from lladav.checkpoint.safetensors_writing import TensorSpec, TensorWriter
 from lladav.errors import UserError
 from lladav.model.sharding import full_shape
 from lladav.storage import AnyPath, exists

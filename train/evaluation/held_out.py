@@ -18,7 +18,7 @@ from data.digits.questions import Split, is_correct
 from lladav.config.schema import Pixels, Suffix
 from lladav.decoding.engine import decode
 from lladav.decoding.params import DecodingOptions
-from lladav.decoding.prompt_encoder import question_prompt
+from lladav.decoding.prompts import question_prompt
 from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer
 from lladav.inputs.clips import read_clip

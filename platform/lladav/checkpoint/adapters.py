@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lladav.checkpoint.digest import weights_digest
 from lladav.checkpoint.index import read_json
-from lladav.checkpoint.safetensors_io import StoredTensor, read_header, read_metadata
+from lladav.checkpoint.safetensors_reading import StoredTensor, read_header, read_metadata
 from lladav.config.schema import LoraConfig
 from lladav.errors import UserError
 from lladav.model.lora import DOWN, UP

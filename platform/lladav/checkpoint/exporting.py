@@ -24,7 +24,8 @@ from lladav.checkpoint.config_writing import config_json
 from lladav.checkpoint.index import INDEX, SINGLE
 from lladav.checkpoint.key_mapping import KeyMapping, layout_for
 from lladav.checkpoint.loading import matching_tensors
-from lladav.checkpoint.safetensors_io import DTYPES, StoredTensor, TensorSpec, TensorWriter
+from lladav.checkpoint.safetensors_reading import StoredTensor
+from lladav.checkpoint.safetensors_writing import DTYPES, TensorSpec, TensorWriter
 from lladav.config.schema import ModelConfig
 from lladav.errors import UserError
 from lladav.model.llada_v import LLaDAV

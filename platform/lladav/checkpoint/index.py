@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from lladav.checkpoint.safetensors_io import StoredTensor, read_header
+from lladav.checkpoint.safetensors_reading import StoredTensor, read_header
 from lladav.errors import UserError
 from lladav.storage import AnyPath, files_in, read_text
 

@@ -18,7 +18,7 @@ from lladav.checkpoint.adapters import Adapter, adapter_in
 from lladav.checkpoint.config_reading import model_config_of
 from lladav.checkpoint.index import stored_tensors
 from lladav.checkpoint.key_mapping import KeyMapping, detect, layout_for, layout_named
-from lladav.checkpoint.safetensors_io import DTYPES, StoredTensor
+from lladav.checkpoint.safetensors_reading import ITEM_BYTES, StoredTensor
 from lladav.config.introspection import nearest
 from lladav.config.schema import ModelPart, VisionConfig
 from lladav.errors import UserError
@@ -205,6 +205,6 @@ def _checked(
         raise UserError(f"{path}: lacks tensor {name}; expected one of shape {list(shape)}")
     if tensor.shape != shape:
         raise UserError(f"{tensor.file}: {name} has shape {list(tensor.shape)}; expected {list(shape)}")
-    if tensor.dtype not in DTYPES:
-        raise UserError(f"{tensor.file}: {name} is {tensor.dtype}; expected one of {', '.join(DTYPES)}")
+    if tensor.dtype not in ITEM_BYTES:
+        raise UserError(f"{tensor.file}: {name} is {tensor.dtype}; expected one of {', '.join(ITEM_BYTES)}")
     return tensor

@@ -22,12 +22,13 @@ from lladav.decoding.cpu_weights import PREPACK_LIMIT, DecodingWeights
 from lladav.decoding.cuda_graphs import CudaGraphs, GraphSize, supports_cuda_graphs
 from lladav.decoding.errors import FailureKind, NotFiniteError
 from lladav.decoding.kv_cache import BLOCK_SIZE, KVCache, kv_block_bytes
-from lladav.decoding.model_runner import GuidanceBranch, ModelRunner, Row, UnmaskedTokens
+from lladav.decoding.model_runner import GuidanceBranch, ModelRunner, Row
 from lladav.decoding.optional_outline import OptionalOutlineSequence
 from lladav.decoding.paged_attention import has_mask
 from lladav.decoding.params import DecodingOptions, check_next_token
-from lladav.decoding.prompt_encoder import PromptEncoder, prompt_length
-from lladav.decoding.results import Decoded, Update, decoded
+from lladav.decoding.prompt_encoder import PromptEncoder
+from lladav.decoding.prompts import prompt_length
+from lladav.decoding.results import Decoded, UnmaskedTokens, Update, decoded
 from lladav.decoding.scheduler import Scheduler
 from lladav.decoding.sequence import AutoregressiveSequence, DenoisingSequence, SequenceState, Span
 from lladav.decoding.structured_sequence import StructuredSequence

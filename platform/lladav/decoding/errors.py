@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
-
-import torch
+from typing import TYPE_CHECKING
 
 from lladav.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 
 class FailureKind(StrEnum):

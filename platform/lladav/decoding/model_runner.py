@@ -10,7 +10,7 @@ of all branches, R rows, B candidates of the row that has the most, W width.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,8 +21,9 @@ from lladav.decoding.cpu_weights import DecodingWeights
 from lladav.decoding.cuda_graphs import CudaGraphs, GraphSize
 from lladav.decoding.kv_cache import BlockTable, KVCache
 from lladav.decoding.paged_attention import BranchSpan, attention_for, supports_flash_attention
+from lladav.decoding.results import UnmaskedTokens
 from lladav.decoding.sampler import Guidance, SamplerOutput, SamplingParams, sample
-from lladav.decoding.sequence import RankedTokens, SequenceState, Span
+from lladav.decoding.sequence import SequenceState, Span
 from lladav.decoding.top_tokens import TopTokens
 from lladav.decoding.unmasking import unmask
 from lladav.model.language import rotary_factors
@@ -51,41 +52,6 @@ class Row:
     state: SequenceState
     branches: list[GuidanceBranch]
     generator: torch.Generator
-
-
-@dataclass(frozen=True)
-class UnmaskedTokens:
-    """Canvas positions that a step unmasked, their tokens, and the probability of each.
-
-    Tokens that an outline has fixed are among them.
-    """
-
-    positions: list[int] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-    confidences: list[float] = field(default_factory=list)
-    top: dict[int, RankedTokens] = field(default_factory=dict)
-    """The most probable tokens at these positions, if the request asks for them."""
-
-    def selected(self, indices: Sequence[int]) -> UnmaskedTokens:
-        """The tokens at these indices."""
-        return UnmaskedTokens(
-            [self.positions[index] for index in indices],
-            [self.tokens[index] for index in indices],
-            [self.confidences[index] for index in indices],
-            self.top,
-        )
-
-    def with_fixed(self, state: SequenceState) -> UnmaskedTokens:
-        """These tokens and those that the outline of a row has fixed since the last step."""
-        if not (fixed := state.take_fixed()):
-            return self
-        positions, tokens, confidences = zip(*fixed, strict=True)
-        return UnmaskedTokens(
-            [*self.positions, *positions],
-            [*self.tokens, *tokens],
-            [*self.confidences, *confidences],
-            self.top,
-        )
 
 
 class ModelRunner:

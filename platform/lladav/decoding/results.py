@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from lladav.decoding.errors import FailureKind
-from lladav.decoding.model_runner import UnmaskedTokens
 from lladav.decoding.sequence import RankedTokens, SequenceState
 
 
@@ -41,6 +40,41 @@ class Decoded:
             b"".join(map(token_bytes, ids)) for ids in (self.tokens[:count], self.tokens[count:])
         )
         return answer[: len(answer) - self.excess].decode(errors="replace") + suffix.decode(errors="replace")
+
+
+@dataclass(frozen=True)
+class UnmaskedTokens:
+    """Canvas positions that a step unmasked, their tokens, and the probability of each.
+
+    Tokens that an outline has fixed are among them.
+    """
+
+    positions: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    confidences: list[float] = field(default_factory=list)
+    top: dict[int, RankedTokens] = field(default_factory=dict)
+    """The most probable tokens at these positions, if the request asks for them."""
+
+    def selected(self, indices: Sequence[int]) -> UnmaskedTokens:
+        """The tokens at these indices."""
+        return UnmaskedTokens(
+            [self.positions[index] for index in indices],
+            [self.tokens[index] for index in indices],
+            [self.confidences[index] for index in indices],
+            self.top,
+        )
+
+    def with_fixed(self, state: SequenceState) -> UnmaskedTokens:
+        """These tokens and those that the outline of a row has fixed since the last step."""
+        if not (fixed := state.take_fixed()):
+            return self
+        positions, tokens, confidences = zip(*fixed, strict=True)
+        return UnmaskedTokens(
+            [*self.positions, *positions],
+            [*self.tokens, *tokens],
+            [*self.confidences, *confidences],
+            self.top,
+        )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from lladav.config.schema import ModelConfig
-from lladav.decoding.prompt_encoder import prompt_length
+from lladav.decoding.prompts import prompt_length
 from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer
 from lladav.inputs.images import ViewGeometry

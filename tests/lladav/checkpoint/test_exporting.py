@@ -17,7 +17,7 @@ from transformers import SiglipVisionModel
 
 from lladav.checkpoint import LAYOUTS, convert, export, load, model_config_of
 from lladav.checkpoint.index import stored_tensors
-from lladav.checkpoint.safetensors_io import TensorSpec, TensorWriter
+from lladav.checkpoint.safetensors_writing import TensorSpec, TensorWriter
 from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer
 from lladav.model.llada_v import LLaDAV

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lladav.checkpoint import export, load, model_config_of, open_model
-from lladav.checkpoint.safetensors_io import StoredTensor
+from lladav.checkpoint.safetensors_reading import StoredTensor
 from lladav.config.schema import ModelPart
 from lladav.errors import UserError
 from lladav.model.llada_v import LLaDAV

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from lladav.decoding.errors import FailureKind
-from lladav.decoding.model_runner import ModelRunner, Row, UnmaskedTokens
+from lladav.decoding.model_runner import ModelRunner, Row
 from lladav.decoding.params import DecodingOptions
+from lladav.decoding.results import UnmaskedTokens
 from lladav.errors import UserError
 from lladav.inputs.samples import Sample
 from lladav.model.language import LanguageTower

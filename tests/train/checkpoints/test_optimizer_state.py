@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lladav.checkpoint.safetensors_io import TensorSpec, TensorWriter
+from lladav.checkpoint.safetensors_writing import TensorSpec, TensorWriter
 from lladav.storage import location, upload
 from tests.buckets import S3Server
 from train.checkpoints.optimizer_state import SavedState, shard_name, shard_range

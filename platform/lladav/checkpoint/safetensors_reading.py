@@ -1,28 +1,25 @@
-"""Reading and writing safetensors files, one tensor at a time.
+"""Reading safetensors files: headers, and values one tensor at a time.
 
 A file consists of the header's length (8 bytes, little endian), a JSON header with dtypes, shapes and byte
-ranges, and the values. The safetensors library maps local files and writes whole files from memory; this
-module reads byte ranges, also from object stores, and has one tensor in memory when it writes.
+ranges, and the values. The safetensors library maps local files; this module reads byte ranges, also from
+object stores.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping, Sequence
+import math
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from lladav.errors import UserError
 from lladav.storage import AnyPath, file_size, read_into
 
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""Number formats of weights, by their name in the header."""
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+"""Bytes of a number in the number formats of weights, by their name in the header."""
 _MAX_HEADER_BYTES = 100_000_000
 
 
@@ -42,7 +39,11 @@ class StoredTensor:
 
         Raises ``UserError`` if they cannot be read.
         """
-        item = DTYPES[self.dtype].itemsize
+        import torch  # here, because processes without torch read headers
+
+        from lladav.checkpoint.safetensors_writing import DTYPES
+
+        item = ITEM_BYTES[self.dtype]
         end = self.end if last is None else self.start + last * item
         values = torch.empty(end - self.start - first * item, dtype=torch.uint8)
         self._fill(self.start + first * item, values.numpy().data)
@@ -125,69 +126,10 @@ def _check_extent(tensor: StoredTensor, file_size: int) -> None:
             f"{tensor.file}: truncated: {tensor.name} ends at byte {tensor.end}, the file at {file_size}; "
             "copy it again"
         )
-    item = DTYPES[tensor.dtype].itemsize if tensor.dtype in DTYPES else None
-    expected = torch.Size(tensor.shape).numel() * item if item else tensor.end - tensor.start
+    item = ITEM_BYTES.get(tensor.dtype)
+    expected = math.prod(tensor.shape) * item if item else tensor.end - tensor.start
     if tensor.end - tensor.start != expected:
         raise UserError(
             f"{tensor.file}: {tensor.name} has {tensor.end - tensor.start} bytes; "
             f"{list(tensor.shape)} of {tensor.dtype} takes {expected}; copy it again"
         )
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """Name, number format and shape of a tensor to write."""
-
-    name: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """Bytes of the values."""
-        return torch.Size(self.shape).numel() * self.dtype.itemsize
-
-
-class TensorWriter:
-    """Writes a safetensors file: first the header, then one tensor per ``add`` in the order of ``specs``.
-
-    Wider number formats must come first, so that every tensor is aligned. ``metadata`` are texts beside the
-    tensors. The file survives a power failure once the context has exited.
-    """
-
-    def __init__(
-        self, file: Path, specs: Sequence[TensorSpec], metadata: Mapping[str, str] | None = None
-    ) -> None:
-        self._expected = iter(specs)
-        self._stream = file.open("xb")
-        header = json.dumps(_header_of(specs, metadata or {}), separators=(",", ":")).encode()
-        header += b" " * (-len(header) % 8)
-        self._stream.write(len(header).to_bytes(8, "little") + header)
-
-    def __enter__(self) -> TensorWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: TracebackType | None) -> None:
-        with self._stream:
-            if kind is None:
-                assert next(self._expected, None) is None, "a tensor of the header was never written"
-                self._stream.flush()
-                os.fsync(self._stream.fileno())
-
-    def add(self, values: Tensor) -> None:
-        """Append the next tensor's values."""
-        spec = next(self._expected)
-        assert (values.dtype, tuple(values.shape)) == (spec.dtype, spec.shape), f"{spec} does not fit"
-        plain = values.detach().cpu().contiguous().view(-1).view(torch.uint8)
-        self._stream.write(plain.numpy().data)
-
-
-def _header_of(specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> dict[str, Any]:
-    names = {dtype: name for name, dtype in DTYPES.items()}
-    header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
-    start = 0
-    for spec in specs:
-        offsets = [start, start + spec.size]
-        header[spec.name] = {"dtype": names[spec.dtype], "shape": list(spec.shape), "data_offsets": offsets}
-        start += spec.size
-    return header
