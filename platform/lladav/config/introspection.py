@@ -18,9 +18,12 @@ from enum import Enum
 from functools import cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from lladav.config import choices, schema
+from lladav.config import choices, schema, train_schema
 from lladav.config.setting import SettingInfo
 from lladav.errors import UserError
+
+OUR_MODULES = {module.__name__ for module in (schema, train_schema, choices)}
+"""Modules whose classes are documented as keys."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def _docs_of(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
 
 def _type_doc(kind: Any) -> str:
     """The docstring of a section or of an enum of the schema."""
-    ours = getattr(kind, "__module__", None) in (schema.__name__, choices.__name__)
+    ours = getattr(kind, "__module__", None) in OUR_MODULES
     return " ".join((kind.__doc__ or "").split()) if ours else ""
 
 
