@@ -27,7 +27,7 @@ def build(args: ServeSettings) -> Application:
     """The application; called by Ray Serve. Raises ``UserError`` for a damaged checkpoint."""
     # Only if the checkpoint is here: on a cluster, perhaps only the replicas can read it.
     if Path(args.model).is_dir():
-        check_checkpoint(args.model)
+        check_checkpoint(args)
     engine, ingress = args.engine, args.ingress
     engines = serve.deployment(EngineReplica).options(
         name="engine",

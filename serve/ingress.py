@@ -98,12 +98,16 @@ def check_ingress(settings: ServeSettings) -> None:
 
 def planner_of(settings: ServeSettings, tokenizer: ChatTokenizer, model: ModelConfig) -> RequestPlanner:
     """The planner of a model's requests; raises ``UserError`` for aliases that cannot be used."""
-    fingerprint = fingerprint_of(settings.model)
-    planner = RequestPlanner(settings, tokenizer, model, ViewGeometry.of(model), fingerprint)
+    planner = RequestPlanner(settings, tokenizer, model, ViewGeometry.of(model), fingerprints_of(settings))
     planner.check_aliases()
     return planner
 
 
-def fingerprint_of(model: str) -> str:
-    """OpenAI's ``system_fingerprint``: it changes with the version of the server and with the weights."""
-    return f"fp_{__version__}_{weights_digest(model)}"
+def fingerprints_of(settings: ServeSettings) -> dict[str, str]:
+    """OpenAI's ``system_fingerprint`` of each model.
+
+    It changes with the version of the server and with the weights, also those of an adapter.
+    """
+    base = f"fp_{__version__}_{weights_digest(settings.model)}"
+    adapters = {name: f"{base}_{weights_digest(folder)}" for name, folder in settings.adapters.items()}
+    return {**dict.fromkeys(settings.models, base), **adapters}

@@ -32,12 +32,11 @@ from lladav.checkpoint import shipped_model  # noqa: E402
 from lladav.cluster import CHECKOUT, local_head, runtime_env  # noqa: E402
 from lladav.config.cli import key_values, one_line_errors  # noqa: E402
 from lladav.errors import UserError  # noqa: E402
-from lladav.storage import absolute_model  # noqa: E402
 from serve.app import build  # noqa: E402
 from serve.ingress import check_ingress  # noqa: E402
 from serve.settings import Auth, ServeSettings, load  # noqa: E402
 from serve.settings_help import settings_help  # noqa: E402
-from serve.starting import check_checkpoint, deploy  # noqa: E402
+from serve.starting import check_checkpoint, deploy, with_absolute_paths  # noqa: E402
 
 APP, HOST, PORT = "lladav", "127.0.0.1", 8000
 HELP = {"-h", "--help"}
@@ -56,8 +55,8 @@ def main(arguments: Sequence[str]) -> None:
             return
         port = _port(port)
         model = values.get("model") or str(shipped_model())
-        settings = load({**values, "model": absolute_model(model)})
-        check_checkpoint(settings.model)
+        settings = with_absolute_paths(load({**values, "model": model}))
+        check_checkpoint(settings)
         check_ingress(settings)
         start = time.monotonic()
         engine, ingress = settings.engine, settings.ingress

@@ -15,9 +15,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -28,17 +25,16 @@ from pydantic import (
     model_validator,
 )
 
-from lladav.config.introspection import choices_hint
-from lladav.config.loader import CONF, group_choices, read_yaml
+from lladav.config.loader import CONF
 from lladav.decoding.params import Cache
 from lladav.decoding.unmasking import given_rule_parameters
 from lladav.errors import UserError
 from serve.decoding_params import DecodingParams
+from serve.settings_files import merged
 from serve.validation_errors import settings_error
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
-DEFAULT_CONFIG = "local"
 
 
 class Section(BaseModel):
@@ -273,6 +269,8 @@ class ServeSettings(Section):
     """Folder or hub id of a LLaDA-V checkpoint with its tokenizer."""
     name: str = "llada-v"
     """Name of the model in the API."""
+    adapters: dict[str, str] = {}
+    """LoRA adapters of the model: a folder, URI or hub id by the name that requests give as their model."""
     auth: Annotated[Auth, BeforeValidator(lambda value: "off" if value is False else value)] = Auth.keys
     """Who may use the server: keys, the holders of API keys; off, anyone on this machine. YAML reads ``off``
     without quotes as false, which is accepted, too."""
@@ -321,12 +319,25 @@ class ServeSettings(Section):
     @property
     def models(self) -> list[str]:
         """The names that a request may give as its model."""
-        return [self.name, *self.aliases]
+        return [self.name, *self.adapters, *self.aliases]
+
+    def adapter_of(self, model: str) -> str | None:
+        """The adapter that a request gives as its model; None for the model itself and its aliases."""
+        return model if model in self.adapters else None
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        for section, names in (("adapters", self.adapters), ("aliases", self.aliases)):
+            if self.name in names:
+                raise ValueError(
+                    f"{section}: {self.name} is the name of the model itself; choose another name"
+                )
+        if both := self.adapters.keys() & self.aliases:
+            raise ValueError(f"aliases: {min(both)} is the name of an adapter; choose another name")
+        return self
 
     @model_validator(mode="after")
     def _check_consistent(self) -> Self:
-        if self.name in self.aliases:
-            raise ValueError(f"aliases: {self.name} is the name of the model itself; choose another name")
         if self.ingress.held_bytes < self.limits.body_bytes:
             raise ValueError("ingress: held_bytes is below limits.body_bytes; raise it")
         if self.engine.min_replicas > self.engine.max_replicas:
@@ -356,42 +367,3 @@ def checked(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
         return kind.model_validate(values)
     except ValidationError as error:
         raise UserError(settings_error(error, kind, values)) from None
-
-
-def merged(arguments: Mapping[str, Any], conf: Path = CONF) -> dict[str, Any]:
-    """The values of the file of ``conf/serve`` that ``config`` names, overridden by the other arguments.
-
-    Dotted keys are paths. Raises ``UserError`` for a file that does not exist and for a malformed argument.
-    """
-    name = str(arguments.get("config", DEFAULT_CONFIG))
-    overrides = {key: value for key, value in arguments.items() if key != "config"}
-    known = group_choices("serve", conf)
-    if name not in known:
-        raise UserError(f"config={name}: no such file in conf/serve{choices_hint(name, known)}")
-    tree = OmegaConf.create(read_yaml(conf / "serve" / f"{name}.yaml"))
-    for key, value in overrides.items():
-        _set(tree, str(key), value)
-    values = OmegaConf.to_container(tree)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
-
-
-def _set(tree: DictConfig, key: str, value: Any) -> None:
-    if not all(key.split(".")):
-        raise UserError(f"{key!r}: not a setting; write section.key, as in engine.max_rows")
-    try:
-        OmegaConf.update(tree, key, _unquoted(key, value), merge=True, force_add=True)
-    except GrammarParseError:
-        raise UserError(f"{key}: ${{ is not closed; close it or leave it out") from None
-    except OmegaConfBaseException as error:
-        raise UserError(f"{key}: cannot be set ({str(error).splitlines()[0]})") from None
-
-
-def _unquoted(key: str, value: Any) -> Any:
-    """The value; a list where a command line has text like ``[a, b]``."""
-    if not (isinstance(value, str) and value.startswith("[")):
-        return value
-    try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UserError(f"{key}={value}: not a list; write [a, b]") from None

@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from serve.settings import DEFAULT_CONFIG, ServeSettings, merged
+from serve.settings import ServeSettings
+from serve.settings_files import DEFAULT_CONFIG, merged
 
 MIN_WIDTH, VALUE_COLUMN = 100, 38
 

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
 from ray import serve
 from ray.serve import Application
 
-from lladav.checkpoint import check_model
+from lladav.checkpoint import check_model, open_adapters
 from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer
+from lladav.storage import absolute_model
+from serve.settings import ServeSettings, Settings
 
 RAISED = re.compile(r"^((?:\w+\.)*\w*(?:Error|Exception|Exit|Interrupt)): (.+)$", re.MULTILINE)
 """The last line of a traceback: an exception's type and message."""
 
 
-def check_checkpoint(folder: str | Path) -> None:
-    """Raise ``UserError`` for a checkpoint that every replica would refuse, without reading its weights."""
-    check_model(folder)
-    ChatTokenizer.load(folder)
+def with_absolute_paths(settings: Settings) -> Settings:
+    """The same settings for processes in other folders. Hub ids stay: each machine has its own cache."""
+    adapters = {name: absolute_model(folder) for name, folder in settings.adapters.items()}
+    return settings.model_copy(update={"model": absolute_model(settings.model), "adapters": adapters})
+
+
+def check_checkpoint(settings: ServeSettings) -> None:
+    """Raise ``UserError`` for a checkpoint or an adapter that every replica would refuse.
+
+    No weights are read.
+    """
+    open_adapters(check_model(settings.model), settings.adapters)
+    ChatTokenizer.load(settings.model)
 
 
 def deploy(application: Application, name: str, external: bool) -> None:

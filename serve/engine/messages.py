@@ -48,6 +48,8 @@ class EngineRequest:
     stop: tuple[str, ...] = ()
     """Texts that end an answer."""
     stream_mode: StreamMode | None = None
+    adapter: str | None = None
+    """Name of the adapter that answers; None: the base."""
     structure: StructureSpec | None = None
     """The structure of the answers, optional if the options have ``text_options``. The replica compiles it:
     automata are large, and every replica keeps its own."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from lladav.checkpoint import open_model
+from lladav.checkpoint import open_adapters, open_model
 from lladav.config.schema import Prediction
 from lladav.decoding.cpu_weights import fastest_dtype
 from lladav.decoding.cuda_graphs import GraphSize, capture_sizes
@@ -93,7 +93,7 @@ def open_replica_model(settings: ServeSettings) -> LLaDAV:
 
 
 def engine_of(model: LLaDAV, settings: ServeSettings) -> Engine:
-    """The engine of a replica."""
+    """The engine of a replica, with its adapters; raises ``UserError`` for adapters of another model."""
     replica = settings.engine
     config = EngineConfig(
         replica.kv_bytes,
@@ -103,7 +103,7 @@ def engine_of(model: LLaDAV, settings: ServeSettings) -> Engine:
         graph_bytes=min(replica.graph_bytes, replica.kv_bytes // 4),
         block_size=BLOCK_SIZE if replica.gpus else SMALL_BLOCK_SIZE,
     )
-    return Engine(model, config)
+    return Engine(model, config, open_adapters(model, settings.adapters))
 
 
 def graph_sizes(settings: ServeSettings, prediction: Prediction = Prediction.masked) -> list[GraphSize]:

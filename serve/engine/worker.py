@@ -220,7 +220,7 @@ class EngineWorker:
                 answer = _Answer(submission, choice, dict(infilled))
                 # Random draws depend on the prompt's id, so each choice gets its own.
                 prompt = replace(request.prompt, id=f"answer {choice}")
-                self._engine.submit(prompt, options, answer.name, on_admit)
+                self._engine.submit(prompt, options, answer.name, on_admit, request.adapter)
                 submission.answers.append(answer)
                 self._answers[answer.name] = answer
         except UserError as error:

@@ -24,7 +24,7 @@ CONTENT = "input.content"
 WEIGHTS = "model.weights"
 """Key of the digest of the weights, wherever they are."""
 NO_EFFECT = (
-    *("model", "output", "address", "task_rows", "part_rows", "part_seconds"),
+    *("model", "adapters", "output", "address", "task_rows", "part_rows", "part_seconds"),
     *("auth", "keys", "keys_file", "limits_storage", "scaling", "ingress", "media.workers"),
 )
 """Settings and sections that a resumed run may change."""
@@ -38,7 +38,8 @@ def identity(settings: BatchSettings, source: BatchInput, output: OutputFormat) 
     found = flatten(settings.model_dump(mode="json"))
     own = {key: value for key, value in found.items() if _has_effect(key)}
     where = {"input": str(source.path), "format": output.value}
-    return {**own, **where, CONTENT: _digest(source), WEIGHTS: weights_digest(settings.model)}
+    adapters = {f"adapters.{name}": weights_digest(folder) for name, folder in settings.adapters.items()}
+    return {**own, **where, **adapters, CONTENT: _digest(source), WEIGHTS: weights_digest(settings.model)}
 
 
 def _has_effect(key: str) -> bool:

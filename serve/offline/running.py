@@ -10,7 +10,7 @@ from rich.console import Console
 
 from lladav.cluster import connect
 from lladav.config.schema import ClusterConfig
-from lladav.storage import absolute, absolute_model, is_uri
+from lladav.storage import absolute, is_uri
 from lladav.terminal import format_seconds
 from serve.ingress import check_ingress
 from serve.offline.identity import check, identity, kept_columns, output_format
@@ -21,7 +21,7 @@ from serve.offline.pipeline import answers, unanswered
 from serve.offline.progress import BatchProgress
 from serve.offline.results import ResultForm, form_of
 from serve.offline.settings import BatchSettings
-from serve.starting import check_checkpoint, user_error_in
+from serve.starting import check_checkpoint, user_error_in, with_absolute_paths
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class BatchSummary:
 def run_batch(settings: BatchSettings, console: Console) -> BatchSummary:
     """Answer the rows that have no answer yet; raises ``UserError`` before any work for a mistake."""
     begin, source = time.monotonic(), open_input(settings.input)
-    settings = settings.model_copy(update={"model": absolute_model(settings.model)})
+    settings = with_absolute_paths(settings)
     check(settings, source)
     if not is_uri(settings.model):
-        check_checkpoint(settings.model)
+        check_checkpoint(settings)
         check_ingress(settings)
     folder, output = OutputFolder(settings.output), output_format(settings, source)
     with folder.claimed():

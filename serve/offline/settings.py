@@ -16,7 +16,8 @@ from pydantic import Field
 
 from lladav.config.loader import CONF
 from lladav.errors import UserError
-from serve.settings import Count, Seconds, ServeSettings, checked, merged
+from serve.settings import Count, Seconds, ServeSettings, checked
+from serve.settings_files import merged
 
 PARAMS = "params."
 LONGEST_MS = 30 * 24 * 3600 * 1000

@@ -8,7 +8,8 @@ the tokens must be equal. Case ``mixed``: eight requests of different lengths an
 requests one after another, and as a lock-step batch: all as long as the longest, with the options of the most
 demanding. The engine runs all three, so only scheduling differs. Making an engine is not timed. Case
 ``structured``: one request without an outline, and the same as a string that fills the canvas, in turn. Both
-write one token per step, so the difference is the cost of the automaton.
+write one token per step, so the difference is the cost of the automaton. Case ``adapters``: eight requests in
+an engine without adapters, of one adapter of rank 16, and of four adapters, two requests each, in turn.
 
 The model has random weights: 8 layers of width 512 and LLaDA's vocabulary.
 """
@@ -19,8 +20,9 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,13 +44,14 @@ from lladav.structured.languages.building import Automata  # noqa: E402
 from lladav.structured.languages.vocabulary import Vocabulary  # noqa: E402
 from lladav.structured.outline import Slot  # noqa: E402
 from tests.bench.reporting import report, table  # noqa: E402
+from tests.lladav.adapted import RandomAdapter, adapted  # noqa: E402
 from tests.lladav.build import text_sample, tiny_config  # noqa: E402
 from tests.lladav.decoding.outlines import TreeOutline  # noqa: E402
 from tests.lladav.decoding.reference_decoder import reference_decode  # noqa: E402
 
 SHAPE = {"vocab_size": 126464, "width": 512, "mlp_width": 1536, "layers": 8, "heads": 8, "kv_heads": 8}
 PROMPT, ANSWER = 700, 64
-CASES = ["single", "mixed", "structured"]
+CASES = ["single", "mixed", "structured", "adapters"]
 MIX = [
     (300, DecodingOptions(max_tokens=32, refresh_interval=8)),
     (700, DecodingOptions(max_tokens=64, refresh_interval=32)),
@@ -73,6 +76,9 @@ def main() -> None:
     if "structured" in arguments.cases:
         for interval in arguments.intervals:
             structured(model, interval, arguments.rounds)
+    if "adapters" in arguments.cases:
+        for interval in arguments.intervals:
+            adapters(model, interval, arguments.rounds)
 
 
 def bench_model() -> LLaDAV:
@@ -175,6 +181,32 @@ def structured(model: LLaDAV, interval: int, rounds: int) -> None:
     )
 
 
+def adapters(model: LLaDAV, interval: int, rounds: int) -> None:
+    """Eight requests of the base, of one adapter, and of four adapters, in turn."""
+    own = {str(n): adapted(model, RandomAdapter(rank=16, std=0.02, seed=n)) for n in range(4)}
+    engines = {f"{count} adapters": bench_engine(model, dict([*own.items()][:count])) for count in (0, 1, 4)}
+    names: dict[str, list[str | None]] = {"0 adapters": [None], "1 adapters": ["0"], "4 adapters": [*own]}
+    options = DecodingOptions(max_tokens=32, refresh_interval=interval)
+    requests = [(text_sample(f"{n}", 200, n), options) for n in range(8)]
+    times: dict[str, list[float]] = {name: [] for name in engines}
+    for _ in range(rounds):
+        for name, engine in engines.items():
+            timed(times[name], lambda engine=engine, name=name: run(engine, requests, names[name]))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    tokens = len(requests) * options.max_tokens
+    table(
+        ["eight requests", "tokens/s"], [[name, f"{tokens / value:.2f}"] for name, value in medians.items()]
+    )
+    for name in [*engines][1:]:
+        report(
+            f"eight requests, {name} of rank 16, refresh interval {interval}",
+            round(medians["0 adapters"] / medians[name], 3),
+            "x tokens/s",
+            "the same requests in an engine without adapters",
+            rounds=rounds,
+        )
+
+
 def random_vocabulary(size: int) -> Vocabulary:
     """Tokens of random bytes: all single bytes, then words, some with a space, quotation mark or comma."""
     rng = np.random.default_rng(0)
@@ -185,15 +217,20 @@ def random_vocabulary(size: int) -> Vocabulary:
     return Vocabulary([*(bytes([byte]) for byte in range(256)), *tokens])
 
 
-def bench_engine(model: LLaDAV) -> Engine:
+def bench_engine(model: LLaDAV, adapters: Mapping[str, LLaDAV] | None = None) -> Engine:
     """An engine with a KV cache for all requests."""
-    return Engine(model, EngineConfig(80 * kv_block_bytes(model.config.language, torch.float32, 256)))
+    config = EngineConfig(80 * kv_block_bytes(model.config.language, torch.float32, 256))
+    return Engine(model, config, adapters)
 
 
-def run(engine: Engine, requests: Sequence[tuple[Sample, DecodingOptions]]) -> list[Decoded]:
-    """Answers of requests that arrive together, in the order in which they finish."""
-    for prompt, options in requests:
-        engine.submit(prompt, options)
+def run(
+    engine: Engine,
+    requests: Sequence[tuple[Sample, DecodingOptions]],
+    adapters: Sequence[str | None] = (None,),
+) -> list[Decoded]:
+    """Answers of requests that arrive together, in the order in which they finish; adapters in turn."""
+    for (prompt, options), adapter in zip(requests, cycle(adapters), strict=False):
+        engine.submit(prompt, options, adapter=adapter)
     answers = []
     while engine.busy:
         answers += [update.answer for update in engine.step() if update.answer is not None]

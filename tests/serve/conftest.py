@@ -10,7 +10,9 @@ import openai
 import pytest
 from playwright.sync_api import Browser
 
+from lladav.config.schema import ModelPart
 from serve.settings import ServeSettings
+from tests.lladav.adapted import RandomAdapter, saved
 from tests.lladav.build import tiny_ar_config
 from tests.serve.apis import LocalEngines, checkpoint, serving, settings_of
 from tests.serve.browser import Playground, chromium
@@ -30,6 +32,20 @@ def _quiet() -> Iterator[None]:
 def model_folder(tmp_path_factory: pytest.TempPathFactory, golden: Any) -> Path:
     """An untrained model as a checkpoint."""
     return checkpoint(tmp_path_factory.mktemp("served"), golden.folder / "tokenizer")
+
+
+@pytest.fixture(scope="session")
+def adapter_folders(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Random adapters of the model: of its language tower, and of all parts."""
+    adapters = {
+        "words": RandomAdapter(rank=4, seed=1),
+        "all-parts": RandomAdapter(2, 3, [ModelPart.language, ModelPart.vision], projector=True, seed=2),
+    }
+    folder = tmp_path_factory.mktemp("adapters")
+    return {
+        name: str(saved(each, model_folder, folder / name, tokenizer=model_folder))
+        for name, each in adapters.items()
+    }
 
 
 @pytest.fixture(scope="session")

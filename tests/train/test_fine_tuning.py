@@ -14,6 +14,7 @@ import pytest
 
 from lladav.checkpoint import export, shipped_model
 from lladav.config.loader import load
+from serve.settings import load as serve_settings
 from serve.starting import check_checkpoint
 from tests.digits import shared_digits
 from tests.hub import cache_model
@@ -99,7 +100,7 @@ def test_the_five_steps_of_the_readme_work(checkout: Path, home: Path, readme: s
     few = ("--max-tokens", "8", "--block-length", "8", "--steps", "2")
     assert run(checkout, environment, "-m", "lladav.generate", *question, *few)
     [served] = words_of(readme, "make serve ARGS=", checkout)
-    check_checkpoint(checkout / served.removeprefix("model="))
+    check_checkpoint(serve_settings({"model": str(checkout / served.removeprefix("model="))}))
 
 
 def test_the_tiny_model_is_fine_tuned_from_the_shipped_one(root: Path) -> None:

@@ -16,6 +16,7 @@ from lladav.checkpoint.shipped import shipped_model
 
 if TYPE_CHECKING:
     from lladav.checkpoint.adapter_export import export_adapter
+    from lladav.checkpoint.adapter_opening import open_adapter, open_adapters
     from lladav.checkpoint.adapters import AdapterBase, adapter_in
     from lladav.checkpoint.exporting import convert, export
     from lladav.checkpoint.loading import check_model, load, load_adapter, open_model
@@ -31,6 +32,8 @@ __all__ = [
     "load",
     "load_adapter",
     "model_config_of",
+    "open_adapter",
+    "open_adapters",
     "open_model",
     "shipped_model",
     "weights_digest",
@@ -45,6 +48,8 @@ _NEED_TORCH = {
     "export_adapter": "adapter_export",
     "load": "loading",
     "load_adapter": "loading",
+    "open_adapter": "adapter_opening",
+    "open_adapters": "adapter_opening",
     "open_model": "loading",
 }
 """Modules of the names that are imported on first use."""

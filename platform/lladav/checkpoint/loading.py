@@ -110,13 +110,14 @@ def open_model(folder: str | Path, dtype: torch.dtype, device: str | torch.devic
     return model.eval().requires_grad_(False)
 
 
-def check_model(folder: str | Path) -> None:
+def check_model(folder: str | Path) -> LLaDAV:
     """Check names, shapes and number formats of a whole checkpoint without reading its values.
 
-    Raises ``UserError`` as ``open_model`` does.
+    Returns the model on the meta device. Raises ``UserError`` as ``open_model`` does.
     """
     model = _built(folder, torch.float32, torch.device("meta"))
     matching_tensors(model, model_location(folder), layout_for(model.config).name)
+    return model.requires_grad_(False)
 
 
 def _built(folder: str | Path, dtype: torch.dtype, device: torch.device) -> LLaDAV:

@@ -7,18 +7,17 @@ On other devices, and for models above a limit, weights stay as they are.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from lladav.model.copies import copy_with
 from lladav.model.language import LanguageTower
 
-M = TypeVar("M", bound=nn.Module)
 Projection = Callable[[Tensor], Tensor]
 """Multiplies rows (M, W) by a weight."""
 PREPACK_LIMIT = 2**31
@@ -58,7 +57,7 @@ class DecodingWeights:
     def __init__(self, tower: LanguageTower, prepack_limit: int = PREPACK_LIMIT) -> None:
         head_VW = tower.lm_head.weight.detach()
         fits = sum(weight.nbytes for weight in tower.parameters()) <= prepack_limit
-        self.tower = _with_prepacked_linears(tower) if fits else tower
+        self.tower = copy_with(tower, _prepacked) if fits else tower
         self.head = head_chunks(head_VW, prepacked=fits and _is_worth_packing(head_VW))
 
 
@@ -78,13 +77,7 @@ def _is_worth_packing(weight: Tensor) -> bool:
     )
 
 
-def _with_prepacked_linears(module: M) -> M:
-    """A copy of the module with its large linear layers packed; it shares all other weights."""
-    twin = copy.copy(module)  # shallow: a new module around the same parameters
-    twin._modules = {
-        name: PrepackedLinear(child.weight)
-        if isinstance(child, nn.Linear) and _is_worth_packing(child.weight)
-        else child and _with_prepacked_linears(child)
-        for name, child in module._modules.items()
-    }
-    return twin
+def _prepacked(name: str, layer: nn.Module) -> PrepackedLinear | None:  # noqa: ARG001 - a ``Replacement``
+    """A large linear layer, packed."""
+    is_large = isinstance(layer, nn.Linear) and _is_worth_packing(layer.weight)
+    return PrepackedLinear(layer.weight) if is_large else None

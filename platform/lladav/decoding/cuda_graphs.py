@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from lladav.config.schema import ModelConfig
+from lladav.decoding.adapters import BASE, PositionAdapters
 from lladav.decoding.kv_cache import BlockTable, KVCache
 from lladav.decoding.paged_attention import (
     BatchBlockTables,
@@ -152,17 +153,19 @@ class CudaGraphs:
         sizes: Sequence[GraphSize],
         budget: int,
         recorder: GraphRecorder | None = None,
+        adapters: PositionAdapters | None = None,
     ) -> None:
         """Capture graphs of these sizes until they take more than ``budget`` bytes.
 
-        Allocates one KV block for padding; raises ``UserError`` if none is free.
+        Allocates one KV block for padding; raises ``UserError`` if none is free. ``adapters`` are those that
+        the layers of the tower read, if it has adapters.
         """
         recorder = recorder or CudaGraphRecorder()
         padding = kv_cache.allocate(1)
         if padding is None:
             raise UserError("decoding: no KV block is left for CUDA graphs; raise the memory")
         largest = GraphSize(max(size.positions for size in sizes), max(size.rows for size in sizes))
-        buffers = _Buffers(largest, tower, kv_cache, padding)
+        buffers = _Buffers(largest, tower, kv_cache, padding, adapters)
         self._graphs = dict(_captured(sizes, buffers, budget, recorder))
         self._ascending = sorted(self._graphs)
 
@@ -209,8 +212,16 @@ def _captured(
 class _Buffers:
     """Inputs and result of the largest size; smaller sizes use the beginning of each buffer."""
 
-    def __init__(self, size: GraphSize, tower: LanguageTower, kv_cache: KVCache, padding: BlockTable) -> None:
+    def __init__(
+        self,
+        size: GraphSize,
+        tower: LanguageTower,
+        kv_cache: KVCache,
+        padding: BlockTable,
+        adapters: PositionAdapters | None,
+    ) -> None:
         self.tower, self.kv_cache, self.padding_block = tower, kv_cache, padding.blocks[0]
+        self.adapters = adapters
         config, device, dtype = tower.config, kv_cache.keys.device, kv_cache.keys.dtype
         self.blocks_per_row = min(kv_cache.total_blocks, kv_cache.blocks_for(config.max_positions))
         self.inputs_TW = torch.zeros(size.positions, config.width, dtype=dtype, device=device)
@@ -219,8 +230,12 @@ class _Buffers:
         self.cos, self.sin = rotary.unbind(0)
         self.slot_T = torch.zeros(size.positions, dtype=torch.long, device=device)
         # All integers are one buffer, so that a step copies them to the device at once.
-        integers = 2 * (size.rows + 1) + size.rows * (1 + self.blocks_per_row)
-        self.integers = torch.zeros(integers, dtype=torch.int32, device=device)
+        self.integers = torch.zeros(sum(self.counts(size)), dtype=torch.int32, device=device)
+
+    def counts(self, size: GraphSize) -> Sequence[int]:
+        """Integers of a size: bounds of queries and of keys, lengths, block tables, adapters of positions."""
+        tables, adapters = size.rows * self.blocks_per_row, size.positions if self.adapters else 0
+        return size.rows + 1, size.rows + 1, size.rows, tables, adapters
 
 
 class _Step:
@@ -234,9 +249,9 @@ class _Step:
             for each in (buffers.inputs_TW, buffers.hidden_TW, buffers.slot_T, buffers.cos, buffers.sin)
         )
         self._rotary = Rotary(cos, sin)
-        counts = rows + 1, rows + 1, rows, rows * blocks
+        counts = buffers.counts(size)
         self._integers = buffers.integers[: sum(counts)]
-        query_bounds, key_bounds, lengths_R, table = self._integers.split(counts)
+        query_bounds, key_bounds, lengths_R, table, self._adapter_T = self._integers.split(counts)
         # The longest lengths are part of the captured launch, so they are upper bounds for any step.
         capacity = blocks * buffers.kv_cache.block_size
         self._queries = CumulativeLengths(query_bounds, size.positions, size.positions)
@@ -266,19 +281,21 @@ class _Step:
     def _pad(self, total: int, spans: Sequence[BranchSpan]) -> None:
         # Padding positions write their keys to a block that no sequence has.
         self._slot_T[total:] = self._buffers.padding_block * self._buffers.kv_cache.block_size
-        self._integers.copy_(torch.tensor(self._attention_integers(total, spans), dtype=torch.int32))
+        self._integers.copy_(torch.tensor(self._step_integers(total, spans), dtype=torch.int32))
 
     @torch.no_grad()
     def forward(self) -> None:
         """The computation that is captured."""
+        if self._buffers.adapters:
+            self._buffers.adapters.set(self._adapter_T)
         self.hidden_TW.copy_(self._buffers.tower(self._inputs_TW, self._rotary, self))
 
     def __call__(self, layer: int, query_THD: Tensor, key_THD: Tensor, value_THD: Tensor) -> Tensor:
         self._buffers.kv_cache.write_slots(layer, self._slot_T, key_THD, value_THD)
         return attend_to_blocks(query_THD, self._buffers.kv_cache, layer, self._queries, self._tables)
 
-    def _attention_integers(self, total: int, spans: Sequence[BranchSpan]) -> list[int]:
-        """Bounds of queries and keys, lengths of sequences, and block tables, in this order.
+    def _step_integers(self, total: int, spans: Sequence[BranchSpan]) -> list[int]:
+        """The integers of a step, in the order of ``_Buffers.counts``.
 
         Unused rows have no queries and one key. The last row has all padding positions as queries: attention
         over them is computed and thrown away.
@@ -290,4 +307,12 @@ class _Step:
         tables = [each.block_table.blocks if each.block_table else [] for each in spans]
         tables += [[]] * (unused + 1)
         table = [block for row in tables for block in (*row, *[padding_block] * (blocks - len(row)))]
-        return [0, *accumulate(queries), 0, *accumulate(lengths), *lengths, *table]
+        bounds = 0, *accumulate(queries), 0, *accumulate(lengths)
+        return [*bounds, *lengths, *table, *self._adapter_integers(spans)]
+
+    def _adapter_integers(self, spans: Sequence[BranchSpan]) -> list[int]:
+        """The number of the adapter of each position; none without adapters."""
+        if not self._buffers.adapters:
+            return []
+        numbers = [each.adapter for each in spans for _ in range(len(each.span))]
+        return [*numbers, *[BASE] * (self._size.positions - len(numbers))]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lladav.config.schema import ModelConfig, Prediction
+from lladav.decoding.adapters import Adapters
 from lladav.decoding.admission import Admission, MemoryGrant, MemoryNeed, memory_need, prompt_budget
 from lladav.decoding.cpu_weights import PREPACK_LIMIT, DecodingWeights
 from lladav.decoding.cuda_graphs import CudaGraphs, GraphSize, supports_cuda_graphs
@@ -77,13 +78,19 @@ class _Request:
     options: DecodingOptions
     prompt_positions: int
     on_admit: OnAdmit | None
+    adapter: str | None
 
 
 class Engine:
-    """A model, its KV cache, and the requests that wait or run."""
+    """A model, its adapters, its KV cache, and the requests that wait or run."""
 
-    def __init__(self, model: LLaDAV, config: EngineConfig) -> None:
-        """Raises ``UserError`` for memory that holds no KV block, and for CUDA graphs without a GPU."""
+    def __init__(
+        self, model: LLaDAV, config: EngineConfig, adapters: Mapping[str, LLaDAV] | None = None
+    ) -> None:
+        """``adapters`` are copies of the model with an adapter each (``checkpoint.open_adapter``), by name.
+
+        Raises ``UserError`` for memory that holds no KV block, and for CUDA graphs without a GPU.
+        """
         self._model = model.eval()
         weight = model.language.embed_tokens.weight
         use_graphs = bool(config.graph_sizes) and supports_cuda_graphs(model.config, weight)
@@ -94,13 +101,17 @@ class Engine:
         self.kv_cache = KVCache(
             model.config.language, kv_bytes, weight.dtype, weight.device, config.block_size
         )
-        self.prompt_encoder = PromptEncoder(model, config.image_bytes)
-        weights, graphs = DecodingWeights(model.language, config.prepack_limit), None
+        self._adapters = Adapters(model, adapters or {})
+        self.prompt_encoder = PromptEncoder(model, config.image_bytes, self._adapters.visual_models)
+        weights, graphs = DecodingWeights(self._adapters.tower, config.prepack_limit), None
+        current = self._adapters.current if self._adapters else None
         if use_graphs:
-            graphs = CudaGraphs(weights.tower, self.kv_cache, config.graph_sizes, config.graph_bytes)
+            graphs = CudaGraphs(
+                weights.tower, self.kv_cache, config.graph_sizes, config.graph_bytes, adapters=current
+            )
         # The graphs allocate a KV block for padding: admission counts the blocks that are left.
         self.admission = Admission(self.kv_cache, prompt_bytes)
-        self._runner = ModelRunner(weights, self.kv_cache, graphs)
+        self._runner = ModelRunner(weights, self.kv_cache, graphs, current)
         self._scheduler = Scheduler(config.max_rows, config.refresh_positions)
         self._requests: dict[str, _Request] = {}
         self._rows: dict[str, Row] = {}
@@ -128,8 +139,9 @@ class Engine:
         options: DecodingOptions,
         name: str | None = None,
         on_admit: OnAdmit | None = None,
+        adapter: str | None = None,
     ) -> list[str]:
-        """Queue a request; returns one line for each setting that has no effect.
+        """Queue a request to an adapter or the base; returns one line for each setting that has no effect.
 
         ``name`` is the id of the prompt unless given; random draws depend on the seed and on the id of the
         prompt, not on the name.
@@ -138,17 +150,18 @@ class Engine:
         ``options`` with another ``refresh_interval``, while ``options`` must have the interval that takes the
         most memory. If the memory is not free yet, ``on_admit`` is called again later.
 
-        Raises ``UserError`` for a name that is in use, for ids outside the vocabulary, for a prompt that is
-        empty or too long for the model, for options that the model does not have, and for a request that
-        never fits in the memory.
+        Raises ``UserError`` for a name that is in use, an unknown adapter, ids outside the vocabulary, a
+        prompt that is empty or too long for the model, options that the model does not have, and a request
+        that never fits in the memory.
         """
         name = prompt.id if name is None else name
         if name in self._requests:
             raise UserError(f"request {name}: is running already; choose another id")
+        self._adapters.number(adapter)
         self._check_ids(options)
         if self._predicts_next_token:
             check_next_token(options.changed)
-        request = _Request(name, prompt, options, self._prompt_positions(prompt, options), on_admit)
+        request = _Request(name, prompt, options, self._prompt_positions(prompt, options), on_admit, adapter)
         self.admission.check(name, self._memory_need(request, options))
         self._requests[name] = request
         self._scheduler.add(name)
@@ -230,7 +243,7 @@ class Engine:
         return True
 
     def _row(self, request: _Request, options: DecodingOptions, grant: MemoryGrant) -> Row:
-        embeddings_PW, turns_P = self.prompt_encoder.encode(request.prompt)
+        embeddings_PW, turns_P = self.prompt_encoder.encode(request.prompt, request.adapter)
         state = sequence_for(self._model.config, len(embeddings_PW), options)
         prompts = [embeddings_PW]
         if options.guidance > 0:
@@ -241,7 +254,8 @@ class Engine:
             GuidanceBranch(each, mask_LL, table, causal=self._predicts_next_token)
             for each, table in zip(prompts, tables, strict=True)
         ]
-        return Row(request.id, state, branches, _generator(options.seed, request.prompt.id, turns_P.device))
+        generator = _generator(options.seed, request.prompt.id, turns_P.device)
+        return Row(request.id, state, branches, generator, self._adapters.number(request.adapter))
 
     def _mask(self, turns_P: Tensor, options: DecodingOptions) -> Tensor | None:
         """Attention mask (L, L) of a prompt and its canvas."""

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lladav.decoding.adapters import BASE, PositionAdapters
 from lladav.decoding.constraints import OpeningScores
 from lladav.decoding.cpu_weights import DecodingWeights
 from lladav.decoding.cuda_graphs import CudaGraphs, GraphSize
@@ -52,13 +53,22 @@ class Row:
     state: SequenceState
     branches: list[GuidanceBranch]
     generator: torch.Generator
+    adapter: int = BASE
+    """Number of its adapter."""
 
 
 class ModelRunner:
     """Runs steps of the language model over a KV cache."""
 
-    def __init__(self, weights: DecodingWeights, kv_cache: KVCache, graphs: CudaGraphs | None = None) -> None:
-        self._weights, self._kv_cache, self._graphs = weights, kv_cache, graphs
+    def __init__(
+        self,
+        weights: DecodingWeights,
+        kv_cache: KVCache,
+        graphs: CudaGraphs | None = None,
+        adapters: PositionAdapters | None = None,
+    ) -> None:
+        """``adapters`` are those that the layers of the tower read, if it has adapters."""
+        self._weights, self._kv_cache, self._graphs, self._adapters = weights, kv_cache, graphs, adapters
         self._device = kv_cache.keys.device
 
     @torch.no_grad()
@@ -91,7 +101,9 @@ class ModelRunner:
                 if mask is not None:
                     mask = mask[span.start : span.end, : row.state.length]
                 branch_spans.append(
-                    BranchSpan(span, row.state.length, output_N, branch.block_table, mask, branch.causal)
+                    BranchSpan(
+                        span, row.state.length, output_N, branch.block_table, mask, branch.causal, row.adapter
+                    )
                 )
                 outputs.append(total + output_N)
                 total += len(span)
@@ -106,6 +118,9 @@ class ModelRunner:
         size = self._graph_size(len(inputs_TW), spans)
         if self._graphs and size:
             return self._graphs.forward(size, inputs_TW, positions_T, spans)[output_M]
+        if self._adapters:
+            lengths, outputs = [len(each.span) for each in spans], [len(each.output_N) for each in spans]
+            self._adapters.select([each.adapter for each in spans], lengths, outputs)
         tower = self._weights.tower
         rotary = rotary_factors(positions_T, tower.config)
         return tower(inputs_TW, rotary, attention_for(self._kv_cache, spans), output_M)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from lladav.config.schema import Attention, ModelConfig, Prediction
+from lladav.decoding.adapters import BASE
 from lladav.decoding.kv_cache import BlockTable, KVCache
 from lladav.decoding.sequence import Span
 from lladav.model.attention import CAUSAL, EVERYWHERE, Attend, attend_once, flash_attention
@@ -35,7 +36,7 @@ class BranchSpan:
     are needed after the last layer. Without a block table no later step reads its keys and values.
     ``mask_SL`` is true where a position of the span attends to a position of the sequence; None: everywhere.
     Under ``causal`` the span ends where the sequence ends so far, its only output is its last position, and a
-    position attends to those up to itself, without a mask.
+    position attends to those up to itself, without a mask. ``adapter`` is the number of its adapter.
     """
 
     span: Span
@@ -44,6 +45,7 @@ class BranchSpan:
     block_table: BlockTable | None
     mask_SL: Tensor | None = None
     causal: bool = False
+    adapter: int = BASE
 
 
 def has_mask(config: ModelConfig) -> bool:

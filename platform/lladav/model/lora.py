@@ -23,15 +23,15 @@ DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 class LoraLinear(nn.Module):
     """A linear layer with an adapter: ``W x + b + alpha / R * B A x``, A (R, inputs) and B (outputs, R)."""
 
-    def __init__(self, layer: nn.Linear, config: LoraConfig) -> None:
+    def __init__(self, layer: nn.Linear, rank: int, alpha: float, dropout: float = 0.0) -> None:
         """Takes over the weights of ``layer``. The values of the adapter are not set."""
         super().__init__()
         self.weight, self.bias = layer.weight, layer.bias
-        self.scaling = config.alpha / config.rank
-        self.dropout = nn.Dropout(config.dropout)
+        self.scaling = alpha / rank
+        self.dropout = nn.Dropout(dropout)
         like = {"bias": False, "device": layer.weight.device, "dtype": layer.weight.dtype}
-        self.lora_A = nn.Linear(layer.in_features, config.rank, **like)
-        self.lora_B = nn.Linear(config.rank, layer.out_features, **like)
+        self.lora_A = nn.Linear(layer.in_features, rank, **like)
+        self.lora_B = nn.Linear(rank, layer.out_features, **like)
 
     def forward(self, inputs: Tensor) -> Tensor:
         update = self.lora_B(self.scaling * self.lora_A(self.dropout(inputs)))
@@ -44,7 +44,7 @@ def add_lora(model: LLaDAV, config: LoraConfig, towers: Iterable[ModelPart]) -> 
         for parent in [*model.get_submodule(tower).modules()]:
             for name, layer in [*parent.named_children()]:
                 if name in config.targets and isinstance(layer, nn.Linear):
-                    setattr(parent, name, LoraLinear(layer, config))
+                    setattr(parent, name, LoraLinear(layer, config.rank, config.alpha, config.dropout))
 
 
 def lora_parameters(module: nn.Module) -> dict[str, nn.Parameter]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -111,7 +111,7 @@ class PreparedRequest:
 
 
 class RequestPlanner:
-    """Prepares requests for one model."""
+    """Prepares requests for a model and its adapters."""
 
     def __init__(
         self,
@@ -119,9 +119,10 @@ class RequestPlanner:
         tokenizer: ChatTokenizer,
         model: ModelConfig,
         geometry: ViewGeometry,
-        fingerprint: str,
+        fingerprints: Mapping[str, str],
     ) -> None:
-        self._fingerprint = fingerprint
+        """``fingerprints`` are names of the server's version and weights, by the name of a model."""
+        self._fingerprints = fingerprints
         self._settings, self._tokenizer, self._geometry = settings, tokenizer, geometry
         self._max_frames = model.images.inference_frames
         self._max_positions = model.language.max_positions
@@ -200,6 +201,7 @@ class RequestPlanner:
             choices=body.choices,
             stop=tuple(body.stops) if structure is None or structure.optional else (),
             stream_mode=body.stream_mode if body.stream else None,
+            adapter=self._settings.adapter_of(body.model),
             structure=structure and structure.spec,
         )
         requests = tuple(
@@ -212,7 +214,7 @@ class RequestPlanner:
             structure=structure,
             warnings=[*request_warnings(body, requests[0], max_tokens), *structure_warnings(structure, body)],
             model=body.model,
-            fingerprint=self._fingerprint,
+            fingerprint=self._fingerprints[body.model],
             chat=chat,
             logprobs=isinstance(body, ChatRequest) and bool(body.logprobs),
             stream=bool(body.stream),
@@ -264,6 +266,6 @@ class RequestPlanner:
 
 
 def unknown_model(name: str, settings: ServeSettings) -> ApiError:
-    """The error for a name that is neither the model's nor an alias."""
+    """The error for a name that is neither the model's nor that of an adapter or an alias."""
     message = f"model: there is no {name!r} here; use {' or '.join(map(repr, settings.models))}"
     return ApiError(404, message, code="model_not_found", param="model")

@@ -21,6 +21,7 @@ def add_models(app: FastAPI, service: Service) -> None:
     def description(name: str) -> dict[str, Any]:
         limits, alias = settings.limits, settings.aliases.get(name)
         params = None if alias is None else alias.model_dump(mode="json", exclude_none=True)
+        root = settings.adapters.get(name)
         return {
             "id": name,
             "object": "model",
@@ -34,11 +35,12 @@ def add_models(app: FastAPI, service: Service) -> None:
             "max_videos": settings.media.videos,
             **_denoising(settings, prediction),
             **({} if params is None else {"parent": settings.name, "params": params}),
+            **({} if root is None else {"parent": settings.name, "root": root}),
         }
 
     @app.get("/v1/models", responses=ERRORS, tags=["models"])
     async def list_models() -> dict[str, Any]:
-        """The model and its aliases, and the limits of requests."""
+        """The model, its adapters and aliases, and the limits of requests."""
         return {"object": "list", "data": [description(name) for name in settings.models]}
 
     @app.get("/v1/models/{model}", responses=ERRORS, tags=["models"])

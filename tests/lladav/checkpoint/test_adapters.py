@@ -23,6 +23,7 @@ from lladav.checkpoint import (
     load,
     load_adapter,
     model_config_of,
+    open_adapter,
     open_model,
 )
 from lladav.checkpoint.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -117,6 +118,8 @@ def test_an_adapter_saved_by_peft_loads_and_computes_the_same(folder: Path, tmp_
     mine.projector.requires_grad_(True)
     load_adapter(mine, found)
     torch.testing.assert_close(logits(mine), logits(model))
+    beside = open_adapter(open_model(folder.parent / "base", torch.float32), tmp_path / "saved")
+    torch.testing.assert_close(logits(beside), logits(model))
 
 
 @pytest.mark.parametrize("towers", [(ModelPart.language,), (ModelPart.vision,)])

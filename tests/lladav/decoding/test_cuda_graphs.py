@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import cycle
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,9 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lladav.config.schema import Attention
+from lladav.config.schema import Attention, LoraTarget
 from lladav.decoding import model_runner, paged_attention
-from lladav.decoding.cpu_weights import DecodingWeights
 from lladav.decoding.cuda_graphs import (
     MAX_POSITIONS,
     POSITION_STEP,
@@ -31,6 +31,7 @@ from lladav.decoding.model_runner import ModelRunner
 from lladav.decoding.params import Cache, DecodingOptions
 from lladav.decoding.results import Decoded
 from lladav.model.llada_v import LLaDAV
+from tests.lladav.adapted import RandomAdapter, adapted, merged
 from tests.lladav.build import text_sample, tiny_model
 from tests.lladav.decoding.test_engine import NEXT_TOKEN_MODEL
 from tests.lladav.decoding.test_paged_attention import flash_on_a_cpu
@@ -50,22 +51,37 @@ Requests = Sequence[tuple[int, DecodingOptions]]
 """Length of a prompt, and options."""
 
 
-def answers(engine: Engine, requests: Requests = REQUESTS) -> dict[str, Decoded]:
-    """Answers of requests that arrive one step after another."""
+def answers(
+    engine: Engine, requests: Requests = REQUESTS, adapters: Sequence[str | None] = (None,)
+) -> dict[str, Decoded]:
+    """Answers of requests that arrive one step after another, the first to the first adapter and so on."""
     found: dict[str, Decoded] = {}
     waiting = [(text_sample(str(n), length, n), options) for n, (length, options) in enumerate(requests)]
+    names = cycle(adapters)
     while waiting or engine.busy:
         if waiting:
-            engine.submit(*waiting.pop(0))
+            engine.submit(*waiting.pop(0), adapter=next(names))
         found |= {each.id: each.answer for each in engine.step() if each.answer is not None}
     return found
 
 
-def engine_of(model: LLaDAV, graph_sizes: Sequence[GraphSize] = (), **settings: Any) -> Engine:
+def engine_of(
+    model: LLaDAV,
+    graph_sizes: Sequence[GraphSize] = (),
+    adapters: Mapping[str, LLaDAV] | None = None,
+    **settings: Any,
+) -> Engine:
     kv_bytes = 16 * kv_block_bytes(model.config.language, model.newline.dtype, BLOCK_SIZE)
     extra = GRAPH_BYTES if graph_sizes else 0
     memory = kv_bytes + extra + 2**20
-    return Engine(model, EngineConfig(memory, graph_sizes=graph_sizes, prompt_bytes=2**20, **settings))
+    config = EngineConfig(memory, graph_sizes=graph_sizes, prompt_bytes=2**20, **settings)
+    return Engine(model, config, adapters)
+
+
+def adapters_of(model: LLaDAV) -> dict[str, LLaDAV]:
+    """Two adapters of a model."""
+    some = RandomAdapter(seed=1), RandomAdapter(2, 3, targets=[LoraTarget.q_proj], seed=2)
+    return {str(each.seed): adapted(model, each) for each in some}
 
 
 class FakeRecorder:
@@ -100,12 +116,17 @@ def flash(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def graphed(
-    sizes: Sequence[GraphSize], recorder: FakeRecorder, budget: int = 2**40, model: LLaDAV = MODEL
+    sizes: Sequence[GraphSize],
+    recorder: FakeRecorder,
+    budget: int = 2**40,
+    model: LLaDAV = MODEL,
+    adapters: Mapping[str, LLaDAV] | None = None,
 ) -> tuple[Engine, CudaGraphs]:
     """An engine whose cached steps run in padded buffers of these sizes, without a GPU."""
-    engine, weights = engine_of(model), DecodingWeights(model.language)
-    graphs = CudaGraphs(weights.tower, engine.kv_cache, sizes, budget, recorder)
-    engine._runner = ModelRunner(weights, engine.kv_cache, graphs)
+    engine = engine_of(model, adapters=adapters)
+    weights, current = engine._runner._weights, engine._runner._adapters
+    graphs = CudaGraphs(weights.tower, engine.kv_cache, sizes, budget, recorder, current)
+    engine._runner = ModelRunner(weights, engine.kv_cache, graphs, current)
     return engine, graphs
 
 
@@ -149,6 +170,19 @@ def test_padded_buffers_change_no_answer(
     assert all(size.positions >= positions and size.rows > branches for size, positions, branches in replays)
     assert len(recorder.recorded) == len(sizes), "a graph was captured while requests ran"
     assert engine.kv_cache.free_blocks == engine.kv_cache.total_blocks - 1
+
+
+@pytest.mark.usefixtures("flash")
+def test_graphs_hold_rows_of_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = adapters_of(MODEL)
+    engine, graphs = graphed(capture_sizes(4, 16, 8), FakeRecorder(), adapters=own)
+    replays = replays_of(graphs, monkeypatch)
+    found = answers(engine, REQUESTS, [None, *own])
+    assert replays
+    expected = [answers(engine_of(model)) for model in (MODEL, *map(merged, own.values()))]
+    for number in range(len(REQUESTS)):
+        alone = expected[number % len(expected)][str(number)]
+        assert found[str(number)].tokens == alone.tokens
 
 
 @pytest.mark.usefixtures("flash")
@@ -217,9 +251,14 @@ def test_unsupported_models_have_no_graphs(caplog: pytest.LogCaptureFixture) -> 
 
 
 @pytest.mark.gpu
-def test_graphs_on_a_gpu_change_no_answer() -> None:
+@pytest.mark.parametrize("with_adapters", [False, True])
+def test_graphs_on_a_gpu_change_no_answer(with_adapters: bool) -> None:
     model = tiny_model().to("cuda", torch.bfloat16)
-    plain, graphed = (answers(engine_of(model, sizes)) for sizes in ([], capture_sizes(4, 16, 8)))
+    own = adapters_of(model) if with_adapters else {}
+    plain, graphed = (
+        answers(engine_of(model, sizes, own), REQUESTS, [None, *own])
+        for sizes in ([], capture_sizes(4, 16, 8))
+    )
     assert {name: answer.tokens for name, answer in graphed.items()} == {
         name: answer.tokens for name, answer in plain.items()
     }

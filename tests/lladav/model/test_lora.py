@@ -42,7 +42,7 @@ def test_new_adapters_change_no_output() -> None:
 
 def test_an_adapter_adds_alpha_over_rank_times_b_a() -> None:
     layer = nn.Linear(6, 5)
-    adapted = LoraLinear(layer, LoraConfig(rank=2, alpha=3))
+    adapted = LoraLinear(layer, rank=2, alpha=3)
     inputs = torch.randn(7, 6)
     weight = layer.weight + 3 / 2 * adapted.lora_B.weight @ adapted.lora_A.weight
     torch.testing.assert_close(adapted(inputs), nn.functional.linear(inputs, weight, layer.bias))

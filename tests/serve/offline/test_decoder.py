@@ -59,8 +59,8 @@ def decoder(model_folder: Path) -> Iterator[Any]:
         yield lambda rows: run(actor(block(rows)))
 
 
-def block(rows: list[dict[str, Any]]) -> pa.Table:
-    builder = RequestBuilder(batch_settings(), location("."))
+def block(rows: list[dict[str, Any]], **given: Any) -> pa.Table:
+    builder = RequestBuilder(batch_settings(**given), location("."))
     requests = [pickle.dumps(each) for each in builder.requests(list(enumerate(rows)))]
     return pa.table({REQUEST: pa.array(requests, pa.large_binary())})
 
@@ -106,6 +106,20 @@ def test_lines_validate_as_openai_writes_them(decoder: Any) -> None:
 def test_a_row_with_a_schema_fits_it(decoder: Any) -> None:
     [line] = lines(decoder([ROWS[3]]).result())
     validate(json.loads(line["response"]["body"]["choices"][0]["message"]["content"]), SCHEMA)
+
+
+def test_rows_select_adapters_as_their_model(model_folder: Path, adapter_folders: dict[str, str]) -> None:
+    def texts(rows: pa.Table, **given: Any) -> list[str]:
+        settings = batch_settings(engine__dtype="float32", **given)
+        answers = lines(asyncio.run(RowDecoder(settings, OpenAIForm())(rows)))
+        return [line["response"]["body"]["choices"][0]["message"]["content"] for line in answers]
+
+    row = {"prompt": "Count.", "max_tokens": 12, "ignore_eos": True}
+    rows = block([row, {**row, "model": "all-parts"}, {**row, "model": NAME}], params__model="words")
+    found = texts(rows, model=str(model_folder), adapters=adapter_folders)
+    folders = [*adapter_folders.values(), str(model_folder)]
+    assert found == [text for folder in folders for text in texts(block([row]), model=folder)]
+    assert len({*found}) == 3
 
 
 def test_rows_of_a_block_are_decoded_while_another_waits_for_its_last_row(decoder: Any) -> None:

@@ -62,6 +62,15 @@ def test_the_weights_are_bound_wherever_they_are(bound: Bound, model_folder: Pat
     assert changed(bound, model=str(copy)) == {WEIGHTS}
 
 
+def test_the_weights_of_adapters_are_bound_wherever_they_are(
+    bound: Bound, adapter_folders: dict[str, str], tmp_path: Path
+) -> None:
+    copy = shutil.copytree(adapter_folders["words"], tmp_path / "copy")
+    original, moved = (bound(adapters={"a": str(each)}) for each in (adapter_folders["words"], copy))
+    assert original == moved
+    assert changed(bound, adapters=adapter_folders) == {"adapters.words", "adapters.all-parts"}
+
+
 def test_the_content_of_the_input_is_bound(bound: Bound, tmp_path: Path) -> None:
     before = bound()
     lines(tmp_path / "in.jsonl", {"prompt": "x"}, {"prompt": "y"})
