@@ -184,23 +184,23 @@ def structured(model: LLaDAV, interval: int, rounds: int) -> None:
 def adapters(model: LLaDAV, interval: int, rounds: int) -> None:
     """Eight requests of the base, of one adapter, and of four adapters, in turn."""
     own = {str(n): adapted(model, RandomAdapter(rank=16, std=0.02, seed=n)) for n in range(4)}
-    engines = {f"{count} adapters": bench_engine(model, dict([*own.items()][:count])) for count in (0, 1, 4)}
-    names: dict[str, list[str | None]] = {"0 adapters": [None], "1 adapters": ["0"], "4 adapters": [*own]}
-    options = DecodingOptions(max_tokens=32, refresh_interval=interval)
-    requests = [(text_sample(f"{n}", 200, n), options) for n in range(8)]
-    times: dict[str, list[float]] = {name: [] for name in engines}
+    cases = {"no adapter": {}, "one adapter": {"0": own["0"]}, "four adapters": own}
+    engines = {name: bench_engine(model, case) for name, case in cases.items()}
+    options = DecodingOptions(max_tokens=16, refresh_interval=interval)
+    requests = [(text_sample(f"{n}", 100, n), options) for n in range(8)]
+    times: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(rounds):
-        for name, engine in engines.items():
-            timed(times[name], lambda engine=engine, name=name: run(engine, requests, names[name]))
+        for name, case in cases.items():
+            timed(times[name], lambda name=name, case=case: run(engines[name], requests, [*case] or [None]))
     medians = {name: statistics.median(values) for name, values in times.items()}
     tokens = len(requests) * options.max_tokens
-    table(
-        ["eight requests", "tokens/s"], [[name, f"{tokens / value:.2f}"] for name, value in medians.items()]
-    )
-    for name in [*engines][1:]:
+    rows = [[name, f"{tokens / value:.2f}"] for name, value in medians.items()]
+    table(["eight requests", "tokens/s"], rows)
+    base, *others = medians
+    for name in others:
         report(
             f"eight requests, {name} of rank 16, refresh interval {interval}",
-            round(medians["0 adapters"] / medians[name], 3),
+            round(medians[base] / medians[name], 3),
             "x tokens/s",
             "the same requests in an engine without adapters",
             rounds=rounds,
@@ -228,7 +228,7 @@ def run(
     requests: Sequence[tuple[Sample, DecodingOptions]],
     adapters: Sequence[str | None] = (None,),
 ) -> list[Decoded]:
-    """Answers of requests that arrive together, in the order in which they finish; adapters in turn."""
+    """Answers of requests that arrive together, to adapters in turn, in the order in which they finish."""
     for (prompt, options), adapter in zip(requests, cycle(adapters), strict=False):
         engine.submit(prompt, options, adapter=adapter)
     answers = []

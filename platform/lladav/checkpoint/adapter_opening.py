@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,14 @@ from lladav.errors import UserError
 from lladav.model.copies import copy_with
 from lladav.model.llada_v import LLaDAV
 from lladav.model.lora import DOWN, UP, LoraLinear
-from lladav.model.vision import only_used_layers
 from lladav.storage import exists
 from lladav.storage.local_cache import local_model
 
-PLACES = ("name", "tokenizer", "weights")
-"""Settings of a model that say where it is, not what it is."""
+SHARED_SETTINGS = (
+    *("attention", "prediction", "tokens.", "images.grid", "images.shrink_above_views", "images.pixels"),
+    *("images.frame_side", "images.newline_per_frame_row"),
+)
+"""Beginnings of the settings that decide what a model computes from an image and a text."""
 MERGE = "merge the adapter with train/export.py, and open the result as a model"
 
 
@@ -77,18 +79,14 @@ def _check_base(adapter: Adapter, model: LLaDAV) -> None:
 
 def _check_config(folder: Path, base: ModelConfig) -> None:
     """Raise ``UserError`` if the adapter was trained with other settings of the model, such as its images."""
-    own, expected = _traits(model_config_of(folder)), _traits(base)
+    own, expected = _shared_settings(model_config_of(folder)), _shared_settings(base)
     for key, value in own.items():
         if value != expected[key]:
             raise UserError(f"{folder / CONFIG}: {key} is {value}, and {expected[key]} in the base; {MERGE}")
 
 
-def _traits(config: ModelConfig) -> dict[str, Any]:
-    """The settings that determine what a model computes, by dotted key."""
-    config = replace(config, vision=only_used_layers(config.vision))
-    return {
-        key: value for key, value in flatten(asdict(config)).items() if key.partition(".")[0] not in PLACES
-    }
+def _shared_settings(config: ModelConfig) -> dict[str, Any]:
+    return {key: value for key, value in flatten(asdict(config)).items() if key.startswith(SHARED_SETTINGS)}
 
 
 def _adapted(model: LLaDAV, adapter: Adapter) -> LLaDAV:

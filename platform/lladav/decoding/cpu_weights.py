@@ -79,5 +79,6 @@ def _is_worth_packing(weight: Tensor) -> bool:
 
 def _prepacked(name: str, layer: nn.Module) -> PrepackedLinear | None:  # noqa: ARG001 - a ``Replacement``
     """A large linear layer, packed."""
-    is_large = isinstance(layer, nn.Linear) and _is_worth_packing(layer.weight)
-    return PrepackedLinear(layer.weight) if is_large else None
+    if isinstance(layer, nn.Linear) and _is_worth_packing(layer.weight):
+        return PrepackedLinear(layer.weight)
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ OPTIONS = {
 }
 
 
-def engine_of(model: LLaDAV, adapters: Mapping[str, LLaDAV], **limits: int) -> Engine:
+def engine_of(model: LLaDAV, adapters: Mapping[str, LLaDAV], **limits: Any) -> Engine:
     memory = 100 * kv_block_bytes(model.config.language, torch.float32, 8)
     return Engine(model, EngineConfig(memory + 2**20, block_size=8, prompt_bytes=2**20, **limits), adapters)
 
