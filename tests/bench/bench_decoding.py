@@ -186,7 +186,7 @@ def adapters(model: LLaDAV, interval: int, rounds: int) -> None:
     own = {str(n): adapted(model, RandomAdapter(rank=16, std=0.02, seed=n)) for n in range(4)}
     cases = {"no adapter": {}, "one adapter": {"0": own["0"]}, "four adapters": own}
     engines = {name: bench_engine(model, case) for name, case in cases.items()}
-    options = DecodingOptions(max_tokens=16, refresh_interval=interval)
+    options = DecodingOptions(max_tokens=8, refresh_interval=interval)
     requests = [(text_sample(f"{n}", 100, n), options) for n in range(8)]
     times: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(rounds):

@@ -25,10 +25,10 @@ def test_a_prompt_that_cannot_be_encoded_fails_alone(monkeypatch: pytest.MonkeyP
     engine = engine_of()
     encode = engine.prompt_encoder.encode
 
-    def failing(prompt: Sample) -> Any:
+    def failing(prompt: Sample, adapter: str | None) -> Any:
         if prompt.id == "bad":
             raise RuntimeError("no such image\nand more")
-        return encode(prompt)
+        return encode(prompt, adapter)
 
     monkeypatch.setattr(engine.prompt_encoder, "encode", failing)
     for name in ("bad", "good"):
@@ -115,8 +115,8 @@ def test_a_row_whose_logits_are_not_finite_fails_alone(
     engine = engine_of()
     encode = engine.prompt_encoder.encode
 
-    def damaging(prompt: Sample) -> Any:
-        embeddings_PW, turns_P = encode(prompt)
+    def damaging(prompt: Sample, adapter: str | None) -> Any:
+        embeddings_PW, turns_P = encode(prompt, adapter)
         return embeddings_PW + (torch.nan if prompt.id == "bad" else 0.0), turns_P
 
     monkeypatch.setattr(engine.prompt_encoder, "encode", damaging)
