@@ -23,8 +23,10 @@ tiny-model: .venv/ready ## train the shipped model again, in about an hour and a
 serve: .venv/ready ## serve a model and the playground on this machine; ARGS="model=FOLDER port=8080"
 	@$(PYTHON_OF_VENV) -m serve.run $(ARGS)
 
+# Hundreds of processes import the same modules: they share byte code even where the user's shell turns that off.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: .venv/ready ## run the tests; ARGS="-k noise" selects some
-	$(PYTHON_OF_VENV) -m pytest --numprocesses 3 --dist loadgroup $(ARGS)
+	$(PYTHON_OF_VENV) -m pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 proofs: .venv/ready ## run the long tests of the server (disconnects, soak, faults, fuzzing), about half an hour
 	$(PYTHON_OF_VENV) -m pytest --full -m proof -s --timeout 3600 $(ARGS)

@@ -103,29 +103,38 @@ def root() -> Path:
     return Path(__file__).resolve().parents[1]
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip GPU tests on machines without a GPU, and limit how many Ray clusters run at the same time
-    and how long.
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Form the groups of tests that run in one process, one test after another, and start the longest early.
 
-    Tests that start Ray form two groups, ``tests/serve`` and the rest. The tests of a group run one after
-    another; the two groups may run side by side, because Ray mostly waits. More clusters need more memory.
+    A file is a group, so that its fixtures are set up once. Tests that start Ray form two groups,
+    ``tests/serve`` and the rest: they may run side by side, because Ray mostly waits, but more clusters need
+    more memory. Tests with a Ray get more time, and GPU tests are skipped on machines without a GPU.
     """
-    serving = Path(__file__).parent / "serve"
     for item in items:
-        if item.get_closest_marker("ray"):
-            group = "ray_serve" if item.path.is_relative_to(serving) else "ray"
-            item.add_marker(pytest.mark.xdist_group(group))
-            if not item.get_closest_marker("timeout"):
-                item.add_marker(pytest.mark.timeout(RAY_TIMEOUT))
-    if not any(item.get_closest_marker("gpu") for item in items):
+        item.add_marker(pytest.mark.xdist_group(_group_of(item)))
+        if item.get_closest_marker("ray") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(RAY_TIMEOUT))
+    _skip_without_gpu([item for item in items if item.get_closest_marker("gpu")])
+    yield
+    ray, slow = ({item.path for item in items if item.get_closest_marker(each)} for each in ("ray", "slow"))
+    items.sort(key=lambda item: (item.path not in ray, item.path not in slow))
+
+
+def _group_of(item: pytest.Item) -> str:
+    if not item.get_closest_marker("ray"):
+        return item.nodeid.partition("::")[0]
+    return "ray_serve" if item.path.is_relative_to(Path(__file__).parent / "serve") else "ray"
+
+
+def _skip_without_gpu(items: list[pytest.Item]) -> None:
+    if not items:
         return
     import torch
 
     if not torch.cuda.is_available():
         for item in items:
-            if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="no GPU on this machine"))
+            item.add_marker(pytest.mark.skip(reason="no GPU on this machine"))
 
 
 @pytest.fixture(scope="session")
