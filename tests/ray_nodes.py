@@ -24,7 +24,7 @@ def node(head: Head, cpus: int = 1) -> Iterator[psutil.Popen]:
             *("python", "-m", "ray.scripts.scripts", "start", f"--address={head.address}", "--block"),
             *(f"--num-cpus={cpus}", f"--object-store-memory={STORE_BYTES}", "--node-ip-address=127.0.0.1"),
             *("--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={agent}"),
-            "--disable-usage-stats",
+            *("--include-log-monitor=false", "--disable-usage-stats"),
         ],
         env=head.environment,
         stdout=subprocess.DEVNULL,

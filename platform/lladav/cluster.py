@@ -42,6 +42,10 @@ SHORT_FOLDER = "/tmp"
 STORE_FRACTION, MIN_STORE_BYTES, MAX_STORE_BYTES = 0.1, 128 * 2**20, 8 * 2**30
 """Object store of a private Ray: a fraction of the memory, within these bounds."""
 
+PRIVATE = {"RAY_AUTH_MODE": "disabled", "RAY_prestart_worker_first_driver": "0"}
+"""Environment of a private Ray. Workers that start before any task would lack the runtime environment of the
+driver, so that no task could use them, and the driver would wait for them."""
+
 SERVE_PREFIX = "RAY_SERVE_"
 """Prefix of Ray Serve's environment variables."""
 
@@ -151,6 +155,7 @@ def _head_options(folder: Path, ports: list[int], cpus: int | None, store_bytes:
             "--node-ip-address=127.0.0.1",
             "--dashboard-host=127.0.0.1",
             "--include-dashboard=true",
+            "--include-log-monitor=false",  # it would send the output of workers to drivers
         ),
         *(f"--temp-dir={folder}", f"--num-cpus={cpus or _cores()}", f"--object-store-memory={store_bytes}"),
         *chosen,
@@ -174,7 +179,7 @@ def _environment(folder: Path, python: Path) -> dict[str, str]:
     return inherited | {
         "PATH": _path(python),
         "RAY_TMPDIR": str(folder),
-        "RAY_AUTH_MODE": "disabled",
+        **PRIVATE,
         "RAY_USAGE_STATS_ENABLED": "0",
         "PYTHONUNBUFFERED": "1",
     }
@@ -272,7 +277,8 @@ def _interrupted_by_termination() -> Iterator[None]:
 
 def _own_ray(cluster: ClusterConfig, stack: contextlib.ExitStack) -> dict[str, Any]:
     """Options of ``ray.init`` for a private Ray in child processes, which stop with this process."""
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    for name, value in PRIVATE.items():
+        os.environ.setdefault(name, value)
     os.environ["PATH"] = _path(Path(sys.executable))
     needed = math.ceil(cluster.workers * cluster.cpus_per_worker) + 1  # one for reading data
     return {
