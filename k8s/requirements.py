@@ -1,4 +1,4 @@
-"""Print the requirements of the image: the dependencies, and the extras for videos, clusters and buckets.
+"""Print the requirements of the image: the dependencies, and the extras that its pods may need.
 
 Runs in the folder of ``pyproject.toml`` and needs only the standard library.
 """
@@ -17,6 +17,7 @@ if __name__ == "__main__":
                 *optional["cluster"],
                 *optional["s3"],
                 *optional["gcs"],
+                *optional["trackers"],
             ]
         )
     )

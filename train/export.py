@@ -1,9 +1,10 @@
-"""Export the newest checkpoint of a run in a released layout.
+"""Export the newest or the best checkpoint of a run in a released layout.
 
 python train/export.py run=vw-tiny-digits out=exported
 
 run        name of a run in storage, the folder of a run or of weights, or a hub id such as GSAI-ML/LLaDA-V
 out        folder to create; it must not exist
+checkpoint newest, or best: the one with the lowest validation loss
 layout     llada_v, llada, llada_hf, llava_llama, llama_hf or siglip2; the whole model by default
 precision  float32 or bf16; by default that of the weights
 storage    folder or URI that contains the runs
@@ -31,7 +32,9 @@ from lladav.config.schema import Precision, TrainConfig  # noqa: E402
 from lladav.errors import UserError  # noqa: E402
 from lladav.storage import absolute, is_hub_id  # noqa: E402
 from lladav.storage.local_cache import local_copy, local_model  # noqa: E402
-from train.checkpoints.run_folder import WEIGHTS, Run  # noqa: E402
+from train.checkpoints.run_folder import WEIGHTS, Checkpoint, Run  # noqa: E402
+
+NEWEST, BEST = "newest", "best"
 
 
 @dataclass
@@ -40,6 +43,7 @@ class Settings:
 
     run: str = ""
     out: str = ""
+    checkpoint: str = NEWEST
     layout: str | None = None
     precision: str | None = None
     storage: str = TrainConfig.storage
@@ -76,6 +80,9 @@ def parse(arguments: Sequence[str]) -> Settings:
     for key in ("run", "out"):
         if not getattr(settings, key):
             raise UserError(f"{key}: needs a value, as in run=vw-tiny-digits out=exported")
+    if settings.checkpoint not in (NEWEST, BEST):
+        hint = choices_hint(settings.checkpoint, (NEWEST, BEST))
+        raise UserError(f"checkpoint={settings.checkpoint}: no such choice{hint}")
     return settings
 
 
@@ -96,12 +103,21 @@ def find_source(settings: Settings) -> Source:
     if is_hub_id(settings.run):
         return Source(local_model(settings.run), settings.run)
     run = run_at(folder.absolute()) if folder.is_dir() else Run(absolute(settings.storage), settings.run)
+    checkpoint = _checkpoint(run, settings)
+    return Source(local_copy(checkpoint.path / WEIGHTS), f"step {checkpoint.step} of {run.name}")
+
+
+def _checkpoint(run: Run, settings: Settings) -> Checkpoint:
     newest = run.latest()
     if newest is None:
         raise UserError(
             f"run={settings.run}: {run.path} has no finished checkpoint; train it first or set storage="
         )
-    return Source(local_copy(newest.path / WEIGHTS), f"step {newest.step} of {run.name}")
+    if settings.checkpoint == NEWEST:
+        return newest
+    if (best := run.best()) is None:
+        raise UserError(f"checkpoint={BEST}: {run.path} has no validations; set data.validation.share")
+    return best
 
 
 def run_at(folder: Path) -> Run:

@@ -12,7 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 from upath import UPath
 
+from data.manifest.encoding import unit_hash
 from data.manifest.folder import manifests_folder, partial_folder
 from data.manifest.progress import Report, ScanProgress
 from data.manifest.quarantine import over_budget
@@ -82,6 +83,19 @@ class Manifest:
     def sources(self) -> np.ndarray:
         """Number of each sample's source, in the order of ``stage.sources`` (int16)."""
         return self._sources
+
+    @property
+    def held_out_hashes(self) -> np.ndarray:
+        """A pseudo-random number in [0, 1) for each sample (float64), which depends on its id alone.
+
+        Computed once per process: some seconds for a million samples.
+        """
+        return self._held_out_hashes
+
+    @cached_property
+    def _held_out_hashes(self) -> np.ndarray:
+        ids = (name for chunk in self.table["id"].chunks for name in chunk.to_pylist())
+        return np.fromiter((unit_hash(0, f"held out/{name}") for name in ids), np.float64, len(self))
 
     @property
     def quarantine(self) -> UPath:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from data.pipeline.plan import HasLengths
+from data.pipeline.plan import HasLengths, training_sources
 from data.pipeline.selection import Selection, SourceCounts
 from lladav.config.schema import Config
 
@@ -13,7 +13,8 @@ UNKNOWN = "counted by the first run"
 
 def epoch_contents(config: Config, manifest: HasLengths | None) -> Iterator[str]:
     """A line for each source of the stage; ``manifest`` is None if its samples are not counted yet."""
-    counts = Selection.of(config).counts(manifest.sources) if manifest else []
+    selection = Selection.of(config)
+    counts = selection.counts(training_sources(manifest, selection.held_out)) if manifest else []
     total = sum(count.in_epoch for count in counts)
     for number, name in enumerate(config.stage.sources):
         sampling = f"{config.data.sources[name].sample or 'all'}, fraction {config.data.fraction:g}"

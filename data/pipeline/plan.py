@@ -20,6 +20,9 @@ from data.pipeline.splitmix import row_hashes
 from lladav.config.schema import Config
 from lladav.errors import UserError
 
+HELD_OUT = -1
+"""Number of no source: of samples that no epoch has."""
+
 
 class HasLengths(Protocol):
     """The part of a manifest that a plan needs."""
@@ -32,6 +35,11 @@ class HasLengths(Protocol):
     @property
     def sources(self) -> np.ndarray:
         """Number of each sample's source, in the order of ``stage.sources``."""
+        ...
+
+    @property
+    def held_out_hashes(self) -> np.ndarray:
+        """A pseudo-random number in [0, 1) for each sample, which depends on its id alone."""
         ...
 
 
@@ -120,7 +128,14 @@ class Plan:
 
 def selected_rows(manifest: HasLengths, selection: Selection) -> np.ndarray | None:
     """The rows of an epoch (int64), as of ``Selection.rows``; None: all of the manifest."""
-    return None if selection.takes_all else selection.rows(manifest.sources)
+    return None if selection.takes_all else selection.rows(training_sources(manifest, selection.held_out))
+
+
+def training_sources(manifest: HasLengths, held_out: float) -> np.ndarray:
+    """Number of each sample's source, and ``HELD_OUT`` for the samples that are held out from training."""
+    if not held_out:
+        return manifest.sources
+    return np.where(manifest.held_out_hashes < held_out, HELD_OUT, manifest.sources)
 
 
 def divide_batch(lengths: np.ndarray, layout: BatchLayout) -> list[list[np.ndarray]]:

@@ -42,6 +42,9 @@ class Selection:
     seed: int
     repeats: tuple[float, ...] = ()
     """By source: how often an epoch has each taken sample; empty: once."""
+    held_out: float = 0.0
+    """Part of the samples that is held out for validation. The callers of ``rows`` and ``counts`` leave them
+    out."""
 
     @classmethod
     def of(cls, config: Config) -> Selection:
@@ -49,16 +52,18 @@ class Selection:
         texts = [config.data.sources[name].sample for name in config.stage.sources]
         samplings = tuple(parse_sampling(text) if text else None for text in texts)
         repeats = tuple(config.data.sources[name].repeat for name in config.stage.sources)
-        return cls(samplings, config.data.fraction, config.train.seed, repeats)
+        held_out = config.data.validation.share
+        return cls(samplings, config.data.fraction, config.train.seed, repeats, held_out)
 
     @property
     def takes_all(self) -> bool:
         """Whether an epoch has each sample once."""
-        return self.fraction == 1 and not any(self.samplings) and set(self.repeats) <= {1}
+        takes_each = self.fraction == 1 and not any(self.samplings) and not self.held_out
+        return takes_each and set(self.repeats) <= {1}
 
     def rows(self, sources: np.ndarray) -> np.ndarray:
         """The rows of an epoch with their copies (int64), ascending; ``sources`` is the source of each row,
-        from 0."""
+        from 0. Rows with a negative number are left out."""
         taken = [rows[self._part(sampling, len(rows))] for sampling, rows in self._by_source(sources)]
         parts = [self._repeated(number, rows, len(sources)) for number, rows in enumerate(taken)]
         return np.sort(np.concatenate(parts)) if parts else np.zeros(0, np.int64)

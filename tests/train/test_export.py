@@ -29,6 +29,7 @@ from lladav.model.llada_v import LLaDAV
 from lladav.model.lora import add_lora, lora_parameters
 from lladav.storage import location
 from tests.lladav.build import image_sample, text_sample, tiny_config, tiny_model
+from train.checkpoints.best import BestValidation
 from train.checkpoints.run_folder import WEIGHTS, Run
 from train.export import main
 
@@ -72,6 +73,12 @@ def test_the_newest_committed_checkpoint_is_written(
     output = capsys.readouterr().out
     assert output.startswith(f"{out}: {LAYOUTS[layout].what} from step 20 of trial, ")
     assert output.count("\n") == 1
+
+
+def test_the_best_checkpoint_is_written_on_demand(storage: Path, tmp_path: Path) -> None:
+    Run(str(storage), "trial").commit(30, total_steps=40, workers=1, best=BestValidation(20, 1.5, later=1))
+    main(["run=trial", f"out={tmp_path / 'out'}", f"storage={storage}", "checkpoint=best"])
+    assert_holds_step_20(tmp_path / "out")
 
 
 def test_run_may_name_the_folder_of_a_run_or_of_weights(storage: Path, tmp_path: Path) -> None:

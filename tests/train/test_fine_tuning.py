@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from tests.hub import cache_model
 from tests.lladav.build import noise_image, tiny_model
 from tests.pages import blocks, command_lines, section, write_data_set
 from tests.train.trainings import finish
+from train.trainer.step_log import read_steps
 
 RELEASED = "GSAI-ML/LLaDA-V"
 TINY = [
@@ -28,8 +30,9 @@ TINY = [
     *("stage.global_batch=2", "stage.max_length=1024", "train.max_steps=2", "train.micro_batch=1"),
     "cluster.workers=1",
     "cluster.gpus_per_worker=0",
+    *("data.validation.share=0.1", "data.validation.questions=1", "data.validation.answer_tokens=4"),
 ]
-"""What differs from the README: the size of the model and of the machine."""
+"""What differs from the README: the sizes of model and machine, and a validation with a question."""
 
 
 @pytest.fixture
@@ -91,7 +94,11 @@ def test_the_five_steps_of_the_readme_work(checkout: Path, home: Path, readme: s
 
     overrides = words_of(readme, "python train/run.py", checkout)
     printed = finish(checkout, [*overrides, *TINY], environment)
-    assert "6 samples, 2 steps; global batch 2 = 1 x 2 accumulated x 1 workers" in printed
+    assert "5 samples, 2 steps; global batch 2 = 1 x 2 accumulated x 1 workers" in printed
+    assert "validation: samples 1, every 100 steps" in printed
+    assert re.search(r"done: .*-00000002; lowest validation loss \d+\.\d+ after step 2: ", printed)
+    [answer] = read_steps(checkout / "runs" / "finetune-tiny-pets" / "answers.jsonl")
+    assert (answer["step"], answer["question"], answer["expected"]) == (2, "What is this?", "A cat.")
     assert f"starts from {RELEASED}" in printed
 
     export_run = words_of(readme.replace("llada_v_8b", "tiny"), "python train/export.py", checkout)

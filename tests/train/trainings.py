@@ -50,7 +50,7 @@ def _train_without_ray(config: Config, steps: int, start_from: str | None) -> li
     worker = Worker(job, deadline=lambda: None)
     stream, tile = SampleStream.of(config, manifest, 0, 1, 0), config.model.vision.image_size
     batches = (to_batch(stream.build(number), tile) for number in stream.rows)
-    return [worker.step(step, batches, None).loss for step in range(steps)]
+    return [worker.step(step, batches).loss for step in range(steps)]
 
 
 class Trainings:

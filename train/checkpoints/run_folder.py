@@ -2,7 +2,7 @@
 
 A checkpoint is committed when its ``state.json`` exists, which is written after everything else is durable.
 The files of an interrupted save are never read and are removed at the next start. Older checkpoints are
-removed only after a newer one is committed.
+removed only after a newer one is committed, and the one with the lowest validation loss is not removed.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import tempfile
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from upath import UPath
 
@@ -32,6 +33,7 @@ from lladav.storage import (
     subfolders,
     write_durably,
 )
+from train.checkpoints.best import BestValidation
 from train.checkpoints.run_lock import owner_of
 
 PREFIX = "checkpoint-"
@@ -55,6 +57,15 @@ class Checkpoint:
     total_steps: int
     workers: int
     text_version: int = 1
+    best: BestValidation | None = None
+    """The best validation up to this step; None before the first."""
+
+    @classmethod
+    def read(cls, path: UPath) -> Checkpoint:
+        """The checkpoint in a folder; raises ``FileNotFoundError`` if it is not committed."""
+        state: dict[str, Any] = json.loads(read_text(path / STATE))
+        best = state.pop("best", None)
+        return cls(path, **state, best=best and BestValidation(**best))
 
     @property
     def final(self) -> bool:
@@ -91,13 +102,18 @@ class Run:
         found = []
         for name in self._checkpoint_names():
             with suppress(FileNotFoundError, NotADirectoryError):  # not committed
-                path = self.path / name
-                found.append(Checkpoint(path, **json.loads(read_text(path / STATE))))
+                found.append(Checkpoint.read(self.path / name))
         return sorted(found, key=lambda checkpoint: checkpoint.step)
 
     def latest(self) -> Checkpoint | None:
         """The newest committed checkpoint."""
         return next(reversed(self.checkpoints()), None)
+
+    def best(self) -> Checkpoint | None:
+        """The committed checkpoint with the lowest validation loss; None without validations."""
+        checkpoints = self.checkpoints()
+        best = checkpoints[-1].best if checkpoints else None
+        return next((each for each in checkpoints if best and each.step == best.step), None)
 
     @property
     def finished(self) -> bool:
@@ -112,21 +128,25 @@ class Run:
         """Folder of the checkpoint after ``step``."""
         return self.path / f"{PREFIX}{step:08d}"
 
-    def commit(self, step: int, total_steps: int, workers: int) -> None:
+    def commit(self, step: int, total_steps: int, workers: int, best: BestValidation | None = None) -> None:
         """Commit the checkpoint after ``step``, whose files are already durable.
 
-        Raises ``UserError`` if another process has taken over the run's folder.
+        ``total_steps`` is ``step`` if the run ends early. Raises ``UserError`` if another process has taken
+        over the run's folder.
         """
         owner = owner_of(self.path) if self.token else None
         if self.token and (owner is None or owner.token != self.token):
             raise UserError(f"{self.path}: taken over by {owner or 'another process'}; nothing is committed")
         counts = {"step": step, "total_steps": total_steps, "workers": workers}
-        state = counts | {"text_version": TEXT_VERSION}
+        state = counts | {"text_version": TEXT_VERSION} | ({"best": asdict(best)} if best else {})
         write_durably(self.checkpoint_path(step) / STATE, json.dumps(state))
 
     def prune(self, keep: int) -> None:
-        """Remove all but the newest ``keep`` committed checkpoints."""
+        """Remove all committed checkpoints but the newest ``keep`` and the best one."""
+        best = self.best()
         for checkpoint in self.checkpoints()[:-keep]:
+            if best and checkpoint.step == best.step:
+                continue
             remove_file(checkpoint.path / STATE)
             remove_folder(checkpoint.path)
 

@@ -20,6 +20,7 @@ from upath import UPath
 from lladav.config import loader as settings
 from lladav.config.schema import Config
 from lladav.storage import fsync_files, fsync_folder, local_path, make_folder, upload
+from train.checkpoints.best import BestValidation
 from train.checkpoints.run_folder import CONFIG, ENGINE, WEIGHTS, Run
 from train.trainer.collectives import any_rank_os_error
 from train.trainer.zero_engine import ZeroEngine
@@ -55,7 +56,14 @@ def checkpoint_space_error(engine: ZeroEngine, run: Run, step: int) -> str | Non
     )
 
 
-def save(engine: ZeroEngine, run: Run, config: Config, step: int, total_steps: int) -> str | None:
+def save(
+    engine: ZeroEngine,
+    run: Run,
+    config: Config,
+    step: int,
+    total_steps: int,
+    best: BestValidation | None = None,
+) -> str | None:
     """Collective: write and commit a checkpoint; return an error line if there is no space for it."""
     if failure := checkpoint_space_error(engine, run, step):
         return failure
@@ -66,7 +74,7 @@ def save(engine: ZeroEngine, run: Run, config: Config, step: int, total_steps: i
             (folder / CONFIG).write_text(settings.to_yaml(config))
     dist.barrier()  # commit only after the files of all ranks are durable
     if dist.get_rank() == 0:
-        run.commit(step, total_steps, dist.get_world_size())
+        run.commit(step, total_steps, dist.get_world_size(), best)
         run.prune(config.train.keep_checkpoints)
     dist.barrier()  # no rank continues or ends the run before the commit
     return None

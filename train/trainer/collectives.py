@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 
 Value = TypeVar("Value")
@@ -15,6 +16,15 @@ def all_gather_values(value: Value) -> list[Value]:
     values: list[Value | None] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values  # pyright: ignore[reportReturnType]
+
+
+def sum_over_ranks(values: Sequence[float]) -> list[float]:
+    """Collective: the sum of each value over all ranks, in float64; without a process group, the values."""
+    total = torch.tensor(values, dtype=torch.float64)
+    if dist.is_initialized():
+        total = total.to("cuda" if dist.get_backend() == "nccl" else "cpu")
+        dist.all_reduce(total)
+    return total.tolist()
 
 
 def any_rank_os_error(action: Callable[[], None]) -> str | None:

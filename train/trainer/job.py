@@ -6,8 +6,10 @@ import it; only the workers import the loop.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from data.pipeline.validation import ValidationSet
 from lladav.config.schema import Config
 
 DATASET = "train"
@@ -24,6 +26,10 @@ class Job:
     total_steps: int
     start_from: str | None
     """Weights in the LLaDA-V layout that a new run starts from; None: the configured towers."""
+    held_out: ValidationSet | None = None
+    """The samples of validations; None without any."""
+    tracker_variables: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of the driver that configure trackers."""
     token: str | None = None
     """Token of the driver's claim on the run's folder. Checkpoints count only while the claim holds."""
 

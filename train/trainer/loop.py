@@ -7,11 +7,14 @@ Train ends the ranks that wait for this one in a collective.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import ray.train
 import torch
@@ -36,6 +39,9 @@ from train.trainer.job import DATASET, Job, TrainOutcome
 from train.trainer.metrics import StepSums, step_row
 from train.trainer.preemption import preemption_deadline
 from train.trainer.step_log import StepLog
+from train.trainer.tracking.opening import open_trackers, tracker_variables
+from train.trainer.tracking.tracker import TrackedRun, Tracker
+from train.trainer.validation import Validation, ValidationResult
 
 
 def train_rank(job: Job) -> TrainOutcome:
@@ -49,9 +55,17 @@ def train_rank(job: Job) -> TrainOutcome:
 class Worker:
     """One rank of a run."""
 
-    def __init__(self, job: Job, deadline: Callable[[], float | None] = preemption_deadline) -> None:
-        """Collective: build the model and load its state. ``deadline`` is called after each step."""
-        self._deadline = deadline
+    def __init__(
+        self,
+        job: Job,
+        deadline: Callable[[], float | None] = preemption_deadline,
+        report: Callable[[dict[str, Any]], None] = ray.train.report,
+    ) -> None:
+        """Collective: build the model and load its state.
+
+        ``deadline`` is called after each step, and ``report`` after each checkpoint.
+        """
+        self._deadline, self._report = deadline, report
         self.job, self.config = job, job.config
         self.rank, self.workers = dist.get_rank(), dist.get_world_size()
         self.accumulation_steps = BatchLayout.of(self.config, self.workers).accumulation_steps
@@ -62,9 +76,19 @@ class Worker:
         )
         self.store = replace(Run.of(self.config), token=job.token)
         self.engine, self.first_step = resume(self.store, self.config, job.total_steps, job.start_from)
+        self.validation = self._validation()
         self.peak = peak_flops(self.engine.device)
         self.save_seconds = 0.0
         """Duration of the last save; 0 before the first."""
+        self.step_seconds = 0.0
+        """Duration of the last step."""
+
+    def _validation(self) -> Validation | None:
+        if self.job.held_out is None:
+            return None
+        latest = self.store.latest()
+        ranks, best = (self.rank, self.workers), latest.best if latest else None
+        return Validation(self.config, self.job.held_out, ranks, best)
 
     def run(self) -> TrainOutcome:
         """Collective: train every step that is not committed yet."""
@@ -74,22 +98,41 @@ class Worker:
             return TrainOutcome(failure)
         with ExitStack() as stack:
             is_writer = self.rank == 0
-            log = stack.enter_context(StepLog(self.store.path, self.first_step)) if is_writer else None
+            log = stack.enter_context(self.open_log()) if is_writer else None
             manifest = manifest_in(self.job.manifest)
             quarantine = quarantine_of(manifest, self.store.path / QUARANTINE, self.rank)
             stack.enter_context(quarantine)
             shard = ray.train.get_dataset_shard(DATASET)
             assert shard is not None
             source = micro_batches(shard, self.config, self.rank, self.workers, self.first_step, quarantine)
-            for step in range(self.first_step, self.job.total_steps):
-                sums = self.step(step, source, log)
-                outcome = self._bad_sample_outcome(sums, quarantine)
-                outcome = outcome or self._checkpoint(step + 1, sums, log, quarantine)
-                if outcome:
-                    return outcome
+            return self.train(source, log, quarantine)
+
+    def open_log(self) -> StepLog:
+        """The log of the run with its trackers; rank 0 alone writes it."""
+
+        def trackers(folder: Path) -> list[Tracker]:
+            variables = {**self.job.tracker_variables, **tracker_variables(os.environ)}
+            os.environ.update(variables)
+            return open_trackers(TrackedRun(self.config, folder, self.first_step, variables))
+
+        return StepLog(self.store.path, self.first_step, trackers)
+
+    def train(
+        self, source: Iterator[MicroBatch], log: StepLog | None, quarantine: Quarantine
+    ) -> TrainOutcome:
+        """Collective: train on the micro-batches of this rank, from the first step that is not committed."""
+        for step in range(self.first_step, self.job.total_steps):
+            sums = self.step(step, source)
+            validated = self.validation and self.validation.after(step + 1, self.engine, quarantine)
+            if log:
+                self._log(step + 1, sums, validated, log)
+            outcome = self._bad_sample_outcome(sums, quarantine)
+            outcome = outcome or self._checkpoint(step + 1, sums, log, quarantine)
+            if outcome:
+                return outcome
         return TrainOutcome()
 
-    def step(self, step: int, source: Iterator[MicroBatch], log: StepLog | None) -> StepSums:
+    def step(self, step: int, source: Iterator[MicroBatch]) -> StepSums:
         """Collective: one optimizer step on this rank's next micro-batches. Returns sums over all ranks."""
         begin = time.perf_counter()
         micro = list(islice(source, self.accumulation_steps))
@@ -106,13 +149,18 @@ class Worker:
             sums.add(batch, entropy, self.accumulation_steps * self.workers)
             sums.flops += micro_batch_flops(batch, self.config)
         sums = sums.over_ranks()
-        # The rest runs on rank 0 alone: nothing in it may be a collective.
-        if log and (step + 1) % self.config.train.log_every == 0:
-            seconds = time.perf_counter() - begin
-            rates = {f"lr_{part}": rate for part, rate in self.engine.learning_rates().items()}
-            norm = self.engine.gradient_norm()
-            log.write(step_row(step + 1, sums, seconds, self.workers, self.peak, gradient_norm=norm, **rates))
+        self.step_seconds = time.perf_counter() - begin
         return sums
+
+    def _log(self, done: int, sums: StepSums, validated: ValidationResult | None, log: StepLog) -> None:
+        """Write the row of a step. Rank 0 alone calls it: nothing in it may be a collective."""
+        if done % self.config.train.log_every and not validated:
+            return
+        more = {f"lr_{part}": rate for part, rate in self.engine.learning_rates().items()}
+        more |= {"gradient_norm": self.engine.gradient_norm(), **(validated.row if validated else {})}
+        log.write(step_row(done, sums, self.step_seconds, self.workers, self.peak, **more))
+        if validated and validated.answers:
+            log.show(done, validated.answers)
 
     def _bad_sample_outcome(self, sums: StepSums, quarantine: Quarantine) -> TrainOutcome | None:
         """Collective: the end of the run if there are more bad samples than the budget allows."""
@@ -145,17 +193,22 @@ class Worker:
     def _checkpoint(
         self, done: int, sums: StepSums, log: StepLog | None, quarantine: Quarantine
     ) -> TrainOutcome | None:
-        """Collective: save every ``checkpoint_every`` steps, after the last one, and before a preemption."""
-        last, preempted = done >= self.job.total_steps, sums.preempted_ranks > 0
-        if done % self.config.train.checkpoint_every and not last and not preempted:
+        """Collective: save every ``checkpoint_every`` steps, after the best step so far, after the last one,
+        and before a preemption. The last step is also one after which the validation ends the run."""
+        is_over = self.validation is not None and self.validation.is_over
+        steps = done if is_over else self.job.total_steps
+        best = self.validation.best if self.validation else None
+        last, preempted = done >= steps, sums.preempted_ranks > 0
+        is_best = best is not None and best.step == done
+        if done % self.config.train.checkpoint_every and not (last or preempted or is_best):
             return None
         begin = time.monotonic()
         quarantine.save()
         if log:
             log.upload()  # before the commit: a committed step is never missing in the log
-        failure = save(self.engine, self.store, self.config, done, self.job.total_steps)
+        failure = save(self.engine, self.store, self.config, done, steps, best)
         self.save_seconds = time.monotonic() - begin
         if failure:
             return TrainOutcome(failure)
-        ray.train.report({"step": done})
-        return TrainOutcome(preempted=True) if preempted and not last else None
+        self._report({"step": done})
+        return TrainOutcome(preempted=not last) if last or preempted else None

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
-import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from lladav.diffusion.training_batch import TrainingBatch
+from train.trainer.collectives import sum_over_ranks
 
 BUCKETS = 5
 """The masked-diffusion loss is logged for this many equal parts of the noise level's range [0, 1)."""
@@ -66,12 +65,8 @@ class StepSums:
             np.broadcast_to(getattr(self, f.name), BUCKETS if f.name.startswith("bucket") else 1)
             for f in fields(self)
         ]
-        vector = torch.from_numpy(np.concatenate(values).astype(np.float64))
-        if dist.is_initialized():
-            device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-            vector = vector.to(device)
-            dist.all_reduce(vector)
-        parts = np.split(vector.cpu().numpy(), np.cumsum([len(v) for v in values])[:-1])
+        totals = np.array(sum_over_ranks(np.concatenate(values).tolist()))
+        parts = np.split(totals, np.cumsum([len(v) for v in values])[:-1])
         values = (part if len(part) > 1 else float(part[0]) for part in parts)
         return StepSums(*values)  # pyright: ignore[reportArgumentType]
 

@@ -6,14 +6,17 @@ reported at once.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
+from data.pipeline.validation import validation_settings
 from data.sources.locations import source_files
 from lladav.config.schema import RELEASED, Config
 from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer, check_special_tokens
 from lladav.storage import absolute_model, as_user_error, exists, model_location
 from train.checkpoints.run_folder import WEIGHTS, Checkpoint, Run, check_text_version
+from train.trainer.tracking.opening import check_trackers
 
 
 def check_stages(configs: Sequence[Config]) -> None:
@@ -37,6 +40,8 @@ def _check_stage(config: Config, trained: set[str]) -> None:
         _check_weights(config, starting_weights(config))
     check_special_tokens(config.model, ChatTokenizer.load(config.model.tokenizer))
     source_files(config)
+    source_files(validation_settings(config))
+    check_trackers(config, os.environ)
 
 
 def _starts_from_one_of(config: Config, runs: set[str]) -> bool:

@@ -47,6 +47,9 @@ class Progress:
     def _show(self) -> None:
         rows = read_steps(self._file) if self._file else []
         if rows and rows[-1]["step"] != self._shown:
+            for row in rows:
+                if row["step"] > self._shown and "validation_loss" in row:
+                    print(validation_line(self._stage, row, self._total), flush=True)
             self._shown = rows[-1]["step"]
             self._recent = [*self._recent[-30:], (time.monotonic(), self._shown)]
             print(step_line(self._stage, rows[-1], self._total, self._seconds_per_step(rows)), flush=True)
@@ -54,6 +57,15 @@ class Progress:
     def _seconds_per_step(self, rows: list[dict[str, Any]]) -> float:
         (begin, first), (end, last) = self._recent[0], self._recent[-1]
         return (end - begin) / (last - first) if last > first else rows[-1]["seconds"]
+
+
+def validation_line(stage: str, row: dict[str, Any], total_steps: int) -> str:
+    """The validation in a row of the log as a line for the terminal."""
+    return (
+        f"{stage:<8} step {row['step']:>{len(str(total_steps))}}/{total_steps}"
+        f"  validation loss {row['validation_loss']:6.4f} nats/token"
+        f"  {row['validation_samples']} samples in {format_seconds(row['validation_seconds'])}"
+    )
 
 
 def step_line(stage: str, row: dict[str, Any], total_steps: int, seconds_per_step: float) -> str:

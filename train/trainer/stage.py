@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-from data.manifest.manifest import open_manifest
+from data.manifest.manifest import Manifest, open_manifest
 from data.manifest.ray_map import ray_map
 from data.pipeline.contents import epoch_contents
 from data.pipeline.plan import BatchLayout, Plan
+from data.pipeline.validation import ValidationSet, validation_settings
 from lladav.cluster import connect
 from lladav.config.schema import Config, WeightsConfig
 from lladav.storage import absolute, absolute_model, local_path
@@ -17,6 +19,7 @@ from train.checkpoints.run_lock import claimed
 from train.trainer.job import Job
 from train.trainer.preflight import check_stages, starting_weights
 from train.trainer.progress import Progress, report
+from train.trainer.tracking.opening import tracker_variables
 from train.trainer.workers import train
 
 
@@ -40,19 +43,41 @@ def run_stage(config: Config) -> None:
         report(f"{config.stage.name:<8} done: {latest.step} steps, {latest.path}")
         return
     manifest = open_manifest(config, mapper=ray_map, report=report)
-    plan = Plan.of(manifest, config)
+    plan, held_out = Plan.of(manifest, config), held_out_samples(config, manifest)
     steps = plan.steps
     with claimed(run.path) as owner:
         run.bind(config)
         latest = run.latest()  # again: until the claim, another driver may have saved a checkpoint
         start_from = None if latest else starting_weights(config)
-        job = Job(with_absolute_paths(config), str(manifest.folder), steps, start_from, owner.token)
+        absolute_config, variables = with_absolute_paths(config), tracker_variables(os.environ)
+        job = Job(absolute_config, str(manifest.folder), steps, start_from, held_out, variables, owner.token)
         report(headline(job, plan.samples, latest))
         for line in epoch_contents(config, manifest):
             report(f"  {line}")
+        if held_out:
+            report(f"  validation: samples {len(held_out):,}, every {config.train.validate_every} steps")
         with Progress(local_path(run.path), config.stage.name, latest.step if latest else 0, steps):
             train(job, manifest, replace(run, token=owner.token))
-    report(f"{config.stage.name:<8} done: {run.checkpoint_path(steps)}")
+    report(result_line(config, run))
+
+
+def held_out_samples(config: Config, manifest: Manifest) -> ValidationSet | None:
+    """The samples of validations; ``manifest`` is that of the stage. None if there are no validations."""
+    if not config.validates:
+        return None
+    if config.data.validation.sources:
+        manifest = open_manifest(validation_settings(config), mapper=ray_map, report=report)
+    return ValidationSet.of(manifest, config)
+
+
+def result_line(config: Config, run: Run) -> str:
+    """The line at the end of a stage: its last checkpoint and its best one."""
+    latest, best = run.latest(), run.best()
+    assert latest is not None
+    line = f"{config.stage.name:<8} done: {latest.path}"
+    if best is None or best.best is None:
+        return line
+    return f"{line}; lowest validation loss {best.best.loss:.4f} after step {best.step}: {best.path}"
 
 
 def with_absolute_paths(config: Config) -> Config:

@@ -1,4 +1,4 @@
-"""The log of a run: one JSON line per step, and the same numbers for TensorBoard.
+"""The log of a run: a JSON line per step, a JSON line per answered validation question, and the trackers.
 
 After a restart the steps since the last checkpoint are repeated. Their old lines are removed first, so the
 log has every step once.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,9 +17,15 @@ from typing import Any
 from upath import UPath
 
 from lladav.storage import exists, local_path, location, read_text, upload, write_durably
+from train.trainer.tracking.tracker import IDS, Tracker, ValidationAnswer
 
 LOG = "metrics.jsonl"
-BOARD = "tensorboard"
+ANSWERS = "answers.jsonl"
+
+
+def no_trackers(folder: Path) -> list[Tracker]:  # noqa: ARG001 - an argument of ``StepLog``
+    """No trackers: the log alone."""
+    return []
 
 
 class StepLog:
@@ -26,20 +34,23 @@ class StepLog:
     The log of a remote run is written locally and uploaded with each checkpoint.
     """
 
-    def __init__(self, run_folder: UPath, first_step: int) -> None:
-        """``first_step``: steps that are committed; later ones are removed from the log."""
-        from torch.utils.tensorboard import SummaryWriter  # slow to import; readers of the log do not need it
-
-        self._run_folder = run_folder
+    def __init__(
+        self,
+        run_folder: UPath,
+        first_step: int,
+        trackers: Callable[[Path], Sequence[Tracker]] = no_trackers,
+    ) -> None:
+        """``first_step``: steps that are committed; later ones are removed from the log. ``trackers`` opens
+        the trackers of the run, whose local folder is its argument."""
+        self._run_folder, self._first_step = run_folder, first_step
         local = local_path(run_folder)
         self._scratch = None if local else tempfile.TemporaryDirectory()
         self._folder = local or Path(self._scratch.name if self._scratch else "")
-        if self._scratch and exists(run_folder / LOG):
-            (self._folder / LOG).write_text(read_text(run_folder / LOG), encoding="utf-8")
-        rows = [row for row in read_steps(self._folder / LOG) if row["step"] <= first_step]
-        write_durably(location(self._folder / LOG), "".join(json.dumps(row) + "\n" for row in rows))
+        if self._scratch:
+            self._download()
+        self._remove_repeated()
         self._lines = (self._folder / LOG).open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(self._folder / BOARD), purge_step=first_step + 1)
+        self._trackers = trackers(self._folder)
 
     def __enter__(self) -> StepLog:
         return self
@@ -48,7 +59,8 @@ class StepLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._lines.close()
-        self._board.close()
+        for tracker in self._trackers:
+            tracker.close()
         try:
             self.upload()
         except OSError:
@@ -58,17 +70,39 @@ class StepLog:
             self._scratch.cleanup()
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append a step's row. A None is null in JSON and left out of TensorBoard."""
+        """Append a step's row. A None is null in JSON, and no tracker gets it."""
         self._lines.write(json.dumps(row) + "\n")
         self._lines.flush()
-        for name, value in row.items():
-            if isinstance(value, int | float) and name != "step":
-                self._board.add_scalar(name, value, row["step"])
+        values = row.items()
+        numbers = {name: v for name, v in values if isinstance(v, int | float) and name != "step"}
+        for tracker in self._trackers:
+            tracker.write(row["step"], numbers)
+
+    def show(self, step: int, answers: Sequence[ValidationAnswer]) -> None:
+        """Append the answers of a validation."""
+        with (self._folder / ANSWERS).open("a", encoding="utf-8") as stream:
+            for answer in answers:
+                texts = {name: value for name, value in asdict(answer).items() if name != "pictures"}
+                stream.write(json.dumps({"step": step, **texts, "correct": answer.is_correct}) + "\n")
+        for tracker in self._trackers:
+            tracker.show(step, answers)
 
     def upload(self) -> None:
         """Upload the log of a remote run."""
         if self._scratch:
             upload(self._folder, self._run_folder)
+
+    def _download(self) -> None:
+        for name in (LOG, ANSWERS, IDS):
+            if exists(self._run_folder / name):
+                (self._folder / name).write_text(read_text(self._run_folder / name), encoding="utf-8")
+
+    def _remove_repeated(self) -> None:
+        """Remove the lines of steps that are not committed, and create the log if it does not exist."""
+        for file in (self._folder / LOG, self._folder / ANSWERS):
+            rows = [row for row in read_steps(file) if row["step"] <= self._first_step]
+            if file.exists() or file.name == LOG:
+                write_durably(location(file), "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def read_steps(file: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from lladav import checkpoint
 from lladav.checkpoint.adapters import Adapter
 from lladav.config.schema import Config, ModelPart, Precision
 from lladav.costs.sizes import checkpoint_bytes, reduce_bucket, staged_bytes
-from lladav.diffusion.training_batch import TrainingBatch
+from lladav.diffusion.training_batch import PredictedPositions, TrainingBatch
 from lladav.model.initialization import initialize
 from lladav.model.llada_v import LLaDAV
 from lladav.model.lora import add_lora, lora_parameters
@@ -101,6 +101,19 @@ class ZeroEngine:
             self._engine.step()  # updates the weights after the last micro-batch of a step only
             entropies.append(entropy_M)
         return entropies
+
+    @contextmanager
+    def evaluating(self) -> Iterator[Callable[[TrainingBatch | PredictedPositions], Any]]:
+        """Inside the block, a function runs the model as in inference, without dropout and gradients.
+
+        Each of its calls is a collective. It returns what ``LLaDAV.forward`` does.
+        """
+        self._engine.eval()
+        try:
+            with torch.no_grad():
+                yield self._engine
+        finally:
+            self._engine.train()
 
     def gradient_norm(self) -> float:
         """Global norm of the last step's gradient before clipping, which DeepSpeed has kept."""

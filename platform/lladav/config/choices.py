@@ -102,6 +102,14 @@ LORA_TARGETS = {
 """The linear layers of each tower."""
 
 
+class TrackerKind(StrEnum):
+    """Where the numbers and answers of a run are shown."""
+
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+    mlflow = "mlflow"
+
+
 class SourceFormat(StrEnum):
     """File format of the records of a data set; ``arrow``: files of a Hugging Face dataset; ``webdataset``:
     tar files with the files of each sample.

@@ -50,9 +50,10 @@ def _semantic_values(config: Config) -> dict[str, Any]:
     """The semantic settings by dotted key, without data sources and released weights that the stage does not
     use."""
     tree = asdict(config)
+    used = {*config.stage.sources, *config.data.validation.sources}
     if config.stage.starts_from != RELEASED:
         del tree["model"]["weights"]["released"]
-    tree["data"]["sources"] = {n: s for n, s in tree["data"]["sources"].items() if n in config.stage.sources}
+    tree["data"]["sources"] = {n: s for n, s in tree["data"]["sources"].items() if n in used}
     return {key: value for key, value in flatten(tree).items() if not is_non_semantic(key)}
 
 

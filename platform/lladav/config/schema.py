@@ -25,6 +25,7 @@ from lladav.config.choices import (
 )
 from lladav.config.choices import LoraTarget as LoraTarget
 from lladav.config.choices import Precision as Precision
+from lladav.config.choices import TrackerKind as TrackerKind
 from lladav.config.setting import setting
 from lladav.config.train_schema import LoraConfig as LoraConfig
 from lladav.config.train_schema import TrainConfig
@@ -257,6 +258,25 @@ class SourceConfig:
 
 
 @dataclass
+class ValidationConfig:
+    """The samples of validations during training. Without a ``share`` and ``sources`` there are none."""
+
+    share: float = setting(0.0, minimum=0, maximum=1)
+    """Part of the records of each source that is held out from training. A hash of a record's place in its
+    source decides, whatever ``train.seed`` is."""
+    sources: list[str] = field(default_factory=list)
+    """Names in ``data.sources`` that are read for validation alone; instead of ``share``."""
+    samples: int = setting(256, above=0)
+    """Most samples of a validation."""
+    draws: int = setting(1, above=0)
+    """Noise levels of each sample, evenly spread; more of them give a less noisy loss and take longer."""
+    questions: int = setting(0, minimum=0)
+    """Samples whose first question each validation answers, besides the loss."""
+    answer_tokens: int = setting(64, above=0)
+    """Longest of these answers; a token takes a forward pass of all questions."""
+
+
+@dataclass
 class DataConfig:
     """The available data sets and how they are read."""
 
@@ -269,6 +289,7 @@ class DataConfig:
     fraction: float = setting(1.0, above=0, maximum=1)
     """Random part of the samples of each source to train on, after ``sources.<name>.sample``. With the same
     ``train.seed`` a smaller part is a subset of a larger one."""
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     rescale: dict[str, Any] = setting(factory=dict, non_semantic="already applied to the stage")
     """By stage: keys of ``stage`` with other values for data sets of this size (batch, rates, lengths)."""
     bad_sample_budget: float = setting(
@@ -325,6 +346,11 @@ class Config:
         """The trained towers whose own weights are frozen and that learn through adapters."""
         towers = [part for part in self.stage.trained if part is not ModelPart.projector]
         return towers if self.train.adapter else []
+
+    @property
+    def validates(self) -> bool:
+        """Whether training is interrupted by validations."""
+        return self.data.validation.share > 0 or bool(self.data.validation.sources)
 
     @property
     def trained_in_full(self) -> list[ModelPart]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from lladav.config.choices import AdapterKind, LoraTarget, Precision
+from lladav.config.choices import AdapterKind, LoraTarget, Precision, TrackerKind
 from lladav.config.setting import setting
 
 MAX_SEED = 2**63 - 1
@@ -65,9 +65,17 @@ class TrainConfig:
     """Predicted positions per chunk of the vocabulary projection."""
     persistence_threshold: int = setting(100000, minimum=0, non_semantic="affects memory only")
     """Parameters below this many elements are not sharded by ZeRO-3."""
+    validate_every: int = setting(100, above=0)
+    """Steps between validations, if ``data.validation`` has samples; another one follows the last step."""
+    patience: int | None = setting(None, above=0)
+    """Consecutive validations without a new lowest loss after which the run ends; null: never."""
     checkpoint_every: int = setting(500, above=0, non_semantic="bookkeeping")
     """Steps between checkpoints."""
     keep_checkpoints: int = setting(2, above=0, non_semantic="bookkeeping")
-    """Newest checkpoints that are kept."""
+    """Newest checkpoints that are kept, beside the one with the lowest validation loss."""
     log_every: int = setting(1, above=0, non_semantic="bookkeeping")
     """Steps between metrics."""
+    trackers: list[TrackerKind] = setting(
+        factory=lambda: [TrackerKind.tensorboard], non_semantic="bookkeeping"
+    )
+    """Where metrics, settings and answers to validation questions are shown, besides the run's folder."""

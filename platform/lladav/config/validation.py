@@ -75,6 +75,24 @@ def _samplings(config: Config) -> Iterator[str]:
             )
 
 
+def _validation(config: Config) -> Iterator[str]:
+    held_out, known = config.data.validation, config.data.sources
+    if held_out.share and held_out.sources:
+        yield f"data.validation.share={held_out.share}: data.validation.sources is set, too; set one of them"
+    if held_out.share == 1:
+        yield "data.validation.share=1.0: leaves nothing to train on; set a smaller part"
+    shown = f"data.validation.sources={format_value(held_out.sources)}"
+    for name in held_out.sources:
+        if name not in known:
+            yield f"{shown}: data {config.data.name} has no {name}{choices_hint(name, known)}"
+        if name in config.stage.sources:
+            yield f"{shown}: stage.sources has {name}, too; train and validate on different records"
+    if held_out.questions and not config.validates:
+        yield f"data.validation.questions={held_out.questions}: set data.validation.share, too"
+    if config.train.patience is not None and not config.validates:
+        yield f"train.patience={config.train.patience}: needs validations; set data.validation.share"
+
+
 def _workers(config: Config) -> Iterator[str]:
     fewest, most = config.cluster.min_workers, config.cluster.workers
     if fewest is not None and not 1 <= fewest <= most:
@@ -188,6 +206,7 @@ RULES = (
     _adapter,
     _sources,
     _samplings,
+    _validation,
     _workers,
     _batch,
     _language,

@@ -46,6 +46,20 @@ class TrainingBatch:
         )
 
 
+@dataclass(frozen=True)
+class PredictedPositions:
+    """A packed batch whose tokens at some positions are asked for: the model returns logits instead of a
+    loss. ``output_positions_M`` are the positions whose hidden states go through the LM head."""
+
+    packed: PackedBatch
+    output_positions_M: Tensor
+    rows: None = None
+
+    def to(self, device: torch.device | str) -> PredictedPositions:
+        """The batch with its tensors on ``device``."""
+        return PredictedPositions(self.packed.to(device), self.output_positions_M.to(device))
+
+
 def sample_of_positions(packed: PackedBatch) -> Tensor:
     """Return the index of the sample of each position (T)."""
     return torch.repeat_interleave(torch.arange(len(packed.lengths)), torch.tensor(packed.lengths))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lladav.config.schema import ModelConfig, ModelPart
-from lladav.diffusion.training_batch import TrainingBatch
+from lladav.diffusion.training_batch import PredictedPositions, TrainingBatch
 from lladav.inputs.images import ViewGeometry
 from lladav.inputs.packing import PackedBatch
 from lladav.inputs.samples import VisualShape
@@ -38,8 +38,11 @@ class LLaDAV(nn.Module):
         self.newline = nn.Parameter(torch.empty(config.language.width))
         self.language = LanguageTower(config.language)
 
-    def forward(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
-        """The loss of a training batch, and the cross-entropy of each predicted row (M, no gradient)."""
+    def forward(self, batch: TrainingBatch | PredictedPositions) -> Tensor | tuple[Tensor, Tensor]:
+        """The loss of a training batch, and the cross-entropy of each predicted row (M, no gradient).
+
+        For ``PredictedPositions``: the logits (M, V).
+        """
         hidden_TW = self.hidden(batch.packed)
         return self.language.lm_head(hidden_TW[batch.output_positions_M], batch.rows)
 

@@ -137,6 +137,7 @@ class Tokens:
 
     lengths: np.ndarray
     sources: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int16))
+    held_out_hashes: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
 def config(**train) -> Config:

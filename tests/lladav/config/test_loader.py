@@ -95,6 +95,11 @@ MISTAKES = {
     "model.images.frame_side=7": "model.images.frame_side=7: a view has 6 x 6 patches; set at most 6",
     "model.tokens.mask=256": "model.tokens.mask=256: must be below model.language.vocab_size=256",
     "model.tokens.eos=240": "model.tokens.eos=240: also the id of model.tokens.bos; each needs its own",
+    "data.validation.share=1": "data.validation.share=1.0: leaves nothing to train on; set a smaller part",
+    "data.validation.sources=[x]": "data.validation.sources=[x]: data digits has no x (choices: ",
+    "data.validation.questions=3": "data.validation.questions=3: set data.validation.share, too",
+    "train.patience=2": "train.patience=2: needs validations; set data.validation.share",
+    "train.trackers=[comet]": "train.trackers=comet: no such choice (choices: tensorboard, wandb, mlflow)",
 }
 
 
@@ -136,6 +141,24 @@ def test_adapters_that_cannot_be_trained_are_refused(overrides: list[str], messa
     with pytest.raises(UserError) as caught:
         config.load(["stage=si", "train.adapter=lora", *overrides])
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["data.validation.share=0.1", "data.validation.sources=[descriptions]"],
+            "is set, too; set one of them",
+        ),
+        (
+            ["stage=vw", "data.validation.sources=[visualwebinstruct]"],
+            "train and validate on different records",
+        ),
+    ],
+)
+def test_contradicting_samples_of_validations_are_refused(overrides: list[str], message: str):
+    with pytest.raises(UserError, match=message):
+        config.load(overrides)
 
 
 def test_the_projector_has_no_adapter():
@@ -249,7 +272,7 @@ SEMANTIC = [
     "stage.max_length=512", "stage.trained=[vision]", "train.seed=1", "train.max_steps=5",
     "train.betas=[0.9,0.95]", "train.precision=bf16", "objective.eos_tail=1", "model.attention=causal",
     "model.images.grid=2", "data.sources.llava_pretrain.annotations=other.json", "train.init=elsewhere",
-    "train.warmup_ratio=0.1",
+    "train.warmup_ratio=0.1", "data.validation.share=0.1", "train.validate_every=7",
 ]  # fmt: skip
 
 
@@ -270,7 +293,7 @@ def test_the_non_semantic_keys():
         "data.rescale", "data.bad_sample_budget", "data.tasks", "data.prefetch", "cluster", "train.run",
         "train.storage", "train.scratch", "train.micro_batch", "train.activation_checkpointing",
         "train.loss_chunk", "train.persistence_threshold", "train.checkpoint_every",
-        "train.keep_checkpoints", "train.log_every",
+        "train.keep_checkpoints", "train.log_every", "train.trackers",
     }  # fmt: skip
 
 

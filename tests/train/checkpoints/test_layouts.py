@@ -59,7 +59,7 @@ def steps(config: Config) -> list[dict[str, Any]]:
     worker, measured = Worker(Job(config, "", STEPS, None), deadline=lambda: None), []
     for step in range(STEPS):
         batches = batches_of(config, step)
-        sums = worker.step(step, iter(batches), None)
+        sums = worker.step(step, iter(batches))
         blanks = [batch.is_blank for batch in batches]
         measured.append(asdict(sums) | {"norm": worker.engine.gradient_norm(), "blanks": sum(blanks)})
     return measured

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import json
-import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from lladav.storage import files, location, read_text
-from train.trainer.step_log import LOG, StepLog, read_steps
+from train.trainer.step_log import ANSWERS, LOG, StepLog, read_steps
+from train.trainer.tracking.tracker import Tracker, ValidationAnswer
 
 
 def steps(folder: Path) -> list[int]:
     return [row["step"] for row in read_steps(folder / LOG)]
-
-
-def board(folder: Path, name: str = "loss") -> list[tuple[int, float]]:
-    """Steps and values that TensorBoard shows."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(folder / "tensorboard"))
-    events.Reload()
-    shown = events.Scalars(name) if name in events.Tags()["scalars"] else []
-    return [(event.step, event.value) for event in shown]
 
 
 def write(folder: Path, first: int, last: int) -> None:
@@ -46,16 +37,6 @@ def test_a_line_cut_off_by_a_crash_is_dropped(tmp_path: Path) -> None:
     assert steps(tmp_path) == [1, 2, 3]
     write(tmp_path, 3, 4)
     assert steps(tmp_path) == [1, 2, 3, 4]
-
-
-def test_tensorboard_keeps_the_steps_before_a_restart(tmp_path: Path) -> None:
-    write(tmp_path, 0, 5)
-    begin = int(time.time())
-    # TensorBoard reads files in the order of their names, which contain seconds.
-    while int(time.time()) == begin:
-        time.sleep(0.01)
-    write(tmp_path, 3, 6)
-    assert [step for step, _ in board(tmp_path)] == list(range(1, 7))
 
 
 def test_a_crash_while_a_log_is_opened_loses_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +74,47 @@ def test_losses_survive_bit_for_bit(tmp_path: Path) -> None:
     assert json.loads((tmp_path / LOG).read_text())["loss"] == loss
 
 
-def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:
-    write(tmp_path, 0, 3)
-    assert board(tmp_path) == [(1, 1.0), (2, 2.0), (3, 3.0)]
-    assert board(tmp_path, "loss_answer") == []
+class Seen(Tracker):
+    """Remembers what it is given."""
+
+    def __init__(self) -> None:
+        self.numbers: list[tuple[int, dict[str, float]]] = []
+        self.answers: list[tuple[int, list[str]]] = []
+        self.closed = False
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        self.numbers.append((step, dict(numbers)))
+
+    def show(self, step: int, answers: Sequence[ValidationAnswer]) -> None:
+        self.answers.append((step, [answer.id for answer in answers]))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_trackers_get_the_same_numbers(tmp_path: Path) -> None:
+    seen = Seen()
+    with StepLog(location(tmp_path), 0, lambda _: [seen]) as log:
+        log.write({"step": 1, "loss": 2.0, "loss_answer": None})
+        assert not seen.closed
+    assert seen.numbers == [(1, {"loss": 2.0})]
+    assert seen.closed
+
+
+def test_answers_of_repeated_steps_are_written_once(tmp_path: Path) -> None:
+    answer, seen = ValidationAnswer("a", "How many?", "7", "7 "), Seen()
+    for first, steps_ in ((0, (2, 4)), (2, (4, 6))):
+        with StepLog(location(tmp_path), first, lambda _: [seen]) as log:
+            for step in steps_:
+                log.show(step, [answer])
+    rows = read_steps(tmp_path / ANSWERS)
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    assert rows[0] == {
+        "step": 2,
+        "id": "a",
+        "question": "How many?",
+        "answer": "7",
+        "expected": "7 ",
+        "correct": True,
+    }
+    assert seen.answers == [(2, ["a"]), (4, ["a"]), (4, ["a"]), (6, ["a"])]
