@@ -1,15 +1,16 @@
 """Answers as JSON, for training: the whole answer as text, or only the values in a given frame.
 
 A server that binds an answer to a schema writes everything that the schema fixes, and the model fills the
-values in. A value may be shorter than its slot; padding follows it. The parts of an answer here say which
-text is given.
+values in. A value may be shorter than its slot; padding follows it. Of a string, the text between the fixed
+quotation marks is the value, so padding stands in front of the closing one. The parts of an answer here say
+which text is given.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,9 @@ REQUESTS = (
 
 MAX_PADDING = {"string": 9, "number": 2, "word": 2}
 """Longest padding of a value by its kind."""
+
+BARE_SHARE = 0.15
+"""Share of the framed answers that are the value alone."""
 
 Value = str | int | list[str] | list[int]
 
@@ -59,23 +63,30 @@ def standard(question: str, answer: str) -> str:
     return json.dumps({"answer": _typed(question, answer)})
 
 
-def framed(question: str, answer: str, rng: np.random.Generator) -> list[JsonPart]:
+def framed(
+    question: str, answer: str, rng: np.random.Generator, bare_share: float = BARE_SHARE
+) -> list[JsonPart]:
     """The parts of an object with the answer, as a schema may demand it, or sometimes of the value alone."""
     value = _typed(question, answer)
-    if rng.random() < 0.15:
-        return _value(value, rng)
+    if rng.random() < bare_share:
+        return frame(value, rng)
     key = "answer" if rng.random() < 0.7 else choose(_keys(question, value), rng)
     if isinstance(value, str) and value.isdigit() and rng.random() < 0.3:
-        return _object({"digits": [int(digit) for digit in value]}, rng)
+        return frame({"digits": [int(digit) for digit in value]}, rng)
     steps = {"steps": answer.split(". ")[0]} if "=" in answer and rng.random() < 0.4 else {}
-    return _object({**steps, key: value}, rng)
+    return frame({**steps, key: value}, rng)
 
 
 def form(digits: Sequence[int], rng: np.random.Generator) -> list[JsonPart]:
     """An object with several facts about an image."""
     names = [name for name in FACTS if name == "digits" or rng.random() < 0.6]
     names = names if rng.random() < 0.6 else rng.permutation(names).tolist()
-    return _object({name: FACTS[name](digits) for name in names}, rng)
+    return frame({name: FACTS[name](digits) for name in names}, rng)
+
+
+def frame(value: Value | Mapping[str, Value], rng: np.random.Generator) -> list[JsonPart]:
+    """The parts of a value or an object with values, with padding of random length behind each."""
+    return _object(value, rng) if isinstance(value, Mapping) else _value(value, rng)
 
 
 def whole_text(parts: Sequence[JsonPart]) -> str:
@@ -109,7 +120,7 @@ def _keys(question: str, value: Value) -> Sequence[str]:
     return ("value", "result", "sum" if "Add" in question else "number")
 
 
-def _object(values: dict[str, Value], rng: np.random.Generator) -> list[JsonPart]:
+def _object(values: Mapping[str, Value], rng: np.random.Generator) -> list[JsonPart]:
     parts = [JsonPart("{")]
     for number, (key, value) in enumerate(values.items()):
         parts += [JsonPart(f"{', ' if number else ''}{json.dumps(key)}: "), *_value(value, rng)]
@@ -121,7 +132,9 @@ def _value(value: Value, rng: np.random.Generator) -> list[JsonPart]:
         return _array(value, rng)
     kind = "number" if isinstance(value, int) else "string" if value[:1].isdigit() else "word"
     padding = int(rng.integers(MAX_PADDING[kind] + 1))
-    return [JsonPart(json.dumps(value), True, padding)]
+    if isinstance(value, int):
+        return [JsonPart(str(value), True, padding)]
+    return [JsonPart('"'), JsonPart(json.dumps(value)[1:-1], True, padding), JsonPart('"')]
 
 
 def _array(values: Sequence[str] | Sequence[int], rng: np.random.Generator) -> list[JsonPart]:

@@ -8,6 +8,11 @@ import numpy as np
 import pytest
 
 from data.digits import json_answers
+from data.digits.json_answers import JsonPart, Value
+from lladav.inputs.chat import ChatTokenizer
+from lladav.structured.compiling import StructureKind, StructureSpec, compile_structure
+from lladav.structured.outline import Fixed
+from tests.digits import shared_digits
 from train.evaluation.held_out import text_of_json
 
 
@@ -48,3 +53,45 @@ def test_the_values_are_what_a_model_fills_in():
     values = [part for part in parts if part.is_value]
     assert [json.loads(part.text) for part in values] == [3]
     assert text_of_json(json_answers.whole_text(parts)) == "3"
+
+
+READING = {"type": "string", "pattern": "^[0-9]{1,9}$"}
+NUMBER = {"type": "integer", "minimum": 0, "maximum": 99}
+
+
+def in_an_object(schema: dict) -> dict:
+    """The schema of an object with an answer."""
+    return {"type": "object", "properties": {"answer": schema}, "required": ["answer"]}
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        (READING, "381"),
+        (NUMBER, 12),
+        (in_an_object(READING), {"answer": "381"}),
+        (in_an_object(NUMBER), {"answer": 12}),
+        ({"type": "array", "items": READING, "minItems": 2, "maxItems": 2}, ["66", "677"]),
+    ],
+)
+def test_a_frame_gives_the_text_that_a_server_fixes(schema: dict, value: Value | dict[str, Value]):
+    tokenizer = ChatTokenizer.load(shared_digits() / "tokenizer")
+    spec = StructureSpec(StructureKind.json_schema, json.dumps({**schema, "additionalProperties": False}))
+    served = [
+        tokenizer.decode(list(piece.ids)) if isinstance(piece, Fixed) else None
+        for piece in compile_structure(spec, tokenizer, 64).outline.pieces
+    ]
+    assert given_texts(json_answers.frame(value, np.random.default_rng(0))) == served
+
+
+def given_texts(parts: list[JsonPart]) -> list[str | None]:
+    """Given texts, adjacent ones joined, and None for each value."""
+    found: list[str | None] = []
+    for part in parts:
+        if part.is_value:
+            found.append(None)
+        elif found and found[-1] is not None:
+            found[-1] += part.text
+        else:
+            found.append(part.text)
+    return found

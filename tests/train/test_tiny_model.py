@@ -28,6 +28,7 @@ from train.toy_towers.lessons import lessons
 from train.toy_towers.recipe import load_recipe
 from train.toy_towers.samples import Lesson, SampleWriter
 
+MIXTURE = load_recipe("tiny").phases["refinement"].mixture
 SHORT = 0.01
 """Length of the towers' pretraining relative to the real one."""
 
@@ -46,13 +47,15 @@ def writer(config: Config) -> SampleWriter:
 
 
 def some_lessons(total: int = 200) -> list[Lesson]:
-    return list(lessons("test", total, 1, load_recipe("tiny").shares))
+    return list(lessons("test", total, 1, MIXTURE))
 
 
 @pytest.mark.slow
 def test_the_model_is_trained_and_written(config: Config, tmp_path: Path):
     work = Path(str(config.model.weights.vision)).parents[1]
-    recipe = replace(load_recipe("tiny"), lessons=40, steps=3, batch=8, alignment=SHORT)
+    recipe = load_recipe("tiny")
+    phases = {name: replace(each, lessons=40, steps=3, batch=8) for name, each in recipe.phases.items()}
+    recipe = replace(recipe, alignment=SHORT, phases=phases)
     towers.build(config, dict.fromkeys(towers.PARTS, SHORT))
     train(config, recipe, work)
     ship(config, work, tmp_path / "tiny")
@@ -76,9 +79,10 @@ def test_a_mistake_in_a_recipe_is_reported_with_its_key(tmp_path: Path):
     (tmp_path / "recipe").mkdir()
     text = Path("conf/recipe/tiny.yaml").read_text()
     for old, new, line in (
-        ("steps:", "stepz:", r"recipe\.stepz: no such key.*steps"),
-        ("batch: ", "# ", r"recipe\.batch: is missing"),
-        ("clip:", "clips:", r"recipe\.shares\.clips: no such kind.*clip"),
+        ("alignment:", "alinment:", r"recipe\.alinment: no such key.*alignment"),
+        ("steps:", "stepz:", r"recipe\.phases\.whole\.stepz: no such key.*steps"),
+        ("batch: ", "# ", r"recipe\.phases\.whole\.batch: is missing"),
+        ("clip:", "clips:", r"recipe\.phases\.whole\.shares\.clips: no such kind.*clip"),
     ):
         (tmp_path / "recipe/tiny.yaml").write_text(text.replace(old, new))
         with pytest.raises(UserError, match=line):

@@ -21,7 +21,7 @@ from lladav.model.language import LanguageTower, rotary_factors
 from lladav.model.llada_v import LLaDAV
 from train.toy_towers.batches import EqualLengthBatches
 from train.toy_towers.fit import Fit, fit
-from train.toy_towers.lessons import lessons
+from train.toy_towers.lessons import Mixture, lessons
 from train.toy_towers.noising import Noising
 from train.toy_towers.samples import SampleWriter
 
@@ -37,17 +37,18 @@ TEXT_ONLY_FACTOR = 2
 """Samples in a text-only batch, relative to other batches: they are short."""
 TEXT_ONLY_SAMPLES = 20000
 
-MIXED = {
-    "one_image": 0.40,
-    "several_images": 0.15,
-    "clip": 0.06,
-    "sums": 0.22,
-    "texts": 0.10,
-    "caption": 0.05,
-    "description": 0.02,
-}
-TEXT_ONLY = {"drill": 1.0}
-"""Shares of the kinds of lessons."""
+MIXED = Mixture(
+    {
+        "one_image": 0.40,
+        "several_images": 0.15,
+        "clip": 0.06,
+        "sums": 0.22,
+        "texts": 0.10,
+        "caption": 0.05,
+        "description": 0.02,
+    }
+)
+TEXT_ONLY = Mixture({"drill": 1.0})
 
 
 def pretrain(model: LLaDAV, tokenizer: ChatTokenizer, config: Config, scale: float = 1.0) -> float:

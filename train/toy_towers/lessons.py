@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -27,9 +28,6 @@ TEXTS = 4
 IMAGES = (0, 0, 0.7, 0.3)
 """Probabilities of 2 and 3 images in a sample of several."""
 
-JSON_SHARE = 0.25
-"""Share of the samples whose answer is JSON."""
-
 JSON_FORMS = (0.25, 0.5, 0.25)
 """Shares of JSON answers: as a whole text, values in a frame, and the rest of an opening."""
 
@@ -39,36 +37,49 @@ JSON_HINT_SHARE = 0.5
 FORM_SHARE = 0.3
 """Share of the JSON answers about one image that state several facts."""
 
+
+@dataclass(frozen=True)
+class Mixture:
+    """Which lessons a set has."""
+
+    shares: Mapping[str, float]
+    """Weights of the kinds of lessons, keys of ``MAKES``."""
+    json: float = 0.25
+    """Share of the lessons with one question whose answer is JSON."""
+    bare_values: float = json_answers.BARE_SHARE
+    """Share of the framed JSON answers that are a value alone."""
+
+
 Make = Callable[[str, np.random.Generator, Pool], DigitRecord]
 
 
-def lessons(name: str, total: int, seed: int, shares: Mapping[str, float]) -> Iterator[Lesson]:
-    """The first ``total`` lessons of a set; ``shares`` are weights of the keys of ``MAKES``."""
-    return (lesson_at(name, index, seed, shares) for index in range(total))
+def lessons(name: str, total: int, seed: int, mixture: Mixture) -> Iterator[Lesson]:
+    """The first ``total`` lessons of a set."""
+    return (lesson_at(name, index, seed, mixture) for index in range(total))
 
 
-def lesson_at(name: str, index: int, seed: int, shares: Mapping[str, float]) -> Lesson:
+def lesson_at(name: str, index: int, seed: int, mixture: Mixture) -> Lesson:
     """A lesson of a set, whatever the size of the set."""
     rng = np.random.default_rng([seed, zlib.crc32(name.encode()), index])
-    return _lesson(f"{name}-{index:06d}", rng, glyphs.training_pool(), shares)
+    return _lesson(f"{name}-{index:06d}", rng, glyphs.training_pool(), mixture)
 
 
-def _lesson(name: str, rng: np.random.Generator, pool: Pool, shares: Mapping[str, float]) -> Lesson:
-    record = MAKES[list(shares)[pick(rng, shares.values())]](name, rng, pool)
+def _lesson(name: str, rng: np.random.Generator, pool: Pool, mixture: Mixture) -> Lesson:
+    record = MAKES[list(mixture.shares)[pick(rng, mixture.shares.values())]](name, rng, pool)
     record = replace(record, visuals=[_with_other_strokes(visual, rng) for visual in record.visuals])
-    if record.kind not in variations.UNVARIED and len(record.pairs) == 1 and rng.random() < JSON_SHARE:
-        return _as_json(record, rng)
+    if record.kind not in variations.UNVARIED and len(record.pairs) == 1 and rng.random() < mixture.json:
+        return _as_json(record, rng, mixture.bare_values)
     pairs = [(variations.in_other_words(question, rng), answer) for question, answer in record.pairs]
     return Lesson(replace(record, pairs=pairs))
 
 
-def _as_json(record: DigitRecord, rng: np.random.Generator) -> Lesson:
+def _as_json(record: DigitRecord, rng: np.random.Generator, bare_share: float) -> Lesson:
     ((question, answer),) = record.pairs
     form = pick(rng, JSON_FORMS)
     if form == 0:
         asked = variations.asking_for_json(variations.in_other_words(question, rng), rng)
         return Lesson(replace(record, pairs=[(asked, json_answers.standard(question, answer))]))
-    parts = json_answers.framed(question, answer, rng)
+    parts = json_answers.framed(question, answer, rng, bare_share)
     if record.kind in questions.SINGLE and rng.random() < FORM_SHARE:
         digits = record.visuals[0].scenes[0].digits
         question, parts = questions.read(digits, rng)[0], json_answers.form(digits, rng)
@@ -90,7 +101,11 @@ def _one_image(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
 
 
 def _several_images(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
-    scenes = [compose(rng, pool, int(rng.integers(1, 4))) for _ in range(pick(rng, IMAGES))]
+    return _images(pick(rng, IMAGES), name, rng, pool)
+
+
+def _images(total: int, name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
+    scenes = [compose(rng, pool, int(rng.integers(1, 4))) for _ in range(total)]
     pair = questions.multi_image([scene.digits for scene in scenes], rng)
     return DigitRecord(name, "multi-image", [pair], [DigitVisual((scene,)) for scene in scenes])
 
@@ -122,6 +137,7 @@ def _drill(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
 MAKES: dict[str, Make] = {
     "one_image": _one_image,
     "several_images": _several_images,
+    "three_images": partial(_images, 3),
     "clip": clip,
     "sums": step_by_step,
     "texts": _texts,

@@ -6,7 +6,8 @@ token becomes the embedding of its character. Then all parts are trained togethe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,14 +20,13 @@ from lladav.checkpoint import export, load
 from lladav.config.schema import Config, ModelPart
 from lladav.inputs.chat import ChatTokenizer
 from lladav.inputs.packing import pack
-from lladav.inputs.samples import Sample
 from lladav.model.initialization import initialize
 from lladav.model.llada_v import LLaDAV
 from train.toy_towers.batches import EqualLengthBatches
 from train.toy_towers.fit import Fit, fit, is_first_process, shuffled
-from train.toy_towers.lessons import lesson_at
+from train.toy_towers.lessons import Mixture, lesson_at
 from train.toy_towers.noising import Noising
-from train.toy_towers.recipe import Recipe
+from train.toy_towers.recipe import Recipe, TrainingPhase
 from train.toy_towers.samples import SampleWriter
 from train.trainer.progress import format_seconds, report
 
@@ -34,7 +34,7 @@ PROCESSES = 2
 
 ALIGNMENT = Fit(steps=300, batch=64, adam_lr=5e-3, muon_lr=0.0)
 ALIGNMENT_LESSONS = 3000
-ALIGNMENT_SHARES = {"one_image": 0.7, "several_images": 0.2, "clip": 0.1}
+ALIGNMENT_MIXTURE = Mixture({"one_image": 0.7, "several_images": 0.2, "clip": 0.1})
 
 
 class AlignmentLoss:
@@ -43,7 +43,7 @@ class AlignmentLoss:
     def __init__(self, model: LLaDAV, config: Config, tokenizer: ChatTokenizer, lessons: int) -> None:
         self._model, self._seed = model, config.train.seed
         writer = SampleWriter(tokenizer, model.geometry)
-        drawn = [lesson_at("alignment", i, self._seed, ALIGNMENT_SHARES) for i in range(lessons)]
+        drawn = [lesson_at("alignment", i, self._seed, ALIGNMENT_MIXTURE) for i in range(lessons)]
         self._samples = [writer.seen(each) for each in drawn]
         self._characters = [torch.tensor(writer.characters(each.record)) for each in drawn]
 
@@ -55,15 +55,30 @@ class AlignmentLoss:
         return mse_loss(visual_VW, target_VW) / target_VW.var()
 
 
-class WholeLoss:
-    """The loss of the objective on a batch of lessons, as a function of the step."""
+class PhaseLoss:
+    """The loss of the objective on a batch of a phase's lessons, as a function of the step.
 
-    def __init__(self, model: LLaDAV, noising: Noising, samples: Sequence[Sample], batch: int) -> None:
-        self._model, self._noising = model, noising
-        self._batches = EqualLengthBatches(samples, model.geometry, batch, noising.objective.seed)
+    A process has every ``world``-th lesson, and makes them when the first step needs them.
+    """
+
+    def __init__(
+        self, model: LLaDAV, config: Config, tokenizer: ChatTokenizer, name: str, phase: TrainingPhase
+    ) -> None:
+        noise = replace(config.objective, min_mask_ratio=phase.min_mask_ratio)
+        self._model, self._name, self._phase = model, name, phase
+        self._noising = Noising.of(replace(config, objective=noise), tokenizer)
+        self._writer = SampleWriter(tokenizer, model.geometry)
 
     def __call__(self, step: int) -> Tensor:
         return self._model(self._noising.batch(self._batches.at(step), self._model.geometry, step))[0]
+
+    @cached_property
+    def _batches(self) -> EqualLengthBatches:
+        rank, world = dist.get_rank(), dist.get_world_size()
+        seed, mixture = self._noising.objective.seed, self._phase.mixture
+        indices = range(rank, self._phase.lessons, world)
+        seen = [self._writer.seen(lesson_at(self._name, index, seed, mixture)) for index in indices]
+        return EqualLengthBatches(seen, self._model.geometry, self._phase.batch // world, seed)
 
 
 def align(model: LLaDAV, config: Config, tokenizer: ChatTokenizer, scale: float) -> float:
@@ -95,14 +110,13 @@ def _train_rank(rank: int, world: int, rendezvous: str, config: Config, recipe: 
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
     tokenizer = ChatTokenizer.load(config.model.tokenizer)
     model = from_towers(config)
-    state = work / "state.pt"
-    if not state.is_file():
+    states = {name: work / f"{name}.pt" for name in recipe.phases}
+    if not any(state.is_file() for state in states.values()):
         align(model, config, tokenizer, recipe.alignment)
-    indices = range(rank, recipe.lessons, world)
-    writer = SampleWriter(tokenizer, model.geometry)
-    seen = [writer.seen(lesson_at("whole", index, config.train.seed, recipe.shares)) for index in indices]
-    loss = WholeLoss(model, Noising.of(config, tokenizer), seen, recipe.batch // world)
-    seconds = fit("whole model", model.named_parameters(), recipe.fit, loss, state)
+    seconds = 0.0
+    for name, phase in recipe.phases.items():
+        loss = PhaseLoss(model, config, tokenizer, name, phase)
+        seconds += fit(name, model.named_parameters(), phase.fit, loss, states[name])
     if is_first_process():
         export(model, config.model, work / "weights", tokenizer=config.model.tokenizer)
         report(f"whole model: {format_seconds(seconds)}")
