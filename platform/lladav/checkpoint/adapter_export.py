@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from lladav.checkpoint.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, DIGEST, KIND, PREFIX, AdapterBase
+from lladav.checkpoint.adapters import ADAPTER_WEIGHTS, DIGEST, KIND, PREFIX, AdapterBase
 from lladav.checkpoint.config_fields import CONFIG
 from lladav.checkpoint.config_writing import config_json
 from lladav.checkpoint.exporting import to_write, widest_first, write_folder
+from lladav.checkpoint.index import ADAPTER_CONFIG
 from lladav.checkpoint.key_mapping import layout_for
 from lladav.config.schema import LoraConfig, ModelConfig
 from lladav.model.lora import DOWN, UP

@@ -14,10 +14,11 @@ from typing import Any
 
 from torch import nn
 
-from lladav.checkpoint.adapters import ADAPTER_CONFIG, PREFIX, Adapter, adapter_in
+from lladav.checkpoint.adapters import PREFIX, Adapter, adapter_in
 from lladav.checkpoint.config_fields import CONFIG
 from lladav.checkpoint.config_reading import model_config_of
 from lladav.checkpoint.digest import weights_digest
+from lladav.checkpoint.index import ADAPTER_CONFIG
 from lladav.checkpoint.key_mapping import layout_for
 from lladav.checkpoint.loading import load_adapter
 from lladav.config.introspection import flatten

@@ -16,14 +16,14 @@ from typing import Any
 from torch import Tensor
 
 from lladav.checkpoint.digest import weights_digest
-from lladav.checkpoint.index import read_json
+from lladav.checkpoint.index import ADAPTER_CONFIG, read_json
 from lladav.checkpoint.safetensors_reading import StoredTensor, read_header, read_metadata
 from lladav.config.schema import LoraConfig
 from lladav.errors import UserError
 from lladav.model.lora import DOWN, UP
 from lladav.storage import AnyPath, exists, model_location
 
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 """In front of the released names."""
 DIGEST = "base_digest"

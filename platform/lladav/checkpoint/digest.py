@@ -9,8 +9,8 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lladav.checkpoint.index import stored_tensors
-from lladav.storage import model_location
+from lladav.checkpoint.index import ADAPTER_CONFIG, read_json, stored_tensors
+from lladav.storage import exists, model_location
 
 SAMPLE_BYTES = 64
 """Bytes that are read from the middle of each tensor."""
@@ -21,10 +21,14 @@ READERS = 16
 def weights_digest(path: str | Path) -> str:
     """Return 16 hexadecimal digits: the same for the same weights, wherever they are stored.
 
-    ``path`` is a file, a folder, a URI or a hub id. Raises ``UserError`` if the weights cannot be read.
+    ``path`` is a file, a folder, a URI or a hub id. The digest of an adapter covers its scaling. Raises
+    ``UserError`` if the weights cannot be read.
     """
-    tensors = sorted(stored_tensors(model_location(path)).values(), key=lambda tensor: tensor.name)
+    location = model_location(path)
+    tensors = sorted(stored_tensors(location).values(), key=lambda tensor: tensor.name)
     digest = hashlib.blake2b(digest_size=8)
+    if not location.is_file() and exists(location / ADAPTER_CONFIG):
+        digest.update(f"lora_alpha {read_json(location / ADAPTER_CONFIG).get('lora_alpha')} ".encode())
     with ThreadPoolExecutor(READERS) as readers:
         samples = readers.map(lambda tensor: tensor.sample(SAMPLE_BYTES), tensors)
         for tensor, sample in zip(tensors, samples, strict=True):

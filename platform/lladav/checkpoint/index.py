@@ -14,6 +14,7 @@ from lladav.storage import AnyPath, files_in, read_text
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 def stored_tensors(path: AnyPath) -> dict[str, StoredTensor]:

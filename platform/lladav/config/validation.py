@@ -17,6 +17,10 @@ from lladav.config.schema import Attention, Config, LoraConfig, ObjectiveConfig,
 from lladav.errors import UserError
 
 
+MOST_TRIED = 1_000_000
+"""Numbers that are tried for a suggestion, at most."""
+
+
 def check(config: Config) -> None:
     """Raise ``UserError`` for the first setting that is out of range or contradicts another."""
     for rule in RULES:
@@ -99,13 +103,19 @@ def _workers(config: Config) -> Iterator[str]:
         yield f"cluster.min_workers={fewest}: must be from 1 to cluster.workers={most}"
 
 
+def _largest_divisor(number: int, limit: int) -> int:
+    """The largest divisor up to a limit; of huge numbers a large one."""
+    tried = range(1, min(limit, math.isqrt(number), MOST_TRIED) + 1)
+    pairs = ((small, number // small) for small in tried if number % small == 0)
+    return max(each for pair in pairs for each in pair if each <= limit)
+
+
 def _batch(config: Config) -> Iterator[str]:
     batch, micro, workers = config.stage.global_batch, config.train.micro_batch, config.cluster.workers
     if batch % (micro * workers) == 0:
         return
     if batch % workers == 0:
-        fitting = max(m for m in range(1, micro + 1) if batch % (m * workers) == 0)
-        fix = f"set train.micro_batch={fitting}"
+        fix = f"set train.micro_batch={_largest_divisor(batch // workers, micro)}"
     else:
         above = math.ceil(batch / (micro * workers)) * micro * workers
         fix = f"set stage.global_batch={above} or other workers"

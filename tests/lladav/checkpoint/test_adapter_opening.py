@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lladav.checkpoint import check_model, export, open_adapter, open_adapters, open_model
-from lladav.checkpoint.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PREFIX
+from lladav.checkpoint.adapters import ADAPTER_WEIGHTS, PREFIX
+from lladav.checkpoint.index import ADAPTER_CONFIG
 from lladav.config.schema import LoraTarget, ModelPart
 from lladav.errors import UserError
 from lladav.inputs.packing import pack

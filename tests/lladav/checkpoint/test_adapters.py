@@ -26,7 +26,8 @@ from lladav.checkpoint import (
     open_adapter,
     open_model,
 )
-from lladav.checkpoint.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from lladav.checkpoint.adapters import ADAPTER_WEIGHTS
+from lladav.checkpoint.index import ADAPTER_CONFIG
 from lladav.config.schema import LoraConfig, LoraTarget, ModelPart
 from lladav.errors import UserError
 from lladav.inputs.packing import pack

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -35,6 +36,15 @@ def test_training_any_tensor_changes_the_digest(folder: Path, tmp_path: Path) ->
         save_file({**tensors, name: tensor + 1}, tmp_path / FILE)
         seen.add(weights_digest(tmp_path))
     assert len(seen) == len(tensors) + 1
+
+
+def test_the_scaling_of_an_adapter_changes_the_digest(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    seen = {weights_digest(tmp_path)}
+    for alpha in (16, 32):
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": alpha}))
+        seen.add(weights_digest(tmp_path))
+    assert len(seen) == 3
 
 
 def test_missing_weights_are_an_error(tmp_path: Path) -> None:

@@ -46,6 +46,8 @@ def check(error: UserError) -> None:
 @example("stage.sources", "[{}]")
 @example("train.warmup_ratio", "{}")
 @example("train.betas", "${train.seed}")
+@example("train.micro_batch", "1000000000000")
+@example("stage.global_batch", "9999999999999999999")
 def test_any_value_may_be_typed(path: str, text: str) -> None:
     try:
         config.load([f"{path}={text}"])
