@@ -54,11 +54,12 @@ export async function loadModels() {
   }
 }
 
-/** Selects a model and resets the refresh intervals to its default. */
+/** Selects a model and resets the refresh intervals to its default, unless they were moved before there was a model. */
 export function chooseModel(id) {
   if (id === state.model) return;
+  const moved = !state.model && JSON.stringify(state.dials) !== JSON.stringify(newDials(null));
   state.model = id;
-  state.dials = newDials(chosenModel.value);
+  if (!moved) state.dials = newDials(chosenModel.value);
 }
 
 export function keepKey(key) {
