@@ -16,7 +16,6 @@ from lladav.config.sampling import parse_sampling
 from lladav.config.schema import Attention, Config, LoraConfig, ObjectiveConfig, Prediction
 from lladav.errors import UserError
 
-
 MOST_TRIED = 1_000_000
 """Numbers that are tried for a suggestion, at most."""
 
