@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -118,7 +118,7 @@ def cut(text: Encoded, visual_tokens: Sequence[int], max_length: int) -> Encoded
     tokens[text.input_ids == IMAGE_PLACEHOLDER] = visual_tokens
     kept = int(np.searchsorted(np.cumsum(tokens), max_length, side="right"))
     if kept < len(tokens):
-        text = Encoded(*(getattr(text, field.name)[:kept] for field in fields(Encoded)))
+        text = text.part(0, kept)
     visuals = int(np.count_nonzero(text.input_ids == IMAGE_PLACEHOLDER))
     return EncodedRecord(text, visuals, sum(visual_tokens[:visuals]), kept < len(tokens))
 

@@ -7,7 +7,6 @@ frame only the values are predicted; the frame is given, as a server writes it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import NamedTuple
 
 import numpy as np
@@ -72,10 +71,10 @@ class SampleWriter:
         pieces, start = [], 0
         positions = np.flatnonzero(text.input_ids == IMAGE_PLACEHOLDER)
         for position, visual in zip(positions.tolist(), record.visuals, strict=True):
-            pieces += [_part(text, start, position), _given(self._spelling(visual, kind))]
+            pieces += [text.part(start, position), _given(self._spelling(visual, kind))]
             start = position + 1
-        pieces.append(_part(text, start, len(text.input_ids)))
-        return Sample(record.id, _joined(pieces))
+        pieces.append(text.part(start, len(text.input_ids)))
+        return Sample(record.id, Encoded.joined(pieces))
 
     def characters(self, record: DigitRecord) -> list[int]:
         """The ids of the characters that spell the record's images, one per visual token."""
@@ -95,12 +94,12 @@ class SampleWriter:
             return encode_chat(messages, self._tokenizer, Supervise.answers, tail)
         prompt = encode_prompt(messages[:-1], self._tokenizer)
         if lesson.opening is None:
-            return _joined([prompt, *(self._in_frame(part) for part in lesson.frame)])
+            return Encoded.joined([prompt, *(self._in_frame(part) for part in lesson.frame)])
         ids = self._tokenizer.encode(whole_text(lesson.frame))
         first = len(self._tokenizer.encode(lesson.frame[0].text))
         given = first + int(lesson.opening * (len(ids) - first))
         ended = [*ids[given:], self._tokenizer.ids.eot, *[self._tokenizer.ids.eos] * tail]
-        return _joined([prompt, _given(ids[:given]), _supervised(ended)])
+        return Encoded.joined([prompt, _given(ids[:given]), _supervised(ended)])
 
     def _in_frame(self, part: JsonPart) -> Encoded:
         """A value is predicted with its padding; anything else is given."""
@@ -129,14 +128,6 @@ def _suffixed(message: Message, record: DigitRecord) -> Message:
     if message.role != "user" or unit_hash(0, f"suffix/{record.id}") >= SUFFIX_SHARE:
         return message
     return Message(message.role, message.content + questions.SUFFIXES[record.kind == "arithmetic"])
-
-
-def _part(text: Encoded, start: int, end: int) -> Encoded:
-    return Encoded(*(getattr(text, field.name)[start:end] for field in fields(Encoded)))
-
-
-def _joined(parts: Sequence[Encoded]) -> Encoded:
-    return Encoded(*(np.concatenate([getattr(p, field.name) for p in parts]) for field in fields(Encoded)))
 
 
 def _given(ids: Sequence[int]) -> Encoded:

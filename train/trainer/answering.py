@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ class AskedSample:
     def of(cls, sample: Sample, tokenizer: ChatTokenizer) -> AskedSample:
         """The first question of a training sample."""
         start = int(np.argmax(sample.text.answer))
-        text = Encoded(*(getattr(sample.text, field.name)[:start] for field in fields(Encoded)))
+        text = sample.text.part(0, start)
         images = int((text.input_ids == IMAGE_PLACEHOLDER).sum())
         rest = sample.text.input_ids[start:].tolist()
         ends = [rest.index(end) for end in (tokenizer.ids.eot, tokenizer.ids.eos) if end in rest]
@@ -67,8 +67,7 @@ class AskedSample:
             np.full_like(canvas, text.turns[-1]),
             np.zeros(len(canvas), bool),
         )
-        joined = (np.concatenate([getattr(text, f.name), getattr(added, f.name)]) for f in fields(Encoded))
-        return replace(self.prompt, text=Encoded(*joined))
+        return replace(self.prompt, text=Encoded.joined([text, added]))
 
 
 def _question(prompt: Sequence[int], tokenizer: ChatTokenizer) -> str:

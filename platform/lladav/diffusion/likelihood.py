@@ -14,7 +14,7 @@ Shapes: M predicted positions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ def answers_alone(text: Encoded, eos: int) -> Encoded:
     """A training text with loss on the tokens of its answers alone, without EOS behind the last answer."""
     is_tail = text.answer & (text.input_ids == eos)
     end = len(is_tail) - int(np.argmin(is_tail[::-1]))
-    kept = Encoded(*(getattr(text, field.name)[:end] for field in fields(Encoded)))
+    kept = text.part(0, end)
     return replace(kept, labels=np.where(kept.answer, kept.labels, IGNORED).astype(np.int32))
 
 

@@ -8,7 +8,7 @@ forge the structure of its conversation.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import count
 from pathlib import Path
@@ -265,7 +265,7 @@ def encode_prompt(messages: Sequence[Message], tokenizer: ChatTokenizer, start: 
     header = [*tokenizer.answer_header, *tokenizer.encode(start)]
     opening = _Conversation()
     opening.add(header, int(chat.turns[-1]), labelled=False)
-    prompt = _join([chat, opening.encoded()])
+    prompt = Encoded.joined([chat, opening.encoded()])
     return replace(prompt, labels=np.full_like(prompt.labels, IGNORED), answer=np.zeros_like(prompt.answer))
 
 
@@ -329,10 +329,6 @@ class _Conversation:
         labels = np.where(kinds & 2, ids, np.int32(IGNORED))
         labels[labels == IMAGE_PLACEHOLDER] = mark_id
         return Encoded(ids, labels, kinds // 4, (kinds & 1).astype(bool))
-
-
-def _join(parts: Sequence[Encoded]) -> Encoded:
-    return Encoded(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Encoded)))
 
 
 def _add_turn(chat: _Conversation, message: Message, turn: int, tokenizer: ChatTokenizer) -> None:

@@ -4,7 +4,10 @@ Samples are sent between processes, so they hold numpy arrays and no torch tenso
 they are on the model's device.
 """
 
-from dataclasses import dataclass, field
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from functools import cached_property
 
@@ -70,6 +73,15 @@ class Encoded:
     def supervised(self) -> np.ndarray:
         """Positions (bool) that carry loss; labels at placeholders are ignored."""
         return (self.labels != IGNORED) & (self.input_ids != IMAGE_PLACEHOLDER)
+
+    def part(self, start: int, end: int) -> Encoded:
+        """The positions from ``start`` to before ``end``."""
+        return Encoded(*(getattr(self, each.name)[start:end] for each in fields(Encoded)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Encoded]) -> Encoded:
+        """All positions of several texts."""
+        return cls(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(cls)))
 
 
 @dataclass(frozen=True)

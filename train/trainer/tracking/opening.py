@@ -54,5 +54,5 @@ def check_trackers(config: Config, environment: Mapping[str, str]) -> None:
 
 
 def open_trackers(run: TrackedRun) -> list[Tracker]:
-    """The trackers of a run, which goes on where it was tracked before."""
+    """The trackers of a run. A resumed run continues the run that each tracker has."""
     return [TRACKERS[kind].open(run) for kind in run.config.train.trackers]
