@@ -99,7 +99,7 @@ def overview(config: Config, manifest: Manifest) -> Overview:
         _kinds(config.stage.sources, manifest, rejects),
         _by_reason(rejects),
         histograms,
-        [*_limits(config, manifest, plan), *_costs(config, manifest, plan)],
+        [*_limits(config, manifest, plan), *_costs(config, manifest, plan, views)],
     )
 
 
@@ -139,22 +139,22 @@ def _limits(config: Config, manifest: Manifest, plan: Plan) -> Iterator[str]:
     yield f"a run has {plan.steps:,} steps"
 
 
-def _costs(config: Config, manifest: Manifest, plan: Plan) -> Iterator[str]:
+def _costs(config: Config, manifest: Manifest, plan: Plan, views: np.ndarray) -> Iterator[str]:
     """Lines about the GPUs of the configured cluster, if it has any."""
     if config.cluster.gpus_per_worker:
         gpus = config.cluster.workers
-        hours = training_hours(_run_flops(config, manifest, plan), gpus)
+        hours = training_hours(_run_flops(config, manifest, plan, views), gpus)
         terms = ", ".join(f"{name} {each:,.1f}" for name, each in hours.items())
         yield f"hours of a run with {gpus} GPUs at {USUAL_MFU:.0%} of their peak, estimated: {terms}"
         yield str(gpu_memory(config))
 
 
-def _run_flops(config: Config, manifest: Manifest, plan: Plan) -> float:
-    """FLOPs of a run, from the lengths of the samples that its first epoch has."""
-    rows = np.concatenate([plan.global_batch(step) for step in range(plan.steps_per_epoch)])
-    views = int(_sums(manifest.table["views"])[rows].sum())
+def _run_flops(config: Config, manifest: Manifest, plan: Plan, views: np.ndarray) -> float:
+    """FLOPs of a run, from the samples of its first epoch; ``views`` are those of each manifest row."""
+    numbers = np.concatenate([plan.global_batch(step) for step in range(plan.steps_per_epoch)])
+    rows = numbers % len(manifest)  # copies of a row have other numbers
     supervised = int(manifest.table["supervised"].to_numpy()[rows].sum())
     # Noise levels are uniform, so half of the tokens are masked on average.
     predicted = supervised / 2 if config.objective.kind is Prediction.masked else supervised
-    epoch = training_flops(manifest.lengths[rows].tolist(), predicted, views, config)
+    epoch = training_flops(manifest.lengths[rows].tolist(), predicted, int(views[rows].sum()), config)
     return epoch * plan.steps / plan.steps_per_epoch

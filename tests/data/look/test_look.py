@@ -79,12 +79,16 @@ def test_samples_that_max_length_cuts_are_counted(config: Config) -> None:
     assert f" cuts {cut} samples; {lost} more would lose every answer" in line
 
 
-def test_hours_follow_from_the_flops_of_every_sample(config: Config, manifest: Manifest) -> None:
+@pytest.mark.parametrize("repeat", [1.0, 2.0])
+def test_hours_follow_from_the_flops_of_every_sample(
+    config: Config, manifest: Manifest, repeat: float
+) -> None:
+    config.data.sources["s"].repeat = repeat
     assert not any("GPU" in line for line in overview(config, manifest).limits)
     config.cluster.gpus_per_worker, config.cluster.workers, config.train.max_steps = 1, 2, 10**12
     plan, flops = Plan.of(manifest, config), 0.0
     for step in range(plan.steps_per_epoch):
-        for row in map(manifest.row, plan.global_batch(step).tolist()):
+        for row in map(manifest.row, (plan.global_batch(step) % len(manifest)).tolist()):
             flops += training_flops([row["length"]], row["supervised"] / 2, sum(row["views"]), config)
     hours = flops * plan.steps / plan.steps_per_epoch / (2 * 989e12 * 0.35 * 3600)
     limits = overview(config, manifest).limits
