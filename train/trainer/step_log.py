@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -82,8 +81,8 @@ class StepLog:
         """Append the answers of a validation."""
         with (self._folder / ANSWERS).open("a", encoding="utf-8") as stream:
             for answer in answers:
-                texts = {name: value for name, value in asdict(answer).items() if name != "pictures"}
-                stream.write(json.dumps({"step": step, **texts, "correct": answer.is_correct}) + "\n")
+                row = {"step": step, **answer.row, "correct": answer.is_correct}
+                stream.write(json.dumps(row) + "\n")
         for tracker in self._trackers:
             tracker.show(step, answers)
 

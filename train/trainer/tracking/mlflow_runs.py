@@ -63,10 +63,7 @@ class MlflowRun(Tracker):
             self._client.log_batch(self._id, metrics=metrics)
 
     def show(self, step: int, answers: Sequence[ValidationAnswer]) -> None:
-        rows = [
-            {"id": each.id, "question": each.question, "answer": each.answer, "expected": each.expected}
-            for each in answers
-        ]
+        rows = [answer.row for answer in answers]
         self._client.log_dict(self._id, {"answers": rows}, f"answers/step-{step:08}.json")
 
     def close(self) -> None:

@@ -26,6 +26,10 @@ IDS = "trackers.json"
 """File in a run's folder with the id that each tracker has given to the run."""
 
 
+TEXTS = ("id", "question", "answer", "expected")
+"""The texts of an answer."""
+
+
 @dataclass(frozen=True)
 class ValidationAnswer:
     """A validation question, the model's answer to it, and the correct one. Pictures are uint8 (3, S, S)."""
@@ -39,6 +43,11 @@ class ValidationAnswer:
     @property
     def is_correct(self) -> bool:
         return self.answer.strip() == self.expected.strip()
+
+    @property
+    def row(self) -> dict[str, str]:
+        """The texts by name."""
+        return {name: getattr(self, name) for name in TEXTS}
 
     @property
     def text(self) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from lladav.errors import UserError
-from train.trainer.tracking.tracker import PROJECT, TrackedRun, Tracker, ValidationAnswer
+from train.trainer.tracking.tracker import PROJECT, TEXTS, TrackedRun, Tracker, ValidationAnswer
 
 HOST = "https://api.wandb.ai"
 
@@ -57,9 +57,9 @@ class WandbRun(Tracker):
     def show(self, step: int, answers: Sequence[ValidationAnswer]) -> None:
         if step < self._known:
             return
-        table = self._wandb.Table(["id", "question", "answer", "expected"])
+        table = self._wandb.Table(list(TEXTS))
         for answer in answers:
-            table.add_data(answer.id, answer.question, answer.answer, answer.expected)
+            table.add_data(*answer.row.values())
         pictures = [
             self._wandb.Image(picture.transpose(1, 2, 0), caption=answer.text)
             for answer in answers
