@@ -130,10 +130,12 @@ def _object(values: Mapping[str, Value], rng: np.random.Generator) -> list[JsonP
 def _value(value: Value, rng: np.random.Generator) -> list[JsonPart]:
     if isinstance(value, list):
         return _array(value, rng)
-    kind = "number" if isinstance(value, int) else "string" if value[:1].isdigit() else "word"
+    kind = "number" if isinstance(value, int) else "word" if value.isalpha() else "string"
     padding = int(rng.integers(MAX_PADDING[kind] + 1))
     if isinstance(value, int):
         return [JsonPart(str(value), True, padding)]
+    # A word is one token, which fills the slot of an enum. It draws too: later draws decide the tokenizer.
+    padding = 0 if kind == "word" else padding
     return [JsonPart('"'), JsonPart(json.dumps(value)[1:-1], True, padding), JsonPart('"')]
 
 

@@ -45,7 +45,7 @@ class Mixture:
     shares: Mapping[str, float]
     """Weights of the kinds of lessons, keys of ``MAKES``."""
     json: float = 0.25
-    """Share of the lessons with one question whose answer is JSON."""
+    """Share of the lessons with one question, except those of ``ALWAYS_JSON``, whose answer is JSON."""
     bare_values: float = json_answers.BARE_SHARE
     """Share of the framed JSON answers that are a value alone."""
 
@@ -65,9 +65,11 @@ def lesson_at(name: str, index: int, seed: int, mixture: Mixture) -> Lesson:
 
 
 def _lesson(name: str, rng: np.random.Generator, pool: Pool, mixture: Mixture) -> Lesson:
-    record = MAKES[list(mixture.shares)[pick(rng, mixture.shares.values())]](name, rng, pool)
+    kind = list(mixture.shares)[pick(rng, mixture.shares.values())]
+    record = MAKES[kind](name, rng, pool)
     record = replace(record, visuals=[_with_other_strokes(visual, rng) for visual in record.visuals])
-    if record.kind not in variations.UNVARIED and len(record.pairs) == 1 and rng.random() < mixture.json:
+    may_be_json = record.kind not in variations.UNVARIED and len(record.pairs) == 1
+    if kind in ALWAYS_JSON or (may_be_json and rng.random() < mixture.json):
         return _as_json(record, rng, mixture.bare_values)
     pairs = [(variations.in_other_words(question, rng), answer) for question, answer in record.pairs]
     return Lesson(replace(record, pairs=pairs))
@@ -110,6 +112,12 @@ def _images(total: int, name: str, rng: np.random.Generator, pool: Pool) -> Digi
     return DigitRecord(name, "multi-image", [pair], [DigitVisual((scene,)) for scene in scenes])
 
 
+def _result(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
+    """One image of two or three digits and one calculation."""
+    record = step_by_step(name, rng, pool)
+    return replace(record, pairs=record.pairs[:1])
+
+
 def _described(name: str, rng: np.random.Generator, pool: Pool) -> DigitRecord:
     scene = compose(rng, pool)
     answer = f"The digits {questions.joined(scene.digits)}."
@@ -140,9 +148,13 @@ MAKES: dict[str, Make] = {
     "three_images": partial(_images, 3),
     "clip": clip,
     "sums": step_by_step,
+    "results": _result,
     "texts": _texts,
     "drill": _drill,
     "caption": captioned,
     "description": _described,
 }
 """Functions that make records, by the names of the shares in a recipe."""
+
+ALWAYS_JSON = ("results",)
+"""Kinds of lessons whose answers are JSON always: a result mostly has no written steps there."""

@@ -5,12 +5,11 @@ const FORM = {
   type: "object",
   properties: {
     digits: { type: "array", items: DIGIT, minItems: 1, maxItems: 6 },
-    largest: DIGIT,
-    sum: { type: "integer", minimum: 0, maximum: 54 },
-    parity_of_sum: { enum: ["even", "odd"] },
-    background: { type: ["string", "null"], maxLength: 12 },
+    count: DIGIT,
+    first: DIGIT,
+    last: DIGIT,
   },
-  required: ["digits", "largest", "sum", "parity_of_sum"],
+  required: ["digits", "count", "first", "last"],
   additionalProperties: false,
 };
 

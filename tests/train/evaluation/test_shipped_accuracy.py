@@ -79,7 +79,7 @@ def test_json_costs_no_accuracy(model: LLaDAV, tokenizer: ChatTokenizer, questio
     ("question", "images", "answer"),
     [
         ("Which digits are in the picture?", ["digits.png"], "385"),
-        ("Add the first and the last digit. Think step by step.", ["sum.png"], "8+3=11. Answer: 11"),
+        ("Add the first and the last digit. Think step by step.", ["sum.png"], "4+8=12. Answer: 12"),
         ("Read the digits of each image.", ["several-1.png", "several-2.png", "several-3.png"], "46, 417, 9"),
     ],
 )
@@ -94,6 +94,16 @@ def test_the_playgrounds_examples_are_answered(
 ):
     files = [EXAMPLES / name for name in images]
     assert ask(model, tokenizer, question, files, refresh_interval=refresh_interval) == answer
+
+
+def test_the_playgrounds_form_is_filled_in(model: LLaDAV, tokenizer: ChatTokenizer):
+    digit = {"type": "integer", "minimum": 0, "maximum": 9}
+    digits = {"type": "array", "items": digit, "minItems": 1, "maxItems": 6}
+    properties = {"digits": digits, "count": digit, "first": digit, "last": digit}
+    schema = {"type": "object", "properties": properties, "required": list(properties)}
+    spec = StructureSpec(StructureKind.json_schema, json.dumps({**schema, "additionalProperties": False}))
+    answer = ask(model, tokenizer, "Which digits are in the picture?", [EXAMPLES / "digits.png"], spec)
+    assert json.loads(answer) == {"digits": [3, 8, 5], "count": 3, "first": 3, "last": 5}
 
 
 def share_correct(answered: list[Answered]) -> float:
