@@ -1,8 +1,9 @@
 """Exact match on held-out questions that are asked freely and with a structure of the answer.
 
 A trial asks all questions with one structure: ``free`` (none), ``text`` (a regular expression), ``value``
-(the answer as JSON), or ``object`` (a JSON object with the answer). Questions, images, weights and prompts
-are the same. The wording of a question decides what its answer may be; the correct answer never does.
+(the answer as JSON), ``object`` (a JSON object with the answer), or ``steps`` (the same with a property for
+the steps of a calculation before the answer). Questions, images, weights and prompts are the same. The
+wording of a question decides what its answer may be; the correct answer never does.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class AnswerSpace:
     """Regular expression of the whole text."""
     schema: Mapping[str, Any]
     """JSON Schema of the value."""
+    steps: str = ""
+    """Regular expression of the steps that lead to the answer, if there are any."""
 
 
 def words(*names: str) -> AnswerSpace:
@@ -56,10 +59,11 @@ def words(*names: str) -> AnswerSpace:
 DIGIT = AnswerSpace("[0-9]", {"enum": list(range(10))})
 NUMBER = AnswerSpace("[0-9]{1,2}", {"type": "integer", "minimum": 0, "maximum": 99})
 READING = AnswerSpace("[0-9]{1,9}", {"type": "string", "pattern": "^[0-9]{1,9}$"})
-CALCULATION = AnswerSpace(
-    "((largest|smallest) [0-9], ){0,2}[0-9]+[+-][0-9]+=[0-9]+(, [0-9]+[+-][0-9]+=[0-9]+)*\\. Answer: [0-9]+",
-    {"type": "integer", "minimum": 0, "maximum": 99},
+STEPS = (
+    "([0-9][+-][0-9]=[0-9]{1,2}(, [0-9]{1,2}[+][0-9]=[0-9]{1,2})?"
+    "|largest [0-9], smallest [0-9], [0-9]-[0-9]=[0-9])"
 )
+CALCULATION = AnswerSpace(f"{STEPS}\\. Answer: [0-9]{{1,2}}", NUMBER.schema, STEPS)
 SPACES: Sequence[tuple[str, AnswerSpace]] = (
     ("Think step by step", CALCULATION),
     ("even or odd", words("even", "odd")),
@@ -96,10 +100,20 @@ def value_spec(space: AnswerSpace) -> StructureSpec:
 
 def object_spec(space: AnswerSpace) -> StructureSpec:
     """The structure of an answer that is a JSON object with one property."""
+    return _object_of({"answer": space.schema})
+
+
+def steps_spec(space: AnswerSpace) -> StructureSpec:
+    """The structure of an answer that is a JSON object, which states the steps first if there are any."""
+    steps = {"steps": {"type": "string", "pattern": f"^{space.steps}$"}} if space.steps else {}
+    return _object_of({**steps, "answer": space.schema})
+
+
+def _object_of(properties: Mapping[str, Mapping[str, Any]]) -> StructureSpec:
     schema = {
         "type": "object",
-        "properties": {"answer": space.schema},
-        "required": ["answer"],
+        "properties": properties,
+        "required": list(properties),
         "additionalProperties": False,
     }
     return StructureSpec(StructureKind.json_schema, json.dumps(schema))
@@ -120,6 +134,7 @@ STRUCTURES: Mapping[str, AskedStructure | None] = {
     "text": AskedStructure(text_spec, MAX_TOKENS, is_json=False),
     "value": AskedStructure(value_spec, JSON_TOKENS),
     "object": AskedStructure(object_spec, JSON_TOKENS),
+    "steps": AskedStructure(steps_spec, JSON_TOKENS),
 }
 
 

@@ -23,6 +23,7 @@ from train.experiments.structured import (
     comparison_table,
     measure,
     object_spec,
+    steps_spec,
     tables,
     value_spec,
 )
@@ -51,6 +52,8 @@ def test_the_correct_answer_to_every_question_is_permitted(config: Config, split
         answer = json_answer(question)
         jsonschema.validate(json.loads(answer), json.loads(object_spec(space).source))
         jsonschema.validate(json.loads(answer)["answer"], json.loads(value_spec(space).source))
+        steps = {"steps": question.answer.split(". ")[0]} if question.type == "arithmetic" else {}
+        jsonschema.validate({**steps, **json.loads(answer)}, json.loads(steps_spec(space).source))
         if question.type != "arithmetic":
             assert text_of_json(answer) == question.answer
 
@@ -85,5 +88,5 @@ def test_the_tables_compare_each_structure_with_the_first(tmp_path: Path) -> Non
 
 def test_trials_differ_in_the_structure_only() -> None:
     trials = load_experiment(["experiment=structured"]).trials()
-    assert [trial.name for trial in trials] == ["free", "text", "value", "object"]
+    assert [trial.name for trial in trials] == ["free", "text", "value", "object", "steps"]
     assert len({tuple(trial.overrides) for trial in trials}) == 1
