@@ -18,7 +18,7 @@ from tests.serve.apis import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKENIZER = ROOT / "tests" / "golden" / "tokenizer"
-START_SECONDS, STOP_SECONDS = 180, 60
+START_SECONDS, STOP_SECONDS = 600, 60
 
 
 @contextlib.contextmanager
