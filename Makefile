@@ -17,7 +17,7 @@ venv: .venv/ready ## create .venv with the pinned versions
 demo: .venv/ready ## train the tiny model's curriculum, evaluate it and plot the results; ARGS=from=scratch trains towers too
 	@$(PYTHON_OF_VENV) -m train.demo $(ARGS)
 
-tiny-model: .venv/ready ## train the shipped model again, in about an hour and a half; ARGS="out=FOLDER"
+tiny-model: .venv/ready ## train the shipped model again, in two to three hours; ARGS="out=FOLDER"
 	@$(PYTHON_OF_VENV) -m train.tiny_model $(ARGS)
 
 serve: .venv/ready ## serve a model and the playground on this machine; ARGS="model=FOLDER port=8080"
