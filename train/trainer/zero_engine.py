@@ -207,6 +207,8 @@ def build_model(config: Config, settings: dict[str, Any]) -> LLaDAV:
     for part in ModelPart:
         for parameter in model.part(part):
             parameter.requires_grad_(part in config.trained_in_full)
+    for parameter in model.vocabulary() if config.trains_vocabulary else []:
+        parameter.requires_grad_(True)
     model.checkpoint_activations(config.train.activation_checkpointing)
     return model
 

@@ -71,5 +71,5 @@ def _pattern(modules: Iterable[str]) -> str:
 
 
 def _module(parameter: str) -> str:
-    """The name of the module in front of the number of a layer: ``model.mm_projector``."""
-    return re.split(r"\.\d+\.", parameter)[0]
+    """The name of the module without the number of a layer: ``model.mm_projector``, ``lm_head``."""
+    return re.split(r"\.\d+\.|\.weight$", parameter)[0]

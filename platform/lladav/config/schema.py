@@ -348,6 +348,11 @@ class Config:
         return towers if self.train.adapter else []
 
     @property
+    def trains_vocabulary(self) -> bool:
+        """Whether token embeddings and LM head learn, although the rest of their tower is adapted."""
+        return self.train.lora.vocabulary and ModelPart.language in self.adapted
+
+    @property
     def validates(self) -> bool:
         """Whether training is interrupted by validations."""
         return self.data.validation.share > 0 or bool(self.data.validation.sources)

@@ -23,6 +23,9 @@ class LoraConfig:
     """Peak learning rate of the adapters; the projector, which has none, keeps ``stage.lr.projector``."""
     targets: list[LoraTarget] = field(default_factory=lambda: list(LoraTarget))
     """Linear layers with an adapter, in every layer of the trained towers."""
+    vocabulary: bool = False
+    """Train token embeddings and LM head in full as well, with ``lora.lr``: for answers whose tokens the base
+    has never written."""
 
 
 @dataclass

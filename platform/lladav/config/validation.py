@@ -185,7 +185,7 @@ def _objective(config: Config) -> Iterator[str]:
 
 
 def _adapter(config: Config) -> Iterator[str]:
-    stage, train, targets = config.stage, config.train, config.train.lora.targets
+    stage, train = config.stage, config.train
     if train.adapter is None:
         for name, value in vars(train.lora).items():
             if value != getattr(LoraConfig(), name):
@@ -200,6 +200,12 @@ def _adapter(config: Config) -> Iterator[str]:
             f"train.adapter={train.adapter}: an adapter belongs to a whole model, and stage {stage.name} "
             "starts from separate towers; set model.weights.llada_v or train.init"
         )
+
+
+def _adapted_layers(config: Config) -> Iterator[str]:
+    lora, targets = config.train.lora, config.train.lora.targets
+    if config.adapted and lora.vocabulary and not config.trains_vocabulary:
+        yield "train.lora.vocabulary=true: has no effect; add language to stage.trained"
     for tower in config.adapted:
         layers = LORA_TARGETS[tower]
         if not set(targets) & set(layers):
@@ -213,6 +219,7 @@ RULES = (
     _objective,
     _stage,
     _adapter,
+    _adapted_layers,
     _sources,
     _samplings,
     _validation,

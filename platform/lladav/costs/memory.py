@@ -124,5 +124,5 @@ def _head(config: Config, weight: int) -> int:
     """Bytes of the logits of a chunk, and of the head's gradient if the head learns."""
     language = config.model.language
     logits = config.train.loss_chunk * language.vocab_size * LOGIT_BYTES
-    learns = ModelPart.language in config.trained_in_full
+    learns = ModelPart.language in config.trained_in_full or config.trains_vocabulary
     return logits + learns * language.vocab_size * language.width * weight

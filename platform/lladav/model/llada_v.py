@@ -71,6 +71,10 @@ class LLaDAV(nn.Module):
             return list(self.projector.parameters())
         return [self.newline, *self.language.parameters()]
 
+    def vocabulary(self) -> list[nn.Parameter]:
+        """The token embeddings and the LM head."""
+        return [*self.language.embed_tokens.parameters(), *self.language.lm_head.parameters()]
+
     def checkpoint_activations(self, enabled: bool) -> None:
         """Recompute each layer in the backward pass instead of keeping its activations."""
         self.vision.checkpoint_activations(enabled)

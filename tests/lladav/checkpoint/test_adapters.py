@@ -92,11 +92,13 @@ class ReleasedTree(nn.Module):
 
 
 def opened_by_peft(folder: Path) -> tuple[PeftModel, LLaDAV]:
-    """The base with layers of ``peft``; the projector is the copy that ``peft`` has made."""
+    """The base with layers of ``peft``; modules that were trained in full are the copies of ``peft``."""
     model = tiny_model().requires_grad_(False)
     tree = ReleasedTree(model)
     opened = PeftModel.from_pretrained(tree, str(folder))
     model.projector = tree.model["mm_projector"]  # pyright: ignore[reportAttributeAccessIssue]
+    model.language.embed_tokens = tree.model["embed_tokens"]  # pyright: ignore[reportAttributeAccessIssue]
+    model.language.lm_head = tree.lm_head
     return opened, model
 
 
@@ -121,6 +123,18 @@ def test_an_adapter_saved_by_peft_loads_and_computes_the_same(folder: Path, tmp_
     torch.testing.assert_close(logits(mine), logits(model))
     beside = open_adapter(open_model(folder.parent / "base", torch.float32), tmp_path / "saved")
     torch.testing.assert_close(logits(beside), logits(model))
+
+
+def test_an_adapter_may_have_a_vocabulary_of_its_own(tmp_path: Path) -> None:
+    trained = adapted_model()
+    for parameter in trained.vocabulary():
+        parameter.requires_grad_(True).data.mul_(1.5)
+    folder = write(tmp_path, trained)
+    _, model = opened_by_peft(folder)
+    torch.testing.assert_close(logits(model), logits(trained))
+    torch.testing.assert_close(logits(open_model(folder, torch.float32)), logits(trained))
+    with pytest.raises(UserError, match=r"merge the adapter with train/export\.py"):
+        open_adapter(open_model(tmp_path / "base", torch.float32), folder)
 
 
 @pytest.mark.parametrize("towers", [(ModelPart.language,), (ModelPart.vision,)])

@@ -135,6 +135,10 @@ def test_a_global_batch_that_does_not_divide_gets_a_valid_suggestion(overrides: 
         ),
         (["train.lora.targets=[fc1]"], "train.lora.targets=[fc1]: none is in language; add some of q_proj, "),
         (["train.adapter=null", "train.lora.rank=8"], "train.lora.rank=8: has no effect; set train.adapter="),
+        (
+            ["stage.trained=[vision]", "train.lora.vocabulary=true"],
+            "train.lora.vocabulary=true: has no effect; add language to stage.trained",
+        ),
     ],
 )
 def test_adapters_that_cannot_be_trained_are_refused(overrides: list[str], message: str):

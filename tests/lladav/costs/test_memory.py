@@ -23,8 +23,10 @@ from tests.train.ranks import on_ranks
 from tests.train.settings import settings
 
 TOKENS = 640
+VOCABULARY = "adapters and vocabulary"
 PARTS = {
     "adapters of language": [ModelPart.language],
+    VOCABULARY: [ModelPart.language],
     "adapters and projector": [ModelPart.language, ModelPart.projector],
     "everything": list(ModelPart),
 }
@@ -38,7 +40,8 @@ def config_for(parts: str, folder: Path) -> Config:
     )
     config.train.precision, config.train.loss_chunk = Precision.bf16, 128
     if parts != "everything":
-        config.train.adapter, config.train.lora = AdapterKind.lora, LoraConfig(rank=8)
+        config.train.adapter = AdapterKind.lora
+        config.train.lora = LoraConfig(rank=8, vocabulary=parts == VOCABULARY)
         config.model.weights.llada_v = str(folder / "base")
     return config
 

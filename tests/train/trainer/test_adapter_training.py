@@ -23,6 +23,7 @@ from tests.train.steps import GLOBAL_BATCH, STEPS, micro_batches, train
 from train.checkpoints.run_folder import ENGINE, WEIGHTS, Run
 from train.trainer.starting_point import starting_point
 
+VOCABULARY = {"language.embed_tokens.weight", "language.lm_head.weight"}
 ROUNDING = 1e-5
 """Relative difference of a loss when terms are summed in another order."""
 
@@ -146,16 +147,20 @@ def changes(config: Config) -> tuple[set[str], set[str], int, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("projector", [False, True])
-def test_only_adapters_and_a_trained_projector_change(base: Path, tmp_path: Path, projector: bool) -> None:
+@pytest.mark.parametrize(("projector", "vocabulary"), [(False, False), (True, False), (False, True)])
+def test_only_adapters_and_what_is_trained_in_full_change(
+    base: Path, tmp_path: Path, projector: bool, vocabulary: bool
+) -> None:
     trained = [ModelPart.language, *([ModelPart.projector] if projector else [])]
     config = lora_settings(base, tmp_path, trained=trained)
+    config.train.lora.vocabulary = vocabulary
     config.train.precision = Precision.bf16
     config.train.activation_checkpointing = projector
     ((changed, expected, computed, written),) = on_ranks(1, changes, config)
     assert changed == expected
     assert {name.partition(".")[0] for name in changed} == {part.value for part in trained}
-    assert all(".lora_" in name for name in changed if name.startswith("language."))
+    in_full = {name for name in changed if name.startswith("language.") and ".lora_" not in name}
+    assert in_full == (VOCABULARY if vocabulary else set())
     assert computed == written
 
 
