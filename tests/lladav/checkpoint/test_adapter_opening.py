@@ -19,6 +19,7 @@ from lladav.config.schema import LoraTarget, ModelPart
 from lladav.errors import UserError
 from lladav.inputs.packing import pack
 from lladav.model.llada_v import LLaDAV
+from lladav.storage import location, upload
 from tests.lladav.adapted import LANGUAGE, RandomAdapter, saved
 from tests.lladav.build import image_sample, packed_logits, text_sample, tiny_config, tiny_model
 
@@ -54,6 +55,14 @@ def test_an_open_adapter_computes_what_the_merged_model_does(
     assert (logits(opened) - before).abs().max() > 0.01
     torch.testing.assert_close(logits(opened), logits(merged))
     assert torch.equal(logits(model), before)
+
+
+def test_an_adapter_in_a_bucket_opens_beside_its_base(base: Path, tmp_path: Path, bucket: str) -> None:
+    folder = saved(RandomAdapter(), base, tmp_path / "adapter")
+    upload(folder, location(f"{bucket}/adapter"))
+    model = open_model(base, torch.float32)
+    there = open_adapters(model, {"pets": f"{bucket}/adapter"})["pets"]
+    torch.testing.assert_close(logits(there), logits(open_adapter(model, folder)))
 
 
 def test_an_open_adapter_shares_the_weights_of_the_model(base: Path, tmp_path: Path) -> None:
