@@ -29,7 +29,7 @@ import ray  # noqa: E402 - the path comes first
 from ray import serve  # noqa: E402
 
 from lladav.checkpoint import shipped_model  # noqa: E402
-from lladav.cluster import CHECKOUT, local_head, runtime_env  # noqa: E402
+from lladav.cluster import CHECKOUT, local_head  # noqa: E402
 from lladav.config.cli import key_values, one_line_errors  # noqa: E402
 from lladav.errors import UserError  # noqa: E402
 from serve.app import build  # noqa: E402
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> None:
 def _connected(address: str) -> Iterator[None]:
     """A connection to Ray that is closed before Ray ends: Ray waits for an open one."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    ray.init(address, runtime_env=runtime_env(), log_to_driver=False, logging_level=logging.WARNING)
+    ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
     try:
         yield
     finally:

@@ -42,9 +42,14 @@ SHORT_FOLDER = "/tmp"
 STORE_FRACTION, MIN_STORE_BYTES, MAX_STORE_BYTES = 0.1, 128 * 2**20, 8 * 2**30
 """Object store of a private Ray: a fraction of the memory, within these bounds."""
 
-PRIVATE = {"RAY_AUTH_MODE": "disabled", "RAY_prestart_worker_first_driver": "0"}
-"""Environment of a private Ray. Workers that start before any task would lack the runtime environment of the
-driver, so that no task could use them, and the driver would wait for them."""
+PRIVATE = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
+}
+"""Environment of a private Ray. Workers that start before any task would lack the runtime environment of Ray
+Train's tasks, so that most of them would stay idle. And Ray would end idle workers beyond one per CPU after a
+second; a task that comes later would start a new one, which takes two seconds of CPU."""
 
 SERVE_PREFIX = "RAY_SERVE_"
 """Prefix of Ray Serve's environment variables."""
@@ -90,23 +95,30 @@ def connect(cluster: ClusterConfig) -> Iterator[None]:
         return
     with contextlib.ExitStack() as stack:
         address = cluster.address or os.environ.get("RAY_ADDRESS")
-        options: dict[str, Any] = {"address": address} if address else _own_ray(cluster, stack)
-        ray.init(**options, runtime_env=runtime_env(), log_to_driver=False, logging_level=logging.WARNING)
+        options = {"address": address, "runtime_env": runtime_env()} if address else _own_ray(cluster, stack)
+        ray.init(**options, log_to_driver=False, logging_level=logging.WARNING)
         stack.callback(ray.shutdown)
         yield
 
 
 def runtime_env() -> dict[str, Any]:
-    """Return the runtime environment in which workers find a checkout's packages; a wheel needs none."""
-    settings: dict[str, Any] = {}
+    """Return the runtime environment in which workers find a checkout's packages; a wheel needs none.
+
+    A Ray that lladav started needs none either: its processes inherit the path of the packages. It should not
+    get one, because Ray starts each worker with a runtime environment as two Python processes.
+    """
+    settings = _quoted_python()
     if CHECKOUT:
         # The relative "platform" comes first: Ray starts workers inside an uploaded folder, and the upload
         # must take precedence over a copy in the container image.
-        settings["env_vars"] = {"PYTHONPATH": f"platform:{CHECKOUT / 'platform'}:{CHECKOUT}"}
-    python = shlex.quote(sys.executable)
-    if python != sys.executable:  # Ray starts workers through a shell and does not quote the interpreter
-        settings["py_executable"] = python
+        settings["env_vars"] = {"PYTHONPATH": f"platform:{_SOURCES}:{CHECKOUT}"}
     return settings
+
+
+def _quoted_python() -> dict[str, Any]:
+    """Ray starts workers through a shell and does not quote the interpreter."""
+    python = shlex.quote(sys.executable)
+    return {"py_executable": python} if python != sys.executable else {}
 
 
 @contextlib.contextmanager
@@ -156,6 +168,7 @@ def _head_options(folder: Path, ports: list[int], cpus: int | None, store_bytes:
             "--dashboard-host=127.0.0.1",
             "--include-dashboard=true",
             "--include-log-monitor=false",  # it would send the output of workers to drivers
+            "--no-monitor",  # of the autoscaler: there are no nodes to start
         ),
         *(f"--temp-dir={folder}", f"--num-cpus={cpus or _cores()}", f"--object-store-memory={store_bytes}"),
         *chosen,
@@ -177,6 +190,7 @@ def _environment(folder: Path, python: Path) -> dict[str, str]:
         k: v for k, v in os.environ.items() if not k.startswith("RAY_") or k.startswith(SERVE_PREFIX)
     }
     return inherited | {
+        **_python_path(),
         "PATH": _path(python),
         "RAY_TMPDIR": str(folder),
         **PRIVATE,
@@ -279,10 +293,11 @@ def _own_ray(cluster: ClusterConfig, stack: contextlib.ExitStack) -> dict[str, A
     """Options of ``ray.init`` for a private Ray in child processes, which stop with this process."""
     for name, value in PRIVATE.items():
         os.environ.setdefault(name, value)
-    os.environ["PATH"] = _path(Path(sys.executable))
+    stack.enter_context(_exported({**_python_path(), "PATH": _path(Path(sys.executable))}))
     needed = math.ceil(cluster.workers * cluster.cpus_per_worker) + 1  # one for reading data
     return {
         "address": "local",
+        "runtime_env": _quoted_python(),
         "include_dashboard": False,
         "num_cpus": max(_cores(), needed),
         "object_store_memory": _store_bytes(),
@@ -294,6 +309,29 @@ def _own_ray(cluster: ClusterConfig, stack: contextlib.ExitStack) -> dict[str, A
 def _path(python: Path) -> str:
     """``PATH`` with Python's folder in front: jobs start Python by name, and DeepSpeed starts ninja."""
     return f"{python.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+
+
+def _python_path() -> dict[str, str]:
+    """``PYTHONPATH`` with a checkout's packages in front; nothing for a wheel."""
+    if not CHECKOUT:
+        return {}
+    folders = [str(_SOURCES), str(CHECKOUT), os.environ.get("PYTHONPATH")]
+    return {"PYTHONPATH": os.pathsep.join(filter(None, folders))}
+
+
+@contextlib.contextmanager
+def _exported(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables, which processes inherit that start in the context."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _free_ports(count: int) -> list[int]:

@@ -47,7 +47,8 @@ with local_head(cpus=1) as head:
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    with local_head(cpus=1) as running:
+    """A Ray that does not find the packages by itself."""
+    with local_head(cpus=1, variables={"PYTHONPATH": ""}) as running:
         yield running
 
 

@@ -55,9 +55,8 @@ def config(root: Path, model_folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def deployed(root: Path, config: dict[str, Any]) -> Iterator[Deployed]:
+def deployed(config: dict[str, Any]) -> Iterator[Deployed]:
     variables = {
-        "PYTHONPATH": f"{root / 'platform'}:{root}",
         "RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH": DEFAULT_TRACING_EXPORTER_IMPORT_PATH,
         "RAY_SERVE_TRACING_SAMPLING_RATIO": "1.0",
     }

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families as parsed
 
-from lladav.cluster import local_head, runtime_env
+from lladav.cluster import local_head
 from serve.ops import metrics
 from serve.ops.metrics import EXPOSED, INTERVALS, NAMES, EngineMetrics, IngressMetrics, exposition, merge
 from tests.waiting import wait_for
@@ -211,12 +211,7 @@ class Counting:
 def shown() -> dict[str, Metric]:
     """The exported metrics of an actor in a private Ray, which has ended before other tests."""
     with local_head(cpus=1, variables={"RAY_metrics_report_interval_ms": "1000"}) as head:
-        ray.init(
-            address=head.address,
-            runtime_env=runtime_env(),
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
+        ray.init(address=head.address, log_to_driver=False, logging_level=logging.WARNING)
         try:
             return families(text_with_everything())
         finally:
