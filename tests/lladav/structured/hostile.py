@@ -215,24 +215,26 @@ def _required(properties: dict[str, Any]) -> dict[str, Any]:
 
 
 def outcomes() -> Iterator[dict[str, Any]]:
-    """What became of each schema: its name, refusal, error, seconds, peak memory."""
+    """What became of each schema: name, tokens of its shortest answer, refusal, error, time, peak memory."""
     from lladav.inputs.chat import ChatTokenizer
     from lladav.structured.compiling import StructureKind, StructureSpec, compile_structure
     from lladav.structured.errors import SchemaError
 
     tokenizer = ChatTokenizer.load(TOKENIZER)
     for name, text in hostile_schemas().items():
-        refusal = error = None
+        refusal = error = needed = None
         begin = time.perf_counter()
         try:
-            compile_structure(StructureSpec(StructureKind.json_schema, text), tokenizer, MAX_TOKENS)
+            spec = StructureSpec(StructureKind.json_schema, text)
+            needed = compile_structure(spec, tokenizer, MAX_TOKENS).min_tokens
         except SchemaError as refused:
             refusal = f"{refused.code}: {refused}"
         except BaseException as unexpected:  # noqa: BLE001 - any other error is a finding
             error = f"{type(unexpected).__name__}: {unexpected}"[:300]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         seconds = round(time.perf_counter() - begin, 3)
-        yield {"name": name, "refusal": refusal, "error": error, "seconds": seconds, "peak_bytes": peak}
+        became = {"name": name, "min_tokens": needed, "refusal": refusal, "error": error}
+        yield {**became, "seconds": seconds, "peak_bytes": peak}
 
 
 if __name__ == "__main__":
