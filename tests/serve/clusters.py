@@ -20,7 +20,7 @@ import psutil
 import ray
 from ray import serve
 
-from lladav.cluster import local_head, runtime_env
+from lladav.cluster import local_head
 from serve.app import build
 from serve.settings import ServeSettings
 from tests.serve.apis import NAME, settings_of
@@ -84,7 +84,7 @@ class Served:
         """Wait for the replicas: Ray Serve may report the state from before the deployment."""
         assert self.given is not None
         wanted = settings_of(self.model, **self.given).engine.min_replicas
-        wait_for(lambda: replica_states() == {"RUNNING": wanted}, replica_states)
+        wait_for(lambda: replica_states() == {"RUNNING": wanted}, replica_states, pause=0.5)
 
 
 def replica_states() -> Mapping[Any, int]:
@@ -111,7 +111,7 @@ def deployed(ray_address: str, ray_folder: Path, model: Path, **given: Any) -> I
     settings: ServeSettings = settings_of(model, **given)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    ray.init(ray_address, runtime_env=runtime_env(), log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(ray_address, log_to_driver=False, logging_level=logging.ERROR)
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port}, proxy_location="HeadOnly")
         serve.run(build(settings), name=APP, route_prefix="/")

@@ -144,7 +144,7 @@ def test_a_new_version_a_lost_replica_and_the_end(served: Served) -> None:
 
 
 def a_new_version_under_load_fails_no_request(served: Served) -> None:
-    with ConstantLoad(served.address, given=LONG) as load:
+    with ConstantLoad(served.address, pause=0.5, given=LONG) as load:
         load.wait_for(4)
         served.deploy(**PAIR)
         load.wait_for(4)

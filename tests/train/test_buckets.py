@@ -101,7 +101,11 @@ def test_a_run_in_a_bucket_is_killed_and_resumed_by_fewer_workers(root: Path, st
     two_workers = [*settings(HOME), "cluster.workers=2", "train.micro_batch=1"]
     output = stored.local / "killed.txt"
     with begun(root, two_workers, stored.environment, output) as process:
-        wait_for(lambda: run.committed_step() >= EVERY or process.poll() is not None, "the first checkpoint")
+
+        def saved_or_ended() -> bool:
+            return run.committed_step() >= EVERY or process.poll() is not None
+
+        wait_for(saved_or_ended, "the first checkpoint", pause=0.2)
         assert process.poll() is None, output.read_text()
         assert len(logged(run)) >= EVERY
     committed = run.committed_step()

@@ -39,9 +39,9 @@ def config(root: Path, model_folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def applications(root: Path) -> Iterator[str]:
+def applications() -> Iterator[str]:
     """URL of the applications of a private Ray."""
-    with local_head(cpus=4, variables={"PYTHONPATH": f"{root / 'platform'}:{root}"}) as head:
+    with local_head(cpus=4) as head:
         yield f"{head.dashboard}/api/serve/applications/"
 
 
@@ -121,7 +121,7 @@ def wait_for_engines(applications: str, replicas: int) -> dict[str, Any]:
         engine = httpx.get(applications, timeout=30).json()["applications"][APP]["deployments"][ENGINE]
         return engine if running(engine) == len(engine["replicas"]) == replicas else None
 
-    return wait_for(engines)
+    return wait_for(engines, pause=0.5)
 
 
 def running(engine: dict[str, Any]) -> int:
