@@ -92,8 +92,12 @@ class Trainings:
 
     def wait_for(self, condition: Callable[[], bool], what: str, run: str, process: psutil.Popen) -> None:
         """Wait until the condition holds; fail at once if the run ends first."""
-        wait_for(lambda: condition() or process.poll() is not None, what)
-        assert condition(), f"{run} ended before {what}: {self.output(run).read_text()[-2000:]}"
+
+        def state() -> str:
+            return f"{what}: {self.output(run).read_text()[-2000:]}"
+
+        wait_for(lambda: condition() or process.poll() is not None, state, pause=0.2)
+        assert condition(), f"{run} ended before {state()}"
 
     def losses(self, run: str) -> dict[int, float]:
         """Loss by step; fails if the log has a step twice."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 
 from lladav.cluster import Head, local_head
 from tests.ray_nodes import kill_all, node
-from tests.train.nodes import SHORT_START_TIMEOUT, nodes
+from tests.train.nodes import SHORT_START_TIMEOUT, make_known, nodes
 from tests.train.trainings import Trainings, reference_losses, train_workers
 from tests.waiting import wait_for
 from train.trainer.workers import TRACEBACK
@@ -41,14 +40,14 @@ class SecondNode:
     """The node beside the head; tests take it away and ask for a new one."""
 
     def __init__(self, head: Head, stack: ExitStack) -> None:
-        self._head, self._stack = head, stack
+        self.head, self._stack = head, stack
         self._process: psutil.Popen | None = None
 
     def running(self) -> psutil.Popen:
         """The node's process; a new node if the last one has ended."""
         if self._process is None or self._process.poll() is not None:
-            self._process = self._stack.enter_context(node(self._head))
-            wait_for(lambda: nodes(self._head) >= 2, "the start of the node")
+            self._process = self._stack.enter_context(node(self.head))
+            wait_for(lambda: nodes(self.head) >= 2, "the start of the node", pause=0.5)
         return self._process
 
 
@@ -74,7 +73,7 @@ def test_one_failing_rank_ends_the_run(trainings: Trainings, second: SecondNode)
     """One of two workers may no longer write its shard: the last line names it, and nothing is retried."""
     second.running()
     with trainings.begun("limited") as process:
-        wait_for(lambda: bool(trainings.losses("limited")), "the first step")
+        wait_for(lambda: bool(trainings.losses("limited")), "the first step", pause=0.2)
         worker = train_workers(psutil.Process())[0]
         worker.rlimit(psutil.RLIMIT_FSIZE, (FILE_LIMIT, FILE_LIMIT))
         wait_for(lambda: process.poll() is not None, "the end of the run")
@@ -107,10 +106,12 @@ def is_resized(trainings: Trainings, second: SecondNode, process: psutil.Popen) 
 
     trainings.wait_for(have_saved(2), "a checkpoint of two workers", "elastic", process)
     kill_all(second.running())
+    make_known(second.head, 1)
     trainings.wait_for(have_saved(2, 1), "a checkpoint of one worker", "elastic", process)
-    second.running()
-    resized = have_saved(2, 1, 2)
-    trainings.wait_for(lambda: slowed_until(resized), "the second resize", "elastic", process)
+    with suspended():
+        second.running()
+        make_known(second.head, 2)
+    trainings.wait_for(have_saved(2, 1, 2), "a checkpoint of two workers", "elastic", process)
 
 
 def is_drained(trainings: Trainings, second: SecondNode, process: psutil.Popen) -> None:
@@ -126,15 +127,12 @@ def is_drained(trainings: Trainings, second: SecondNode, process: psutil.Popen) 
     assert len(train_workers(psutil.Process())) == 1
 
 
-def slowed_until(condition: Callable[[], bool]) -> bool:
-    """Whether the condition holds; if not, let a single worker work a tenth of the next second.
-
-    Ray Train looks for new nodes only every 20 s, and the reference has to repeat all steps until then.
-    """
-    with suppress(psutil.NoSuchProcess, ValueError):
-        (worker,) = train_workers(psutil.Process())
-        worker.suspend()
-        time.sleep(0.9)
+@contextmanager
+def suspended() -> Iterator[None]:
+    """Stop the only worker: the reference would have to repeat its steps."""
+    (worker,) = train_workers(psutil.Process())
+    worker.suspend()
+    try:
+        yield
+    finally:
         worker.resume()
-        time.sleep(0.1)
-    return condition()
