@@ -104,8 +104,8 @@ def connect(cluster: ClusterConfig) -> Iterator[None]:
 def runtime_env() -> dict[str, Any]:
     """Return the runtime environment in which workers find a checkout's packages; a wheel needs none.
 
-    A Ray that lladav started needs none either: its processes inherit the path of the packages. It should not
-    get one, because Ray starts each worker with a runtime environment as two Python processes.
+    A private Ray needs none either: its processes inherit the path of the packages. It should not get one,
+    because Ray starts Python twice for each worker with a runtime environment.
     """
     settings = _quoted_python()
     if CHECKOUT:
