@@ -14,7 +14,10 @@ from data.records.record import BadSample
 from lladav.config.schema import Config
 from lladav.inputs.samples import Sample
 
-LEGEND = "As the model receives them: views, then tokens. <span class=s>Green</span> tokens are supervised."
+LEGEND = (
+    "As the model receives them: views, then tokens. A tiled image is one view as a whole, then its tiles "
+    "row by row. <span class=s>Green</span> tokens are supervised, <span class=m>&nbsp;</span> is a mask."
+)
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --bar: #4a7dcf; --learned: #2f7d3266; --masked: #888; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
@@ -25,7 +28,7 @@ section { border-top: 1px solid var(--line); margin-top: 1.5rem; overflow-wrap: 
 figure { margin: .5rem 0; } figure img { width: 9rem; border: 1px solid var(--line); margin-right: .3rem; }
 .tokens { font-family: ui-monospace, monospace; font-size: 13px; white-space: pre-wrap; }
 .tokens span { border-right: 1px solid var(--line); } .s { background: var(--learned); }
-.tokens .m { background: var(--masked); border-color: Canvas; padding: 0 .3rem; }
+.m, .tokens .m { background: var(--masked); border-color: Canvas; padding: 0 .3rem; }
 .v { border: 1px dashed; padding: 0 .3rem; }
 summary { cursor: pointer; }
 """
