@@ -97,19 +97,18 @@ def test_system_packages_exist(root: Path) -> None:
         assert known.returncode == 0, name
 
 
-def pip_steps(root: Path) -> Iterator[str]:
-    """The pip commands, with this machine's package index."""
+def pip_steps(root: Path) -> Iterator[tuple[str, str]]:
+    """What each step with pip installs, with this machine's package index, and what it then removes."""
     for step in of_kind(root, "RUN"):
         if "pip install" in step:
-            yield re.sub(r'--(extra-)?index-url "?\S+', "", step).replace(
-                "&& rm requirements.py requirements.txt", ""
-            )
+            install, and_, remove = step.partition("&& find ")
+            yield re.sub(r'--(extra-)?index-url "?\S+', "", install), and_.removeprefix("&& ") + remove
 
 
 @pytest.mark.slow
 def test_all_pins_exist_and_are_compatible(root: Path, image: Path, environment: dict[str, str]) -> None:
     """pip can resolve ``constraints.txt``. torch is installed already, as in its own layer of the image."""
-    [torch, others] = pip_steps(root)
+    [(torch, _), (others, _)] = pip_steps(root)
     assert "grep '^torch=='" in torch
     dry = "python -m pip install --dry-run --quiet --report report.json"
     command = others.replace("pip install", dry)
@@ -117,6 +116,27 @@ def test_all_pins_exist_and_are_compatible(root: Path, image: Path, environment:
         ["sh", "-c", command], cwd=image, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_pip_steps_remove_what_pods_do_not_need_and_nothing_else(root: Path, tmp_path: Path) -> None:
+    """In a folder of packages that the ``python`` of the commands names."""
+    kept = {"jinja2/tests.py", "numpy/testing/utils.py", "torch/bin/torch_shm_manager", "ray/data/read.py"}
+    gone = {
+        "pandas/tests/test_csv.py",
+        "torch/test/test_nn.py",
+        "torch/bin/test_api",
+        "ray/jars/ray_dist.jar",
+    }
+    packages, python = tmp_path / "packages", tmp_path / "bin" / "python"
+    for file in (python, *(packages / name for name in kept | gone)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"#!/bin/sh\necho '{packages}'\n")
+    python.chmod(0o755)
+    path = {"PATH": f"{python.parent}:{os.environ['PATH']}"}
+    for _, remove in pip_steps(root):
+        subprocess.run(["sh", "-c", remove.partition("&& rm requirements.py")[0]], env=path, check=True)
+    left = {str(each.relative_to(packages)) for each in packages.rglob("*") if each.is_file()}
+    assert left == kept
 
 
 @pytest.mark.parametrize(
