@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from data.digits import glyphs
+from data.digits import glyphs, json_answers
 from data.digits.questions import Split
+from data.digits.records import DigitRecord, DigitVisual
+from data.digits.scenes import compose
 from lladav.checkpoint import check_model, open_model
 from lladav.config.schema import Config
 from lladav.errors import UserError
@@ -18,10 +21,15 @@ from lladav.inputs.chat import ChatTokenizer
 from lladav.inputs.images import ViewGeometry
 from lladav.inputs.packing import pack
 from lladav.inputs.samples import IGNORED
+from lladav.inputs.tool_text import call_text
+from serve.api.planning.prompts import chat_prompt
+from serve.api.planning.tools import callable_tools
+from serve.api.schemas.completion_requests import ChatRequest
 from tests.digits import shared_digits
 from train import towers
 from train.evaluate import Score
 from train.tiny_model import card, configured, main, ship, train
+from train.toy_towers import calls
 from train.toy_towers.batches import EqualLengthBatches
 from train.toy_towers.fit import Fit, fit
 from train.toy_towers.lessons import lessons
@@ -107,6 +115,27 @@ def test_a_sample_has_a_view_or_a_character_for_each_visual_token(writer: Sample
     assert packed.lengths == [len(sample.text.input_ids) for sample in spelled]
     characters = [token for each in drawn for token in writer.characters(each.record)]
     assert len(packed.visual_positions_V) == len(characters)
+
+
+def test_a_call_of_a_tool_has_the_prompt_and_the_text_of_a_server(writer: SampleWriter, config: Config):
+    tokenizer = ChatTokenizer.load(config.model.tokenizer)
+    rng = np.random.default_rng(0)
+    function, scene = calls.tool(["digits", "count"], rng), compose(rng, glyphs.training_pool())
+    parts = calls.call(function, scene.digits, rng)
+    arguments = {"digits": list(scene.digits), "count": len(scene.digits)}
+    assert json_answers.whole_text(parts) == call_text(function["name"], json.dumps(arguments))
+
+    pairs = [("Read the digits.", json_answers.whole_text(parts))]
+    record = DigitRecord("r", "read", pairs, [DigitVisual((scene,))])
+    ids = writer.seen(Lesson(record, parts, system=calls.system_message(function))).text.input_ids.tolist()
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    content = [image, {"type": "text", "text": "Read the digits."}]
+    tools = [{"type": "function", "function": function}]
+    body = ChatRequest.model_validate(
+        {"model": "m", "messages": [{"role": "user", "content": content}], "tools": tools}
+    )
+    served = chat_prompt(body, callable_tools(body), tokenizer).text.input_ids.tolist()
+    assert ids[: len(served)] == served
 
 
 def test_only_the_values_of_a_frame_are_predicted(writer: SampleWriter, config: Config):

@@ -17,6 +17,7 @@ from data.digits import glyphs, json_answers, questions, variations
 from data.digits.glyphs import Pool
 from data.digits.records import DigitRecord, DigitVisual, captioned, clip, step_by_step
 from data.digits.scenes import Scene, compose, pick, with_other_strokes
+from train.toy_towers import calls
 from train.toy_towers.samples import Lesson
 
 IMAGE_QUESTIONS = (*questions.SINGLE, "read", "compare")
@@ -69,6 +70,8 @@ def _lesson(name: str, rng: np.random.Generator, pool: Pool, mixture: Mixture) -
     record = MAKES[kind](name, rng, pool)
     record = replace(record, visuals=[_with_other_strokes(visual, rng) for visual in record.visuals])
     may_be_json = record.kind not in variations.UNVARIED and len(record.pairs) == 1
+    if kind == CALLS:
+        return _as_call(record, rng)
     if kind in ALWAYS_JSON or (may_be_json and rng.random() < mixture.json):
         return _as_json(record, rng, mixture.bare_values)
     pairs = [(variations.in_other_words(question, rng), answer) for question, answer in record.pairs]
@@ -90,6 +93,16 @@ def _as_json(record: DigitRecord, rng: np.random.Generator, bare_share: float) -
         asked = variations.asking_for_json(asked, rng)
     record = replace(record, pairs=[(asked, json_answers.whole_text(parts))])
     return Lesson(record, parts, rng.random() if form == 2 else None)
+
+
+def _as_call(record: DigitRecord, rng: np.random.Generator) -> Lesson:
+    """The same image with a tool and a call of it as the answer."""
+    digits = record.visuals[0].scenes[0].digits
+    function = calls.tool(calls.random_facts(rng), rng)
+    parts = calls.call(function, digits, rng)
+    question = variations.in_other_words(questions.read(digits, rng)[0], rng)
+    pairs = [(question, json_answers.whole_text(parts))]
+    return Lesson(replace(record, pairs=pairs), parts, system=calls.system_message(function))
 
 
 def _with_other_strokes(visual: DigitVisual, rng: np.random.Generator) -> DigitVisual:
@@ -149,12 +162,16 @@ MAKES: dict[str, Make] = {
     "clip": clip,
     "sums": step_by_step,
     "results": _result,
+    "calls": _one_image,
     "texts": _texts,
     "drill": _drill,
     "caption": captioned,
     "description": _described,
 }
 """Functions that make records, by the names of the shares in a recipe."""
+
+CALLS = "calls"
+"""The kind of lessons whose answers call a tool."""
 
 ALWAYS_JSON = ("results",)
 """Kinds of lessons whose answers are JSON always: a result mostly has no written steps there."""

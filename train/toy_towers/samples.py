@@ -18,6 +18,7 @@ from data.digits.scenes import paint
 from data.manifest.encoding import eos_tail, unit_hash
 from lladav.config.schema import Supervise
 from lladav.inputs.chat import (
+    SYSTEM_PROMPT,
     ChatTokenizer,
     Message,
     encode_chat,
@@ -46,6 +47,7 @@ class Lesson(NamedTuple):
     frame: Sequence[JsonPart] = ()
     opening: float | None = None
     """Share of the text behind the first part that is given with it; None: all that is no value is given."""
+    system: str = SYSTEM_PROMPT
 
 
 class SampleWriter:
@@ -86,7 +88,8 @@ class SampleWriter:
 
     def _text(self, lesson: Lesson) -> Encoded:
         record = lesson.record
-        messages = [_suffixed(message, record) for message in parse_conversation(record.conversations())]
+        turns = parse_conversation(record.conversations(), lesson.system)
+        messages = [_suffixed(message, record) for message in turns]
         if record.kind == "caption":
             return encode_plain(messages, self._tokenizer)
         tail = eos_tail(record.id, LONGEST_TAIL)
