@@ -38,8 +38,8 @@ CARD_TEXT = """\
 
 The tiny LLaDA-V model of lladav: two million parameters in bfloat16, in the layout of LLaDA-V, with its
 tokenizer. It answers questions about images of one to three handwritten digits, about several of them and
-about short videos, adds with written steps, answers as JSON, and calls tools. It knows nothing else. `make demo` trains
-the published curriculum from its towers.
+about short videos, adds with written steps, answers as JSON, and calls tools. It knows nothing else.
+`make demo` trains the published curriculum from its towers.
 
     make tiny-model         # trains it again: the recipe is conf/recipe/{recipe}.yaml
     python -m lladav.generate --image image.png "Which digits are in the picture?"

@@ -35,6 +35,7 @@ from train.toy_towers.fit import Fit, fit
 from train.toy_towers.lessons import lessons
 from train.toy_towers.recipe import load_recipe
 from train.toy_towers.samples import Lesson, SampleWriter
+from train.toy_towers.whole_model import WeightedMean
 
 MIXTURE = load_recipe("tiny").phases["refinement"].mixture
 SHORT = 0.01
@@ -74,6 +75,16 @@ def test_the_model_is_trained_and_written(config: Config, tmp_path: Path):
         assert torch.equal(model.get_parameter(name), value.bfloat16()), name
 
 
+def test_a_mean_of_weights_has_its_shares():
+    model = torch.nn.Linear(2, 2)
+    mean = WeightedMean(model)
+    for value, share in ((1.0, 0.3), (5.0, 0.0), (2.0, 0.9)):
+        torch.nn.init.constant_(model.weight, value)
+        mean.add(share)
+    mean.copy_to_model()
+    assert torch.allclose(model.weight, torch.full((2, 2), 1.75))
+
+
 def test_an_existing_folder_and_an_unknown_setting_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -90,6 +101,7 @@ def test_a_mistake_in_a_recipe_is_reported_with_its_key(tmp_path: Path):
         ("alignment:", "alinment:", r"recipe\.alinment: no such key.*alignment"),
         ("steps:", "stepz:", r"recipe\.phases\.whole\.stepz: no such key.*steps"),
         ("batch: ", "# ", r"recipe\.phases\.whole\.batch: is missing"),
+        ("    calls: 0.7", "    call: 0.7", r"recipe\.average\.call: no such phase.*calls"),
         ("clip:", "clips:", r"recipe\.phases\.whole\.shares\.clips: no such kind.*clip"),
     ):
         (tmp_path / "recipe/tiny.yaml").write_text(text.replace(old, new))

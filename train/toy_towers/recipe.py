@@ -62,6 +62,8 @@ class Recipe:
     """Length of the projector's alignment, relative to ``whole_model.ALIGNMENT``."""
     phases: dict[str, TrainingPhase]
     """Phases of the whole model's training, one after another, by name."""
+    average: dict[str, float]
+    """Shares of phases in the weights: the mean of what they end with (arXiv 2109.01903)."""
 
     @property
     def towers(self) -> dict[ModelPart, float]:
@@ -77,6 +79,7 @@ def load_recipe(name: str, conf: Path = CONF) -> Recipe:
     values = read_yaml(file).get(FOLDER, {})
     _check_keys(values, Recipe, f"{file}: {FOLDER}")
     phases = {key: _phase(each, f"{file}: {FOLDER}.phases.{key}") for key, each in values["phases"].items()}
+    _check_known(values["average"], phases, f"{file}: {FOLDER}.average", "phase")
     return Recipe(**{**values, "phases": phases})
 
 

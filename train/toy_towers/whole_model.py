@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from lladav.checkpoint import export, load
@@ -81,6 +81,27 @@ class PhaseLoss:
         return EqualLengthBatches(seen, self._model.geometry, self._phase.batch // world, seed)
 
 
+class WeightedMean:
+    """A mean of a model's weights at several moments; the shares are divided by their sum."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._parameters = list(model.parameters())
+        self._sums, self._total = [torch.zeros_like(each) for each in self._parameters], 0.0
+
+    @torch.no_grad()
+    def add(self, share: float) -> None:
+        """Add the weights that the model has now."""
+        self._total += share
+        for added, parameter in zip(self._sums, self._parameters, strict=True):
+            added.add_(parameter, alpha=share)
+
+    @torch.no_grad()
+    def copy_to_model(self) -> None:
+        """Replace the model's weights by the mean."""
+        for added, parameter in zip(self._sums, self._parameters, strict=True):
+            parameter.copy_(added / self._total)
+
+
 def align(model: LLaDAV, config: Config, tokenizer: ChatTokenizer, scale: float) -> float:
     """Train the projector and the newline; return the seconds it took. ``scale`` is the relative length."""
     trained = [*model.projector.named_parameters(), ("newline", model.newline)]
@@ -113,10 +134,12 @@ def _train_rank(rank: int, world: int, rendezvous: str, config: Config, recipe: 
     states = {name: work / f"{name}.pt" for name in recipe.phases}
     if not any(state.is_file() for state in states.values()):
         align(model, config, tokenizer, recipe.alignment)
-    seconds = 0.0
+    seconds, mean = 0.0, WeightedMean(model)
     for name, phase in recipe.phases.items():
         loss = PhaseLoss(model, config, tokenizer, name, phase)
         seconds += fit(name, model.named_parameters(), phase.fit, loss, states[name])
+        mean.add(recipe.average.get(name, 0.0))
+    mean.copy_to_model()
     if is_first_process():
         export(model, config.model, work / "weights", tokenizer=config.model.tokenizer)
         report(f"whole model: {format_seconds(seconds)}")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx2 as httpx
 import pytest
 import torch
 from PIL import Image
@@ -18,6 +22,7 @@ from lladav.config.schema import Config
 from lladav.inputs.chat import ChatTokenizer
 from lladav.model.llada_v import LLaDAV
 from lladav.structured.compiling import StructureKind, StructureSpec
+from tests.serve.apis import NAME, LocalEngines, serving, settings_of
 from train.evaluate import BATCH, decoding_options
 from train.evaluation.held_out import Answered, Question, answer_questions, read_questions, with_suffixes
 
@@ -104,6 +109,53 @@ def test_the_playgrounds_form_is_filled_in(model: LLaDAV, tokenizer: ChatTokeniz
     spec = StructureSpec(StructureKind.json_schema, json.dumps({**schema, "additionalProperties": False}))
     answer = ask(model, tokenizer, "Which digits are in the picture?", [EXAMPLES / "digits.png"], spec)
     assert json.loads(answer) == {"digits": [3, 8, 5], "count": 3, "first": 3, "last": 5}
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[str]:
+    """The address of a server with the shipped model and its settings for one machine."""
+    settings = settings_of(shipped_model())
+    engines = LocalEngines(settings)
+    with serving(settings, engines) as address:
+        yield address
+    engines.worker.stop()
+
+
+def test_the_playgrounds_tool_is_called_with_the_digits(api: str):
+    digit = {"type": "integer", "minimum": 0, "maximum": 9}
+    properties = {"digits": {"type": "array", "items": digit, "minItems": 1, "maxItems": 6}}
+    schema = {
+        "type": "object",
+        "properties": properties,
+        "required": ["digits"],
+        "additionalProperties": False,
+    }
+    function = {"name": "save_reading", "description": "Save the digits of a picture.", "parameters": schema}
+    message = asked_of("Which digits are in the picture?", "image", "digits.png", "image/png")
+    answer = answered_by(
+        api, message, tools=[{"type": "function", "function": function}], tool_choice="required"
+    )
+    (call,) = answer["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"digits": [3, 8, 5]}
+
+
+def test_the_playgrounds_clip_is_read(api: str):
+    message = asked_of("Which digits does the video show, in order?", "video", "clip.webm", "video/webm")
+    assert answered_by(api, message)["content"] == "347"
+
+
+def asked_of(question: str, kind: str, name: str, media_type: str) -> dict[str, Any]:
+    """A user's message about a file of the playground."""
+    text = base64.b64encode((EXAMPLES / name).read_bytes()).decode()
+    media = {"type": f"{kind}_url", f"{kind}_url": {"url": f"data:{media_type};base64,{text}"}}
+    return {"role": "user", "content": [media, {"type": "text", "text": question}]}
+
+
+def answered_by(api: str, message: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """The message that a server answers."""
+    body = {"model": NAME, "messages": [message], **fields}
+    answer = httpx.post(f"{api}/v1/chat/completions", json=body, timeout=60).raise_for_status()
+    return answer.json()["choices"][0]["message"]
 
 
 def share_correct(answered: list[Answered]) -> float:
