@@ -10,7 +10,7 @@ import numpy as np
 from data.digits.json_answers import FACTS, JsonPart, frame
 from data.digits.questions import choose
 from lladav.inputs.chat import SYSTEM_PROMPT
-from lladav.inputs.tool_text import CALL_END, call_start, tools_text
+from lladav.inputs.tool_text import CALL_END, call_start, system_text
 
 NAMES = ("save_reading", "save_digits", "store_result", "report")
 DESCRIPTIONS = ("Save the digits of a picture.", "Store what a picture shows.", "Report the digits.")
@@ -37,7 +37,7 @@ def random_facts(rng: np.random.Generator) -> list[str]:
 
 def system_message(function: dict[str, Any]) -> str:
     """The system message of a prompt with one tool."""
-    return f"{SYSTEM_PROMPT}\n\n{tools_text([function])}"
+    return system_text([SYSTEM_PROMPT], [function])
 
 
 def call(function: dict[str, Any], digits: Sequence[int], rng: np.random.Generator) -> list[JsonPart]:

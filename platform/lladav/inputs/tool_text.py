@@ -18,6 +18,11 @@ CALL_END = "}\n</tool_call>"
 BETWEEN_CALLS = "\n"
 
 
+def system_text(texts: Iterable[str], functions: Sequence[Mapping[str, Any]]) -> str:
+    """The system message: its texts as paragraphs, then the definitions of ``functions`` if there are any."""
+    return "\n\n".join([*texts, *([tools_text(functions)] if functions else [])])
+
+
 def tools_text(functions: Iterable[Mapping[str, Any]]) -> str:
     """The end of the system message: functions by name, description and schema of their arguments."""
     lines = (json.dumps({"type": "function", "function": each}, ensure_ascii=False) for each in functions)

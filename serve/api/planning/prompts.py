@@ -11,7 +11,7 @@ import numpy as np
 
 from lladav.inputs.chat import SYSTEM_PROMPT, ChatTokenizer, Message, encode_prompt, join_parts
 from lladav.inputs.samples import IGNORED, Encoded, Sample
-from lladav.inputs.tool_text import message_text, results_text, tools_text
+from lladav.inputs.tool_text import message_text, results_text, system_text
 from serve.api.schemas.chat_messages import (
     AssistantMessage,
     ChatMessage,
@@ -30,7 +30,6 @@ from serve.media.loader import MediaReference
 
 NAME = "request"
 """Id of every prompt; the engine worker gives each answer its own."""
-BETWEEN_PARAGRAPHS = "\n\n"
 
 
 def media_references(messages: Sequence[ChatMessage]) -> list[MediaReference]:
@@ -118,9 +117,7 @@ def _contradiction(message: str) -> ApiError:
 def _system_turn(messages: Sequence[ChatMessage], tools: Sequence[Tool], mark: str) -> Message:
     system = [message for message in messages if isinstance(message, SystemMessage)]
     texts = [_content(message, mark) for message in system] if system else [SYSTEM_PROMPT]
-    if tools:
-        texts.append(tools_text(_definition(tool) for tool in tools))
-    return Message("system", BETWEEN_PARAGRAPHS.join(texts), mark)
+    return Message("system", system_text(texts, [_definition(tool) for tool in tools]), mark)
 
 
 def _definition(tool: Tool) -> dict[str, object]:
