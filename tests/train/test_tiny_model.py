@@ -101,6 +101,7 @@ def test_a_mistake_in_a_recipe_is_reported_with_its_key(tmp_path: Path):
         ("alignment:", "alinment:", r"recipe\.alinment: no such key.*alignment"),
         ("steps:", "stepz:", r"recipe\.phases\.whole\.stepz: no such key.*steps"),
         ("batch: ", "# ", r"recipe\.phases\.whole\.batch: is missing"),
+        ("average:\n    several_images: 0.3\n    calls: 0.7", "average: {}", r"recipe\.average: is empty"),
         ("    calls: 0.7", "    call: 0.7", r"recipe\.average\.call: no such phase.*calls"),
         ("clip:", "clips:", r"recipe\.phases\.whole\.shares\.clips: no such kind.*clip"),
     ):

@@ -80,6 +80,8 @@ def load_recipe(name: str, conf: Path = CONF) -> Recipe:
     _check_keys(values, Recipe, f"{file}: {FOLDER}")
     phases = {key: _phase(each, f"{file}: {FOLDER}.phases.{key}") for key, each in values["phases"].items()}
     _check_known(values["average"], phases, f"{file}: {FOLDER}.average", "phase")
+    if not values["average"]:
+        raise UserError(f"{file}: {FOLDER}.average: is empty; give phases shares")
     return Recipe(**{**values, "phases": phases})
 
 
