@@ -22,6 +22,7 @@ import yaml  # noqa: E402 - the path comes first
 
 from k8s.manifests import Resource, build, pod_templates  # noqa: E402
 from lladav.config.cli import one_line_errors  # noqa: E402
+from lladav.errors import UserError  # noqa: E402
 
 
 def pods(resources: Sequence[Resource]) -> Iterator[Resource]:
@@ -38,4 +39,6 @@ def pods(resources: Sequence[Resource]) -> Iterator[Resource]:
 
 if __name__ == "__main__":
     with one_line_errors():
+        if len(sys.argv) != 2:
+            raise UserError("name one overlay, as in python -m k8s.pods k8s/overlays/gpu")
         print(yaml.safe_dump_all(pods(build(Path(sys.argv[1])))))

@@ -47,3 +47,10 @@ def test_a_folder_without_manifests_is_refused(root: Path) -> None:
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: k8s/nowhere: kustomize refuses it")
+
+
+def test_without_an_overlay_the_command_says_what_it_needs(root: Path) -> None:
+    command = [sys.executable, "-m", "k8s.pods"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: name one overlay")
