@@ -124,13 +124,23 @@ def is_drained(trainings: Trainings, second: SecondNode, process: psutil.Popen) 
     assert (done, 2) in [(each.step, each.workers) for each in trainings.run("elastic").checkpoints()]
     continued = "a step after the restart"
     trainings.wait_for(lambda: max(trainings.losses("elastic")) > done, continued, "elastic", process)
-    assert len(train_workers(psutil.Process())) == 1
+    only_worker()
+
+
+def only_worker() -> psutil.Process:
+    """The worker that trains alone, as soon as those of the group before it have ended."""
+
+    def alone() -> psutil.Process | None:
+        workers = train_workers(psutil.Process())
+        return workers[0] if len(workers) == 1 else None
+
+    return wait_for(alone, "the end of the other workers", pause=0.2)
 
 
 @contextmanager
 def suspended() -> Iterator[None]:
     """Stop the only worker: the reference would have to repeat its steps."""
-    (worker,) = train_workers(psutil.Process())
+    worker = only_worker()
     worker.suspend()
     try:
         yield
