@@ -113,6 +113,8 @@ class DecodingParams(RuleFields):
     cache: Annotated[Cache | None, EnumText] = None
     """Keys and values that steps between refreshes reuse: none, prefix (of positions before the block) or
     dual (of both sides of the block)."""
+    allow_eos: bool | None = None
+    """Whether the answer may contain EOS, which ends it; by default as the model is configured."""
     guidance: Scale | None = None
     """Scale of classifier-free guidance: how far to move away from the answer without the prompt."""
     temperature: Scale | None = None

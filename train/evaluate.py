@@ -139,12 +139,14 @@ def cache_key(
     return digest.hexdigest()
 
 
-def usual_decoding(config: Config) -> dict[str, int]:
-    """Fields of ``DecodingOptions``: the length of an answer and, for masked diffusion, of its blocks."""
+def usual_decoding(config: Config) -> dict[str, Any]:
+    """Arguments of ``DecodingOptions.for_chat``: the length of an answer and, for masked diffusion, of its
+    blocks, and whether it may contain EOS.
+    """
     if config.model.prediction is Prediction.next_token:
         return {"max_tokens": MAX_TOKENS}
     block_length = config.objective.block_length or DEFAULT_BLOCK_LENGTH
-    return {"max_tokens": MAX_TOKENS, "block_length": block_length}
+    return {"max_tokens": MAX_TOKENS, "block_length": block_length, "allow_eos": config.model.allow_eos}
 
 
 def answers(config: Config, split: Split = Split.validation) -> list[Answered]:
@@ -176,7 +178,7 @@ def stage_questions(config: Config, split: Split = Split.validation) -> list[Que
 def decoding_options(
     config: Config, ids: TokenIds, changed: Mapping[str, Any] | None = None
 ) -> DecodingOptions:
-    """How held-out questions are decoded; ``changed`` are fields of ``DecodingOptions`` with other values."""
+    """How held-out questions are decoded; ``changed`` are some of ``usual_decoding`` or others."""
     from lladav.decoding.params import DecodingOptions
 
     settings = {**usual_decoding(config), **(changed or {})}

@@ -94,12 +94,13 @@ def generate(
 ) -> Answer:
     """Answer a question about images or a video, up to the first of ``stop_texts`` or with a structure.
 
-    ``settings`` are those of ``DecodingOptions``. ``video`` is a file or a folder of frames, from which
+    ``settings`` are those of ``DecodingOptions``, and ``allow_eos``, which is that of the model by default
+    (``DecodingOptions.for_chat``). ``video`` is a file or a folder of frames, from which
     ``frames`` are taken (default: ``model.images.inference_frames``). ``tokenizer`` defaults to the
     checkpoint's. Raises ``UserError`` for invalid settings and for a video that cannot be read.
     """
     tokenizer = tokenizer or ChatTokenizer.load(model.config.tokenizer)
-    options = chat_options(tokenizer, stop_texts, model.config.prediction, structure, **settings)
+    options = chat_options(model.config, tokenizer, stop_texts, structure, **settings)
     *_, last = updates(model, question(model.config, tokenizer, images, text, video, frames), options)
     if last.answer is None:
         raise UserError(last.error or "decoding ended without an answer")
@@ -107,24 +108,25 @@ def generate(
 
 
 def chat_options(
+    config: ModelConfig,
     tokenizer: ChatTokenizer,
     stop_texts: Sequence[str] = (),
-    prediction: Prediction = Prediction.masked,
     structure: StructureSpec | None = None,
     **settings: Any,
 ) -> DecodingOptions:
     """Return options for a chat answer, which ends with its turn, at the first of ``stop_texts``, or where
     its structure ends.
 
-    ``prediction`` is that of the model. Raises ``UserError`` for settings that such a model does not have,
-    and ``SchemaError`` for a structure that cannot be guaranteed.
+    Raises ``UserError`` for settings that such a model does not have, and ``SchemaError`` for a structure
+    that cannot be guaranteed.
     """
+    settings = {"allow_eos": config.allow_eos, **settings}
     if structure is not None:
         if stop_texts:
             raise UserError("stop texts and a structure exclude each other: the structure ends the answer")
-        settings = structured_settings(tokenizer, prediction, structure, settings)
+        settings = structured_settings(tokenizer, config.prediction, structure, settings)
     texts = StopTexts(stop_texts, tokenizer.token_bytes) if stop_texts else None
-    return DecodingOptions.for_chat(tokenizer.ids, prediction, stop_texts=texts, **settings)
+    return DecodingOptions.for_chat(tokenizer.ids, config.prediction, stop_texts=texts, **settings)
 
 
 def structured_settings(
@@ -173,13 +175,15 @@ def main(command_line: Sequence[str]) -> None:
         arguments = _parser().parse_args(command_line)
         settings = {name: getattr(arguments, name) for name in option_parsers() if hasattr(arguments, name)}
         DecodingOptions(**settings)
+        if arguments.allow_eos is not None:
+            settings["allow_eos"] = arguments.allow_eos
         _check_files(arguments)
         structure = structure_of(arguments)
         folder = arguments.model or shipped_model()
         config, tokenizer = model_config_of(folder), ChatTokenizer.load(folder)
         images = [_open(path, config.images.pixels) for path in arguments.image]
         with schema_errors(structure_flag(arguments)):
-            options = chat_options(tokenizer, arguments.stop, config.prediction, structure, **settings)
+            options = chat_options(config, tokenizer, arguments.stop, structure, **settings)
         prompt = question(config, tokenizer, images, arguments.question, arguments.video, arguments.frames)
         model = open_model(folder, getattr(torch, arguments.dtype), arguments.device)
         masks_ahead = options.positions_per_block if config.prediction is Prediction.masked else 0
@@ -296,6 +300,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--stop", action="append", default=[], help="text that ends the answer; repeatable")
     add_structure_flags(parser)
+    parser.add_argument(
+        "--allow-eos",
+        action=argparse.BooleanOptionalAction,
+        help="whether the answer may contain EOS, which ends it; default: model.allow_eos",
+    )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=device, type=_device, help=f"cpu or cuda; default {device}")
     dtype = fastest_dtype(device)

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,10 +23,10 @@ from rich.console import Console
 
 import lladav
 from lladav.checkpoint import export
-from lladav.config.schema import Pixels, TokenIds
+from lladav.config.schema import ModelConfig, Pixels, TokenIds
 from lladav.decoding.params import DecodingOptions
 from lladav.errors import UserError
-from lladav.generation import main, question, show, updates
+from lladav.generation import Answer, main, question, show, updates
 from lladav.inputs.chat import ChatTokenizer
 from lladav.inputs.samples import VisualKind
 from lladav.model.llada_v import LLaDAV
@@ -78,6 +79,27 @@ def test_a_stop_text_ends_the_answer_at_any_token_boundary(model: LLaDAV, tokeni
     answer = lladav.generate(model, [], "x", tokenizer=tokenizer, stop_texts=[stop], **SETTINGS)
     assert answer.text == whole.text[: whole.text.index(stop)]
     assert len(answer.decoded.tokens) < len(whole.decoded.tokens)
+
+
+def test_eos_ends_an_answer_if_the_request_or_the_model_allows_it(
+    model: LLaDAV, tokenizer: ChatTokenizer
+) -> None:
+    likely = {**SETTINGS, "logit_bias": {tokenizer.ids.eos: 100.0}, "tokenizer": tokenizer}
+    written = lladav.generate(model, [], "x", **SETTINGS, tokenizer=tokenizer)
+    assert lladav.generate(model, [], "x", **likely) == written
+    ended = lladav.generate(model, [], "x", **likely, allow_eos=True).decoded
+    assert (ended.tokens, ended.stopped) == ([], True)
+    assert ended.forwards < written.decoded.forwards
+    by_default = replace(model.config, allow_eos=True)
+    assert generated_by(model, by_default, **likely).decoded == ended
+    assert generated_by(model, by_default, **likely, allow_eos=False) == written
+
+
+def generated_by(model: LLaDAV, config: ModelConfig, **settings: Any) -> Answer:
+    """The answer of a model with another configuration."""
+    other = copy(model)
+    other.config = config
+    return lladav.generate(other, [], "x", **settings)
 
 
 SCHEMA = {
@@ -173,9 +195,10 @@ def test_a_model_that_predicts_the_next_token_answers(
     refused = capsys.readouterr().err
     assert "refresh_interval: for masked diffusion only" in refused
     assert refused.count("\n") == 1
-    with pytest.raises(SystemExit):
-        main([*arguments, "--choice=a", "x"])
-    assert "choice: for masked diffusion only" in capsys.readouterr().err
+    for flag, name in (("--choice=a", "choice"), ("--allow-eos", "allow_eos")):
+        with pytest.raises(SystemExit):
+            main([*arguments, flag, "x"])
+        assert f"{name}: for masked diffusion only" in capsys.readouterr().err
 
 
 def write_clip(file: Path, frames: int) -> None:

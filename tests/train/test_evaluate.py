@@ -39,6 +39,9 @@ def test_answers_are_reused_until_a_question_or_a_setting_changes(config: Config
     evaluate(config)
     second = json.loads(file.read_text())
     assert second["key"] != first["key"]
+    config.model.allow_eos = True
+    evaluate(config)
+    assert json.loads(file.read_text())["key"] != second["key"]
     questions = Path(config.data.root) / "held_out" / "questions.jsonl"
     questions.write_text(questions.read_text().splitlines()[0] + "\n")
     assert evaluate(config)["all"].questions == 1

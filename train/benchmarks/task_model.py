@@ -167,7 +167,7 @@ class TaskModel:
         resolve([self._model_layer])
         folder = local_model(arguments.model)
         config, self._tokenizer = model_config_of(folder), ChatTokenizer.load(folder)
-        self._prediction = config.prediction
+        self._prediction, self._allow_eos = config.prediction, config.allow_eos
         self._structure = read_schema_file(Path(arguments.schema)) if arguments.schema else None
         joint = JOINTS[arguments.image_joint]
         self._prompts = TaskPrompts(config, self._tokenizer, arguments.frames, joint)
@@ -217,7 +217,7 @@ class TaskModel:
 
     def _options(self, settings: Mapping[str, Any]) -> DecodingOptions:
         """The options of a question, without the outline of its structure."""
-        own = dict(settings)
+        own = {"allow_eos": self._allow_eos, **settings}
         if self._structure is not None:
             with schema_errors(f"model_args: schema={self._arguments.schema}"):
                 own = structured_settings(self._tokenizer, self._prediction, self._structure, own)

@@ -47,7 +47,7 @@ class TaskSettings:
     """How the requests of a task are decoded."""
 
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of ``DecodingOptions``."""
+    """Arguments of ``DecodingOptions.for_chat``."""
     until: tuple[str, ...] = ()
     """Texts that end an answer, besides eot."""
     suffix: str = ""
@@ -177,6 +177,7 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "think_mode": _suffix,
     "max_new_tokens": _as_text(int),
     "do_sample": _flag,
+    "allow_eos": _flag,
     "top_k": _as_text(int),
 }
 """Parsers of the options of the engine, and of settings that become options, stop texts or a suffix."""

@@ -1,8 +1,8 @@
 """An experiment as data: ``conf/experiment/NAME.yaml`` and the overrides of the command line.
 
 A trial is one point of the experiment's grid. Its settings are overrides of ``train/run.py``, except for
-``checkpoint`` (a folder of weights that is measured as it is, without training) and ``decoding.KEY`` (a field
-of ``DecodingOptions``).
+``checkpoint`` (a folder of weights that is measured as it is, without training) and ``decoding.KEY`` (an
+argument of ``DecodingOptions.for_chat``).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Trial:
     settings: Settings
     """Overrides of ``train/run.py``, with the name of the run."""
     decoding: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of ``DecodingOptions`` that replace those of ``train/evaluate.py``."""
+    """Arguments of ``DecodingOptions.for_chat`` that replace those of ``train/evaluate.py``."""
     checkpoint: str | None = None
     """Folder or URI of weights to measure; None: the run that the settings describe, trained if necessary."""
 

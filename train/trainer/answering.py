@@ -144,4 +144,5 @@ def _options(config: Config) -> DecodingOptions:
     settings: dict[str, Any] = {"max_tokens": tokens}
     if config.model.prediction is Prediction.masked:
         settings["block_length"] = math.gcd(config.objective.block_length or DEFAULT_BLOCK_LENGTH, tokens)
+        settings["allow_eos"] = config.model.allow_eos
     return DecodingOptions.for_chat(config.model.tokens, config.model.prediction, **settings)

@@ -18,7 +18,7 @@ Keys = Mapping[str, tuple[str, ...]]
 CONFIG = "config.json"
 OURS = "lladav"
 """The section of our own fields."""
-OUR_FIELDS = ("name", "tokens", "images", "attention", "prediction")
+OUR_FIELDS = ("name", "tokens", "images", "attention", "prediction", "allow_eos")
 """Fields of ``ModelConfig`` in our section."""
 
 PUBLISHED_LANGUAGE: Keys = {

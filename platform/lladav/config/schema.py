@@ -155,6 +155,9 @@ class ModelConfig:
     attention: Attention = Attention.bidirectional
     prediction: Prediction = Prediction.masked
     """What a hidden state predicts; it follows ``objective.kind`` and is saved with the weights."""
+    allow_eos: bool = setting(False, non_semantic="read by inference only")
+    """Whether an answer may contain EOS, which ends it as eot does; for a model that learned EOS behind its
+    answers (``objective.eos_tail``). False, as released: EOS is never written. Saved with the weights."""
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     tokenizer: str = setting(non_semantic="a path; model.tokens says what the tokenizer must contain")
     """Folder, URI or hub id of ``tokenizer.json``; by default that of the weights: of ``weights.released`` if

@@ -175,6 +175,8 @@ def _prediction(config: Config) -> Iterator[str]:
 def _objective(config: Config) -> Iterator[str]:
     if config.objective.kind is Prediction.masked:
         return
+    if config.model.allow_eos:
+        yield "model.allow_eos=true: a model that predicts the next token always writes EOS; leave it out"
     for name in ("stratified", "min_mask_ratio", "block_length"):
         value, without = getattr(config.objective, name), getattr(ObjectiveConfig, name)
         if value != without:

@@ -164,20 +164,31 @@ class DecodingOptions(UnmaskingOptions):
 
     @classmethod
     def for_chat(
-        cls, ids: TokenIds, prediction: Prediction = Prediction.masked, **settings: Any
+        cls,
+        ids: TokenIds,
+        prediction: Prediction = Prediction.masked,
+        *,
+        allow_eos: bool = False,
+        **settings: Any,
     ) -> DecodingOptions:
         """Options of an answer in a chat, which ends at eot.
 
-        A masked-diffusion model never samples BOS, EOS or header ids, as in the released decoder. An answer
-        ends at EOS, too, if the model predicts the next token. An answer with an outline ends with it. Raises
+        A masked-diffusion model never samples BOS, EOS or header ids, as in the released decoder. With
+        ``allow_eos`` it may sample EOS, where an answer then ends, too: for models that have learned to write
+        EOS behind answers (``objective.eos_tail``). An answer always ends at EOS if the model predicts the
+        next token. An answer with an outline ends with it, and ``allow_eos`` has no effect on it. Raises
         ``UserError`` for settings that such a model does not have.
         """
+        ends = (ids.eot,), (ids.eos,)
         if prediction is Prediction.next_token:
-            check_next_token(settings)
-            return cls(**{"stop": ((ids.eot,), (ids.eos,)), **settings})
-        forbidden = (ids.eos, ids.bos, ids.start_header, ids.end_header)
-        stop = ((ids.eot,),) if settings.get("outline") is None else ()
-        return cls(**{"stop": stop, "forbidden": forbidden, **settings})
+            check_next_token([*settings, "allow_eos"] if allow_eos else settings)
+            return cls(**{"stop": ends, **settings})
+        forbidden = ids.bos, ids.start_header, ids.end_header
+        if settings.get("outline") is not None:
+            return cls(**{"forbidden": (ids.eos, *forbidden), **settings})
+        if allow_eos:
+            return cls(**{"stop": ends, "forbidden": forbidden, **settings})
+        return cls(**{"stop": ends[:1], "forbidden": (ids.eos, *forbidden), **settings})
 
     def with_refresh_interval(self, refresh_interval: int | None) -> DecodingOptions:
         """A copy with the refresh interval that is chosen when a request is admitted, also for its text.

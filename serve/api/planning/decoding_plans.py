@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from lladav.config.schema import Prediction
+from lladav.config.schema import ModelConfig, Prediction
 from lladav.decoding.params import refusal, refused_for_next_token
 from lladav.decoding.structured_options import with_structure
 from lladav.decoding.unmasking import RULES, given_rule_parameters, rule_parameters
@@ -50,13 +50,11 @@ class DecodingPlanner(Protocol):
         ...
 
 
-def decoding_planner(
-    prediction: Prediction, settings: ServeSettings, limits: RequestLimits
-) -> DecodingPlanner:
-    """The planner for models of a kind."""
-    if prediction is Prediction.next_token:
+def decoding_planner(model: ModelConfig, settings: ServeSettings, limits: RequestLimits) -> DecodingPlanner:
+    """The planner for a model."""
+    if model.prediction is Prediction.next_token:
         return NextTokenPlanner(settings)
-    return DenoisingPlanner(settings, limits)
+    return DenoisingPlanner(model, settings, limits)
 
 
 class NextTokenPlanner:
@@ -88,8 +86,8 @@ class NextTokenPlanner:
 class DenoisingPlanner:
     """Plans for masked-diffusion models."""
 
-    def __init__(self, settings: ServeSettings, limits: RequestLimits) -> None:
-        self._settings, self._limits = settings, limits
+    def __init__(self, model: ModelConfig, settings: ServeSettings, limits: RequestLimits) -> None:
+        self._allow_eos, self._settings, self._limits = model.allow_eos, settings, limits
 
     def check(self, body: DecodingBody, structure: RequestedStructure | None) -> None:
         if structure is not None and isinstance(body, CompletionRequest) and body.suffix:
@@ -118,7 +116,8 @@ class DenoisingPlanner:
             _check_rule(body.reveal, rules)
         if not rules and defaults.tokens_per_step > 1:
             rules = {"tokens_per_step": defaults.tokens_per_step}
-        return {"cache": defaults.cache, **_without_rules(params), **rules}
+        own = {"cache": defaults.cache, "allow_eos": self._allow_eos}
+        return {**own, **_without_rules(params), **rules}
 
     def _preset(self, body: DecodingBody) -> dict[str, Any]:
         """The params of the alias and of the effort, which overrides the alias."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
-from lladav.config.schema import Prediction
+from lladav.config.schema import ModelConfig
 from lladav.decoding.params import DecodingOptions
 from lladav.errors import UserError
 from lladav.inputs.chat import ChatTokenizer
@@ -30,13 +30,13 @@ class OptionsPlanner:
         self,
         settings: ServeSettings,
         tokenizer: ChatTokenizer,
-        prediction: Prediction,
+        model: ModelConfig,
         limits: RequestLimits,
     ) -> None:
-        self._tokenizer, self._prediction, self._limits = tokenizer, prediction, limits
+        self._tokenizer, self._prediction, self._limits = tokenizer, model.prediction, limits
         self._default_max_tokens = settings.limits.default_max_tokens
-        self._decoding = decoding_planner(prediction, settings, limits)
-        chat = DecodingOptions.for_chat(tokenizer.ids, prediction)
+        self._decoding = decoding_planner(model, settings, limits)
+        chat = DecodingOptions.for_chat(tokenizer.ids, model.prediction)
         self._forbidden_without_end = (*chain.from_iterable(chat.stop), *chat.forbidden)
 
     def check(self, body: DecodingBody, structure: RequestedStructure | None) -> None:

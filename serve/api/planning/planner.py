@@ -127,7 +127,7 @@ class RequestPlanner:
         self._max_frames = model.images.inference_frames
         self._max_positions = model.language.max_positions
         self._limits = RequestLimits(settings, self._max_positions)
-        self._options = OptionsPlanner(settings, tokenizer, model.prediction, self._limits)
+        self._options = OptionsPlanner(settings, tokenizer, model, self._limits)
         self._padding = frozenset((tokenizer.ids.eos, tokenizer.ids.eot))
         self._structures = StructurePlanner(settings.decoding, tokenizer)
 

@@ -31,6 +31,8 @@ def _of_options(request: EngineRequest) -> Iterator[str]:
 def _of_fields(body: DecodingBody) -> Iterator[str]:
     for name in body.ignored:
         yield f"{name} has no effect"
+    if body.allow_eos and body.ignore_eos:
+        yield "allow_eos has no effect: with ignore_eos nothing ends the answer"
     if body.logit_bias == {}:
         yield "logit_bias has no effect: it is empty"
 

@@ -39,7 +39,7 @@ GRAMMARS = ("grammar", "structural_tag")
 """Fields that are refused."""
 EARLIER = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structural_tag")
 """vLLM's fields before ``structured_outputs``."""
-WITHOUT_EFFECT = ("stop", "ignore_eos", *REPETITION)
+WITHOUT_EFFECT = ("stop", "ignore_eos", "allow_eos", *REPETITION)
 """Fields that say how an answer ends or repeats itself: the structure decides both."""
 OF_JSON = (StructureKind.json_schema, StructureKind.json_object)
 """Kinds of an answer that may call tools instead: it never begins like a call."""

@@ -64,17 +64,19 @@ def test_the_real_8b_config_is_the_default_language_tower(golden: Any, tmp_path:
 
 @pytest.mark.parametrize("layout", ["llada_v", "llada", "llada_hf"])
 def test_language_images_tokens_and_attention_round_trip(tmp_path: Path, layout: str) -> None:
-    config = replace(tiny_config(kv_heads=2), attention=Attention.dialogue_causal)
+    config = replace(tiny_config(kv_heads=2), attention=Attention.dialogue_causal, allow_eos=True)
     config.images.pixels, config.images.inference_frames = Pixels.released, 16
     again = as_written(tmp_path, config, layout)
-    kept = ("name", "language", "tokens", "images", "attention", *(["vision"] if layout == "llada_v" else []))
+    kept = ["name", "language", "tokens", "images", "attention", "allow_eos"]
+    kept += ["vision"] if layout == "llada_v" else []
     assert {name: getattr(again, name) for name in kept} == {name: getattr(config, name) for name in kept}
 
 
-def test_a_config_without_a_prediction_is_of_a_masked_model(tmp_path: Path) -> None:
+def test_a_config_of_an_earlier_version_is_of_a_masked_model_that_writes_no_eos(tmp_path: Path) -> None:
     content = config_json(tiny_config(), "llada_v", torch.float32)
-    del content["lladav"]["prediction"]
-    assert model_config_of(written(tmp_path, content)).prediction is Prediction.masked
+    del content["lladav"]["prediction"], content["lladav"]["allow_eos"]
+    config = model_config_of(written(tmp_path, content))
+    assert (config.prediction, config.allow_eos) == (Prediction.masked, False)
 
 
 def test_an_exported_tower_has_only_the_built_layers(tmp_path: Path) -> None:

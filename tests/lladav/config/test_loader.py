@@ -191,6 +191,11 @@ def test_settings_of_masking_are_refused_without_masking(override: str, without:
     assert str(caught.value) == line
 
 
+def test_allowing_eos_is_refused_where_it_is_always_allowed():
+    with pytest.raises(UserError, match=r"model\.allow_eos=true: .*always writes EOS; leave it out"):
+        config.load(["model=tiny_ar", "model.allow_eos=true"])
+
+
 def test_the_prediction_of_the_model_follows_the_objective():
     assert config.load(["model=tiny_ar"]).model.prediction is Prediction.next_token
     masked = config.load(["model=tiny_ar", "objective.kind=masked"])
@@ -269,7 +274,7 @@ NON_SEMANTIC = [
     "cluster.workers=2", "train.micro_batch=2", "train.storage=elsewhere", "train.run=other", "data.tasks=3",
     "train.log_every=7", "train.checkpoint_every=3", "data.prefetch=9", "data.root=elsewhere",
     "train.loss_chunk=8", "cluster=kuberay", "data.sources.mammoth_si.annotations=unused.json",
-    "model.tokenizer=moved",
+    "model.tokenizer=moved", "model.allow_eos=true",
 ]  # fmt: skip
 SEMANTIC = [
     "stage=si", "model=llada_v_8b", "data=llava", "stage.lr.projector=1e-4", "stage.global_batch=16",
@@ -294,8 +299,9 @@ def test_the_non_semantic_keys():
     """Runs resume by this set: a key that joins or leaves it changes which runs can be resumed."""
     assert set(NON_SEMANTIC_KEYS) == {
         "stage.samples", "stage.ablation", "model.images.inference_frames", "model.tokenizer", "data.root",
-        "data.rescale", "data.bad_sample_budget", "data.tasks", "data.prefetch", "cluster", "train.run",
-        "train.storage", "train.scratch", "train.micro_batch", "train.activation_checkpointing",
+        "model.allow_eos", "data.rescale", "data.bad_sample_budget", "data.tasks", "data.prefetch",
+        "cluster", "train.run", "train.storage", "train.scratch", "train.micro_batch",
+        "train.activation_checkpointing",
         "train.loss_chunk", "train.persistence_threshold", "train.checkpoint_every",
         "train.keep_checkpoints", "train.log_every", "train.trackers",
     }  # fmt: skip

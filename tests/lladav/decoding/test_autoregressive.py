@@ -202,3 +202,5 @@ def test_chat_options_stop_at_eot_and_eos_and_forbid_nothing() -> None:
     assert (options.stop, options.forbidden) == (((TOKENS.eot,), (TOKENS.eos,)), ())
     with pytest.raises(UserError, match="refresh_interval: for masked diffusion only"):
         DecodingOptions.for_chat(TOKENS, Prediction.next_token, refresh_interval=1)
+    with pytest.raises(UserError, match="allow_eos: for masked diffusion only"):
+        DecodingOptions.for_chat(TOKENS, Prediction.next_token, allow_eos=True)

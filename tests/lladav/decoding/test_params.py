@@ -9,6 +9,7 @@ import pytest
 from lladav.decoding.params import Cache, DecodingOptions
 from lladav.errors import UserError
 from tests.lladav.build import TOKENS
+from tests.lladav.decoding.outlines import RECORDS
 
 
 @pytest.mark.parametrize(
@@ -68,6 +69,23 @@ def test_chat_options_stop_at_eot_and_forbid_template_ids() -> None:
     options = DecodingOptions.for_chat(TOKENS, max_tokens=8)
     assert options.stop == ((TOKENS.eot,),)
     assert set(options.forbidden) == {TOKENS.bos, TOKENS.eos, TOKENS.start_header, TOKENS.end_header}
+
+
+def test_chat_options_may_allow_eos_which_is_a_stop_then() -> None:
+    options = DecodingOptions.for_chat(TOKENS, allow_eos=True, max_tokens=8)
+    assert options.stop == ((TOKENS.eot,), (TOKENS.eos,))
+    assert set(options.forbidden) == {TOKENS.bos, TOKENS.start_header, TOKENS.end_header}
+    own = DecodingOptions.for_chat(TOKENS, allow_eos=True, stop=((3,),), forbidden=(4,))
+    assert (own.stop, own.forbidden) == (((3,),), (4,))
+
+
+def test_an_answer_with_an_outline_ends_the_same_if_eos_is_allowed() -> None:
+    allowed, forbidden = (
+        DecodingOptions.for_chat(TOKENS, allow_eos=allow, outline=RECORDS, max_tokens=25)
+        for allow in (True, False)
+    )
+    assert allowed == forbidden
+    assert TOKENS.eos in forbidden.forbidden
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,17 @@ def test_a_stop_may_begin_before_one_that_was_found_earlier() -> None:
     assert state.answer == []
 
 
+def test_the_first_of_two_kinds_of_ends_counts() -> None:
+    state = state_of(stop=((3,), (4,)), block_length=8)
+    fill(state, {5: 4})
+    assert state.candidates.tolist() == [0, 1, 2, 3, 4]
+    fill(state, {0: 1, 2: 3})
+    assert (state.candidates.tolist(), state.committed) == ([1], 1)
+    fill(state, {1: 2})
+    assert state.done
+    assert state.answer == [1, 2]
+
+
 def test_a_stop_longer_than_the_canvas_is_never_found() -> None:
     assert len(spans_until_done(state_of(stop=((1,) * 9,)))) == 8
 
@@ -107,7 +118,7 @@ def test_the_beginning_of_a_possible_stop_is_not_committed() -> None:
 
 @given(st.data())
 def test_committed_tokens_never_change(data: st.DataObject) -> None:
-    stop = data.draw(st.sampled_from([(), ((1,),), ((1, 2),), ((2, 2, 1), (3,))]))
+    stop = data.draw(st.sampled_from([(), ((1,),), ((1,), (2,)), ((1, 2),), ((2, 2, 1), (3,))]))
     block = data.draw(st.sampled_from([1, 2, 4, 8]))
     state = state_of(stop=stop, block_length=block, threshold=0.5)
     committed: list[int] = []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
@@ -72,6 +74,8 @@ def test_fields_without_effect_are_warnings(client: httpx.Client, path: str) -> 
         ({"max_tokens": None, "max_completion_tokens": 600}, "max_completion_tokens 600 is above the limit"),
         ({"messages": CONTINUED, "tools": [TOOL]}, "tools has no effect: the answer continues a message"),
         ({"guided_choice": ["a"], "presence_penalty": 1}, "presence_penalty has no effect"),
+        ({"guided_choice": ["a"], "allow_eos": True}, "allow_eos has no effect"),
+        ({"ignore_eos": True, "allow_eos": True}, "allow_eos has no effect: with ignore_eos nothing ends"),
     ],
 )  # fmt: skip
 def test_what_has_no_effect_is_said(client: httpx.Client, given: dict[str, Any], says: str) -> None:
@@ -124,6 +128,33 @@ def test_a_biased_token_is_written_or_never_written(client: httpx.Client, engine
     for bias, expected in ((2, True), (-100, False)):
         given = {"logit_bias": {str(token): bias}, "temperature": 2, "max_tokens": 128, "ignore_eos": True}
         assert ("7" in text_of(client, **given, seed=1)) is expected
+
+
+@pytest.mark.parametrize("by_default", [False, True])
+def test_eos_ends_an_answer_if_the_model_or_the_request_allows_it(
+    model_folder: Path, engines: LocalEngines, tmp_path: Path, by_default: bool
+) -> None:
+    folder = with_allow_eos(model_folder, tmp_path, by_default)
+    bias = {str(engines.worker._tokenizer.ids.eos): 100}
+    settings = settings_of(folder, aliases={"other": {"allow_eos": not by_default}})
+    with serving(settings, engines) as address, httpx.Client(base_url=address, timeout=60) as client:
+
+        def finish(**given: Any) -> str:
+            return answered(client, logit_bias=bias, **given)["choices"][0]["finish_reason"]
+
+        assert finish() == ("stop" if by_default else "length")
+        assert finish(model="other") == finish(allow_eos=not by_default) != finish()
+        assert finish(model="other", allow_eos=by_default) == finish()
+        assert finish(allow_eos=True, ignore_eos=True) == "length"
+
+
+def with_allow_eos(model_folder: Path, folder: Path, value: bool) -> Path:
+    """A copy of a checkpoint in ``folder`` with another ``model.allow_eos``."""
+    copied = shutil.copytree(model_folder, folder / "model")
+    config = json.loads((copied / "config.json").read_text())
+    config["lladav"]["allow_eos"] = value
+    (copied / "config.json").write_text(json.dumps(config))
+    return copied
 
 
 @pytest.mark.parametrize("count", [0, 1, 20])

@@ -68,6 +68,7 @@ def test_repetition_is_suppressed_on_request(client: httpx.Client) -> None:
         (CHAT, {"threshold": 0.9}),
         (CHAT, {"cache": "prefix"}),
         (CHAT, {"guidance": 1.0}),
+        (CHAT, {"allow_eos": True}),
         (CHAT, {"reveal": "quota"}),
         (CHAT, {"effort": "fast"}),
         (CHAT, {"response_format": SCHEMA}),

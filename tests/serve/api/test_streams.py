@@ -76,7 +76,7 @@ CACHES = st.fixed_dictionaries(
 )
 DENOISING = frozenset(
     ("steps", "tokens_per_step", "threshold", "factor", "entropy", "cache", "refresh_interval")
-) | {"block_length", "guidance", "suffix", "response_format"}
+) | {"block_length", "guidance", "allow_eos", "suffix", "response_format"}
 
 
 @st.composite
@@ -86,7 +86,7 @@ def requests(draw: st.DrawFn) -> Request:
     params |= {"model": NAME, "seed": draw(st.integers(0, 99)), "n": draw(st.sampled_from([1, 1, 3]))}
     params |= {"max_tokens": draw(st.sampled_from([4, 12, 16]))}
     params |= {"block_length": draw(st.sampled_from([4, 8]))}
-    params |= draw(st.sampled_from([{}, {"guidance": 0.5}, {"ignore_eos": True}]))
+    params |= draw(st.sampled_from([{}, {"guidance": 0.5}, {"ignore_eos": True}, {"allow_eos": True}]))
     if params["max_tokens"] < 12:
         params.pop("steps", None)
     question = draw(st.sampled_from(["What?", "é €", "1 + 2"]))

@@ -140,6 +140,9 @@ class TestSampling:
             "presence_penalty": 1.0,
         }
 
+    def test_eos_is_allowed(self):
+        assert resolved({"allow_eos": True}).options == {"temperature": 0.0, "allow_eos": True}
+
     def test_a_layer_of_the_model_makes_a_task_sample(self):
         assert resolved({"temperature": 0.7}, {"max_new_tokens": 8}).options["temperature"] == 0.7
 
@@ -157,6 +160,7 @@ class TestSampling:
         ({"cache": "all"}, "not a value"),
         ({"until": [3]}, "not a value"),
         ({"do_sample": 1}, "not a value"),
+        ({"allow_eos": "perhaps"}, "not a value"),
         ({"remasking": "random"}, "remasking=random is not supported; use low_confidence"),
         ({"num_beams": 4}, "num_beams=4 is not supported; use 1, or leave it out"),
         ({"image_aspect_ratio": "pad"}, "image_aspect_ratio=pad is not supported; use original"),

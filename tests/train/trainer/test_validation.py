@@ -127,6 +127,7 @@ def asking(config: Config, kind: Prediction = Prediction.masked) -> Config:
     """The same run with questions at each validation."""
     config.data.validation.questions, config.data.validation.answer_tokens = 3, 8
     config.objective.kind = config.model.prediction = kind
+    config.model.allow_eos = kind is Prediction.masked
     if kind is Prediction.next_token:
         config.model.attention = Attention.causal
     return config
@@ -256,7 +257,7 @@ def check_answers(folder: Path, name: str, rows: Rows) -> None:
     samples = ValidationSet.of(open_manifest(config), config).read(range(3)).samples
     prompts = [AskedSample.of(sample, tokenizer).prompt for sample in samples]
     is_masked = model.config.prediction is Prediction.masked
-    options = {"block_length": 8, "refresh_interval": 1} if is_masked else {}
+    options = {"block_length": 8, "refresh_interval": 1, "allow_eos": True} if is_masked else {}
     chat = DecodingOptions.for_chat(model.config.tokens, model.config.prediction, max_tokens=8, **options)
     expected = [tokenizer.decode(each.tokens) for each in decode(model, prompts, chat)]
     written = [row for row in read_steps(path / ANSWERS_LOG) if row["step"] == STEPS]
