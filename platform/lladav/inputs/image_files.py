@@ -16,6 +16,7 @@ from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from lladav.config.schema import Pixels
 from lladav.errors import MediaError, StorageError, UserError
+from lladav.inputs.image_headers import HEAD_BYTES, PNG_START, plain_size
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """Formats for HTTP requests: few, because untrusted bytes can attack each of their decoders."""
@@ -42,7 +43,21 @@ _CHUNK = struct.Struct(">I4s")
 
 def image_size(stream: BinaryIO, name: str, pixels: Pixels) -> tuple[int, int]:
     """Return (width, height) after decoding, read from the header. Raises ``MediaError`` if it is damaged."""
-    with as_media_error(name), Image.open(stream, formats=LOCAL_FORMATS) as image:
+    with as_media_error(name):
+        return _plain_size(stream, pixels) or _size(stream, pixels)
+
+
+def _plain_size(stream: BinaryIO, pixels: Pixels) -> tuple[int, int] | None:
+    """The size of a PNG or JPEG without metadata; None for any other file."""
+    head = stream.read(HEAD_BYTES)
+    size = plain_size(head)
+    if size and head.startswith(PNG_START) and pixels is Pixels.displayed and _has_late_metadata(stream):
+        return None
+    return size
+
+
+def _size(stream: BinaryIO, pixels: Pixels) -> tuple[int, int]:
+    with Image.open(stream, formats=LOCAL_FORMATS) as image:
         width, height = image.size
         return (height, width) if _decoding_swaps(image, pixels) else (width, height)
 
@@ -111,9 +126,11 @@ def _exif(image: Image.Image) -> Image.Exif:
 
 def _has_late_metadata(png: BinaryIO) -> bool:
     """Whether metadata follows the pixels of a PNG. Restores the position of the stream."""
-    before, position, found = png.tell(), 8, set()
+    before, position, kind, found = png.tell(), 8, b"", set()
     try:
-        while png.seek(position) == position and len(head := png.read(_CHUNK.size)) == _CHUNK.size:
+        while kind != b"IEND" and png.seek(position) == position:
+            if len(head := png.read(_CHUNK.size)) < _CHUNK.size:
+                return False
             length, kind = _CHUNK.unpack(head)
             if kind in PNG_METADATA and b"IDAT" in found:
                 return True
