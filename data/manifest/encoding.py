@@ -20,11 +20,12 @@ from lladav.inputs.chat import (
     IMAGE_MARK,
     ChatTokenizer,
     Message,
+    TokenRuns,
+    chat_runs,
     count_image_marks,
-    encode_chat,
-    encode_plain,
     move_mark_to_front,
     parse_conversation,
+    plain_runs,
 )
 from lladav.inputs.images import image_kind, token_count
 from lladav.inputs.samples import IMAGE_PLACEHOLDER, Encoded, VisualKind, VisualShape
@@ -45,6 +46,16 @@ class EncodedRecord:
     def length(self) -> int:
         """Number of tokens, visual tokens included."""
         return len(self.text.input_ids) - self.visuals + self.visual_tokens
+
+
+@dataclass(frozen=True)
+class SampleCounts:
+    """The counts of an encoded record; ``supervised`` are positions that carry loss."""
+
+    length: int
+    visual_tokens: int
+    supervised: int
+    was_cut: bool
 
 
 class Encoder:
@@ -72,6 +83,33 @@ class Encoder:
 
         Raises ``BadSample`` if the image marks do not match the media and if no token of an answer is left.
         """
+        return self._cut(*self._runs(record, source, suffixed, shapes))
+
+    def count(
+        self, record: Record, source: int, suffixed: bool, shapes: Sequence[VisualShape]
+    ) -> SampleCounts:
+        """The counts of ``encode``, which raises the same errors; takes less time if nothing is cut off."""
+        runs, tokens = self._runs(record, source, suffixed, shapes)
+        visual_tokens = sum(tokens)
+        length = len(runs) - len(tokens) + visual_tokens
+        if length <= self._spec.max_length and runs.supervised_answers:
+            return SampleCounts(length, visual_tokens, runs.supervised, False)
+        cut_off = self._cut(runs, tokens)
+        supervised = int(np.count_nonzero(cut_off.text.supervised))
+        return SampleCounts(cut_off.length, cut_off.visual_tokens, supervised, cut_off.was_cut)
+
+    def _cut(self, runs: TokenRuns, visual_tokens: Sequence[int]) -> EncodedRecord:
+        encoded = cut(runs.encoded(self._tokenizer.mark_id), visual_tokens, self._spec.max_length)
+        if not np.any(encoded.text.answer & encoded.text.supervised):
+            raise BadSample(
+                Reason.answer_cut, f"no token of an answer lies within {self._spec.max_length} tokens"
+            )
+        return encoded
+
+    def _runs(
+        self, record: Record, source: int, suffixed: bool, shapes: Sequence[VisualShape]
+    ) -> tuple[TokenRuns, list[int]]:
+        """The text of a record, and the number of tokens of each image or video."""
         suffix = self._suffix(source) if suffixed else None
         messages = self._messages(record, suffix.text if suffix else "")
         marks = count_image_marks(messages)
@@ -80,12 +118,7 @@ class Encoder:
                 Reason.image_count, f"{marks} {IMAGE_MARK} marks for {len(shapes)} images or videos"
             )
         tokens = [token_count(shape, self._spec.geometry) for shape in shapes]
-        encoded = cut(self._encode(messages, record.id), tokens, self._spec.max_length)
-        if not np.any(encoded.text.answer & encoded.text.supervised):
-            raise BadSample(
-                Reason.answer_cut, f"no token of an answer lies within {self._spec.max_length} tokens"
-            )
-        return encoded
+        return self._text_runs(messages, record.id), tokens
 
     def _suffix(self, source: int) -> Suffix | None:
         return self._spec.suffixes.get(self._spec.sources[source].name)
@@ -103,11 +136,11 @@ class Encoder:
             messages = [_with_suffix(message, suffix) for message in messages]
         return [_with_mark_in_front(message) for message in messages] if record.media else messages
 
-    def _encode(self, messages: Sequence[Message], record_id: str) -> Encoded:
+    def _text_runs(self, messages: Sequence[Message], record_id: str) -> TokenRuns:
         if self._spec.template is Template.plain:
-            return encode_plain(messages, self._tokenizer)
+            return plain_runs(messages, self._tokenizer)
         tail = eos_tail(record_id, self._spec.eos_tail)
-        return encode_chat(messages, self._tokenizer, self._spec.supervise, tail)
+        return chat_runs(messages, self._tokenizer, self._spec.supervise, tail)
 
 
 def cut(text: Encoded, visual_tokens: Sequence[int], max_length: int) -> EncodedRecord:

@@ -7,15 +7,17 @@ not count the frames.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from data.manifest.encoding import Encoder
+from data.manifest.encoding import Encoder, SampleCounts
 from data.manifest.quarantine import Reject
 from data.manifest.spec import ManifestSpec
 from data.records.parsing import parse, record_id
@@ -111,31 +113,17 @@ class Scanner:
                     rows.append(self._row(chunk, number, raw))
             except BadSample as bad:
                 rejects.append(self._reject(chunk, number, raw, bad))
-        return Scan(pa.Table.from_pylist(rows, SCHEMA), rejects, chunk.read_bytes)
+        return Scan(_table(chunk, rows), rejects, chunk.read_bytes)
 
-    def _row(self, chunk: Chunk, number: int, raw: RawRecord) -> dict[str, Any]:
+    def _row(self, chunk: Chunk, number: int, raw: RawRecord) -> _Row:
         record, sample = parse(raw), self._sample_id(chunk, number)
         locations = [self._stores[chunk.source].locate(medium, record.is_video) for medium in record.media]
         shapes = [
             self._shape(chunk.source, record, *pair) for pair in zip(record.media, locations, strict=True)
         ]
         suffix = self._encoder.draws_suffix(chunk.source, sample)
-        encoded = self._encoder.encode(record, chunk.source, suffix, shapes)
-        return {
-            "id": sample,
-            "source": chunk.source,
-            "file": chunk.file,
-            "position": int(chunk.positions[number]),
-            "extent": int(chunk.extents[number]),
-            **_columns(VisualShape, shapes),
-            **_columns(MediaLocation, locations),
-            "text_tokens": encoded.length - encoded.visual_tokens,
-            "visual_tokens": encoded.visual_tokens,
-            "length": encoded.length,
-            "supervised": int(np.count_nonzero(encoded.text.supervised)),
-            "suffix": suffix,
-            "was_cut": encoded.was_cut,
-        }
+        counts = self._encoder.count(record, chunk.source, suffix, shapes)
+        return _Row(number, sample, shapes, locations, counts, suffix)
 
     def _shape(self, source: int, record: Record, medium: Medium, location: MediaLocation) -> VisualShape:
         """The shape of an image or video from its header."""
@@ -170,6 +158,49 @@ class Scanner:
         return Reject.of(source, sample, record_id(raw), chunk.describe(number), bad)
 
 
-def _columns(kind: type, values: list[Any]) -> dict[str, list[Any]]:
-    """Objects of class ``kind`` as one list for each of its fields."""
-    return {name: [getattr(value, name) for value in values] for name in kind.__annotations__}
+class _Row(NamedTuple):
+    """A usable sample; ``number`` is that of its record in the chunk."""
+
+    number: int
+    id: str
+    shapes: list[VisualShape]
+    locations: list[MediaLocation]
+    counts: SampleCounts
+    suffix: bool
+
+
+def _table(chunk: Chunk, rows: list[_Row]) -> pa.Table:
+    """The rows as a table of ``SCHEMA``."""
+    numbers = np.array([row.number for row in rows], np.int64)
+    lengths, visual_tokens = (
+        np.array([getattr(row.counts, name) for row in rows], np.int32)
+        for name in ("length", "visual_tokens")
+    )
+    columns = {
+        "id": [row.id for row in rows],
+        "source": np.full(len(rows), chunk.source),
+        "file": np.full(len(rows), chunk.file),
+        "position": chunk.positions[numbers],
+        "extent": chunk.extents[numbers],
+        **_list_columns(VisualShape, [row.shapes for row in rows]),
+        **_list_columns(MediaLocation, [row.locations for row in rows]),
+        "text_tokens": lengths - visual_tokens,
+        "visual_tokens": visual_tokens,
+        "length": lengths,
+        "supervised": [row.counts.supervised for row in rows],
+        "suffix": [row.suffix for row in rows],
+        "was_cut": [row.counts.was_cut for row in rows],
+    }
+    return pa.table(columns, SCHEMA)
+
+
+def _list_columns(kind: type, values: Sequence[Sequence[Any]]) -> dict[str, pa.Array]:
+    """Lists of objects of class ``kind`` as a column of lists for each of its fields."""
+    offsets = pa.array(np.cumsum([0, *map(len, values)]), pa.int32())
+    flat = list(chain.from_iterable(values))
+    return {
+        name: pa.ListArray.from_arrays(
+            offsets, pa.array([getattr(value, name) for value in flat], SCHEMA.field(name).type.value_type)
+        )
+        for name in kind.__annotations__
+    }

@@ -263,7 +263,7 @@ def encode_prompt(messages: Sequence[Message], tokenizer: ChatTokenizer, start: 
     """
     chat = encode_chat([replace(m, content=m.content.strip()) for m in messages], tokenizer)
     header = [*tokenizer.answer_header, *tokenizer.encode(start)]
-    opening = _Conversation()
+    opening = TokenRuns()
     opening.add(header, int(chat.turns[-1]), labelled=False)
     prompt = Encoded.joined([chat, opening.encoded()])
     return replace(prompt, labels=np.full_like(prompt.labels, IGNORED), answer=np.zeros_like(prompt.answer))
@@ -275,33 +275,43 @@ def encode_chat(
     supervise: Supervise = Supervise.template,
     eos_tail: int = 0,
 ) -> Encoded:
-    """Encode a training conversation.
+    """Encode a training conversation, see ``chat_runs``."""
+    return chat_runs(messages, tokenizer, supervise, eos_tail).encoded(tokenizer.mark_id)
+
+
+def encode_plain(messages: Sequence[Message], tokenizer: ChatTokenizer) -> Encoded:
+    """Encode images and caption, see ``plain_runs``."""
+    return plain_runs(messages, tokenizer).encoded()
+
+
+def chat_runs(
+    messages: Sequence[Message],
+    tokenizer: ChatTokenizer,
+    supervise: Supervise = Supervise.template,
+    eos_tail: int = 0,
+) -> TokenRuns:
+    """The tokens of a training conversation.
 
     Assistant turns with their header and eot are supervised and, as released, also every BOS, header and eot
     id of the other turns. With ``supervise=answers``, only the contents of assistant turns and their eot are.
     ``eos_tail`` supervised EOS ids follow the last turn. As released, the label of an image in an assistant
     turn is the id of the mark; packing drops that label.
     """
-    chat, number = _Conversation(), 0
+    chat, number = TokenRuns(supervise), 0
     chat.add([tokenizer.ids.bos], number, labelled=True)
     for message, number in zip(messages, _turn_numbers(messages), strict=True):
         _add_turn(chat, message, number, tokenizer)
     chat.add([tokenizer.ids.eos] * eos_tail, number, labelled=True, answer=True)
-    joined = chat.encoded(tokenizer.mark_id)
-    if supervise is Supervise.answers:
-        return replace(joined, labels=np.where(joined.answer, joined.labels, IGNORED).astype(np.int32))
-    return joined
+    return chat
 
 
-def encode_plain(messages: Sequence[Message], tokenizer: ChatTokenizer) -> Encoded:
-    """Encode images, caption and line end without roles or template. Caption and line end are supervised."""
+def plain_runs(messages: Sequence[Message], tokenizer: ChatTokenizer) -> TokenRuns:
+    """Images, caption and line end without roles or template. Caption and line end are supervised."""
     caption = next(m.content for m in messages if m.role == "assistant").replace(IMAGE_MARK, "")
-    caption_ids = tokenizer.encode(caption + "\n")
-    image = [IMAGE_PLACEHOLDER] * count_image_marks(messages)
-    sample = _Conversation()
-    sample.add(image, 0, labelled=False)
-    sample.add(caption_ids, 0, labelled=True, answer=True)
-    return sample.encoded()
+    sample = TokenRuns()
+    sample.add([IMAGE_PLACEHOLDER] * count_image_marks(messages), 0, labelled=False)
+    sample.add(tokenizer.encode(caption + "\n"), 0, labelled=True, answer=True)
+    return sample
 
 
 def count_image_marks(messages: Sequence[Message]) -> int:
@@ -309,29 +319,43 @@ def count_image_marks(messages: Sequence[Message]) -> int:
     return sum(message.content.count(message.mark) for message in messages)
 
 
-class _Conversation:
-    """Ids of a conversation, in runs that are alike: of one turn, with loss or not, of an answer or not."""
+class TokenRuns:
+    """Token ids in runs that are alike: of one turn, with loss or not, of an answer or not.
 
-    def __init__(self) -> None:
+    The counts are known without building arrays.
+    """
+
+    def __init__(self, supervise: Supervise = Supervise.template) -> None:
+        self._answers_only = supervise is Supervise.answers
         self._ids: list[int] = []
         self._sizes: list[int] = []
         self._kinds: list[int] = []
+        self.supervised = self.supervised_answers = 0
+        """Positions that carry loss; those of them in answers. Image placeholders carry none."""
+
+    def __len__(self) -> int:
+        return len(self._ids)
 
     def add(self, ids: Sequence[int], turn: int, labelled: bool, answer: bool = False) -> None:
-        """Append a run."""
+        """Append a run. A labelled run carries loss, unless only answers do."""
+        labelled = labelled and (answer or not self._answers_only)
         self._ids += ids
         self._sizes.append(len(ids))
         self._kinds.append(4 * turn + 2 * labelled + answer)
+        if labelled:
+            count = len(ids) - ids.count(IMAGE_PLACEHOLDER)
+            self.supervised += count
+            self.supervised_answers += count * answer
 
     def encoded(self, mark_id: int = IGNORED) -> Encoded:
-        """All runs; ``mark_id`` is the label of an image mark."""
+        """The arrays of all runs; ``mark_id`` is the label of an image mark."""
         ids, kinds = np.array(self._ids, np.int32), np.array(self._kinds, np.int32).repeat(self._sizes)
         labels = np.where(kinds & 2, ids, np.int32(IGNORED))
         labels[labels == IMAGE_PLACEHOLDER] = mark_id
         return Encoded(ids, labels, kinds // 4, (kinds & 1).astype(bool))
 
 
-def _add_turn(chat: _Conversation, message: Message, turn: int, tokenizer: ChatTokenizer) -> None:
+def _add_turn(chat: TokenRuns, message: Message, turn: int, tokenizer: ChatTokenizer) -> None:
     special = tokenizer.ids
     role = tokenizer.encode(message.role)
     # As released, the line ends are encoded together with the content: BPE may merge them.

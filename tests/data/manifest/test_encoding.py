@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.manifest.encoding import EncodedRecord, Encoder, cut
+from data.manifest.encoding import EncodedRecord, Encoder, SampleCounts, cut
 from data.manifest.spec import ManifestSpec
 from data.records.parsing import parse
 from data.records.record import BadSample, Reason, Record
@@ -51,9 +52,18 @@ class Stage:
     def encode(
         self, *texts: str, name: str = "r", images: int = 0, video: bool = False, suffixed: bool = False
     ) -> EncodedRecord:
-        record = Record(name, ["a.png"] * images, video, build.turns(*texts))
-        shapes = [VisualShape(self.encoder.kind_of(record), 30, 30, 1)] * images
+        record, shapes = self._record(texts, name, images, video)
         return self.encoder.encode(record, 0, suffixed, shapes)
+
+    def count(self, *texts: str, images: int = 0) -> SampleCounts:
+        record, shapes = self._record(texts, "r", images, False)
+        return self.encoder.count(record, 0, False, shapes)
+
+    def _record(
+        self, texts: Sequence[str], name: str, images: int, video: bool
+    ) -> tuple[Record, list[VisualShape]]:
+        record = Record(name, ["a.png"] * images, video, build.turns(*texts))
+        return record, [VisualShape(self.encoder.kind_of(record), 30, 30, 1)] * images
 
     def text_of(self, encoded: EncodedRecord) -> str:
         ids = encoded.text.input_ids
@@ -63,6 +73,18 @@ class Stage:
 @pytest.fixture
 def stage(tmp_path: Path, tokenizer: Path) -> Stage:
     return Stage(tmp_path, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory, golden: Golden) -> list[Stage]:
+    """Both templates and kinds of supervision, and lengths that cut off everything, something and nothing."""
+    root, tokenizer = tmp_path_factory.mktemp("stages"), golden.folder / "tokenizer"
+    return [
+        Stage(root, tokenizer, ObjectiveConfig(supervise=supervise), template=template, max_length=length)
+        for supervise in Supervise
+        for template in Template
+        for length in (5, 140, 1000)
+    ]
 
 
 def text_with_images(is_image: list[bool]) -> Encoded:
@@ -244,3 +266,23 @@ def test_a_record_without_answer_is_bad(stage: Stage) -> None:
     with pytest.raises(BadSample) as bad:
         stage.encode("Is anybody there?")
     assert bad.value.reason is Reason.bad_record
+
+
+@given(st.data())
+def test_the_counts_of_a_record_are_those_of_its_encoding(stages: list[Stage], data: st.DataObject) -> None:
+    stage = data.draw(st.sampled_from(stages))
+    texts = data.draw(
+        st.lists(st.sampled_from(["What?", "<image>", "Two <image> words.", ""]), min_size=1, max_size=5)
+    )
+    images = data.draw(st.sampled_from([0, "".join(texts).count(IMAGE_MARK)]))
+    outcomes = []
+    for work in (stage.encode, stage.count):
+        try:
+            outcomes.append(work(*texts, images=images))
+        except BadSample as bad:
+            outcomes.append(str(bad))
+    encoded, counts = outcomes
+    if isinstance(encoded, EncodedRecord):
+        supervised = int(np.count_nonzero(encoded.text.supervised))
+        encoded = SampleCounts(encoded.length, encoded.visual_tokens, supervised, encoded.was_cut)
+    assert counts == encoded
