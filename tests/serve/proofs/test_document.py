@@ -23,12 +23,12 @@ from tests.serve.apis import LocalEngines, serving, settings_of
 pytestmark = [pytest.mark.proof, pytest.mark.slow]
 SHORT, LONG = 12, 400
 """Requests of each operation, in each way of ``_ways``."""
-QUESTIONS: dict[str, Any] = {
-    "messages": [{"role": "user", "content": "Count."}],
-    "prompt": "One, two",
-    "input": "Count.",
+QUESTIONS: dict[str, tuple[str, Any]] = {
+    "/v1/chat/completions": ("messages", [{"role": "user", "content": "Count."}]),
+    "/v1/completions": ("prompt", "One, two"),
+    "/v1/responses": ("input", "Count."),
 }
-"""A question by the field that has it."""
+"""The field with the question, and a question, by path."""
 LIMITS = {
     "n": 4,
     "max_output_tokens": 32,
@@ -80,7 +80,7 @@ def _ways(operation: Any) -> dict[str, SearchStrategy[Any]]:
     if operation.method != "post":
         return {"fitting": fitting}
     forbidden = operation.as_strategy(generation_mode=GenerationMode.NEGATIVE)
-    if not operation.path.startswith("/v1/"):
+    if operation.path not in QUESTIONS:
         return {"fitting": fitting, "forbidden": forbidden}
     answerable = st.builds(_answerable, fitting, st.sets(st.integers(0, 30), max_size=4))
     return {"fitting": fitting, "answerable": answerable, "forbidden": forbidden}
@@ -95,13 +95,13 @@ def _patient(case: Any) -> Any:
 
 def _answerable(case: Any, kept: set[int]) -> Any:
     """The case with an ordinary question and a few of its settings, within this server's limits."""
-    names = [name for name in sorted(case.body) if name not in ("model", *QUESTIONS)]
+    field, question = QUESTIONS[case.path]
+    names = [name for name in sorted(case.body) if name not in ("model", field)]
     body = {name: case.body[name] for number, name in enumerate(names) if number in kept}
     for name, limit in LIMITS.items():
         if isinstance(body.get(name), int):
             body[name] = 1 + body[name] % limit
-    (question,) = (name for name in QUESTIONS if name in case.body)
-    case.body = {"model": case.body["model"], question: QUESTIONS[question], **body}
+    case.body = {"model": case.body["model"], field: question, **body}
     return case
 
 
