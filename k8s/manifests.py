@@ -111,8 +111,13 @@ def serve_settings(service: Resource) -> ServeSettings:
 
 def training_configs(job: Resource) -> list[Config]:
     """The settings of the stages that a RayJob trains, in their order; none for batch inference."""
-    _, program, *overrides = shlex.split(job["spec"]["entrypoint"])
-    return [load_training(each) for each in expand_stages(overrides)] if program == TRAIN else []
+    return list(_configs_of(job["spec"]["entrypoint"]))
+
+
+@lru_cache(64)
+def _configs_of(entrypoint: str) -> tuple[Config, ...]:
+    _, program, *overrides = shlex.split(entrypoint)
+    return tuple(load_training(each) for each in expand_stages(overrides)) if program == TRAIN else ()
 
 
 def ray_cluster(resource: Resource, namespace: str = "lladav") -> Resource:

@@ -26,7 +26,7 @@ from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ENDLESS: dict[str, Any] = {"max_tokens": 512, "temperature": 5.0, "stream_mode": "denoise"}
-LONG: dict[str, Any] = {"max_tokens": 256, "ignore_eos": True}
+LONG: dict[str, Any] = {"max_tokens": 128, "ignore_eos": True}
 """An answer that takes a while."""
 SMALL: dict[str, Any] = {"engine__cpus": 0.5, "engine__max_rows": 4, "engine__max_waiting": 4}
 ONE: dict[str, Any] = {**SMALL, "engine__max_queued": 4, "limits__body_seconds": 5.0}
@@ -100,7 +100,7 @@ def test_clients_that_disconnect_free_their_rows(served: Served, stream: bool) -
         async with aiohttp.ClientSession() as session:
             await asyncio.gather(*(start_and_disconnect(session) for _ in range(4)))
 
-    for _ in range(5):
+    for _ in range(2):
         asyncio.run(several())
         served.wait_until_empty()
 
@@ -128,7 +128,7 @@ def test_a_replica_that_gets_sigterm_finishes_its_requests(served: Served) -> No
     """Ray handles the signal once the calls of the replica are done."""
     (victim,) = served.engines()
     with ConstantLoad(served.address, given=LONG) as load:
-        load.wait_for(4)
+        load.wait_for(1)
         served.wait_until_used(load.clients)
         victim.send_signal(signal.SIGTERM)
         victim.wait(timeout=60)
@@ -144,7 +144,7 @@ def test_a_new_version_a_lost_replica_and_the_end(served: Served) -> None:
 
 
 def a_new_version_under_load_fails_no_request(served: Served) -> None:
-    with ConstantLoad(served.address, pause=0.5, given=LONG) as load:
+    with ConstantLoad(served.address, pause=1.5, given=LONG) as load:
         load.wait_for(4)
         served.deploy(**PAIR)
         load.wait_for(4)
@@ -153,10 +153,10 @@ def a_new_version_under_load_fails_no_request(served: Served) -> None:
 
 def a_killed_replica_fails_only_its_streams(served: Served) -> None:
     victim = served.engines()[0]
-    with ConstantLoad(served.address, clients=6, given={"max_tokens": 128, "temperature": 5.0}) as load:
+    with ConstantLoad(served.address, clients=6, pause=1.5, given=LONG) as load:
         load.wait_for(4)
         victim.send_signal(signal.SIGKILL)
-        load.wait_for(12)
+        load.wait_for(8)
     failed = [outcome for outcome in load.outcomes if not outcome.ok]
     assert len(failed) <= 6
     assert {code_of(outcome) for outcome in failed} <= {"replica_lost"}
