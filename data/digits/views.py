@@ -1,6 +1,6 @@
 """Labelled views of random scenes, for the pretraining of the vision tower.
 
-They are painted in two processes that do not import torch, so that they start quickly.
+Many scenes are painted in two processes, which do not import torch, so that they start quickly.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from lladav.inputs.images import ViewGeometry, prepare_image
 from lladav.inputs.samples import VisualKind
 
 PROCESSES = 2
+FEW_SCENES = 1000
+"""So many scenes are painted sooner than processes start."""
 EMPTY_TILE_SHARE = 0.1
 """Fraction of the tiles without the middle of a digit that are kept."""
 
@@ -45,6 +47,8 @@ def labelled_views(
     """The base views and tiles of random scenes, without most of the tiles that have no digit."""
     part = scenes // PROCESSES
     jobs = [(pool, part, geometry, (seed, number), warp) for number in range(PROCESSES)]
+    if scenes <= FEW_SCENES:
+        return _joined([_draw(*job) for job in jobs])
     with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as workers:
         return _joined(list(workers.map(_draw, *zip(*jobs, strict=True))))
 
