@@ -18,7 +18,7 @@ from lladav.errors import UserError
 Span = tuple[int, int]
 """The first byte of a record and the byte after its last."""
 
-WINDOW = 1 << 24
+WINDOW = 1 << 22
 """Bytes that are scanned at a time; doubled while a single record is larger."""
 
 _OPENING = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[")
@@ -32,14 +32,15 @@ _STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
 
 def line_spans(path: Path) -> Iterator[Span]:
     """The lines of a file, blank ones skipped; raises ``UserError`` for an empty file."""
-    with _mapped(path) as content:
-        start, size = 0, len(content)
-        while start < size:
-            found = content.find(b"\n", start)
-            end = size if found < 0 else found
-            if content[start:end].strip():
-                yield start, end
-            start = end + 1
+    with path.open("rb") as file:
+        start = 0
+        for line in file:
+            text = line.removesuffix(b"\n")
+            if text.strip():
+                yield start, start + len(text)
+            start += len(line)
+    if not start:
+        raise _empty(path)
 
 
 def list_spans(path: Path) -> Iterator[Span]:
@@ -62,7 +63,12 @@ def list_spans(path: Path) -> Iterator[Span]:
                     f"{path}: the list breaks off after byte {start + (spans[-1][1] if spans else 0)}; "
                     "the file is cut short or has a stray quote or bracket there"
                 )
-            start, window = (start + spans[-1][1], WINDOW) if spans else (start, 2 * window)
+            if spans:
+                end = start + spans[-1][1]
+                _forget(content, start, end)
+                start, window = end, WINDOW
+            else:
+                window *= 2
 
 
 def _check_end(content: mmap.mmap, closing: int, path: Path) -> None:
@@ -130,4 +136,14 @@ def _mapped(path: Path) -> mmap.mmap:
         try:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except ValueError:
-            raise UserError(f"{path}: the file is empty; download it again or leave it out") from None
+            raise _empty(path) from None
+
+
+def _forget(content: mmap.mmap, start: int, end: int) -> None:
+    """Let go of the pages that hold these bytes: until then they count as memory of the process."""
+    first = start - start % mmap.PAGESIZE
+    content.madvise(mmap.MADV_DONTNEED, first, end - first)
+
+
+def _empty(path: Path) -> UserError:
+    return UserError(f"{path}: the file is empty; download it again or leave it out")

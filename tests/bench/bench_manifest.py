@@ -33,7 +33,7 @@ sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
 import numpy as np  # noqa: E402 - the path comes first
 from PIL import Image  # noqa: E402
 
-from data.manifest.manifest import Manifest, open_manifest  # noqa: E402
+from data.manifest.manifest import Manifest, manifest_in, open_manifest  # noqa: E402
 from data.manifest.ray_map import ray_map  # noqa: E402
 from data.pipeline.plan import Plan  # noqa: E402
 from lladav.cluster import connect  # noqa: E402
@@ -79,6 +79,7 @@ def measured(work: Callable[[], object]) -> Cost:
 
 
 def _report(config: Config, manifest: Manifest, built: Cost, arguments: argparse.Namespace) -> None:
+    manifest_in.cache_clear()
     again = measured(lambda: open_manifest(config)).seconds
     planning = measured(lambda: Plan.of(manifest, config).global_batch(0)).seconds
     records = manifest.summary.records

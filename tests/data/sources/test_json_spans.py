@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from data.sources import json_spans
 from data.sources.json_spans import line_spans, list_spans
 from lladav.errors import UserError
+from tests.memory import needs_peak_memory, run_program
 
 TEXTS = st.text(st.sampled_from('ab"\\[]{},:é\n'), max_size=12)
 VALUES = st.recursive(
@@ -90,3 +91,25 @@ def test_lines_are_found_and_blank_ones_skipped(tmp_path: Path) -> None:
         b'{"b": oops}',
         b'{"c": 3}',
     ]
+
+
+MEASURE = """
+import json, sys
+from pathlib import Path
+from data.sources.json_spans import line_spans, list_spans
+from tests.memory import peak_above
+
+def peak(find, name):
+    return peak_above(lambda: sum(1 for _ in find(Path(sys.argv[1], name))))
+
+print(json.dumps({"list": peak(list_spans, "list"), "lines": peak(line_spans, "lines")}))
+"""
+
+
+@needs_peak_memory
+def test_the_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    record, count = json.dumps({"id": "x" * 8000}), 8000
+    (tmp_path / "list").write_text(f"[{','.join([record] * count)}]")
+    (tmp_path / "lines").write_text(f"{record}\n" * count)
+    peaks = run_program(MEASURE, str(tmp_path))
+    assert max(peaks.values()) < 8000 * count / 2
