@@ -13,9 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
 os.environ["DS_ACCELERATOR"] = "cpu"
 
-import deepspeed
-import deepspeed.runtime.zero.muon.original_muon  # imports torch's compiler, which takes seconds
 import pytest
+import torch._dynamo  # torch's optimizers import it, which takes seconds
 
 import tests.lladav.build
 import tests.train.settings

@@ -113,6 +113,7 @@ def test_a_killed_worker_a_killed_ray_and_fewer_workers_change_no_loss(root: Pat
         wait_for_checkpoint(EVERY)
         assert len(logged(run)) >= EVERY
         train_workers(process)[0].kill()
+        wait_for(lambda: "resumes after step" in output.read_text(), output.read_text, pause=0.2)
         wait_for_checkpoint(run.committed_step() + EVERY)
     committed = run.committed_step()
     assert {checkpoint.workers for checkpoint in run.checkpoints()} == {2}

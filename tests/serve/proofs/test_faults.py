@@ -38,9 +38,7 @@ GOODPUT = 0.7
 
 
 @pytest.fixture(scope="module")
-def served(model_folder: Path, full: bool) -> Iterator[Served]:
-    if not full:
-        pytest.skip("takes minutes; --full runs it")
+def served(model_folder: Path, takes_minutes: None) -> Iterator[Served]:  # noqa: ARG001
     with cluster(model_folder, **SETTINGS) as running:
         yield running
 

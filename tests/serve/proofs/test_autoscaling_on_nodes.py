@@ -16,7 +16,7 @@ from tests.serve.clusters import ConstantLoad, deployed, replica_states
 from tests.serve.nodes import elastic_cluster
 from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.proof, pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("takes_minutes")]
 REPLICAS = 2
 CLIENTS = 16
 SETTINGS = {

@@ -12,7 +12,10 @@ from lladav.cluster import Head, local_head
 from tests.serve.clusters import ConstantLoad, deployed
 from tests.serve.nodes import worker
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [
+    *(pytest.mark.proof, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)),
+    pytest.mark.usefixtures("takes_minutes"),
+]
 SETTINGS = {
     "engine__cpus": 1.5,  # two replicas fill a worker node, and none fits on the head
     "ingress__cpus": 1.5,
