@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from lladav.config.introspection import field_docs
-from lladav.decoding.params import MAX_PENALTY, MAX_SCALE, Cache
+from lladav.decoding.params import MAX_FACTOR, MAX_PENALTY, MAX_SCALE, MIN_FACTOR, Cache
 from lladav.decoding.unmasking import RULES, ParameterRange, UnmaskingOptions, rule_parameters
 
 
@@ -39,6 +39,7 @@ Scale = Annotated[float, Field(ge=0, le=MAX_SCALE, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
 ShareOrNothing = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-MAX_PENALTY, le=MAX_PENALTY)]
+PenaltyFactor = Annotated[float, Field(ge=MIN_FACTOR, le=MAX_FACTOR)]
 TopK = Annotated[int, Field(ge=-1), WholeNumber]
 
 
@@ -126,7 +127,7 @@ class DecodingParams(RuleFields):
     one."""
     min_p: ShareOrNothing | None = None
     """Sample among the tokens with at least this share of the probability of the most probable one."""
-    repetition_penalty: Positive | None = None
+    repetition_penalty: PenaltyFactor | None = None
     """Logits of tokens that the answer has are divided by this if they are positive, and multiplied by it if
     they are negative. The prompt does not count."""
     frequency_penalty: Penalty | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +217,8 @@ def test_given_params() -> None:
 
 
 def test_every_param_is_a_documented_option() -> None:
-    assert set(DecodingParams.model_fields) <= set(DecodingOptions.__dataclass_fields__)
+    options = {*DecodingOptions.__dataclass_fields__, *inspect.signature(DecodingOptions.for_chat).parameters}
+    assert set(DecodingParams.model_fields) <= options
     assert all(field.description for field in DecodingParams.model_fields.values())
 
 

@@ -31,10 +31,15 @@ from lladav.structured.outline import Outline
 
 MAX_SCALE = 100.0
 """Largest temperature and guidance: beyond it, products of finite logits may overflow."""
+MIN_TEMPERATURE = 1e-3
+"""Below it the most probable token is taken: there is hardly a difference, and quotients of logits may
+overflow."""
 MAX_BIAS = 100.0
 """Largest bias of a logit, in either direction; it decides whether a token is written."""
 MAX_PENALTY = 2.0
 """Largest presence and frequency penalty, in either direction."""
+MIN_FACTOR, MAX_FACTOR = 0.01, 100.0
+"""Least and largest repetition penalty: beyond them, quotients and products of finite logits may overflow."""
 MAX_TOP_LOGPROBS = 20
 """Most candidates whose probabilities are reported."""
 
@@ -56,6 +61,7 @@ BOUNDS = {
     "min_p": (0, 1),
     "frequency_penalty": (-MAX_PENALTY, MAX_PENALTY),
     "presence_penalty": (-MAX_PENALTY, MAX_PENALTY),
+    "repetition_penalty": (MIN_FACTOR, MAX_FACTOR),
     "top_logprobs": (0, MAX_TOP_LOGPROBS),
 }
 """Least and largest values of options."""
@@ -235,7 +241,7 @@ class DecodingOptions(UnmaskingOptions):
     @property
     def greedy(self) -> bool:
         """Whether the most probable token is taken."""
-        return self.temperature == 0 or self.top_p == 0
+        return self.temperature < MIN_TEMPERATURE or self.top_p == 0
 
     @property
     def token_limits(self) -> TokenLimits:
@@ -316,8 +322,7 @@ class DecodingOptions(UnmaskingOptions):
     def _check_ranges(self) -> None:
         counted = "max_tokens", "block_length", "refresh_interval", "top_k", "no_repeat_ngram"
         counts = dict.fromkeys(counted, ParameterRange.count)
-        ranges = {**counts, **rule_parameters(), "repetition_penalty": ParameterRange.positive}
-        for name, bounds in ranges.items():
+        for name, bounds in {**counts, **rule_parameters()}.items():
             value = getattr(self, name, None)
             _require(value is None or bounds.contains(value), name, value, f"use {bounds.value}")
         for name, (low, high) in BOUNDS.items():

@@ -196,6 +196,14 @@ def test_updates_have_the_unmasked_and_the_committed_tokens(model: LLaDAV, optio
     assert [update.answer for update in updates[:-1]] == [None] * 11
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-40, 9e-4])
+@pytest.mark.parametrize("model", [MODEL, NEXT_TOKEN_MODEL])
+def test_the_smallest_temperatures_take_the_most_probable_tokens(model: LLaDAV, temperature: float) -> None:
+    greedy, cold = (DecodingOptions(max_tokens=6, temperature=each) for each in (0.0, temperature))
+    expected = [answer.tokens for answer in decode(model, some_prompts(), greedy)]
+    assert [answer.tokens for answer in decode(model, some_prompts(), cold)] == expected
+
+
 def test_rows_that_are_done_take_no_more_forwards() -> None:
     free = decode(MODEL, some_prompts(), TWELVE)
     stop = free[0].tokens[2]

@@ -191,6 +191,7 @@ def _chunks(client: httpx.Client, **given: Any) -> list[Any]:
         ({"min_p": 1.5}, "min_p"),
         ({"presence_penalty": 3}, "presence_penalty"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"repetition_penalty": 1e-9}, "repetition_penalty"),
         ({"logit_bias": {"3": 101}}, "logit_bias.3"),
         ({"logit_bias": {"x": 1}}, "logit_bias.x"),
         ({"logit_bias": {"99999999": 1}}, "logit_bias"),
