@@ -1,9 +1,10 @@
 """Exact match on held-out questions that are asked freely and with a structure of the answer.
 
 A trial asks all questions with one structure: ``free`` (none), ``text`` (a regular expression), ``value``
-(the answer as JSON), ``object`` (a JSON object with the answer), or ``steps`` (the same with a property for
-the steps of a calculation before the answer). Questions, images, weights and prompts are the same. The
-wording of a question decides what its answer may be; the correct answer never does.
+(the answer as JSON), ``object`` (a JSON object with the answer), ``steps`` (the same with a property for the
+steps of a calculation before the answer), or ``started`` (only the beginning of the object is fixed, and
+nothing restricts the rest: what JSON costs without a constraint). Questions, images, weights and prompts are
+the same. The wording of a question decides what its answer may be; the correct answer never does.
 """
 
 from __future__ import annotations
@@ -123,10 +124,23 @@ def _object_of(properties: Mapping[str, Mapping[str, Any]]) -> StructureSpec:
 class AskedStructure:
     """How a trial asks."""
 
-    spec: Callable[[AnswerSpace], StructureSpec]
+    spec: Callable[[AnswerSpace], StructureSpec] | None
     max_tokens: int
     is_json: bool = True
     """Whether answers are JSON; otherwise they are texts as free answers are."""
+    start: str = ""
+    """The fixed beginning of an answer without a spec."""
+
+    def text_of(self, answer: str) -> str:
+        """An answer as the text that is compared; a free one that is not JSON stays as it is."""
+        from train.evaluation.held_out import text_of_json
+
+        try:
+            return text_of_json(answer) if self.is_json else answer
+        except ValueError:
+            if self.spec:
+                raise
+            return answer
 
 
 STRUCTURES: Mapping[str, AskedStructure | None] = {
@@ -135,6 +149,7 @@ STRUCTURES: Mapping[str, AskedStructure | None] = {
     "value": AskedStructure(value_spec, JSON_TOKENS),
     "object": AskedStructure(object_spec, JSON_TOKENS),
     "steps": AskedStructure(steps_spec, JSON_TOKENS),
+    "started": AskedStructure(None, MAX_TOKENS, start='{"answer": '),
 }
 
 
@@ -144,7 +159,7 @@ def measure(subject: Subject) -> Measurement:
 
     from lladav.checkpoint import open_model
     from lladav.inputs.chat import ChatTokenizer
-    from train.evaluation.held_out import answer_questions, text_of_json
+    from train.evaluation.held_out import answer_questions
 
     structure = structure_named(subject.trial.decoding.get(STRUCTURE, FREE))
     weights, questions = local_model(subject.weights), asked(subject)
@@ -154,8 +169,7 @@ def measure(subject: Subject) -> Measurement:
     for spec, group in by_spec(questions, structure).items():
         options = _options(subject, structure, spec, tokenizer)
         for answered in answer_questions(model, tokenizer, group, options, BATCH):
-            is_json = structure is not None and structure.is_json
-            read = replace(answered, answer=text_of_json(answered.answer)) if is_json else answered
+            read = replace(answered, answer=structure.text_of(answered.answer)) if structure else answered
             rows[read.question.id] = read.row
     seconds = round(time.monotonic() - begin, 1)
     return {ANSWERS: [rows[question.id] for question in questions], "decoding_seconds": seconds}
@@ -174,7 +188,8 @@ def by_spec(
     """The questions by the structure of their answers, which are decoded together."""
     groups: dict[StructureSpec | None, list[Question]] = defaultdict(list)
     for question in questions:
-        groups[structure.spec(answer_space(question)) if structure else None].append(question)
+        spec = structure and structure.spec and structure.spec(answer_space(question))
+        groups[spec].append(question)
     return groups
 
 
@@ -190,7 +205,13 @@ def _options(
         block = changed.get("block_length", usual_decoding(subject.config)["block_length"])
         canvas = -(-compiled.max_tokens // block) * block
         changed |= {"max_tokens": canvas, "outline": compiled.outline}
+    elif structure:
+        changed |= {"max_tokens": structure.max_tokens, "infill": _fixed(structure.start, tokenizer)}
     return decoding_options(subject.config, tokenizer.ids, changed)
+
+
+def _fixed(start: str, tokenizer: ChatTokenizer) -> dict[int, int]:
+    return dict(enumerate(tokenizer.encode(start)))
 
 
 def tables(trials: Sequence[Measured]) -> str:

@@ -241,8 +241,8 @@ class CompletionRequest(DecodingBody):
     """Text that follows the answer; it is visible from the first step."""
     echo: Literal[False] | None = None
     """The answer does not repeat the prompt."""
-    best_of: Literal[1] | None = None
-    """All answers are returned."""
+    best_of: Annotated[int, Field(ge=1, le=1), WholeNumber] | None = None
+    """Only 1: all answers are returned."""
     logprobs: None = None
     """Only chat completions give probabilities."""
 

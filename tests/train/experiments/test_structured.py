@@ -19,6 +19,7 @@ from train.experiments.definition import Trial, load_experiment
 from train.experiments.kind import ANSWERS, Measured
 from train.experiments.structured import (
     STRUCTURED,
+    STRUCTURES,
     answer_space,
     comparison_table,
     measure,
@@ -68,6 +69,17 @@ def test_answers_have_the_structure(config: Config, tmp_path: Path, structure: s
     assert all(re.fullmatch(answer_space(questions[row["id"]]).pattern, row["answer"]) for row in found)
 
 
+def test_an_answer_with_a_fixed_beginning_is_free_from_there_on(config: Config, tmp_path: Path) -> None:
+    weights = untrained(config, tmp_path / "weights")
+    asked = subject("structured", config, weights, {"structure": "started"}, types=["parity"])
+    answers = [row["answer"] for row in measure(asked)[ANSWERS]]
+    assert all(answer.startswith('{"answer": ') for answer in answers)
+    assert not any(re.fullmatch(r'\{"answer": "(even|odd)"\}', answer) for answer in answers)
+    started = STRUCTURES["started"]
+    assert started is not None
+    assert started.text_of('{"answer": "odd"}') == "odd"
+
+
 def test_an_unknown_structure_is_refused(config: Config) -> None:
     with pytest.raises(UserError, match=r"decoding.structure=objct: no such choice.*object"):
         measure(subject("structured", config, decoding={"structure": "objct"}))
@@ -88,5 +100,5 @@ def test_the_tables_compare_each_structure_with_the_first(tmp_path: Path) -> Non
 
 def test_trials_differ_in_the_structure_only() -> None:
     trials = load_experiment(["experiment=structured"]).trials()
-    assert [trial.name for trial in trials] == ["free", "text", "value", "object", "steps"]
+    assert [trial.name for trial in trials] == ["free", "text", "value", "object", "steps", "started"]
     assert len({tuple(trial.overrides) for trial in trials}) == 1
