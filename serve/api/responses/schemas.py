@@ -200,7 +200,7 @@ class ResponsesRequest(DecodingParams):
     background: bool | None = None
     """true is refused: the server keeps no answers."""
     reasoning: ReasoningConfig | None = None
-    metadata: AnyObject | None = None
+    metadata: dict[str, str] | None = None
     """Returned, without other effect."""
     max_tool_calls: Count | None = None
     """Has no effect: it limits tools of OpenAI."""
