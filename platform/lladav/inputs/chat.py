@@ -20,7 +20,6 @@ from tokenizers.pre_tokenizers import ByteLevel
 from lladav.config.schema import ModelConfig, Supervise, TokenIds
 from lladav.errors import UserError
 from lladav.inputs.samples import IGNORED, IMAGE_PLACEHOLDER, Encoded
-from lladav.inputs.word_ids import WordIds
 from lladav.storage import model_location
 from lladav.storage.local_cache import local_copy
 
@@ -78,7 +77,6 @@ class ChatTokenizer:
         tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
         self.ids, self.names = ids, names
-        self._words = WordIds.of(tokenizer)
         self._encode_repeated = lru_cache(REPEATED_TEXTS)(self._encode)
 
     @classmethod
@@ -113,8 +111,7 @@ class ChatTokenizer:
 
     def _encode(self, text: str) -> list[int]:
         if len(text) < MIN_CHARACTERS_WITHOUT_GIL:
-            ids = self._words.encode(text) if self._words else None
-            return self._tokenizer.encode(text, add_special_tokens=False).ids if ids is None else ids
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
         # encode_batch_fast releases the GIL, so other threads run while a long text is encoded.
         (encoded,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
         return encoded.ids
