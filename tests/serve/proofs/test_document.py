@@ -44,7 +44,8 @@ OPERATIONS = {
 }
 REFUSED = {"negative_data_rejection": {"expected-statuses": [400, 404, 413, 415]}}
 """A request that violates the document may be refused for its size as well."""
-CONFIG = schemathesis.Config.from_dict({"checks": REFUSED})
+WHOLE_STREAMS = {"max-stream-events": 1000, "request-timeout": 60.0}
+CONFIG = schemathesis.Config.from_dict({"checks": REFUSED, **WHOLE_STREAMS})
 FORMS: dict[str, Any] = {
     "chat.completion": ChatCompletion,
     "text_completion": Completion,
