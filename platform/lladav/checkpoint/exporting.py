@@ -155,13 +155,14 @@ def write_folder(
 ) -> None:
     """Write safetensors files, JSON documents and a tokenizer's files, all or none of them.
 
-    A collective as ``export``, and raises as ``export``. ``metadata`` goes into each safetensors file.
+    A collective as ``export``, and raises as ``export`` on the rank that writes. ``metadata`` goes into each
+    safetensors file.
     """
+    if not writes:
+        _gather_only(files)  # and does not look at the folder: the rank that writes may have finished
+        return
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UserError(f"{folder}: already there; remove it or choose another folder")
-    if not writes:
-        _gather_only(files)
-        return
     with _atomic_folder(folder) as partial:
         for file, tensors in files.items():
             _write_file(partial / file, tensors, metadata)

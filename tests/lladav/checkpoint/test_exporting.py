@@ -148,6 +148,11 @@ def test_a_rank_that_does_not_write_gathers_the_same_parameters_in_the_same_orde
     assert [folder.name for folder in tmp_path.iterdir()] == ["True"]
 
 
+def test_a_slow_rank_gathers_when_the_rank_that_writes_has_finished(tmp_path: Path) -> None:
+    for writes in (True, False):
+        export(tiny_model(), tiny_config(), tmp_path / "out", writes=writes)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_converting_equals_exporting(tmp_path: Path, layout: str) -> None:
     model, config = tiny_model(seed=1), config_for_layout(layout)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -16,7 +17,7 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
 from schemathesis.generation import GenerationMode
-from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from tests.serve.apis import LocalEngines, serving, settings_of
 
@@ -70,7 +71,7 @@ def test_answers_are_as_the_document_says(address: str, full: bool) -> None:
     assert set(operations) == OPERATIONS
     for name, operation in operations.items():
         for way, cases in _ways(operation).items():
-            statuses = _ask(cases, LONG if full else SHORT)
+            statuses = _ask(cases, LONG if full else SHORT, schema.raw_schema)
             summary = ", ".join(f"{count} times {status}" for status, count in sorted(statuses.items()))
             print(f"document: {name}, {way}: {summary}")
 
@@ -106,7 +107,7 @@ def _answerable(case: Any, kept: set[int]) -> Any:
     return case
 
 
-def _ask(cases: SearchStrategy[Any], count: int) -> Counter[int]:
+def _ask(cases: SearchStrategy[Any], count: int, document: dict[str, Any]) -> Counter[int]:
     """Number of responses by status."""
     statuses: Counter[int] = Counter()
 
@@ -120,13 +121,23 @@ def _ask(cases: SearchStrategy[Any], count: int) -> Counter[int]:
     @given(case=cases)
     def each(case: Any) -> None:
         # limits of the settings are not in the document, so what fits it may still be refused
-        response = case.call_and_validate(excluded_checks=[positive_data_acceptance])
+        fits = [negative_data_rejection] if _fits(case, document) else []
+        response = case.call_and_validate(excluded_checks=[positive_data_acceptance, *fits])
         statuses[response.status_code] += 1
         if response.status_code == 200 and case.method == "POST":
             _check_answer(response, case.path)
 
     each()
     return statuses
+
+
+def _fits(case: Any, document: dict[str, Any]) -> bool:
+    """Whether a body fits the document: Schemathesis takes other names of a kind of part for a violation."""
+    if not isinstance(case.body, dict):
+        return False
+    path = case.path.replace("~", "~0").replace("/", "~1")
+    body = f"#/paths/{path}/post/requestBody/content/application~1json/schema"
+    return jsonschema.Draft202012Validator({**document, "$ref": body}).is_valid(case.body)
 
 
 def _check_answer(response: Any, path: str) -> None:
