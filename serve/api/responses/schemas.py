@@ -109,7 +109,7 @@ class JsonSchemaText(OpenBody):
 
 class TextConfig(OpenBody):
     format: Annotated[PlainText | JsonObject | JsonSchemaText, Field(discriminator="type")] | None = None
-    verbosity: str | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
     """Has no effect."""
 
 

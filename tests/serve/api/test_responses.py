@@ -228,6 +228,8 @@ class TestRefusals:
             ({"prompt": {"id": "pmpt_1"}}, "prompt", "instructions"),
             ({"max_tokens": 8}, "max_tokens", "did you mean max_output_tokens"),
             ({"max_output_tokens": 0}, "max_output_tokens", "greater than or equal to 1"),
+            ({"metadata": {"run": {}}}, "metadata.run", "string"),
+            ({"text": {"verbosity": "none"}}, "text.verbosity", "'medium'"),
             ({"input": []}, "input", "at least 1"),
             ({"input": [{"type": "reasoning"}]}, "input", "no message"),
             ({"input": [{"role": "bot", "content": "x"}]}, "input[0].role", "'user'"),
