@@ -20,7 +20,7 @@ from lladav.inputs.samples import VisualKind
 
 PROCESSES = 2
 FEW_SCENES = 1000
-"""So many scenes are painted sooner than processes start."""
+"""Up to this number of scenes, starting processes takes longer than painting."""
 EMPTY_TILE_SHARE = 0.1
 """Fraction of the tiles without the middle of a digit that are kept."""
 

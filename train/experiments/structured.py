@@ -206,12 +206,9 @@ def _options(
         canvas = -(-compiled.max_tokens // block) * block
         changed |= {"max_tokens": canvas, "outline": compiled.outline}
     elif structure:
-        changed |= {"max_tokens": structure.max_tokens, "infill": _fixed(structure.start, tokenizer)}
+        fixed = dict(enumerate(tokenizer.encode(structure.start)))
+        changed |= {"max_tokens": structure.max_tokens, "infill": fixed}
     return decoding_options(subject.config, tokenizer.ids, changed)
-
-
-def _fixed(start: str, tokenizer: ChatTokenizer) -> dict[int, int]:
-    return dict(enumerate(tokenizer.encode(start)))
 
 
 def tables(trials: Sequence[Measured]) -> str:

@@ -40,22 +40,22 @@ os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed|deepspeed")
 
-# DeepSpeed's autotuner, which is not used here, imports MLflow if it is installed: half a second.
-HIDDEN = "mlflow"
-if hidden := HIDDEN not in sys.modules:
-    sys.modules[HIDDEN] = None  # pyright: ignore[reportArgumentType] - as the import system defines it
+# DeepSpeed's autotuner, which is not used here, imports MLflow if it is installed: half a second. None in
+# sys.modules makes an import fail.
+if hide_mlflow := "mlflow" not in sys.modules:
+    sys.modules["mlflow"] = None  # pyright: ignore[reportArgumentType]
 import deepspeed  # noqa: E402 - reads DS_ACCELERATOR when it is imported
 from deepspeed.runtime import compiler  # noqa: E402
 from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus  # noqa: E402
 
-if hidden:
-    del sys.modules[HIDDEN]
+if hide_mlflow:
+    del sys.modules["mlflow"]
 
 from train.checkpoints import optimizer_state  # noqa: E402 - imports deepspeed
 
 # On a CPU, DeepSpeed would compile its own all-reduce for a minute at its first start; gloo has one.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-# ZeRO-3 imports DeepSpeed's Muon, which is not used here, and which would load torch's compiler.
+# ZeRO-3 imports DeepSpeed's Muon, which is not used here and would spend a second on torch's compiler.
 compiler.compile = lambda: lambda function: function
 
 
