@@ -28,7 +28,7 @@ test: export PYTHONDONTWRITEBYTECODE :=
 test: .venv/ready ## run the tests; ARGS="-k noise" selects some
 	$(PYTHON_OF_VENV) -m pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
-proofs: .venv/ready ## run the long tests of the server (disconnects, soak, faults, nodes, fuzzing), about half an hour
+proofs: .venv/ready ## run the long tests (disconnects, soak, faults, nodes, scaling, fuzzing), about half an hour
 	$(PYTHON_OF_VENV) -m pytest --full -m proof -s --timeout 3600 $(ARGS)
 
 clients: .venv/ready ## check the server with other projects' clients, each in its own environment; ARGS="langchain"

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-# By default Ray's workers run at niceness 15, so that beside other busy processes they get no time.
-os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray reads this name
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # finds ninja
 
 
@@ -79,6 +77,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def full(request: pytest.FixtureRequest) -> bool:
     """Whether tests marked ``proof`` run in their long form."""
     return bool(request.config.getoption("--full"))
+
+
+@pytest.fixture(scope="module")
+def takes_minutes(full: bool) -> None:
+    """Skips a test without ``--full``."""
+    if not full:
+        pytest.skip("takes minutes; --full runs it")
 
 
 @pytest.fixture(scope="session")

@@ -46,10 +46,12 @@ PRIVATE = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_prestart_worker_first_driver": "0",
     "RAY_idle_worker_killing_time_threshold_ms": "60000",
+    "RAY_worker_niceness": "0",
 }
 """Environment of a private Ray. Workers that start before any task would lack the runtime environment of Ray
-Train's tasks, so that most of them would stay idle. And Ray would end idle workers beyond one per CPU after a
-second; a task that comes later would start a new one, which takes two seconds of CPU."""
+Train's tasks, so that most of them would stay idle. Ray would end idle workers beyond one per CPU after a
+second; a task that comes later would start a new one, which takes two seconds of CPU. And Ray's workers would
+run at niceness 15: beside other busy processes, training and requests would get almost no time."""
 
 SERVE_PREFIX = "RAY_SERVE_"
 """Prefix of Ray Serve's environment variables."""

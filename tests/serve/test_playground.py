@@ -134,7 +134,7 @@ def test_stop_ends_the_request_and_frees_the_engine(playground: Playground, engi
     playground.set(max_tokens="512", temperature="5")
     playground.never_end()
     playground.ask("What is this?")
-    expect(playground.page.locator(".canvas .committed").first).to_be_visible()
+    expect(playground.page.locator(".canvas .committed:visible").first).to_be_visible()
     assert engines.worker.load.rows_used == 1
     playground.button("Stop").click()
     (card,) = playground.finished("stopped")
@@ -223,7 +223,7 @@ def test_narrow_screens_scroll_down_alone(api: str, open_page: Callable[..., Pla
     playground.never_end()
     assert playground.overflow() == 0
     playground.button("Ask both").click()
-    expect(playground.page.locator(".canvas .committed").first).to_be_visible()
+    expect(playground.page.locator(".canvas .committed:visible").first).to_be_visible()
     assert playground.overflow() == 0
     playground.button("Stop").click()
     expect(playground.page.locator(".card.running")).to_have_count(0)

@@ -72,7 +72,7 @@ def stopped(playground: Playground) -> None:
     playground.set(max_tokens="512", temperature="5")
     playground.never_end()
     playground.ask("What is this?")
-    expect(playground.page.locator(".canvas .committed").first).to_be_visible()
+    expect(playground.page.locator(".canvas .committed:visible").first).to_be_visible()
     playground.button("Stop").click()
     playground.finished("stopped")
 

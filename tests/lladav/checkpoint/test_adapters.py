@@ -6,11 +6,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -34,6 +33,9 @@ from lladav.inputs.packing import pack
 from lladav.model.llada_v import LLaDAV
 from lladav.model.lora import add_lora, lora_parameters
 from tests.lladav.build import image_sample, text_sample, tiny_config, tiny_model
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 LORA = LoraConfig(rank=4, alpha=6)
 TOWERS = (ModelPart.language, ModelPart.vision)
@@ -93,6 +95,8 @@ class ReleasedTree(nn.Module):
 
 def opened_by_peft(folder: Path) -> tuple[PeftModel, LLaDAV]:
     """The base with layers of ``peft``; modules that were trained in full are the copies of ``peft``."""
+    from peft import PeftModel  # its import takes two seconds, in every process that collects tests
+
     model = tiny_model().requires_grad_(False)
     tree = ReleasedTree(model)
     opened = PeftModel.from_pretrained(tree, str(folder))

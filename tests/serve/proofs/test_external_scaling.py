@@ -23,7 +23,7 @@ from tests.serve.clusters import APP, ENGINE, put
 from tests.serve.ops.fake_servers import NAME, KubernetesApi, listening
 from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.proof, pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,7 @@ def test_the_config_is_understood(config: dict[str, Any]) -> None:
     check(config)
 
 
+@pytest.mark.usefixtures("takes_minutes")
 def test_the_replica_count_is_followed_up_and_down_and_across_a_new_version(
     applications: str, config: dict[str, Any], tmp_path: Path
 ) -> None:
