@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from fractions import Fraction
+from typing import NamedTuple
 
 from lladav.structured.forms import NumberForm
 from lladav.structured.languages.code_points import characters
@@ -48,6 +49,13 @@ class Read:
     remainder: int = 0
 
 
+class Range(NamedTuple):
+    """The references that bound a magnitude, by number; None without a bound."""
+
+    least: int | None
+    most: int | None
+
+
 class Numeral:
     """Numerals of a form that are multiples of a step, or any if there is none.
 
@@ -66,11 +74,16 @@ class Numeral:
         self._digits = [Digits.of(each) for each in self._references]
         self._max_whole = max(MAX_DIGITS, len(Digits.of(_least_magnitude(form)).whole))
         self._max_places = MAX_DIGITS if remainders is None else remainders.places
+        self._ranges = {negative: self._range(negative) for negative in (False, True)}
         self.start = Read(Phase.START, (0,) * len(self._references))
         self.move_steps = MOVE_STEPS + len(self._references)
 
     def step(self, read: Read, point: int) -> Read | None:
-        """The state after one more character, or None if no numeral continues so."""
+        """The state after one more character, or None if no permitted numeral continues so."""
+        following = self._following(read, point)
+        return following if following and self._may_be_permitted(following) else None
+
+    def _following(self, read: Read, point: int) -> Read | None:
         match read.phase, chr(point):
             case Phase.START, "-":
                 return replace(read, phase=Phase.MINUS, negative=True)
@@ -95,6 +108,33 @@ class Numeral:
         above = form.low is None or orders[as_written(form.low)] > (0 if form.low_excluded else -1)
         below = form.high is None or orders[as_written(form.high)] < (0 if form.high_excluded else 1)
         return above and below and all(orders[as_written(each)] for each in form.excluded)
+
+    def _range(self, negative: bool) -> Range | None:
+        """The magnitudes of the permitted numbers with this sign; None if there are none."""
+        low, high = self._form.low, self._form.high
+        if negative:
+            low, high = (None if each is None else -each for each in (high, low))
+        if high is not None and high < 0:
+            return None
+        least, most = (
+            None
+            if each is None or each < 0
+            else self._references.index(as_written(-each if negative else each))
+            for each in (low, high)
+        )
+        return Range(least, most)
+
+    def _may_be_permitted(self, read: Read) -> bool:
+        """False if the characters so far put the number out of bounds, whatever follows."""
+        if (bounds := self._ranges[read.negative]) is None:
+            return False
+        if read.phase in (Phase.POINT, Phase.FRACTION):
+            is_less = bounds.least is not None and read.orders[bounds.least] < 0
+            is_more = bounds.most is not None and read.orders[bounds.most] > 0
+            return not is_less and not is_more
+        if read.phase is not Phase.WHOLE or bounds.most is None:
+            return True
+        return read.digits < len(self._digits[bounds.most].whole) or read.orders[bounds.most] <= 0
 
     def _after_point(self, read: Read) -> Read | None:
         if not self._max_places or read.digits >= MAX_DIGITS:

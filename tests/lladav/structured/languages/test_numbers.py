@@ -9,7 +9,7 @@ from fractions import Fraction
 import jsonschema
 import jsonschema_rs
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lladav.structured.errors import SchemaError
@@ -67,6 +67,7 @@ def automaton_or_none(form: NumberForm) -> TokenAutomaton | None:
 
 
 @given(forms())
+@example(NumberForm(low=Fraction("0.01"), high=Fraction("0.01"), multiples=(Fraction("0.001"),)))
 def test_accepted_numerals_are_valid(form: NumberForm):
     automaton = automaton_or_none(form)
     if automaton is None:
