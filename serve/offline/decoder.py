@@ -26,7 +26,7 @@ from serve.engine.replica import EngineReplica
 from serve.errors import ApiError
 from serve.ingress import service_of
 from serve.offline.results import ResultForm, RowResult
-from serve.offline.row_requests import CHAT, RESPONSES, TEXT, RowRequest
+from serve.offline.row_requests import CHAT, REQUEST, RESPONSES, TEXT, RowRequest
 from serve.offline.settings import BatchSettings
 
 LOG = logging.getLogger("ray.serve.engine")
@@ -38,8 +38,6 @@ READ: dict[str, tuple[type[BaseModel], Callable[[Any], AskedFor]]] = {
 """The form of a body by endpoint, and what it asks for."""
 QUEUED = 2
 """Rows that are prepared or decoded at a time, for each row of the engine."""
-REQUEST = "request"
-"""Column of pickled ``RowRequest``."""
 
 
 class UnobservedAnswer:

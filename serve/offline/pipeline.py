@@ -9,9 +9,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -19,36 +17,21 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
-from lladav.storage import location
-from serve.offline.decoder import REQUEST, RowDecoder
-from serve.offline.inputs.forms import FORMS, InputForm
+from serve.offline.decoder import RowDecoder
+from serve.offline.inputs.forms import InputForm
 from serve.offline.inputs.shards import InputShard
+from serve.offline.reading import SHARD, UnansweredShard, read_requests
 from serve.offline.results import ResultForm
-from serve.offline.row_requests import RequestBuilder
 from serve.offline.settings import BatchSettings
 
-SHARD = "shard"
-"""Column of pickled ``UnansweredShard``."""
 READ_CPUS = 0.25
 """CPUs that a reading task reserves: it mostly waits for files and for engines."""
-READ_ROWS = 64
-"""Rows whose files are read together."""
 BLOCKS = 4
 """Blocks that an actor decodes at a time; as many wait in it."""
 ROWS_PER_ENGINE_ROW = 4
 """Rows of a block for each row of the engine."""
 BLOCKS_PER_ACTOR = 16
 """Blocks for each actor that even a small input is cut into, so that all actors get work."""
-
-
-@dataclass(frozen=True)
-class UnansweredShard:
-    """A shard of which some rows have no answer yet."""
-
-    form: InputForm
-    shard: InputShard
-    done: np.ndarray
-    """Which of its rows have an answer (bool array)."""
 
 
 def unanswered(form: InputForm, shards: Sequence[InputShard], done: np.ndarray) -> list[UnansweredShard]:
@@ -97,15 +80,3 @@ def rows_per_block(shards: Sequence[UnansweredShard], settings: BatchSettings) -
     rows = sum(len(shard.done) - int(shard.done.sum()) for shard in shards)
     most = settings.task_rows or ROWS_PER_ENGINE_ROW * settings.engine.max_rows
     return max(1, min(most, math.ceil(rows / (BLOCKS_PER_ACTOR * settings.engine.max_replicas))))
-
-
-def read_requests(block: pa.Table, settings: BatchSettings, root: str) -> Iterator[pa.Table]:
-    """The requests of the unanswered rows of some shards."""
-    builder = RequestBuilder(settings, location(root))
-    for pickled in block[SHARD].to_pylist():
-        each: UnansweredShard = pickle.loads(pickled)
-        rows = zip(each.shard.numbers, FORMS[each.form].read(each.shard), strict=True)
-        numbered = (row for row, done in zip(rows, each.done, strict=True) if not done)
-        while part := list(islice(numbered, READ_ROWS)):
-            requests = [pickle.dumps(request) for request in builder.requests(part)]
-            yield pa.table({REQUEST: pa.array(requests, pa.large_binary())})

@@ -39,6 +39,8 @@ DATA_URI = {IMAGE: "data:image/png;base64,", VIDEO: "data:video/mp4;base64,"}
 PARTS = {"image_url": IMAGE, "video_url": VIDEO}
 REMOTE = ("data:", "http://", "https://")
 """Beginnings of URLs that are not paths, in lower case."""
+REQUEST = "request"
+"""Column of pickled ``RowRequest``."""
 READERS = 8
 """Threads that read files of images."""
 

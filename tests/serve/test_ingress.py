@@ -1,4 +1,4 @@
-"""An ingress replica starts without torch, whose import takes as long as all others together."""
+"""What needs no torch starts without it: its import takes as long as all others together."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-PROGRAM = """
+import pytest
+
+INGRESS = """
 import asyncio, sys
 from lladav.checkpoint import shipped_model
 from serve.ingress import service_of
@@ -21,8 +23,16 @@ print({"torch"} & {*sys.modules})
 """
 
 
-def test_a_service_needs_no_torch(root: Path):
+READING = """
+import sys
+import serve.offline.reading
+print({"torch"} & {*sys.modules})
+"""
+
+
+@pytest.mark.parametrize("program", [INGRESS, READING])
+def test_a_service_and_a_reading_task_need_no_torch(root: Path, program: str):
     environment = {"PYTHONPATH": f"{root}:{root / 'platform'}"}
-    command = [sys.executable, "-c", PROGRAM]
+    command = [sys.executable, "-c", program]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.stdout == "set()\n", done.stderr

@@ -18,9 +18,9 @@ from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
 
 from lladav.storage import location
-from serve.offline.decoder import REQUEST, RowDecoder
+from serve.offline.decoder import RowDecoder
 from serve.offline.results import OpenAIForm, TableForm
-from serve.offline.row_requests import RequestBuilder
+from serve.offline.row_requests import REQUEST, RequestBuilder
 from tests.serve.apis import NAME
 from tests.serve.images import encoded, sample_image
 from tests.serve.loops import forever
