@@ -71,7 +71,7 @@ class SampleReader:
 
     def _read(self, row: dict[str, Any]) -> Sample:
         # The scan has parsed and encoded the record before. Token ids in the manifest would save this second
-        # pass: 0.7 of 24 ms for a photo, 3.0 of 4.1 ms for a text of 1,900 tokens (one core,
+        # pass: 0.2 of 10 ms for a photo, 0.5 of 0.6 ms for a text of 1,900 tokens (one core,
         # tests/bench/bench_data.py --parts). But at 5 bytes per token a manifest of 10 million photos would
         # grow from 2 to 30 GB, and the record has to be read in any case: it has the names of its media or
         # their bytes.

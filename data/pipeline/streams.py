@@ -25,9 +25,9 @@ from data.pipeline.reading import open_reader
 from data.pipeline.selection import Selection
 from lladav.config.schema import Config
 
-SAMPLES_PER_TASK = 64
-BYTES_PER_TASK = 1 << 26
-"""Limits of a task: enough work to outweigh its start, but few enough bytes to keep several results ready."""
+SAMPLES_PER_TASK = 256
+"""Samples of a task, or fewer if their pixels do not fit. Ray takes up to 0.1 s to notice that a task has
+ended, so that short tasks would leave their processes idle for much of the time."""
 
 BLOCK_BYTES = 1 << 24
 """A task returns its micro-batches in blocks of about this size."""
@@ -88,11 +88,12 @@ def _plan(folder: str, seed: int, global_batch: int, steps: int, selection: Sele
 class MicroBatchSource(Datasource):
     """A Ray data source over a stream; each of its ``spans`` of micro-batches is read by one task."""
 
-    def __init__(self, stream: SampleStream) -> None:
+    def __init__(self, stream: SampleStream, task_bytes: float) -> None:
+        """A task reads micro-batches of at most ``task_bytes`` in total, but at least one."""
         super().__init__()
         self._stream = stream
         by_samples = SAMPLES_PER_TASK / stream.samples_per_row
-        by_bytes = BYTES_PER_TASK / stream.bytes_per_row
+        by_bytes = task_bytes / stream.bytes_per_row
         rows, size = stream.rows, max(1, int(min(by_samples, by_bytes)))
         self.spans = [rows[start : start + size] for start in range(0, len(rows), size)]
 
@@ -144,15 +145,17 @@ def task_share(free_cpus: float, tasks: int) -> TaskShare:
 def rank_dataset(stream: SampleStream, config: Config) -> Dataset:
     """The stream as a lazy dataset with its rows in the order of the plan."""
     cluster, workers = ray.cluster_resources(), stream.layout.workers
-    share = task_share(cluster.get("CPU", 0) / workers - config.cluster.cpus_per_worker, config.data.tasks)
-    source = MicroBatchSource(stream)
+    free_cpus = cluster.get("CPU", 0) / workers - config.cluster.cpus_per_worker
+    share = task_share(free_cpus, config.data.tasks)
+    store_bytes = cluster.get("object_store_memory", 0) * OBJECT_STORE_SHARE / workers
+    # The results of all tasks wait for those of the first one, and as many wait for the training worker.
+    source = MicroBatchSource(stream, store_bytes / 2 / (share.concurrency or int(free_cpus)))
     dataset = ray.data.read_datasource(
         source,
         num_cpus=share.cpus,
         concurrency=share.concurrency,
         override_num_blocks=max(1, len(source.spans)),
     )
-    store_bytes = cluster.get("object_store_memory", 0) * OBJECT_STORE_SHARE / workers
     _configure(dataset.context, store_bytes)
     return dataset
 

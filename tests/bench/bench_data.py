@@ -126,8 +126,8 @@ def digits(folder: Path) -> list[str]:
 
 
 CASES: dict[str, tuple[Callable[[Path], list[str]], int]] = {
-    "photos": (photos, 320),
-    "digits": (digits, 4000),
+    "photos": (photos, 1280),
+    "digits": (digits, 8000),
     "text": (text, 4000),
 }
 """The function that writes the data of a case, and the number of samples that a round reads."""

@@ -17,7 +17,7 @@ from data.manifest.ray_map import ray_map
 from data.pipeline.microbatches import MicroBatch
 from data.pipeline.plan import Plan
 from data.pipeline.reading import read_samples
-from data.pipeline.streams import SampleStream, TaskShare, rank_dataset, task_share
+from data.pipeline.streams import MicroBatchSource, SampleStream, TaskShare, rank_dataset, task_share
 from data.pipeline.train_data import RankedData, micro_batches, quarantine_of
 from lladav.cluster import connect
 from lladav.config.schema import ClusterConfig, Config, SourceConfig, SourceFormat
@@ -206,6 +206,14 @@ def test_a_user_error_in_a_task_is_one_line(tmp_path: Path, tokenizer: Path) -> 
     with pytest.raises(UserError, match="damaged archive") as error:
         open_manifest(build.settings(tmp_path, tokenizer, {"s": source}), mapper=ray_map)
     assert "\n" not in str(error.value)
+
+
+def test_a_task_reads_as_many_micro_batches_as_fit(config: Config, manifest: Manifest) -> None:
+    stream = SampleStream.of(config, manifest, rank=0, workers=1, first_step=0)
+    spans = MicroBatchSource(stream, 2.5 * stream.bytes_per_row).spans
+    assert [row for span in spans for row in span] == [*stream.rows]
+    assert {len(span) for span in spans[:-1]} == {2}
+    assert {len(span) for span in MicroBatchSource(stream, 0).spans} == {1}
 
 
 def test_tasks_share_the_cpus_that_workers_leave_free() -> None:
