@@ -115,7 +115,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
 
     A file is a group, so that its fixtures are set up once. Tests that start Ray form two groups,
     ``tests/serve`` and the rest: they may run side by side, because Ray mostly waits, but more clusters need
-    more memory. Tests with a Ray get more time, and GPU tests are skipped on machines without a GPU.
+    more memory. Tests marked ``redeploys`` come last in their file: others would have to deploy again. Tests
+    with a Ray get more time, and GPU tests are skipped on machines without a GPU.
     """
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group_of(item)))
@@ -124,7 +125,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     _skip_without_gpu([item for item in items if item.get_closest_marker("gpu")])
     yield
     ray, slow = ({item.path for item in items if item.get_closest_marker(each)} for each in ("ray", "slow"))
-    items.sort(key=lambda item: (item.path not in ray, item.path not in slow))
+    files = {path: number for number, path in enumerate(dict.fromkeys(item.path for item in items))}
+    items.sort(
+        key=lambda item: (
+            *(item.path not in ray, item.path not in slow, files[item.path]),
+            item.get_closest_marker("redeploys") is not None,
+        )
+    )
 
 
 def _group_of(item: pytest.Item) -> str:

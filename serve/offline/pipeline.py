@@ -41,7 +41,11 @@ def unanswered(form: InputForm, shards: Sequence[InputShard], done: np.ndarray) 
 
 
 def answers(
-    shards: Sequence[UnansweredShard], settings: BatchSettings, root: str, form: ResultForm
+    shards: Sequence[UnansweredShard],
+    settings: BatchSettings,
+    root: str,
+    form: ResultForm,
+    decoder: type[RowDecoder] = RowDecoder,
 ) -> Iterator[pa.Table]:
     """The results of all rows without an answer, in any order, on the connected Ray."""
     context = DataContext.get_current()
@@ -63,7 +67,7 @@ def answers(
         )
         .repartition(target_num_rows_per_block=rows)
         .map_batches(
-            RowDecoder,
+            decoder,
             fn_constructor_args=(settings, form),
             batch_size=None,
             batch_format="pyarrow",

@@ -7,6 +7,10 @@ An untrained model of the size given, on one core, 16 rows, the same short quest
 the batch counts from its first result to its last; the start of Ray and of the engine is not in it. The bare
 engine gets its requests prepared. With ``--memory-rows`` a second batch runs, and the table shows the
 resident memory of its command and of its engine as rows are written.
+
+The speed of a machine may change between the sides. So both also count steps of the engine: its rows, its
+duration, and the time until the next one. ``batch_at_equal_steps`` is the ratio of the rates if a step took
+as long in the batch as in the bare engine.
 """
 
 from __future__ import annotations
@@ -18,8 +22,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
@@ -32,11 +37,14 @@ import torch  # noqa: E402
 
 from lladav.cluster import connect  # noqa: E402
 from lladav.config.schema import ClusterConfig  # noqa: E402
+from lladav.decoding.engine import Engine  # noqa: E402
+from lladav.decoding.model_runner import Row  # noqa: E402
 from lladav.inputs.chat import ChatTokenizer  # noqa: E402
 from serve.engine.replica import engine_of, open_replica_model  # noqa: E402
+from serve.offline.decoder import RowDecoder  # noqa: E402
 from serve.offline.inputs.forms import open_input  # noqa: E402
 from serve.offline.pipeline import answers, unanswered  # noqa: E402
-from serve.offline.results import TableForm  # noqa: E402
+from serve.offline.results import ResultForm, TableForm  # noqa: E402
 from serve.offline.settings import BatchSettings, load_batch  # noqa: E402
 from tests.bench.bench_serving import QUESTION, ROWS, SAMPLED, bare, checkpoint  # noqa: E402
 from tests.bench.reporting import report, table  # noqa: E402
@@ -60,22 +68,96 @@ def main() -> None:
             memory(model, folder, arguments)
 
 
+class Steps(NamedTuple):
+    """Means of the steps of an engine: rows, seconds of a step, seconds until the next one."""
+
+    rows: float
+    seconds: float
+    between: float
+
+    def rate(self, seconds: float) -> float:
+        """Rows per second of such steps if each takes ``seconds``."""
+        return self.rows / (seconds + self.between)
+
+
+class StepLog:
+    """Counts the steps of an engine since the last ``begin``."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._step, self._end = engine._runner.step, 0.0
+        engine._runner.step = self
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget all steps."""
+        self.steps = self.rows = 0
+        self.busy = self.between = 0.0
+
+    def __call__(self, rows: Sequence[Row]) -> Any:
+        """Run a step."""
+        begin = time.perf_counter()
+        self.between += begin - self._end if self.steps else 0.0
+        try:
+            return self._step(rows)
+        finally:
+            self._end = time.perf_counter()
+            self.steps, self.rows, self.busy = (
+                self.steps + 1,
+                self.rows + len(rows),
+                self.busy + self._end - begin,
+            )
+
+    @property
+    def mean(self) -> Steps:
+        """Means over all steps."""
+        return Steps(self.rows / self.steps, self.busy / self.steps, self.between / self.steps)
+
+
+class LoggedDecoder(RowDecoder):
+    """Writes the means of its engine's steps to a file after each block."""
+
+    def __init__(self, settings: BatchSettings, form: ResultForm) -> None:
+        super().__init__(settings, form)
+        self._log, self._file = StepLog(self._engine._worker._engine), steps_file(settings)
+
+    async def __call__(self, block: pa.Table) -> pa.Table:
+        """The results of a block."""
+        results = await super().__call__(block)
+        self._file.write_text(json.dumps(self._log.mean))
+        return results
+
+
+def steps_file(settings: BatchSettings) -> Path:
+    """Where a batch writes the means of its steps."""
+    return Path(settings.output).with_suffix(".steps")
+
+
 def compare(model: Path, folder: Path, arguments: argparse.Namespace) -> None:
     """Rows per second of the three sides; engine and batch take turns, the figures are medians."""
     file = questions(folder / "rows.jsonl", arguments.rows, arguments.tokens)
     settings = settings_of(model, file, folder / "out", arguments.tokens)
     engine, tokenizer = engine_of(open_replica_model(settings), settings), ChatTokenizer.load(model)
-    rounds = []
+    log, rates, steps = StepLog(engine), [], []
     for _ in range(arguments.rounds):
+        log.begin()
         alone = bare(engine, tokenizer, 1, arguments.seconds, arguments.tokens)
-        rounds.append((alone / arguments.tokens, batch(settings) / arguments.tokens))
-    alone, batched = (statistics.median(side) for side in zip(*rounds, strict=True))
+        rates.append((alone / arguments.tokens, batch(settings) / arguments.tokens))
+        steps.append((log.mean, Steps(*json.loads(steps_file(settings).read_text()))))
+    alone, batched = (statistics.median(side) for side in zip(*rates, strict=True))
+    equal = statistics.median(two.rate(one.seconds) / one.rate(one.seconds) for one, two in steps)
     single = over_http(model, arguments.http_rows, arguments.tokens)
     report("batch_throughput", batched / alone, "ratio", "the bare engine", alone=alone, batch=batched)
     report("batch_speedup", batched / single, "ratio", "one request at a time over HTTP", http=single)
     sides = {"the bare engine": alone, "the batch": batched, "one at a time over HTTP": single}
     rows = [(name, f"{rate:.1f}", f"{rate / alone:.0%}") for name, rate in sides.items()]
     table(("", "rows/s", "of the bare engine"), rows)
+    report("batch_at_equal_steps", equal, "ratio", "the bare engine, a step of the same duration")
+    counted = [
+        (name, f"{each.rows:.2f}", f"{1000 * each.seconds:.1f}", f"{1000 * each.between:.1f}")
+        for both in steps
+        for name, each in zip(sides, both, strict=False)
+    ]
+    table(("steps", "rows", "ms", "ms until the next"), counted)
 
 
 def questions(file: Path, rows: int, tokens: int) -> Path:
@@ -98,7 +180,7 @@ def batch(settings: BatchSettings) -> float:
     rows = tokens = 0
     begin = end = 0.0
     with connect(ClusterConfig(name="benchmark")):
-        for results in answers(shards, settings, str(source.root), form):
+        for results in answers(shards, settings, str(source.root), form, LoggedDecoder):
             assert not any(results["failed"].to_pylist()), "a row failed"
             end, rows = time.monotonic(), rows + results.num_rows
             if begin:

@@ -132,6 +132,7 @@ def chain(spans: list[dict[str, Any]]) -> list[str]:
     return names
 
 
+@pytest.mark.redeploys
 def test_removed_replicas_finish_their_requests(deployed: Deployed, config: dict[str, Any]) -> None:
     applications = f"{deployed.head.dashboard}/api/serve/applications/"
     assert replicas_of(put(applications, with_engines(config, 2))) == {"engine": 2, "ingress": 2}
@@ -148,6 +149,7 @@ def test_removed_replicas_finish_their_requests(deployed: Deployed, config: dict
     assert replicas_of(put(applications, fewer)) == {"engine": 1, "ingress": 1}
 
 
+@pytest.mark.redeploys
 def test_a_missing_file_of_keys_is_reported(deployed: Deployed, config: dict[str, Any]) -> None:
     applications = f"{deployed.head.dashboard}/api/serve/applications/"
     changed = copy.deepcopy(config)

@@ -136,6 +136,7 @@ def test_a_replica_that_gets_sigterm_finishes_its_requests(served: Served) -> No
     assert [outcome for outcome in load.outcomes if not outcome.ok] == []
 
 
+@pytest.mark.redeploys
 def test_a_new_version_a_lost_replica_and_the_end(served: Served) -> None:
     """One test: each part needs the deployment that the part before leaves, and deployments are slow."""
     a_new_version_under_load_fails_no_request(served)

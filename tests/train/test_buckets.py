@@ -107,7 +107,7 @@ def test_a_killed_worker_a_killed_ray_and_fewer_workers_change_no_loss(root: Pat
     with begun(root, two_workers, stored.environment, output) as process:
 
         def wait_for_checkpoint(step: int) -> None:
-            wait_for(lambda: run.committed_step() >= step or process.poll() is not None, "a checkpoint", 0.2)
+            wait_for(lambda: run.committed_step() >= step or process.poll() is not None, "a checkpoint", 0.5)
             assert process.poll() is None, output.read_text()
 
         wait_for_checkpoint(EVERY)

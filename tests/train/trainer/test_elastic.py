@@ -69,35 +69,44 @@ def trainings(root: Path, ray_head: Head, tmp_path_factory: pytest.TempPathFacto
     return Trainings(root, tmp_path_factory.mktemp("elastic"), *SETTINGS, environment=environment)
 
 
+@pytest.mark.proof
+@pytest.mark.usefixtures("takes_minutes")
 def test_one_failing_rank_ends_the_run(trainings: Trainings, second: SecondNode) -> None:
-    """One of two workers may no longer write its shard: the last line names it, and nothing is retried."""
     second.running()
     with trainings.begun("limited") as process:
         wait_for(lambda: bool(trainings.losses("limited")), "the first step", pause=0.2)
-        worker = train_workers(psutil.Process())[0]
-        worker.rlimit(psutil.RLIMIT_FSIZE, (FILE_LIMIT, FILE_LIMIT))
-        wait_for(lambda: process.poll() is not None, "the end of the run")
-        assert process.wait() == 2
-    output = trainings.output("limited").read_text()
-    last = output.splitlines()[-1]
+        ends_when_a_worker_fails(trainings, "limited", process)
+
+
+def ends_when_a_worker_fails(trainings: Trainings, run: str, process: psutil.Popen) -> None:
+    """A worker may no longer write its shard: the last line names it, and nothing is retried."""
+    output = trainings.output(run).read_text()
+    worker = train_workers(psutil.Process())[0]
+    worker.rlimit(psutil.RLIMIT_FSIZE, (FILE_LIMIT, FILE_LIMIT))
+    wait_for(lambda: process.poll() is not None, "the end of the run")
+    assert process.wait() == 2
+    since = trainings.output(run).read_text().removeprefix(output)
+    last = since.splitlines()[-1]
     assert last.startswith("error: stage si: rank ")
     assert "safetensors: File too large; free some space or set train.storage" in last
-    assert "resumes after" not in output
-    assert "OSError" in (trainings.run("limited").path / TRACEBACK).read_text()
+    assert "resumes after" not in since
+    assert "OSError" in (trainings.run(run).path / TRACEBACK).read_text()
 
 
 @pytest.mark.proof
 def test_a_lost_a_new_and_a_drained_node_change_no_loss(
     trainings: Trainings, second: SecondNode, full: bool
 ) -> None:
-    """The short form only drains a node, which takes a restart less than losing one and getting a new one."""
+    """The short form only drains a node. In the end a worker fails, so that nothing is left to resize."""
     second.running()
     with trainings.begun("elastic", *ELASTIC) as process:
         if full:
             is_resized(trainings, second, process)
         else:
-            trainings.wait_for(trainings.run("elastic").checkpoints, "a checkpoint", "elastic", process)
+            run = trainings.run("elastic")
+            trainings.wait_for(lambda: bool(run.checkpoints()), "a checkpoint", "elastic", process)
         is_drained(trainings, second, process)
+        ends_when_a_worker_fails(trainings, "elastic", process)
     losses = trainings.losses("elastic")
     reference = reference_losses(trainings.overrides("reference", *ALONE), len(losses))
     assert losses == pytest.approx(reference, rel=1e-4)
