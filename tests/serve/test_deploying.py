@@ -132,7 +132,9 @@ def chain(spans: list[dict[str, Any]]) -> list[str]:
     return names
 
 
+@pytest.mark.proof
 @pytest.mark.redeploys
+@pytest.mark.usefixtures("takes_minutes")
 def test_removed_replicas_finish_their_requests(deployed: Deployed, config: dict[str, Any]) -> None:
     applications = f"{deployed.head.dashboard}/api/serve/applications/"
     assert replicas_of(put(applications, with_engines(config, 2))) == {"engine": 2, "ingress": 2}

@@ -145,7 +145,7 @@ from tests.lladav.build import text_sample, tiny_config, tiny_model
 from tests.memory import peak_above
 
 LENGTH, HEADS = 3000, 32
-model = tiny_model(tiny_config(width=512, layers=2, heads=HEADS, kv_heads=HEADS), std=0.02)
+model = tiny_model(tiny_config(width=512, layers=1, heads=HEADS, kv_heads=HEADS), std=0.02)
 packed = pack([text_sample("a", LENGTH)], model.geometry)
 with torch.no_grad():
     model.hidden(packed)

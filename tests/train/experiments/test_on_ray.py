@@ -12,8 +12,10 @@ import pytest
 from tests.digits import shared_digits
 
 
+@pytest.mark.proof
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.usefixtures("takes_minutes")
 def test_the_command_trains_measures_and_reports_a_failed_trial(root: Path, tmp_path: Path) -> None:
     digits = shared_digits()
     done = subprocess.run(
