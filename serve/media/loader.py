@@ -12,6 +12,8 @@ import asyncio
 import io
 import math
 import os
+import sys
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple, TypeVar, TypeVarTuple
@@ -196,9 +198,35 @@ class WorkerPool:
         await asyncio.sleep(math.inf)
 
 
+class HiddenMain:
+    """A context in which the main module has no file, for any number of tasks and threads at a time.
+
+    anyio runs that file in each worker. No decoder needs it; that of a Ray worker imports ray, which takes a
+    second, and fails in Python 3.13: ``pdb`` needs the main module, which anyio has removed.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._users, self._file = threading.Lock(), 0, None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._users:
+                self._file = vars(sys.modules["__main__"]).pop("__file__", None)
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users and self._file is not None:
+                vars(sys.modules["__main__"])["__file__"] = self._file
+
+
+_HIDDEN_MAIN = HiddenMain()
+
+
 async def _warm_up() -> None:
     """Raises ``TimeoutError``, an ``OSError``, if the process does not start in time."""
-    with anyio.fail_after(START_SECONDS):
+    with anyio.fail_after(START_SECONDS), _HIDDEN_MAIN:
         await _in_worker(_redirect_stderr)
 
 
