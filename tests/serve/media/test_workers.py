@@ -19,6 +19,19 @@ from serve.media import loader
 from serve.media.loader import WorkerPool, WorkerTimeout
 from tests.serve.loops import Run, forever
 
+PROGRAM = """
+assert __name__ == "__main__", "it runs again"
+import asyncio, operator, pathlib
+from serve.media.loader import WorkerPool
+
+async def both():
+    pool = WorkerPool(2, 60)
+    print(*await asyncio.gather(*(pool.run(operator.add, 1, 2) for _ in range(2))))
+
+asyncio.run(both())
+print(pathlib.Path(__file__).name)
+"""
+
 
 @pytest.fixture(scope="module")
 def run() -> Iterator[Run]:
@@ -126,6 +139,14 @@ class TestWorkers:
             long.result(20)
             assert alive(first)
             assert alive(submit(pool.run(os.getpid)).result(20))
+
+    def test_the_main_module_is_not_run_again(self, root: Path, tmp_path: Path):
+        """In a Ray worker it imports ray, which cannot be done there on Python 3.13."""
+        (tmp_path / "program.py").write_text(PROGRAM)
+        environment = {"PYTHONPATH": f"{root}:{root / 'platform'}"}
+        command = [sys.executable, str(tmp_path / "program.py")]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.stdout == "3 3\nprogram.py\n", done.stderr
 
     def test_a_process_does_not_import_torch(self, root: Path):
         program = "import sys, serve.media.loader; print(*({'torch', 'ray'} & set(sys.modules)))"
