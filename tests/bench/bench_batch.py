@@ -101,11 +101,9 @@ class StepLog:
             return self._step(rows)
         finally:
             self._end = time.perf_counter()
-            self.steps, self.rows, self.busy = (
-                self.steps + 1,
-                self.rows + len(rows),
-                self.busy + self._end - begin,
-            )
+            self.steps += 1
+            self.rows += len(rows)
+            self.busy += self._end - begin
 
     @property
     def mean(self) -> Steps:

@@ -22,7 +22,6 @@ service_of(settings, object(), ready)
 print({"torch"} & {*sys.modules})
 """
 
-
 READING = """
 import sys
 import serve.offline.reading

@@ -72,10 +72,12 @@ def trainings(root: Path, ray_head: Head, tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.proof
 @pytest.mark.usefixtures("takes_minutes")
 def test_one_failing_rank_ends_the_run(trainings: Trainings, second: SecondNode) -> None:
+    """One of two workers fails, and the other one does not go on alone."""
     second.running()
     with trainings.begun("limited") as process:
         wait_for(lambda: bool(trainings.losses("limited")), "the first step", pause=0.2)
         ends_when_a_worker_fails(trainings, "limited", process)
+    assert "resumes after" not in trainings.output("limited").read_text()
 
 
 def ends_when_a_worker_fails(trainings: Trainings, run: str, process: psutil.Popen) -> None:
