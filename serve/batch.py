@@ -20,18 +20,19 @@ if __name__ == "__main__":
 
 from rich.console import Console  # noqa: E402 - the path comes first
 
-from lladav.config.cli import key_values, one_line_errors  # noqa: E402
+from lladav.config.cli import HELP_FLAGS, key_values, one_line_errors  # noqa: E402
 from serve.offline.settings import BatchSettings, load_batch  # noqa: E402
 from serve.settings_help import settings_help  # noqa: E402
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run a batch; a user error is one line on stderr and exit code 2."""
-    if {"-h", "--help"} & set(arguments):
-        print(f"{__doc__}\n{settings_help({}, BatchSettings)}")
-        return
     with one_line_errors():
-        settings = load_batch(key_values(arguments))
+        values = key_values([argument for argument in arguments if argument not in HELP_FLAGS])
+        if HELP_FLAGS & set(arguments):
+            print(f"{__doc__}\n{settings_help(values, BatchSettings)}")
+            return
+        settings = load_batch(values)
         from serve.offline.running import run_batch  # imports ray and torch: after the settings are read
 
         summary = run_batch(settings, Console())

@@ -30,7 +30,7 @@ from ray import serve  # noqa: E402
 
 from lladav.checkpoint import shipped_model  # noqa: E402
 from lladav.cluster import CHECKOUT, local_head  # noqa: E402
-from lladav.config.cli import key_values, one_line_errors  # noqa: E402
+from lladav.config.cli import HELP_FLAGS, key_values, one_line_errors  # noqa: E402
 from lladav.errors import UserError  # noqa: E402
 from serve.app import build  # noqa: E402
 from serve.ingress import check_ingress  # noqa: E402
@@ -39,7 +39,6 @@ from serve.settings_help import settings_help  # noqa: E402
 from serve.starting import check_checkpoint, deploy, with_absolute_paths  # noqa: E402
 
 APP, HOST, PORT = "lladav", "127.0.0.1", 8000
-HELP = {"-h", "--help"}
 IMAGE = ROOT / "serve" / "playground" / "static" / "examples" / "digits.png"
 QUESTION = "Which digits are in the picture?"
 
@@ -48,9 +47,9 @@ def main(arguments: Sequence[str]) -> None:
     """Serve until interrupted; a user error is one line on stderr and exit code 2."""
     os.chdir(CHECKOUT or Path.cwd())
     with one_line_errors():
-        values = key_values([argument for argument in arguments if argument not in HELP])
+        values = key_values([argument for argument in arguments if argument not in HELP_FLAGS])
         port = values.pop("port", str(PORT))
-        if HELP & set(arguments):
+        if HELP_FLAGS & set(arguments):
             print(f"{__doc__}\n  port={port}\n{settings_help(values)}")
             return
         port = _port(port)

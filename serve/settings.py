@@ -180,7 +180,7 @@ class DecodingSettings(Section):
     """Defaults of decoding, which a request may override."""
 
     block_length: Count | None = None
-    """Tokens of a block; none: the answer is one block. A canvas is rounded up to whole blocks."""
+    """Tokens of a block; null: the answer is one block. A canvas is rounded up to whole blocks."""
     tokens_per_step: Count = 1
     """Tokens that a step unmasks."""
     cache: Cache = Cache.prefix
@@ -218,7 +218,7 @@ class ReplicaSettings(Section):
     refresh_positions: Count = 8192
     """Positions that the refreshes of one step forward together, at most."""
     cuda_graphs: bool | None = None
-    """Whether cached steps run as CUDA graphs, captured when a replica starts; none: only on a GPU."""
+    """Whether cached steps run as CUDA graphs, captured when a replica starts; null: only on a GPU."""
     graph_bytes: Count = 2**30
     """Part of ``kv_bytes`` for CUDA graphs, at most; never more than a quarter."""
     step_seconds: Seconds = 120.0
@@ -277,7 +277,7 @@ class ServeSettings(Section):
     keys: list[KeySettings] = []
     """API keys with their limits; python -m serve.keys makes entries."""
     keys_file: str | None = None
-    """YAML file with more keys, e.g. a mounted Kubernetes Secret; read when an ingress replica starts."""
+    """YAML file with more keys, such as a mounted Kubernetes Secret; read when an ingress replica starts."""
     limits_storage: Annotated[str, Field(pattern=r"^async\+[a-z+]+://")] = "async+memory://"
     """Storage of rate counts, as a URI of the ``limits`` package. In memory, each ingress replica counts for
     itself; ``async+redis://HOST:PORT`` (needs the package coredis) counts for all."""

@@ -1,8 +1,12 @@
-"""The text of ``--help``: every setting of serving with its value and its purpose, one line each."""
+"""The text of ``--help``: every setting of serving with its value and its purpose, one line each.
+
+In a terminal a line is cut at its width; in a file or a pipe it is whole.
+"""
 
 from __future__ import annotations
 
 import shutil
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from enum import Enum
@@ -30,7 +34,7 @@ class Line(NamedTuple):
 
 def settings_help(arguments: Mapping[str, Any], kind: type[ServeSettings] = ServeSettings) -> str:
     """All settings with the values that some arguments result in. Raises ``UserError`` as ``merged`` does."""
-    width = max(MIN_WIDTH, shutil.get_terminal_size().columns)
+    width = max(MIN_WIDTH, shutil.get_terminal_size().columns) if sys.stdout.isatty() else None
     config = Line("config", str(arguments.get("config", DEFAULT_CONFIG)), "A file of conf/serve with values.")
     lines = [config, *settings_lines(kind, merged(arguments))]
     return "\n".join(_text(line, width) for line in lines)
@@ -61,10 +65,14 @@ def _typed(value: Any) -> str:
     return yaml.safe_dump(plain, default_flow_style=True, width=1000).removesuffix("\n...\n").strip()
 
 
-def _text(line: Line, width: int) -> str:
+def _text(line: Line, width: int | None) -> str:
     purpose = " ".join(line.purpose.replace("``", "").split()).partition(". ")[0].rstrip(".")
     if line.value is None:
-        return "\n" + textwrap.shorten(f"{line.path}: {purpose}", width, placeholder=" ...")
+        return "\n" + _shortened(f"{line.path}: {purpose}", width)
     label = f"  {line.path}={line.value}"
     gap = " " * max(2, VALUE_COLUMN - len(label))
-    return label + gap + textwrap.shorten(purpose, max(20, width - len(label + gap)), placeholder=" ...")
+    return label + gap + _shortened(purpose, width and max(20, width - len(label + gap)))
+
+
+def _shortened(text: str, width: int | None) -> str:
+    return text if width is None else textwrap.shorten(text, width, placeholder=" ...")

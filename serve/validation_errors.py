@@ -59,9 +59,8 @@ def settings_error(error: ValidationError, model: type[BaseModel], values: Mappi
     first = first_error(error, values, prefer_unknown=True)
     if first.unknown:
         guess = nearest(first.path, sorted(known_paths(model, values)))
-        return f"{first.path}: unknown setting" + (
-            f"; did you mean {guess}?" if guess else "; see conf/serve"
-        )
+        hint = f"did you mean {guess}?" if guess else "--help lists all settings"
+        return f"{first.path}: unknown setting; {hint}"
     if first.missing:
         return f"{first.path}: needs a value"
     if not first.path:

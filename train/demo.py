@@ -30,7 +30,7 @@ if __name__ == "__main__":
 from data.digits.preparation import prepare  # noqa: E402 - the path comes first
 from data.digits.questions import Split  # noqa: E402
 from lladav.cluster import CHECKOUT, local_head  # noqa: E402
-from lladav.config.cli import one_line_errors  # noqa: E402
+from lladav.config.cli import HELP_FLAGS, one_line_errors  # noqa: E402
 from lladav.config.loader import expand_stages, load  # noqa: E402
 from lladav.config.schema import Config  # noqa: E402
 from lladav.errors import UserError  # noqa: E402
@@ -53,7 +53,7 @@ NOISE = re.compile(r"(INFO|SUCC) (cli|sdk|job_manager)\.py|^Running entrypoint f
 
 def main(arguments: Sequence[str]) -> None:
     """Run the demo in the checkout, or in the current folder where lladav is installed."""
-    if {"-h", "--help"} & set(arguments):
+    if HELP_FLAGS & set(arguments):
         print(__doc__)
         return
     os.chdir(CHECKOUT or Path.cwd())

@@ -24,19 +24,18 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path[:1] = [str(ROOT), str(ROOT / "platform")]
 
-from lladav.config.cli import one_line_errors  # noqa: E402 - the path comes first
+from lladav.config.cli import HELP_FLAGS, one_line_errors  # noqa: E402 - the path comes first
 from lladav.config.loader import CONF  # noqa: E402
 from lladav.config.schema import Config, TrainConfig  # noqa: E402
 from lladav.storage import is_uri  # noqa: E402
 from train.experiments.definition import Experiment, experiment_names, load_experiment  # noqa: E402
 
-HELP = {"-h", "--help"}
 PRINT = "print=true"
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run an experiment; a user error is one line on stderr and exit code 2."""
-    if HELP & set(arguments):
+    if HELP_FLAGS & set(arguments):
         print(help_text())
         return
     with one_line_errors():

@@ -26,7 +26,7 @@ if __name__ == "__main__":
 import torch  # noqa: E402 - the path comes first
 
 from lladav.checkpoint import convert  # noqa: E402
-from lladav.config.cli import one_line_errors  # noqa: E402
+from lladav.config.cli import HELP_FLAGS, one_line_errors  # noqa: E402
 from lladav.config.introspection import choices_hint  # noqa: E402
 from lladav.config.schema import Precision, TrainConfig  # noqa: E402
 from lladav.errors import UserError  # noqa: E402
@@ -59,7 +59,7 @@ class Source:
 
 def main(arguments: Sequence[str]) -> None:
     """Export a checkpoint; a user error is one line on stderr and exit code 2."""
-    if {"-h", "--help"} & set(arguments):
+    if HELP_FLAGS & set(arguments):
         print(__doc__)
         return
     with one_line_errors():

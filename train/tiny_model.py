@@ -20,7 +20,7 @@ if __name__ == "__main__":
 
 from data.digits.preparation import prepare  # noqa: E402 - the path comes first
 from data.digits.questions import Split  # noqa: E402
-from lladav.config.cli import key_values, one_line_errors  # noqa: E402
+from lladav.config.cli import HELP_FLAGS, key_values, one_line_errors  # noqa: E402
 from lladav.config.introspection import choices_hint  # noqa: E402
 from lladav.config.loader import load  # noqa: E402
 from lladav.config.schema import Config  # noqa: E402
@@ -57,7 +57,7 @@ The digits are those of scikit-learn (`load_digits`, from the UCI repository, CC
 
 def main(arguments: Sequence[str]) -> None:
     """Train and write the model; a user error is one line on stderr and exit code 2."""
-    if {"-h", "--help"} & set(arguments):
+    if HELP_FLAGS & set(arguments):
         print(__doc__)
         return
     with one_line_errors():

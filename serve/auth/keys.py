@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from lladav.config.cli import one_line_errors
+from lladav.config.cli import HELP_FLAGS, one_line_errors
 from lladav.errors import UserError
 from serve.errors import ApiError
 from serve.settings import KeySettings, Section, ServeSettings, key_conflict
@@ -117,7 +117,7 @@ def _unauthorized(message: str) -> ApiError:
 
 def main(arguments: Sequence[str]) -> None:
     """Print a new key and its entry for ``keys``."""
-    if {"-h", "--help"} & set(arguments):
+    if HELP_FLAGS & set(arguments):
         print(USAGE)
         return
     with one_line_errors():

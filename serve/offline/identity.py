@@ -13,11 +13,11 @@ from pydantic import ValidationError
 from lladav.checkpoint import weights_digest
 from lladav.config.introspection import flatten, nearest
 from lladav.errors import UserError
-from serve.api.schemas.completion_requests import ChatRequest, CompletionRequest
+from serve.api.schemas.completion_requests import ChatRequest
 from serve.api.transport.validation import body_error
 from serve.offline.inputs.forms import FORMS, BatchInput, InputForm
 from serve.offline.row_requests import BATCH_FIELDS, SHORT_FIELDS
-from serve.offline.settings import BatchSettings, OutputFormat
+from serve.offline.settings import REQUEST_FIELDS, BatchSettings, OutputFormat
 
 CONTENT = "input.content"
 """Key of the digest of the input."""
@@ -30,7 +30,7 @@ NO_EFFECT = (
 """Settings and sections that a resumed run may change."""
 ENGINE, ENGINE_DTYPE = "engine.", "engine.dtype"
 """Of the engine, only the number format of the weights changes answers."""
-FIELDS = sorted({*ChatRequest.model_fields, *CompletionRequest.model_fields, *SHORT_FIELDS, *BATCH_FIELDS})
+FIELDS = sorted({*REQUEST_FIELDS, *SHORT_FIELDS, *BATCH_FIELDS})
 
 
 def identity(settings: BatchSettings, source: BatchInput, output: OutputFormat) -> dict[str, Any]:

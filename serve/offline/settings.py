@@ -16,10 +16,13 @@ from pydantic import Field
 
 from lladav.config.loader import CONF
 from lladav.errors import UserError
+from serve.api.schemas.completion_requests import ChatRequest, CompletionRequest
 from serve.settings import Count, Seconds, ServeSettings, checked
 from serve.settings_files import merged
 
 PARAMS = "params."
+REQUEST_FIELDS = frozenset({*ChatRequest.model_fields, *CompletionRequest.model_fields})
+"""Fields of the requests that rows become."""
 LONGEST_MS = 30 * 24 * 3600 * 1000
 """Default of ``limits.deadline_ms``, a month: nobody waits for a row."""
 OFF = {"auth": "off", "keys": [], "keys_file": None}
@@ -68,6 +71,8 @@ class BatchSettings(ServeSettings):
 
 def load_batch(arguments: Mapping[str, Any], conf: Path = CONF) -> BatchSettings:
     """The settings of some arguments; raises ``UserError`` in one line for settings that cannot work."""
+    if fields := [key for key in arguments if key in REQUEST_FIELDS - set(BatchSettings.model_fields)]:
+        raise UserError(f"{fields[0]}: a field of requests; write {PARAMS}{fields[0]}")
     typed = {key: _typed(key, value) for key, value in arguments.items()}
     values = {**merged(typed, conf), **OFF}
     values["limits"] = {"deadline_ms": LONGEST_MS, **(values.get("limits") or {})}

@@ -19,7 +19,7 @@ from ray.runtime_env import RuntimeEnv
 from ray.serve.config import AutoscalingPolicy
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
-from lladav.config.cli import one_line_errors
+from lladav.config.cli import HELP_FLAGS, one_line_errors
 from lladav.config.introspection import nearest
 from lladav.errors import UserError
 from serve.settings import ServeSettings, load
@@ -48,7 +48,7 @@ def check(config: str | Mapping[str, Any]) -> None:
 
 def main(files: Sequence[str]) -> None:
     """Check each file; the first mistake gives one line and exit code 2."""
-    if {"-h", "--help"} & set(files):
+    if HELP_FLAGS & set(files):
         print(USAGE)
         return
     with one_line_errors():

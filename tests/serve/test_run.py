@@ -58,6 +58,7 @@ def test_help_has_a_line_for_every_setting(capsys: pytest.CaptureFixture[str]) -
     assert shown["engine.max_rows"] == ("3", "Answers that are decoded together, at most")
     assert shown["limits.messages"][0] == "64"
     assert shown["model"][0] == ""
+    assert shown["media.workers"][1].endswith("; as many decode videos")  # a pipe has whole lines
 
 
 def test_a_taken_port_is_reported(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,7 +115,7 @@ def test_a_misspelt_key_in_a_list_is_reported_before_the_missing_one() -> None:
     ("given", "expected"),
     [
         ({"config": "locl"}, "config=locl: no such file in conf/serve; did you mean local?"),
-        ({"zzz": 1}, "zzz: unknown setting; see conf/serve"),
+        ({"zzz": 1}, "zzz: unknown setting; --help lists all settings"),
         ({"": 1}, "'': not a setting"),
         ({"engine..max_rows": 1}, "'engine..max_rows': not a setting"),
         ({"name": "${x"}, "name: ${ is not closed"),

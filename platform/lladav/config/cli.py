@@ -14,6 +14,8 @@ from lladav.config.loader import expand_stages, load, to_yaml
 from lladav.config.schema import Config
 from lladav.errors import UserError
 
+HELP_FLAGS = frozenset({"-h", "--help"})
+
 
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser that raises ``UserError`` for bad arguments."""
@@ -50,7 +52,7 @@ def main_arguments(
     comments in front of the settings. A user error exits with code 2.
     """
     with one_line_errors():
-        overrides = [a for a in arguments if a not in ("-h", "--help", "print=true")]
+        overrides = [a for a in arguments if a not in {*HELP_FLAGS, "print=true"}]
         if len(overrides) < len(arguments) and "print=true" not in arguments:
             _print_and_exit(help_text(overrides, doc))
         configs = [load(each) for each in expand_stages(overrides)]

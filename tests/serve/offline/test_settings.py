@@ -36,6 +36,7 @@ def test_params_have_the_types_that_requests_need() -> None:
         ({**NEEDED, "format": "csv"}, "format=csv"),
         ({**NEEDED, "part_rows": "0"}, "part_rows=0"),
         ({**NEEDED, "params.stop": "[a"}, "params.stop=[a: not a YAML value"),
+        ({**NEEDED, "max_tokens": "3"}, "max_tokens: a field of requests; write params.max_tokens"),
         ({**NEEDED, "engine.max_row": "3"}, "engine.max_row: unknown setting; did you mean engine.max_rows?"),
     ],
 )
