@@ -6,6 +6,7 @@ empty while the last answers of a block are decoded.
 
 from __future__ import annotations
 
+import logging
 import math
 import pickle
 from collections.abc import Iterator, Sequence
@@ -48,8 +49,7 @@ def answers(
     decoder: type[RowDecoder] = RowDecoder,
 ) -> Iterator[pa.Table]:
     """The results of all rows without an answer, in any order, on the connected Ray."""
-    context = DataContext.get_current()
-    context.enable_progress_bars = context.print_on_execution_start = False
+    _leave_progress_to_the_batch()
     items = [{SHARD: pickle.dumps(shard)} for shard in shards]
     rows, engine = rows_per_block(shards, settings), settings.engine
     pool = ActorPoolStrategy(
@@ -77,6 +77,16 @@ def answers(
         )
     )
     yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+
+
+def _leave_progress_to_the_batch() -> None:
+    """Turn off the progress bars of Ray Data, and the notices about them and about ended executions."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.WARNING)
 
 
 def rows_per_block(shards: Sequence[UnansweredShard], settings: BatchSettings) -> int:
