@@ -29,14 +29,14 @@ import ray  # noqa: E402 - the path comes first
 from ray import serve  # noqa: E402
 
 from lladav.checkpoint import shipped_model  # noqa: E402
-from lladav.cluster import CHECKOUT, local_head  # noqa: E402
+from lladav.cluster import CHECKOUT, check_gpus, local_head  # noqa: E402
 from lladav.config.cli import HELP_FLAGS, key_values, one_line_errors  # noqa: E402
 from lladav.errors import UserError  # noqa: E402
 from serve.app import build  # noqa: E402
 from serve.ingress import check_ingress  # noqa: E402
 from serve.settings import Auth, ServeSettings, load  # noqa: E402
 from serve.settings_help import settings_help  # noqa: E402
-from serve.starting import check_checkpoint, deploy, with_absolute_paths  # noqa: E402
+from serve.starting import GPU_SETTING, check_checkpoint, deploy, with_absolute_paths  # noqa: E402
 
 APP, HOST, PORT = "lladav", "127.0.0.1", 8000
 IMAGE = ROOT / "serve" / "playground" / "static" / "examples" / "digits.png"
@@ -63,6 +63,7 @@ def main(arguments: Sequence[str]) -> None:
         with local_head(cpus=max(cpus, os.cpu_count() or 1)) as head:
             os.environ.update(head.environment)
             with _connected(head.address):
+                check_gpus(max(1, engine.min_replicas) * engine.gpus, GPU_SETTING)
                 serve.start(http_options={"host": HOST, "port": port})
                 deploy(build(settings), APP, settings.scaling.external)
                 print(_examples(settings, port, head.dashboard, time.monotonic() - start), flush=True)

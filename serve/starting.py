@@ -14,6 +14,7 @@ from lladav.inputs.chat import ChatTokenizer
 from lladav.storage import absolute_model
 from serve.settings import ServeSettings, Settings
 
+GPU_SETTING = "engine.gpus"
 RAISED = re.compile(r"^((?:\w+\.)*\w*(?:Error|Exception|Exit|Interrupt)): (.+)$", re.MULTILINE)
 """The last line of a traceback: an exception's type and message."""
 

@@ -31,6 +31,7 @@ import psutil
 import ray
 
 from lladav.config.schema import ClusterConfig
+from lladav.errors import UserError
 
 _SOURCES = Path(__file__).resolve().parents[1]
 CHECKOUT = _SOURCES.parent if _SOURCES.name == "platform" else None
@@ -86,11 +87,12 @@ class Head:
 
 
 @contextlib.contextmanager
-def connect(cluster: ClusterConfig) -> Iterator[None]:
+def connect(cluster: ClusterConfig, gpu_setting: str = "cluster.gpus_per_worker") -> Iterator[None]:
     """Connect to Ray: to ``cluster.address``, the Ray that runs this job, or a new private Ray.
 
     An existing connection is used and kept. A private Ray stops when the context exits. The output of workers
-    stays in Ray's logs; commands report their own progress.
+    stays in Ray's logs; commands report their own progress. Raises ``UserError``, which names
+    ``gpu_setting``, if a private Ray has too few GPUs.
     """
     if ray.is_initialized():
         yield
@@ -100,7 +102,17 @@ def connect(cluster: ClusterConfig) -> Iterator[None]:
         options = {"address": address, "runtime_env": runtime_env()} if address else _own_ray(cluster, stack)
         ray.init(**options, log_to_driver=False, logging_level=logging.WARNING)
         stack.callback(ray.shutdown)
+        if not address:
+            check_gpus((cluster.min_workers or cluster.workers) * cluster.gpus_per_worker, gpu_setting)
         yield
+
+
+def check_gpus(needed: float, setting: str) -> None:
+    """Raise ``UserError`` if the connected Ray has fewer GPUs: one without an autoscaler waits for ever."""
+    found = ray.cluster_resources().get("GPU", 0)
+    if found < needed:
+        given = f"{needed:g} GPUs are needed and this machine has {found:g}"
+        raise UserError(f"{setting}: {given}; use fewer, or a Ray cluster")
 
 
 def runtime_env() -> dict[str, Any]:

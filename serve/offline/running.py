@@ -21,7 +21,7 @@ from serve.offline.pipeline import answers, unanswered
 from serve.offline.progress import BatchProgress
 from serve.offline.results import ResultForm, form_of
 from serve.offline.settings import BatchSettings
-from serve.starting import check_checkpoint, user_error_in, with_absolute_paths
+from serve.starting import GPU_SETTING, check_checkpoint, user_error_in, with_absolute_paths
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,12 @@ def _answer(
         name="batch",
         address=settings.address,
         workers=engine.max_replicas,
+        min_workers=max(1, engine.min_replicas),
         cpus_per_worker=engine.cpus,
+        gpus_per_worker=engine.gpus,
     )
     shards = unanswered(source.form, source.shards, writer.done)
-    with connect(cluster):
+    with connect(cluster, GPU_SETTING):
         try:
             for table in answers(shards, settings, absolute(root), form):
                 progress.add(writer.add(table))

@@ -20,8 +20,9 @@ DRIVER = """
 import os, sys
 sys.path[:1] = [sys.argv[1], sys.argv[1] + "/platform"]
 import ray
-from lladav.cluster import connect
+from lladav.cluster import check_gpus, connect
 from lladav.config.schema import ClusterConfig
+from lladav.errors import UserError
 
 @ray.remote
 def packages():
@@ -31,6 +32,10 @@ def packages():
 with connect(ClusterConfig(workers=2)):
     print("PACKAGES", *ray.get(packages.remote()), sep="|")
     print("CPUS", ray.cluster_resources()["CPU"], sep="|")
+    try:
+        check_gpus(1000.5, "engine.gpus")
+    except UserError as error:
+        print("GPUS", error, sep="|")
     socket = ray.nodes()[0]["ObjectStoreSocketName"]
 print("FOLDER", socket.rpartition("/session_")[0], sep="|")
 """
@@ -103,6 +108,9 @@ def test_without_an_address_a_private_ray_starts_beside_another(head: Head, root
     assert done.returncode == 0, done.stderr
     assert said(done.stdout, "PACKAGES") == packages_in(copy)
     assert float(*said(done.stdout, "CPUS")) >= 3
+    assert said(done.stdout, "GPUS")[0].startswith(
+        "engine.gpus: 1000.5 GPUs are needed and this machine has "
+    )
     assert not Path(*said(done.stdout, "FOLDER")).exists()
     assert processes_of(head.folder)
 

@@ -26,6 +26,7 @@ from train.checkpoints.run_folder import Run
 from train.trainer.failures import Failure, failure_of
 from train.trainer.job import DATASET, Job, TrainOutcome
 from train.trainer.progress import report
+from train.trainer.resource_wait import ResourceWait
 
 TRACEBACK = "failure.txt"
 """File in the run's folder with Ray Train's full report of the last failure."""
@@ -63,7 +64,8 @@ def _attempt(job: Job, manifest: Manifest, run: Run) -> Failure | None:
         dataset_config=RankedData(job.config, manifest, run.committed_step),
     )
     try:
-        outcome = cast("TrainOutcome", trainer.fit().return_value)
+        with ResourceWait(job.config.stage.name, cluster):
+            outcome = cast("TrainOutcome", trainer.fit().return_value)
     except TrainingFailedError as error:
         write_durably(run.path / TRACEBACK, f"{error}\n")
         remove_placement_groups()

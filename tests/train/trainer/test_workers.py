@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import ray
-from ray.util import placement_group, placement_group_table
+from ray.util import placement_group
 
 from data.manifest.manifest import Manifest
 from lladav.cluster import connect
@@ -19,6 +22,7 @@ from train.checkpoints.run_folder import Run
 from train.trainer import workers
 from train.trainer.failures import Failure
 from train.trainer.job import Job
+from train.trainer.resource_wait import ResourceWait, has_placement_group
 
 KILLED = Failure("rank 0: the worker was killed")
 PERMANENT = Failure("rank 0: no space left", retry=False)
@@ -70,7 +74,14 @@ def test_a_permanent_failure_ends_the_run_at_once(monkeypatch: pytest.MonkeyPatc
         train(monkeypatch, [Attempt(2, PERMANENT)], max_failures=3)
 
 
+@pytest.fixture(scope="module")
+def private_ray() -> Iterator[None]:
+    with connect(ClusterConfig()):
+        yield
+
+
 @pytest.mark.ray
+@pytest.mark.usefixtures("private_ray")
 def test_placement_groups_of_an_attempt_that_ended_are_removed() -> None:
     """As Ray Train leaves them when it cannot shut its workers down."""
 
@@ -79,10 +90,22 @@ def test_placement_groups_of_an_attempt_that_ended_are_removed() -> None:
         def reserve(self) -> None:
             ray.get(placement_group([{"CPU": 1}]).ready())
 
-    with connect(ClusterConfig()):
-        controller = Controller.remote()
-        ray.get(controller.reserve.remote())
-        ray.kill(controller)  # pyright: ignore[reportArgumentType]
-        assert [group["state"] for group in placement_group_table().values()] == ["CREATED"]
-        workers.remove_placement_groups()
-        assert [group["state"] for group in placement_group_table().values()] == ["REMOVED"]
+    controller = Controller.remote()
+    ray.get(controller.reserve.remote())
+    ray.kill(controller)  # pyright: ignore[reportArgumentType]
+    assert has_placement_group()
+    workers.remove_placement_groups()
+    assert not has_placement_group()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("private_ray")
+def test_a_wait_for_resources_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    cluster, said = ClusterConfig(workers=3, min_workers=2, cpus_per_worker=500, gpus_per_worker=1), ""
+    with ResourceWait("si", cluster, first=0.0, poll=0.1):
+        while not said:
+            time.sleep(0.1)
+            said = capsys.readouterr().out
+    needed, free = said.split("; ")
+    assert needed == "si       waits for 2 workers with 500 CPU and 1 GPU each"
+    assert re.fullmatch(r"free in the cluster: [\d.]+ CPU and \d+ GPU\n", free)
