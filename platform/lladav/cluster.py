@@ -108,7 +108,7 @@ def connect(cluster: ClusterConfig, gpu_setting: str = "cluster.gpus_per_worker"
 
 
 def check_gpus(needed: float, setting: str) -> None:
-    """Raise ``UserError`` if the connected Ray has fewer GPUs: one without an autoscaler waits for ever."""
+    """Raise ``UserError`` if the connected Ray has fewer GPUs; for a private Ray, which cannot add nodes."""
     found = ray.cluster_resources().get("GPU", 0)
     if found < needed:
         given = f"{needed:g} GPUs are needed and this machine has {found:g}"

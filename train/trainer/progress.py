@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +17,24 @@ from lladav.terminal import format_seconds
 from train.trainer.step_log import LOG, read_steps
 
 INTERVAL_SECONDS = 2.0
+
+
+@contextmanager
+def repeating(action: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Call ``action`` in a thread, every few seconds while the block runs."""
+    stop = threading.Event()
+
+    def repeat() -> None:
+        while not stop.wait(seconds):
+            action()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 class Progress:
@@ -26,23 +46,17 @@ class Progress:
         self._stage, self._total = stage, total_steps
         self._shown = first_step
         self._recent: list[tuple[float, int]] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._repeating = repeating(self._show, INTERVAL_SECONDS)
 
     def __enter__(self) -> Progress:
-        self._thread.start()
+        self._repeating.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        self._thread.join()
+        self._repeating.__exit__(kind, error, trace)
         self._show()
-
-    def _follow(self) -> None:
-        while not self._stop.wait(INTERVAL_SECONDS):
-            self._show()
 
     def _show(self) -> None:
         rows = read_steps(self._file) if self._file else []

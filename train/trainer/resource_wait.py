@@ -1,66 +1,53 @@
 """Notices that a run waits for the resources of its workers.
 
-Ray Train waits for them without a word: for a moment, until an autoscaler has added nodes, or for ever on a
-cluster that will never have them.
+Only the log of Ray Train's controller has such a wait. It ends when resources become free or an autoscaler
+adds nodes; on a cluster that is too small it does not end.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
-from types import TracebackType
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 import ray
 from ray.exceptions import RayError
 from ray.util import placement_group_table
 
 from lladav.config.schema import ClusterConfig
-from train.trainer.progress import report
+from train.trainer.progress import repeating, report
 
 FIRST_SECONDS, NEXT_SECONDS = 30.0, 300.0
 """Seconds without workers before the first notice, and between two."""
 POLL_SECONDS = 5.0
 
 
-class ResourceWait:
-    """Reports while the block runs that its Ray job has no placement group with resources."""
+@contextmanager
+def reported_wait(
+    stage: str, cluster: ClusterConfig, first: float = FIRST_SECONDS, poll: float = POLL_SECONDS
+) -> Iterator[None]:
+    """Report while the block runs that this Ray job has no placement group with resources."""
+    due = time.monotonic() + first
 
-    def __init__(
-        self, stage: str, cluster: ClusterConfig, first: float = FIRST_SECONDS, poll: float = POLL_SECONDS
-    ) -> None:
-        self._stage, self._cluster, self._first, self._poll = stage, cluster, first, poll
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> ResourceWait:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        due = time.monotonic() + self._first
+    def check() -> None:
+        nonlocal due
         with suppress(RayError):  # Ray Train reports a cluster that is lost
-            while not self._stop.wait(self._poll):
-                now = time.monotonic()
-                if has_placement_group():
-                    due = now + self._first
-                elif now >= due:
-                    report(waiting_line(self._stage, self._cluster, ray.available_resources()))
-                    due = now + NEXT_SECONDS
+            now = time.monotonic()
+            if "CREATED" in placement_groups().values():
+                due = now + first
+            elif now >= due:
+                report(waiting_line(stage, cluster, ray.available_resources()))
+                due = now + NEXT_SECONDS
+
+    with repeating(check, poll):
+        yield
 
 
-def has_placement_group() -> bool:
-    """Whether a placement group of this Ray job has its resources: Ray Train's workers run in one."""
-    job_id = ray.get_runtime_context().get_job_id()
+def placement_groups() -> dict[str, str]:
+    """The states of this Ray job's placement groups, by id. Ray Train's workers run in one."""
+    job_id = ray.get_runtime_context().get_job_id()  # an id of a group ends with that of its job
     groups = placement_group_table().items()
-    return any(group_id.endswith(job_id) and group["state"] == "CREATED" for group_id, group in groups)
+    return {group_id: group["state"] for group_id, group in groups if group_id.endswith(job_id)}
 
 
 def waiting_line(stage: str, cluster: ClusterConfig, free: Mapping[str, float]) -> str:

@@ -14,7 +14,6 @@ import ray
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.util import placement_group_table
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from data.manifest.manifest import Manifest
@@ -26,7 +25,7 @@ from train.checkpoints.run_folder import Run
 from train.trainer.failures import Failure, failure_of
 from train.trainer.job import DATASET, Job, TrainOutcome
 from train.trainer.progress import report
-from train.trainer.resource_wait import ResourceWait
+from train.trainer.resource_wait import placement_groups, reported_wait
 
 TRACEBACK = "failure.txt"
 """File in the run's folder with Ray Train's full report of the last failure."""
@@ -64,7 +63,7 @@ def _attempt(job: Job, manifest: Manifest, run: Run) -> Failure | None:
         dataset_config=RankedData(job.config, manifest, run.committed_step),
     )
     try:
-        with ResourceWait(job.config.stage.name, cluster):
+        with reported_wait(job.config.stage.name, cluster):
             outcome = cast("TrainOutcome", trainer.fit().return_value)
     except TrainingFailedError as error:
         write_durably(run.path / TRACEBACK, f"{error}\n")
@@ -91,9 +90,8 @@ def remove_placement_groups() -> None:
     monitor killed several processes at once. The group would keep its CPUs until the job ends, and the data
     tasks of the next attempt would wait for them indefinitely.
     """
-    job_id = ray.get_runtime_context().get_job_id()
-    for group_id, group in placement_group_table().items():
-        if group_id.endswith(job_id) and group["state"] != "REMOVED":  # an id ends with that of its job
+    for group_id, state in placement_groups().items():
+        if state != "REMOVED":
             remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(group_id)))
 
 

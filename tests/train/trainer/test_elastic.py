@@ -72,7 +72,7 @@ def trainings(root: Path, ray_head: Head, tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.proof
 @pytest.mark.usefixtures("takes_minutes")
 def test_one_failing_rank_ends_the_run(trainings: Trainings, second: SecondNode) -> None:
-    """One of two workers fails, and the other one does not go on alone."""
+    """One of two workers fails; the run ends and does not continue with the other one."""
     second.running()
     with trainings.begun("limited") as process:
         wait_for(lambda: bool(trainings.losses("limited")), "the first step", pause=0.2)

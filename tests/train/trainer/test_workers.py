@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 import ray
-from ray.util import placement_group
+from ray.util import placement_group, placement_group_table
 
 from data.manifest.manifest import Manifest
 from lladav.cluster import connect
@@ -22,7 +22,7 @@ from train.checkpoints.run_folder import Run
 from train.trainer import workers
 from train.trainer.failures import Failure
 from train.trainer.job import Job
-from train.trainer.resource_wait import ResourceWait, has_placement_group
+from train.trainer.resource_wait import reported_wait
 
 KILLED = Failure("rank 0: the worker was killed")
 PERMANENT = Failure("rank 0: no space left", retry=False)
@@ -93,16 +93,16 @@ def test_placement_groups_of_an_attempt_that_ended_are_removed() -> None:
     controller = Controller.remote()
     ray.get(controller.reserve.remote())
     ray.kill(controller)  # pyright: ignore[reportArgumentType]
-    assert has_placement_group()
+    assert [group["state"] for group in placement_group_table().values()] == ["CREATED"]
     workers.remove_placement_groups()
-    assert not has_placement_group()
+    assert [group["state"] for group in placement_group_table().values()] == ["REMOVED"]
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("private_ray")
 def test_a_wait_for_resources_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     cluster, said = ClusterConfig(workers=3, min_workers=2, cpus_per_worker=500, gpus_per_worker=1), ""
-    with ResourceWait("si", cluster, first=0.0, poll=0.1):
+    with reported_wait("si", cluster, first=0.0, poll=0.1):
         while not said:
             time.sleep(0.1)
             said = capsys.readouterr().out
